@@ -1,0 +1,1 @@
+"""The training loop, the relabelling rounds and the run folder."""
