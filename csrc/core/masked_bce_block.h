@@ -1,0 +1,24 @@
+// The inner part of masked_bce_cpu: a run of voxels of one image, all organs, one thread.
+#pragma once
+
+#include <cstdint>
+
+#include "core/masked_bce.h"
+
+namespace smile_fast {
+
+constexpr std::int64_t kLabelValues = 256;
+constexpr std::int64_t kWordBits = 32;  // organs per word of a supervision table
+
+// Work on the voxels [begin, end) of one image: write their gradients, add to sums[organ] and counts[organ].
+using MaskedBceBlock = void(const MaskedBceArguments& arguments, std::int64_t image, std::int64_t begin,
+                            std::int64_t end, double* sums, std::int64_t* counts);
+
+namespace plain {
+MaskedBceBlock masked_bce_block;
+}
+namespace avx2 {
+MaskedBceBlock masked_bce_block;
+}
+
+}  // namespace smile_fast

@@ -1,0 +1,157 @@
+"""Files that appear complete or not at all."""
+
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from smile_runtime.errors import InputError
+
+
+@contextmanager
+def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary name to write to, and rename it to ``final`` when the block ends well.
+
+    The temporary file lies in the folder of ``final`` and keeps its suffixes, so that writers which look
+    at the name (``.nii.gz``, ``.b2nd``) behave as they would with the final name. It is flushed to the disk
+    before the rename; if the block raises anything, it is removed and ``final`` stays as it was.
+
+    Args:
+        final: The file to write. Its folder must exist; an existing regular file is replaced.
+
+    Yields:
+        The temporary path: not there yet, to be written by the caller as one file.
+
+    Raises:
+        InputError: ``final`` cannot be written: no folder, no permission, a folder or a device of that name,
+            a full disk. An ``OSError`` that names some other file passes unchanged.
+    """
+    path = Path(final)
+    _refuse_unwritable(path)
+    target = Path(os.path.realpath(path))  # a symbolic link keeps pointing where it points
+    temporary = _temporary_name(target)
+    try:
+        try:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, target)
+            _flush(target.parent)
+        except OSError as error:
+            if error.filename not in (None, str(temporary), str(target), str(target.parent)):
+                raise
+            raise InputError(f"cannot write {path}: {reason(error)}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def check_writable(final: str | os.PathLike[str]) -> None:
+    """Refuse a path that cannot be written, before minutes are spent on what should go there.
+
+    Args:
+        final: The file that will be written later through `atomic_path`.
+
+    Raises:
+        InputError: As `atomic_path` would, but for a disk that fills up in the meantime.
+    """
+    path = Path(final)
+    _refuse_unwritable(path)
+    temporary = _temporary_name(Path(os.path.realpath(path)))
+    try:
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {reason(error)}") from error
+
+
+def refuse_overwrite(
+    final: str | os.PathLike[str],
+    inputs: Iterable[str | os.PathLike[str]],
+) -> None:
+    """Refuse an output that is one of the inputs, under whatever name or link.
+
+    Args:
+        final: The file that will be written.
+        inputs: Files that are read.
+
+    Raises:
+        InputError: ``final`` is one of ``inputs``.
+    """
+    for source in inputs:
+        same_name = os.path.realpath(final) == os.path.realpath(source)
+        same_file = os.path.exists(final) and os.path.exists(source) and os.path.samefile(final, source)
+        if same_name or same_file:
+            raise InputError(f"the output {final} would overwrite the input {source}: choose another name")
+
+
+def check_readable(path: str | os.PathLike[str]) -> int:
+    """Refuse a path that is not a regular file; opening a pipe, say, could wait forever.
+
+    Args:
+        path: A file that will be read.
+
+    Returns:
+        Its size, bytes.
+
+    Raises:
+        InputError: It is missing, a folder or a device, or may not be looked at.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise InputError(f"cannot read {path}: {reason(error)}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"cannot read {path}: it is a folder, a file is wanted")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"cannot read {path}: it is a device or a pipe, a regular file is wanted")
+    return status.st_size
+
+
+def reason(error: Exception) -> str:
+    """What the operating system says about an error, for the end of a sentence."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return text[:1].lower() + text[1:]
+
+
+def write_json(path: str | os.PathLike[str], obj: object) -> None:
+    """Write ``obj`` as UTF-8 JSON, indented by 2, keys in insertion order, atomically.
+
+    Args:
+        path: The file to write.
+        obj: What `json.dumps` takes.
+
+    Raises:
+        InputError: ``path`` cannot be written.
+        ValueError: A number in ``obj`` is NaN or infinite, which JSON does not know: write ``None``.
+    """
+    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _refuse_unwritable(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder, a file name is wanted")
+        if path.exists() and not path.is_file():
+            raise InputError(f"cannot write {path}: it is a device or a pipe, a regular file is wanted")
+        if not path.parent.is_dir():
+            raise InputError(f"cannot write {path}: the folder {path.parent} does not exist")
+    except OSError as error:  # a name that is too long, a folder that may not be searched
+        raise InputError(f"cannot write {path}: {reason(error)}") from error
+
+
+def _temporary_name(target: Path) -> Path:
+    suffixes = "".join(target.suffixes[-2:]) if target.suffix == ".gz" else target.suffix
+    return target.with_name(f".tmp-{secrets.token_hex(8)}{suffixes}")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,158 @@
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nifti_files import random_hu, write
+from smile_runtime import __version__
+from smile_runtime.cli import main
+from smile_runtime.predict import Predictor
+from tiny_models import threshold_labels
+
+
+@pytest.fixture(autouse=True)
+def _handlers():
+    """The command takes SIGTERM over; a test process wants it back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def case(tmp_path, threshold_model):
+    """Arguments of a run that works, and the folder it writes to."""
+    (tmp_path / "out").mkdir()
+    scan = write(tmp_path / "scan.nii.gz", random_hu((60, 50, 4)))
+    return [str(threshold_model), str(scan), "-o", str(tmp_path / "out" / "labels.nii.gz")], tmp_path / "out"
+
+
+def left_behind(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def command(*args, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-m", "smile_runtime.cli", *args], capture_output=True, text=True, check=False, **kwargs
+    )
+
+
+def test_a_run(case, capsys):
+    args, out = case
+    assert main([*args, "--threads", "1", "--batch", "2", "--provider", "cpu"]) == 0
+    hu = random_hu((60, 50, 4))
+    assert np.array_equal(np.asarray(nib.load(out / "labels.nii.gz").dataobj), threshold_labels(hu))
+    assert left_behind(out) == ["labels.nii.gz"]
+    printed = capsys.readouterr()
+    bone = np.count_nonzero(threshold_labels(hu) == 1) * 0.75 * 0.8 * 2.5 / 1000
+    assert printed.out.splitlines()[:2] == ["organ         ml", f"bone   {bone:9.1f}"]
+    assert printed.out.splitlines()[-1].startswith(f"wrote {out / 'labels.nii.gz'} in ")
+    assert printed.err.startswith("predict: 2/2 in ")
+
+
+def test_the_installed_command(case):
+    args, out = case
+    script = os.path.join(os.path.dirname(sys.executable), "smile-predict")
+    done = subprocess.run([script, *args], capture_output=True, text=True, check=False)
+    assert (done.returncode, left_behind(out)) == (0, ["labels.nii.gz"]), done.stderr
+
+
+def test_help_and_version_load_nothing_heavy():
+    script = (
+        "import sys; from smile_runtime.cli import main\n"
+        "try: main([sys.argv[1]])\n"
+        "finally: print(sorted({'numpy', 'nibabel', 'onnxruntime'} & set(sys.modules)), file=sys.stderr)"
+    )
+    for option, text in (("--help", "usage: smile-predict"), ("--version", f"smile-predict {__version__}")):
+        done = subprocess.run([sys.executable, "-c", script, option], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "[]\n")
+        assert done.stdout.startswith(text)
+
+
+def test_help_answers_in_a_third_of_a_second():
+    seconds = []
+    for _ in range(5):
+        start = time.monotonic()
+        command("--help")
+        seconds.append(time.monotonic() - start)
+    assert min(seconds) <= 0.3  # s; the best of five, since other work may run beside
+
+
+@pytest.mark.parametrize("args", [[], ["model.onnx", "scan.nii.gz"], ["m", "s", "-o", "l", "--provider", "tpu"]])
+def test_wrong_usage_is_status_2(args, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_ctrl_c_is_status_130(case, monkeypatch, capsys):
+    args, out = case
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "predict", interrupted)
+    assert main(args) == 130
+    assert left_behind(out) == []
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_the_middle_of_writing_leaves_nothing(case, number, status):
+    args, out = case
+    script = (
+        "import os, sys, time\n"
+        "from smile_runtime.cli import main\n"
+        "def wait(descriptor): print(os.listdir(sys.argv[-1]), flush=True); time.sleep(60)\n"
+        "os.fsync = wait\n"
+        "sys.exit(main(sys.argv[1:-1]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *args, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert ".tmp-" in process.stdout.readline()  # the label map is there, under its temporary name
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == status
+    assert left_behind(out) == []
+    assert "Traceback" not in errors
+
+
+def test_a_disk_that_fills_up(case, monkeypatch, capsys):
+    args, out = case
+    (out / "labels.nii.gz").write_text("old")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(args) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: cannot write {args[-1]}: no space left on device"
+    assert (out / "labels.nii.gz").read_text() == "old"
+    assert left_behind(out) == ["labels.nii.gz"]
+
+
+def test_a_write_that_the_system_refuses(tmp_path, threshold_model):
+    """No part is simulated: the system allows files of 4 KiB, the label map is longer."""
+    (tmp_path / "out").mkdir()
+    scan = write(tmp_path / "scan.nii.gz", random_hu((60, 50, 40)))
+    done = command(
+        *(str(threshold_model), str(scan), "-o", str(tmp_path / "out" / "labels.nii.gz")),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write ")
+    assert "Traceback" not in done.stderr
+    assert left_behind(tmp_path / "out") == []
+
+
+def test_an_error_is_one_line_even_with_a_line_break_in_a_name(tmp_path, capsys):
+    assert main([str(tmp_path / "a\nb"), "scan.nii", "-o", "labels.nii"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

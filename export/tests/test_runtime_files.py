@@ -1,0 +1,127 @@
+import errno
+import json
+import os
+import stat
+
+import pytest
+from smile_runtime.errors import InputError
+from smile_runtime.files import atomic_path, check_readable, check_writable, refuse_overwrite, write_json
+
+
+def names(folder):
+    return sorted(item.name for item in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["labels.nii.gz", "case.1.nii.gz", "image.b2nd", "plain", "v1.2.json"])
+def test_the_temporary_name_keeps_the_suffixes(tmp_path, name):
+    final = tmp_path / name
+    with atomic_path(final) as temporary:
+        assert temporary.parent == final.parent
+        assert temporary.name.endswith(".nii.gz" if name.endswith(".nii.gz") else final.suffix)
+        temporary.write_text("new")
+        assert not final.exists()
+    assert names(tmp_path) == [name]
+    assert final.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    final = tmp_path / "a.json"
+    final.write_text("old")
+    context = atomic_path(final)
+    context.__enter__().write_text("half")
+    assert len(names(tmp_path)) == 2
+    assert context.__exit__(error, error(), None) is not True
+    assert names(tmp_path) == ["a.json"]
+    assert final.read_text() == "old"
+
+
+def test_a_full_disk_is_the_users_error_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"cannot write .*a\.json: no space left on device"):
+        write_json(tmp_path / "a.json", {})
+    assert names(tmp_path) == []
+
+
+def test_an_error_of_another_file_is_not_blamed_on_this_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="elsewhere"), atomic_path(tmp_path / "a") as temporary:
+        temporary.write_bytes((tmp_path / "elsewhere").read_bytes())
+
+
+def test_a_rename_that_fails_is_the_users_error(tmp_path):
+    final = tmp_path / "a"
+    context = atomic_path(final)
+    context.__enter__().write_text("x")
+    final.mkdir()  # somebody else was quicker
+    with pytest.raises(InputError, match="cannot write"):
+        context.__exit__(None, None, None)
+    assert names(tmp_path) == ["a"]
+
+
+def test_the_file_gets_the_usual_permissions(tmp_path):
+    write_json(tmp_path / "a.json", {})
+    (tmp_path / "b").touch()
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == stat.S_IMODE((tmp_path / "b").stat().st_mode)
+
+
+def test_a_symbolic_link_stays_one(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "folder" / "target.json")
+    write_json(tmp_path / "link.json", [1])
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "folder" / "target.json").read_text()) == [1]
+
+
+@pytest.mark.parametrize("writable", [check_writable, lambda path: atomic_path(path).__enter__()])
+def test_paths_that_cannot_be_written(tmp_path, writable):
+    (tmp_path / "file").touch()
+    (tmp_path / "device").symlink_to("/dev/full")
+    bad = [tmp_path, tmp_path / "file" / "a", tmp_path / "no folder" / "a", tmp_path / "device", tmp_path / ("a" * 300)]
+    for path in bad:
+        with pytest.raises(InputError, match="cannot write"):
+            writable(path)
+    assert names(tmp_path) == ["device", "file"]
+
+
+def test_check_writable_leaves_no_trace(tmp_path, monkeypatch):
+    check_writable(tmp_path / "a")
+    assert names(tmp_path) == []
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("pathlib.Path.touch", refuse)
+    with pytest.raises(InputError, match="permission denied"):
+        check_writable(tmp_path / "a")
+
+
+def test_check_readable(tmp_path):
+    (tmp_path / "a").write_bytes(b"123")
+    assert check_readable(tmp_path / "a") == 3
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for a writer
+    for path, why in [("none", "no such file"), (".", "folder"), ("pipe", "pipe"), ("a" * 300, "too long")]:
+        with pytest.raises(InputError, match=why):
+            check_readable(tmp_path / path)
+
+
+def test_an_input_is_never_overwritten_under_any_name(tmp_path):
+    source = tmp_path / "scan"
+    source.touch()
+    (tmp_path / "soft").symlink_to(source)
+    (tmp_path / "hard").hardlink_to(source)
+    (tmp_path / "folder").mkdir()
+    for out in (source, tmp_path / "soft", tmp_path / "hard", tmp_path / "folder" / ".." / "scan"):
+        with pytest.raises(InputError, match="overwrite"):
+            refuse_overwrite(out, [tmp_path / "other", source])
+    refuse_overwrite(tmp_path / "new", [source])
+
+
+def test_json_keeps_the_order_and_refuses_what_json_does_not_know(tmp_path):
+    write_json(tmp_path / "a.json", {"z": 1, "a": "Übersicht"})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "z": 1,\n  "a": "Übersicht"\n}\n'
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "b.json", float("nan"))
+    assert names(tmp_path) == ["a.json"]

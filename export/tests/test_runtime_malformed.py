@@ -1,0 +1,327 @@
+"""Bad input of every kind through the command: one sentence, status 2, nothing left behind."""
+
+import gzip
+import json
+import os
+import re
+import signal
+import struct
+
+import numpy as np
+import pytest
+from nifti_files import AFFINE, content, dims, write
+from onnx import TensorProto, helper
+from smile_runtime.cli import main
+from smile_runtime.model import METADATA_KEY
+from tiny_models import (
+    external_tensor,
+    hu_input,
+    labels_output,
+    threshold_card,
+    threshold_nodes,
+    with_probabilities,
+    write_threshold_model,
+)
+
+BILLIONS = dims(10_000, 10_000, 10_000)  # 10^12 voxels
+NUMBERS = np.zeros((3, 3, 3), np.float32)
+
+
+def affine(**entries):
+    matrix = AFFINE.copy()
+    for name, value in entries.items():
+        matrix[int(name[1]), int(name[2])] = value
+    return matrix
+
+
+def scan(name="scan.nii.gz", *args, **fields):
+    """A case whose scan is a NIfTI file with the given voxels and header fields."""
+    return lambda folder: {"scan": write(folder / name, *args, **fields)}
+
+
+def raw(name, make):
+    """A case whose scan is a file of the bytes that ``make`` returns."""
+
+    def build(folder):
+        (folder / name).write_bytes(make())
+        return {"scan": folder / name}
+
+    return build
+
+
+def changed(body, position, value):
+    return body[:position] + value + body[position + len(value) :]
+
+
+def with_voxel(value):
+    data = NUMBERS.copy()
+    data[1, 2, 0] = value
+    return data
+
+
+def tiny_lie():
+    """62 bytes or so of gzip that claim 512 x 512 x 100 voxels."""
+    return gzip.compress(content(np.zeros((1, 1, 1), np.uint8), dim=dims(512, 512, 100)), 9)
+
+
+SCANS = {
+    "missing": (lambda folder: {"scan": folder / "none.nii.gz"}, "no such file"),
+    "a folder": (lambda folder: {"scan": make_folder(folder / "scan.nii.gz")}, "folder"),
+    "a pipe": (lambda folder: {"scan": make_pipe(folder / "scan.nii.gz")}, "pipe"),
+    "below a file": (lambda folder: {"scan": write(folder / "a.nii") / "scan.nii"}, "not a directory"),
+    "a name too long": (lambda folder: {"scan": folder / ("a" * 300 + ".nii.gz")}, "too long"),
+    "another suffix": (raw("scan.dcm", content), "named like a NIfTI"),
+    "nothing in it, .nii": (raw("scan.nii", bytes), "not a NIfTI"),
+    "nothing in it, .nii.gz": (raw("scan.nii.gz", bytes), "cut short"),
+    "gzip of nothing": (raw("scan.nii.gz", lambda: gzip.compress(b"")), "not a NIfTI"),
+    "text": (raw("scan.nii", lambda: b"x" * 1000), "not a NIfTI"),
+    "text, .nii.gz": (raw("scan.nii.gz", lambda: b"x" * 1000), "damaged"),
+    "not compressed": (raw("scan.nii.gz", content), "damaged"),
+    "compressed, .nii": (raw("scan.nii", lambda: gzip.compress(content())), "not a NIfTI"),
+    "gzip cut in the voxels": (raw("scan.nii.gz", lambda: gzip.compress(content())[:-60]), "cut short"),
+    "gzip cut in the header": (raw("scan.nii.gz", lambda: gzip.compress(content())[:40]), "cut short"),
+    "gzip without its checksum": (raw("scan.nii.gz", lambda: gzip.compress(content())[:-8]), "cut short"),
+    "wrong checksum": (raw("scan.nii.gz", lambda: changed(gzip.compress(content()), -8, b"\0\0")), "damaged"),
+    "wrong length": (raw("scan.nii.gz", lambda: gzip.compress(content())[:-4] + b"\0\0\0\1"), "damaged"),
+    "damaged voxels": (raw("scan.nii.gz", lambda: changed(gzip.compress(content()), 200, b"\xff" * 9)), "damaged"),
+    "rubbish after the gzip": (raw("scan.nii.gz", lambda: gzip.compress(content()) + b"rubbish"), "damaged"),
+    "header only": (raw("scan.nii", lambda: content()[:352]), "cut short"),
+    "half a header": (raw("scan.nii", lambda: content()[:200]), "not a NIfTI"),
+    "four bytes": (raw("scan.nii", lambda: content()[:4]), "not a NIfTI"),
+    "voxels missing": (raw("scan.nii", lambda: content()[:-1]), "cut short"),
+    "voxels missing, .nii.gz": (raw("scan.nii.gz", lambda: gzip.compress(content()[:-1])), "cut short"),
+    "one slice too many": (raw("scan.nii", lambda: content(extra=bytes(60))), "more voxels"),
+    "one slice too many, .nii.gz": (raw("scan.nii.gz", lambda: gzip.compress(content(extra=bytes(60)))), "more voxels"),
+    "a bomb": (raw("scan.nii.gz", lambda: gzip.compress(content(extra=bytes(20_000_000)))), "more voxels"),
+    "62 bytes that claim 512x512x100": (raw("scan.nii.gz", tiny_lie), "cut short"),
+    "gzip too small for its claim": (scan("scan.nii.gz", NUMBERS.repeat(9, 0), dim=dims(512, 512, 100)), "header lies"),
+    "10^12 voxels": (scan("scan.nii", dim=BILLIONS), "more than any CT"),
+    "10^12 voxels, .nii.gz": (scan(dim=BILLIONS), "more than any CT"),
+    "sizes whose product overflows": (scan(dim=dims(*[32767] * 3)), "more than any CT"),
+    "negative size": (scan(dim=dims(6, -5, 4)), "-5"),
+    "empty": (scan(dim=dims(6, 0, 4)), "empty"),
+    "no dimensions": (scan(dim=[0] * 8), "0 dimensions"),
+    "nine dimensions": (scan(dim=[9] + [1] * 7), "9 dimensions"),
+    "2D": (scan(dim=dims(6, 5)), "2 dimensions"),
+    "4D": (scan(dim=dims(6, 5, 2, 2)), "4 dimensions"),
+    "complex": (scan("scan.nii.gz", np.zeros((3, 3, 3), np.complex64)), "complex"),
+    "RGB": (scan(datatype=128, bitpix=24), "RGB"),
+    "unknown type": (scan(datatype=99), "unknown"),
+    "type and bits differ": (scan(bitpix=8), "bits per voxel"),
+    "infinite slope": (scan(scl_slope=np.inf), "scl_slope"),
+    "NaN slope": (scan(scl_slope=np.nan), "scl_slope"),
+    "infinite intercept": (scan(scl_inter=-np.inf), "scl_inter"),
+    "NaN voxel": (scan("scan.nii.gz", with_voxel(np.nan)), r"\(1, 2, 0\)"),
+    "infinite voxel": (scan("scan.nii.gz", with_voxel(np.inf)), r"\(1, 2, 0\)"),
+    "infinite after scaling": (scan("scan.nii.gz", np.full((2, 2, 2), 1e300), scl_slope=1e30), "infinite voxel"),
+    "NaN affine": (scan(srow_x=[np.nan] * 4), "affine"),
+    "infinite affine": (scan(srow_y=[0, 1, 0, np.inf]), "affine"),
+    "singular affine": (scan("scan.nii.gz", None, affine(a00=0.75, a10=0.75, a01=1, a11=1)), "inverted"),
+    "no voxel size": (scan("scan.nii.gz", None, affine(a22=0)), "2.5|x 0 mm"),
+    "voxels of a kilometre": (scan("scan.nii.gz", None, affine(a22=1e6)), "mm"),
+    "NaN voxel size": (scan(sform_code=0, pixdim=[1, np.nan, 1, 1, 0, 0, 0, 0]), "affine"),
+    "NaN quaternion": (scan(sform_code=0, qform_code=1, quatern_b=np.nan), "affine"),
+    "no quaternion": (scan(sform_code=0, qform_code=1, quatern_b=2), "orientation"),
+    "negative voxel size": (scan(sform_code=0, qform_code=1, pixdim=[1, -1, 1, 1, 0, 0, 0, 0]), "orientation"),
+    "voxels in the header": (scan(vox_offset=100), "begin at byte 100"),
+    "voxels at half a byte": (scan(vox_offset=352.5), "begin at byte"),
+    "voxels at NaN": (scan(vox_offset=np.nan), "begin at byte"),
+    "voxels far away": (scan(vox_offset=1e9), "begin at byte"),
+    "voxels behind the end": (scan("scan.nii", vox_offset=4096), "cut short"),
+    "half of a pair": (scan(magic=b"ni1"), ".hdr/.img"),
+    "no magic": (scan(magic=b"abc"), "not a NIfTI"),
+}
+
+
+def make_folder(path):
+    path.mkdir()
+    return path
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+    return path
+
+
+def model(**changes):
+    """A case whose model breaks the contract."""
+    return lambda folder: {"model": write_threshold_model(folder / "m.onnx", **changes)}
+
+
+def model_bytes(make):
+    def build(folder):
+        good = write_threshold_model(folder / "good.onnx").read_bytes()
+        (folder / "m.onnx").write_bytes(make(good))
+        return {"model": folder / "m.onnx"}
+
+    return build
+
+
+def card(text=None, **changes):
+    fields = {
+        key: value for key, value in (json.loads(threshold_card().to_json()) | changes).items() if value is not None
+    }
+    return model(metadata=[(METADATA_KEY, json.dumps(fields) if text is None else text)])
+
+
+def wrong_k():
+    nodes, output = with_probabilities(3)
+    return model(nodes=threshold_nodes() + nodes, outputs=[labels_output(), output])
+
+
+def fails_at_run():
+    """The graph can be loaded but reshapes every batch to a shape that does not fit."""
+    shape = helper.make_tensor("s", TensorProto.INT64, [4], [1, 1, 7, 7])
+    nodes = [helper.make_node("Reshape", ["hu", "s"], ["reshaped"])]
+    tail = threshold_nodes()
+    for node in tail:
+        node.input[:] = ["reshaped" if name == "hu" else name for name in node.input]
+    return model(nodes=nodes + tail, initializers=[shape])
+
+
+def wrong_size():
+    """The graph answers with another size than it was asked for."""
+    pads = helper.make_tensor("p", TensorProto.INT64, [6], [0, 0, 0, 0, 1, 1])
+    nodes = threshold_nodes()
+    nodes[-1].output[0] = "small"
+    return model(nodes=[*nodes, helper.make_node("Pad", ["small", "p"], ["labels"])], initializers=[pads])
+
+
+def unknown_operator(domain):
+    nodes = [*threshold_nodes(), helper.make_node("Undefined", ["x"], ["y"], domain=domain)]
+    return model(nodes=nodes, domains=[domain] if domain else [])
+
+
+MODELS = {
+    "missing": (lambda folder: {"model": folder / "none.onnx"}, "no such file"),
+    "a folder": (lambda folder: {"model": make_folder(folder / "m.onnx")}, "folder"),
+    "nothing in it": (model_bytes(lambda good: b""), "no graph"),
+    "text": (model_bytes(lambda good: b"not a model at all"), "not an ONNX file"),
+    "a scan": (model_bytes(lambda good: content()), "not an ONNX file"),
+    "cut short": (model_bytes(lambda good: good[: len(good) // 2]), "not an ONNX file"),
+    "damaged": (model_bytes(lambda good: changed(good, 40, b"\xff" * 8)), "not an ONNX file|cannot load"),
+    "only metadata": (model_bytes(lambda good: good[good.index(b"smile_fast") - 6 :]), "ONNX file"),
+    "foreign": (model(metadata=[("producer", "someone")]), "without a model card"),
+    "two cards": (model(metadata=[(METADATA_KEY, threshold_card().to_json())] * 2), "without a model card"),
+    "card is no JSON": (card("organs: liver"), "cannot be used"),
+    "card is a list": (card("[]"), "object"),
+    "another schema": (card(schema=2), "schema is 2"),
+    "no schema": (card(schema=None), "schema is None"),
+    "no organs": (card(organs=[]), "organs"),
+    "organ twice": (card(organs=["liver", "liver"]), "organs"),
+    "127 organs": (card(organs=[str(n) for n in range(127)]), "organs"),
+    "field missing": (card(window=None), "window is missing"),
+    "field unknown": (card(crop="body"), "crop is unknown"),
+    "even channels": (card(channels=2), "channels"),
+    "another orientation": (card(orientation="RAS"), "orientation"),
+    "window upside down": (card(window=[240, -160]), "window"),
+    "threshold of 2": (card(threshold=2), "threshold"),
+    "unknown head": (card(head="relu"), "head"),
+    "card for 3 channels": (card(channels=3), "takes 1 channels"),
+    "wrong K": (wrong_k(), "segments 3 organs"),
+    "label without an organ": (card(organs=["bone"]), "contradicts"),
+    "float input": (model(inputs=[hu_input(dtype=TensorProto.FLOAT)]), "int16 input"),
+    "another input": (model(inputs=[hu_input(), hu_input(name="more")]), "int16 input"),
+    "no labels": (model(outputs=[labels_output(TensorProto.INT32, name="sum")]), "output labels"),
+    "another output": (
+        model(outputs=[labels_output(), labels_output(TensorProto.INT32, name="sum")]),
+        "unknown output",
+    ),
+    "one size": (model(inputs=[hu_input(dims=("N", 64, 64))]), "only slices of 64 x 64"),
+    "external data": (model(initializers=[external_tensor()]), "other files"),
+    "unknown operator": (unknown_operator(""), "cannot load"),
+    "foreign operator": (unknown_operator("com.example"), "cannot load"),
+    "fails at run": (fails_at_run(), "fails on slices"),
+    "another size": (wrong_size(), "contradicts"),
+}
+
+
+def output(name):
+    return lambda folder: {"out": folder / "out" / name}
+
+
+def prepared(name, make):
+    """A case that writes to ``name``, where ``make`` has put something else."""
+
+    def build(folder):
+        make(folder / "out" / name)
+        return {"out": folder / "out" / name}
+
+    return build
+
+
+def onto_scan(make):
+    def build(folder):
+        good = write(folder / "out" / "scan.nii.gz")
+        make(good, folder / "out" / "other.nii.gz")
+        return {"scan": good, "out": folder / "out" / "other.nii.gz"}
+
+    return build
+
+
+OUTPUTS = {
+    "a folder": (prepared("labels.nii.gz", make_folder), "folder"),
+    "in no folder": (output("none/labels.nii.gz"), "does not exist"),
+    "below a file": (lambda folder: {"out": write(folder / "out" / "a.nii") / "labels.nii.gz"}, "does not exist"),
+    "a full device": (prepared("labels.nii.gz", lambda path: path.symlink_to("/dev/full")), "device"),
+    "a pipe": (prepared("labels.nii.gz", make_pipe), "pipe"),
+    "a link into no folder": (prepared("labels.nii.gz", lambda path: path.symlink_to("none/a.nii.gz")), "no such file"),
+    "a name too long": (output("a" * 250 + ".nii.gz"), "too long"),
+    "another suffix": (output("labels.png"), "named like a NIfTI"),
+    "the scan": (lambda folder: {"scan": (good := write(folder / "s.nii.gz")), "out": good}, "overwrite"),
+    "a link to the scan": (onto_scan(lambda good, other: other.symlink_to(good)), "overwrite"),
+    "a hard link to the scan": (onto_scan(lambda good, other: other.hardlink_to(good)), "overwrite"),
+    "the model": (lambda folder: {"model": (m := write_threshold_model(folder / "m.nii")), "out": m}, "overwrite"),
+    "both in one": (lambda folder: {"more": ["--organs-json", str(folder / "out" / "labels.nii.gz")]}, "overwrite"),
+    "table over scan": (
+        lambda folder: {"scan": (good := write(folder / "s.nii.gz")), "more": ["--organs-json", str(good)]},
+        "overwrite",
+    ),
+    "table in no folder": (
+        lambda folder: {"more": ["--organs-json", str(folder / "none" / "a.json")]},
+        "does not exist",
+    ),
+}
+
+OPTIONS = {
+    "no threads": (lambda folder: {"more": ["--threads", "0"]}, "threads"),
+    "negative batch": (lambda folder: {"more": ["--batch", "-1"]}, "batch"),
+}
+
+CASES = {
+    f"{group}: {name}": case
+    for group, cases in {"scan": SCANS, "model": MODELS, "output": OUTPUTS, "option": OPTIONS}.items()
+    for name, case in cases.items()
+}
+
+
+def files(folder):
+    """Every path below ``folder`` with its content."""
+    return {p: p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize(("build", "why"), CASES.values(), ids=CASES)
+def test_bad_input_is_refused(tmp_path, threshold_model, capsys, build, why):
+    (tmp_path / "out").mkdir()
+    case = {"model": threshold_model, "out": tmp_path / "out" / "labels.nii.gz", "more": []} | build(tmp_path)
+    case.setdefault("scan", tmp_path / "good.nii.gz")
+    write(tmp_path / "good.nii.gz")
+    before = files(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        status = main([*map(str, [case["model"], case["scan"], "-o", case["out"]]), *case["more"]])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if not line.startswith("predict: ")]
+    assert status == 2
+    assert len(lines) == 1, printed.err
+    assert lines[0].startswith("error: ")
+    assert re.search(why, lines[0]), lines[0]
+    assert printed.out == ""
+    assert files(tmp_path) == before
+
+
+def test_the_lie_is_as_small_as_it_should_be():
+    assert len(tiny_lie()) < 200
+    assert struct.unpack("<i", gzip.decompress(tiny_lie())[:4]) == (348,)

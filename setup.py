@@ -1,0 +1,67 @@
+"""Builds the native core: hands over to CMake and ninja, nothing else. All metadata is in pyproject.toml."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+ROOT = Path(__file__).parent.resolve()
+WITHOUT_COMPILER = "set SMILE_FAST_BUILD=none to install the pure Python package, which is slower"
+
+
+def wants_native() -> bool:
+    """Return whether the environment asks for the native core."""
+    choice = os.environ.get("SMILE_FAST_BUILD", "")
+    if choice not in ("", "none"):
+        sys.exit(f"error: SMILE_FAST_BUILD must be unset or 'none', got {choice!r}")
+    return choice == ""
+
+
+def tool(name: str) -> str:
+    """Return the path of cmake or ninja: on PATH, or beside the Python that builds."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise CompileError(f"{name} was not found: pip install {name}, or {WITHOUT_COMPILER}")
+    return found
+
+
+class CMakeBuild(build_ext):
+    """Builds every extension with one run of CMake."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+        if not any(shutil.which(compiler.split()[0]) for compiler in compilers):
+            raise CompileError(f"no C++ compiler ({', '.join(compilers)}) was found: install one, or {WITHOUT_COMPILER}")
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        build = (Path(self.build_temp) / ext.name).resolve()
+        configure = [
+            *(tool("cmake"), "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
+            f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
+            f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            "-DSMILE_FAST_PYTHON=ON",
+        ]
+        try:
+            subprocess.run(configure, check=True)
+            subprocess.run([tool("cmake"), "--build", str(build)], check=True)
+        except subprocess.CalledProcessError as error:
+            raise CompileError(
+                f"the native core does not build (its output is above; CMake exited with {error.returncode}): "
+                f"repair the compiler, or {WITHOUT_COMPILER}"
+            ) from None
+
+
+if wants_native():
+    setup(ext_modules=[Extension("smile_fast._native", sources=[])], cmdclass={"build_ext": CMakeBuild})
+else:
+    setup()

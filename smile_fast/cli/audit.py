@@ -1,0 +1,72 @@
+"""``smile-fast audit``: what a training on the labels as they are would learn wrong."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from smile_fast.supervision.audit import Audit
+
+HELP = "the label audit: what a training that takes missing for background would learn wrong"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.description = (
+        "Per organ: alpha, the share of missing annotations; beta, the share of voxels that the organ occupies; "
+        "the labels of a training that takes missing for background (base) and of SMILE, in voxels: right ones "
+        "(TP, TN), organ voxels called background (FN), and those that SMILE ignores; epsilon, the share of voxels "
+        "that SMILE keeps as certain negatives although the organ's annotation is missing there. Measured where the "
+        "missing annotations are hidden ones, else estimated from alpha and beta."
+    )
+    parser.add_argument("dataset", metavar="DATASET", type=Path, help="nnU-Net raw folder, or a prepared store")
+    parser.add_argument("--annotations", metavar="FILE", type=Path, help="default: DATASET/annotations.csv")
+    parser.add_argument(
+        "--split", choices=("train", "test", "all"), default="train", help="cases to audit (default: %(default)s)"
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there as well")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from smile_runtime.files import check_writable, write_json
+
+    if args.json is not None:
+        check_writable(args.json)
+    is_store = (args.dataset / "index.json").is_file() and not (args.dataset / "dataset.json").exists()
+    result = _audit_store(args) if is_store else _audit_dataset(args)
+    if args.json is not None:
+        write_json(args.json, result.to_json())
+    print(f"{len(result.cases)} cases, {result.voxels:,} voxels\n")
+    print(result.table())
+    print()
+    for sentence in result.sentences():
+        print(sentence)
+
+
+def _audit_dataset(args: argparse.Namespace) -> "Audit":
+    from smile_fast.data.annotations import FILE_NAME, read_annotations
+    from smile_fast.data.counts import count_cases
+    from smile_fast.data.dataset import RawDataset
+    from smile_fast.supervision.audit import audit
+
+    dataset = RawDataset.open(args.dataset)
+    path = args.annotations or args.dataset / FILE_NAME
+    declarations = read_annotations(path, dataset.names(), dataset.organs)
+    cases = [case for case in dataset.cases if args.split in ("all", case.split)]
+    return audit(count_cases(dataset, cases), declarations, dataset.organs)
+
+
+def _audit_store(args: argparse.Namespace) -> "Audit":
+    from smile_runtime.progress import progress
+
+    from smile_fast.data.annotations import read_annotations
+    from smile_fast.data.store import Store
+    from smile_fast.supervision.audit import audit_store
+
+    store = Store.open(args.dataset)
+    declarations = store.declarations()
+    if args.annotations is not None:
+        declarations = read_annotations(args.annotations, list(store.cases), store.organs)
+    cases = [name for name, info in store.cases.items() if args.split in ("all", info.split)]
+    return audit_store(store, declarations, progress(cases, total=len(cases), label="reading label maps"))

@@ -1,0 +1,130 @@
+"""``smile-fast declare``: draft annotations.csv."""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from smile_fast.data.declare import Draft
+    from smile_fast.supervision.states import State
+
+HELP = "draft annotations.csv from the label maps, asking what they cannot tell"
+_SHOWN = 8  # names of cases a line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.description = (
+        "An organ with voxels in a case is drafted as annotated. An organ without any is missing (nobody drew it) "
+        "or absent (it is not there): the label map looks the same, so you have to say which. On a terminal you are "
+        "asked; elsewhere a draft with '?' is written for you to fill in."
+    )
+    parser.add_argument("dataset", metavar="DATASET", type=Path, help="nnU-Net raw folder")
+    assume = parser.add_mutually_exclusive_group()
+    assume.add_argument("--assume-missing", action="store_true", help="an organ without voxels was not drawn")
+    assume.add_argument("--assume-absent", action="store_true", help="an organ without voxels is not in the body")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="default: DATASET/annotations.csv")
+    parser.add_argument("--force", action="store_true", help="replace existing declarations and drafts")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from smile_runtime.errors import InputError
+    from smile_runtime.files import check_writable
+
+    from smile_fast.data.annotations import FILE_NAME, write_annotations
+    from smile_fast.data.dataset import RawDataset
+    from smile_fast.data.declare import draft, draft_path
+    from smile_fast.supervision.states import State
+
+    dataset = RawDataset.open(args.dataset)
+    output: Path = args.output or args.dataset / FILE_NAME
+    unfinished = draft_path(output)
+    if output.exists() and not args.force:
+        raise InputError(f"{output} is already there; edit it, or pass --force to draft it again")
+    check_writable(output)
+
+    drafted = draft(dataset)
+    _print_summary(drafted)
+    answers: dict[str, State] = {}
+    if args.assume_missing or args.assume_absent:
+        assumed = State.MISSING if args.assume_missing else State.ABSENT
+        answers = dict.fromkeys(dataset.organs, assumed)
+    elif drafted.undecided and _interactive() and not args.yes:
+        answers = _ask(drafted)
+    decided = drafted.decide(answers)
+    if decided.undecided:
+        if unfinished.exists() and not args.force:
+            raise InputError(
+                f"{unfinished} is already there; replace every '?' in it and rename it to {output.name}, "
+                "or pass --force to draft it again"
+            )
+        write_annotations(unfinished, decided.states, dataset.names(), dataset.organs)
+        pairs = sum(map(len, decided.undecided.values()))
+        raise InputError(
+            f"{pairs} (case, organ) pairs have no voxel and are undecided; replace every '?' in {unfinished} by "
+            f"missing or absent and rename it to {output.name}, or pass --assume-missing or --assume-absent"
+        )
+    if _interactive() and not args.yes and not _confirm(f"Write {output}?"):
+        raise InputError(f"nothing was written; edit the label maps or write {output} by hand")
+    write_annotations(output, decided.declarations(), dataset.names(), dataset.organs)
+    print(f"wrote {output}: {_totals(decided)}")
+    if unfinished.exists():
+        print(f"{unfinished} is no longer needed")
+
+
+def _print_summary(drafted: "Draft") -> None:
+    """What has voxels, and per organ what is undecided; readable for a thousand cases."""
+    cases = list(drafted.states)
+    organs = list(drafted.states[cases[0]])
+    undecided = drafted.undecided
+    width = max(map(len, organs))
+    print(f"{len(cases)} cases, {len(organs)} organs")
+    for organ in organs:
+        gone = undecided.get(organ, [])
+        line = f"  {organ:<{width}}  annotated in {len(cases) - len(gone)}"
+        if gone:
+            more = f", ... ({len(gone) - _SHOWN} more)" if len(gone) > _SHOWN else ""
+            line += f"; missing or absent? in {len(gone)}: {', '.join(gone[:_SHOWN])}{more}"
+        print(line)
+    print(
+        "An organ with voxels is taken to be drawn wherever it exists; declare it missing where it was drawn in part."
+    )
+
+
+def _ask(drafted: "Draft") -> "dict[str, State]":
+    """Ask about each organ with undecided cases; an empty answer leaves it open."""
+    from smile_fast.supervision.states import State
+
+    answers = {}
+    for organ, cases in drafted.undecided.items():
+        question = f"{organ}, no voxel in {len(cases)} cases: [m]issing, [a]bsent, or Enter to decide case by case? "
+        while (answer := _answer(question)) not in ("", "m", "missing", "a", "absent"):
+            print("Please answer m, a or Enter.")
+        if answer:
+            answers[organ] = State.MISSING if answer.startswith("m") else State.ABSENT
+    return answers
+
+
+def _interactive() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _confirm(question: str) -> bool:
+    return _answer(f"{question} [y/N] ") in ("y", "yes")
+
+
+def _answer(question: str) -> str:
+    try:
+        return input(question).strip().lower()
+    except EOFError:  # Ctrl-D
+        print()
+        return ""
+
+
+def _totals(decided: "Draft") -> str:
+    counts = Counter(state for states in decided.declarations().values() for state in states.values())
+    return ", ".join(f"{count} {state.value}" for state, count in counts.most_common())

@@ -1,0 +1,47 @@
+"""`smile-fast evaluate`."""
+
+import argparse
+from pathlib import Path
+
+HELP = "score a run: Dice, NSD and HD95 per organ, over the (case, organ) pairs whose truth is drawn"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a trained run")
+    parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="cases to score")
+    parser.add_argument(
+        "--nsd-tolerance",
+        type=float,
+        default=3.0,
+        metavar="MM",
+        help="distance in mm up to which two surfaces count as the same",
+    )
+    parser.add_argument("--no-surface", action="store_true", help="Dice only: leave the slower NSD and HD95 out")
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="DIR",
+        help="score the label maps DIR/CASE.nii.gz, e.g. of smile-predict, instead of the run's own network",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as many as there are)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Score the cases, print the table, write evaluation.json and evaluation.csv into RUN."""
+    from smile_fast.cli.train import choose_device
+    from smile_fast.evaluation import evaluate_run, format_table, write_evaluation
+    from smile_fast.training.run import Run
+
+    run = Run.open(arguments.run_folder)
+    evaluation = evaluate_run(
+        run,
+        split=arguments.split,
+        nsd_tolerance_mm=None if arguments.no_surface else arguments.nsd_tolerance,
+        predictions=arguments.predictions,
+        device=choose_device(arguments.device, arguments.threads),
+    )
+    write_evaluation(evaluation, run.path)
+    print(format_table(evaluation))
+    print(f"wrote {run.path / 'evaluation.json'} and evaluation.csv")

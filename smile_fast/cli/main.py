@@ -1,0 +1,79 @@
+"""`smile-fast`: finds the command, turns a user's mistakes into one sentence and exit status 2."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from smile_runtime.errors import InputError
+
+from smile_fast import __version__
+
+# In the order of the work; the module of a command is its name with underscores.
+COMMANDS = (
+    "phantom",
+    "declare",
+    "simulate-missing",
+    "audit",
+    "prepare",
+    "train",
+    "relabel",
+    "evaluate",
+    "export",
+    "report",
+    "doctor",
+)
+
+_EPILOG = "smile-fast COMMAND --help tells more about a command. Volumes are segmented with smile-predict."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="smile-fast",
+        description="Train organ segmentation on partially annotated CT cohorts (SMILE and SMILEr).",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"smile-fast {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        module = importlib.import_module(f"smile_fast.cli.{name.replace('-', '_')}")
+        command = commands.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP[0].upper() + module.HELP[1:] + ".",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        Exit status: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM; a command may return its own.
+    """
+    try:
+        arguments = build_parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has printed the help, the version or what is wrong
+        return int(stop.code or 0)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has left; say nothing more
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

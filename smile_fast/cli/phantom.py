@@ -1,0 +1,46 @@
+"""``smile-fast phantom``: a synthetic abdominal CT cohort."""
+
+import argparse
+import os
+from pathlib import Path
+
+HELP = "make a synthetic abdominal CT cohort"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; new or empty")
+    parser.add_argument("--train", type=int, default=32, help="training cases (default: %(default)s)")
+    parser.add_argument("--test", type=int, default=8, help="held-out cases (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=96, help="rows and columns of a slice (default: %(default)s)")
+    parser.add_argument("--slices", type=int, default=24, help="slices of a case (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same files (default: %(default)s)")
+    parser.add_argument(
+        "--organs",
+        default="liver,pancreas,stomach",
+        help="labelled organs, in the order of their values (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--labelmaps",
+        metavar="DIR",
+        type=Path,
+        help="paint the label maps of DIR (*.nii.gz and labels.json) instead of procedural anatomy",
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="replace a phantom cohort that stands in OUT")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from smile_fast.data.phantom import PhantomOptions, write_cohort
+
+    options = PhantomOptions(
+        train=args.train,
+        test=args.test,
+        size=args.size,
+        slices=args.slices,
+        seed=args.seed,
+        organs=tuple(organ.strip() for organ in args.organs.split(",") if organ.strip()),
+        labelmaps=args.labelmaps,
+    )
+    write_cohort(args.out, options, workers=args.workers, force=args.force)

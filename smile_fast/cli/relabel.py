@@ -1,0 +1,44 @@
+"""`smile-fast relabel`."""
+
+import argparse
+from pathlib import Path
+
+from smile_runtime.errors import InputError
+
+HELP = "run one relabelling round of a trained run on its own, or undo rounds"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a trained run")
+    parser.add_argument("--round", type=int, help="number of the round (default: the next one)")
+    parser.add_argument("--gamma", type=float, help="share of the candidates (default: the run's curriculum)")
+    parser.add_argument("--scope", choices=("volume", "slice"), help="segments (default: those of the run)")
+    parser.add_argument("--undo", type=int, metavar="KEEP", help="drop all rounds after round KEEP (0: all) and stop")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as many as there are)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write one more round, or drop rounds."""
+    from smile_fast.cli.train import choose_device
+    from smile_fast.training.relabel import Round, existing_rounds, relabel, undo_rounds
+    from smile_fast.training.run import Run
+    from smile_fast.training.view import TrainingView
+
+    run = Run.open(arguments.run_folder)
+    if arguments.undo is not None:
+        dropped = undo_rounds(run.rounds_path, arguments.undo)
+        print(f"dropped rounds: {', '.join(map(str, dropped)) if dropped else 'none'}; human labels are as they were")
+        return
+    if run.config.method == "baseline":
+        raise InputError(f"{run.path} is a baseline run: its softmax has no organ-wise scores to relabel with.")
+    number = arguments.round or max(existing_rounds(run.rounds_path), default=0) + 1
+    gamma = arguments.gamma if arguments.gamma is not None else min(1.0, run.config.gamma(number))
+    if number < 1 or not 0 <= gamma <= 1:
+        raise InputError(f"Round {number} with gamma {gamma} is not possible; rounds count from 1, gamma is in [0, 1].")
+    device = choose_device(arguments.device, arguments.threads)
+    view = TrainingView(run.store(), run.declarations(), run.cases("train"))
+    this = Round(number, gamma, arguments.scope or run.config.scope)
+    folder = relabel(run.load_model().to(device), view, run.rounds_path, this)
+    print(f"wrote round {number} (gamma {gamma:.3g}): {folder}")

@@ -1,0 +1,26 @@
+"""`smile-fast report`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "write one self-contained HTML page about one or several runs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "run_folders", nargs="+", type=Path, metavar="RUN", help="run folders; several are compared side by side"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="HTML", help="page to write (default: report.html in the first RUN)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the page."""
+    from smile_fast.report import write_report
+
+    output = arguments.output or arguments.run_folders[0] / "report.html"
+    write_report(arguments.run_folders, output, say=lambda text: print(f"report: {text}", file=sys.stderr))
+    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")

@@ -1,0 +1,1 @@
+"""Cohorts: the raw dataset, who annotated what, and the fast store."""

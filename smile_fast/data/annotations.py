@@ -1,0 +1,135 @@
+"""annotations.csv: who drew what. One row for every (case, organ) pair, with the columns case, organ and state."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from smile_runtime.errors import InputError
+from smile_runtime.files import atomic_path
+
+from smile_fast.supervision.states import State
+
+Declarations = dict[str, dict[str, State]]
+"""case -> organ -> state, complete: every case has every organ."""
+
+COLUMNS = ("case", "organ", "state")
+FILE_NAME = "annotations.csv"
+UNDECIDED = "?"
+"""The state of a pair that `declare` could not know and that a human has yet to fill in."""
+
+
+def read_annotations(path: Path, cases: Sequence[str], organs: Sequence[str]) -> Declarations:
+    """Read and check the declarations of a dataset.
+
+    Args:
+        path: a CSV file in UTF-8 with the header ``case,organ,state``.
+        cases: the dataset's cases.
+        organs: the dataset's organs.
+
+    Returns:
+        The state of every (case, organ) pair, in the order of `cases` and `organs`.
+
+    Raises:
+        InputError: the file is missing or no such CSV; a row names an unknown case, organ or state, is undecided
+            (``?``) or contradicts another row; a pair has no row.
+    """
+    path = Path(path)
+    known_cases, known_organs = set(cases), set(organs)
+    found: dict[tuple[str, str], tuple[State, int]] = {}
+    for line, row in _rows(path):
+        where = f"{path}, line {line}"
+        if len(row) != len(COLUMNS):
+            raise InputError(f"{where}: a row needs {','.join(COLUMNS)}, this one has {len(row)} fields")
+        case, organ, text = (field.strip() for field in row)
+        if case not in known_cases:
+            raise InputError(f"{where}: the dataset has no case '{case}'; correct the name or remove the row")
+        if organ not in known_organs:
+            raise InputError(
+                f"{where}: dataset.json has no organ '{organ}', its organs are {_some(list(organs))}; "
+                "correct the name or remove the row"
+            )
+        state = _state(text, where, case, organ)
+        if (case, organ) in found:
+            other, first = found[case, organ]
+            fault = "repeats" if other is state else f"says {state}, which contradicts {other} on"
+            raise InputError(f"{where}: case {case}, organ {organ} {fault} line {first}; keep one of the rows")
+        found[case, organ] = (state, line)
+    missing = [(case, organ) for case in cases for organ in organs if (case, organ) not in found]
+    if missing:
+        pairs = _some([f"{case}/{organ}" for case, organ in missing])
+        raise InputError(
+            f"{path}: no row for {len(missing)} of the {len(cases) * len(organs)} (case, organ) pairs: {pairs}; "
+            "add them, or draft the file again with 'smile-fast declare --force'"
+        )
+    return {case: {organ: found[case, organ][0] for organ in organs} for case in cases}
+
+
+def write_annotations(
+    path: Path, declarations: Mapping[str, Mapping[str, State | None]], cases: Sequence[str], organs: Sequence[str]
+) -> None:
+    """Write declarations, one row a pair, in the order of `cases` and `organs`; atomic.
+
+    Args:
+        path: the CSV file.
+        declarations: the state of every pair; None is written as undecided (``?``).
+        cases: the dataset's cases.
+        organs: the dataset's organs.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for case in cases:
+        for organ in organs:
+            state = declarations[case][organ]
+            writer.writerow((case, organ, UNDECIDED if state is None else state.value))
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8", newline="\n")
+
+
+def _rows(path: Path) -> Iterable[tuple[int, list[str]]]:
+    """Yield (line number, fields) of every row below the header."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: there is no such file; it declares who annotated what, draft it with 'smile-fast declare'"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file in UTF-8; save it as CSV (UTF-8)") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        if tuple(field.strip() for field in header) != COLUMNS:
+            raise InputError(f"{path}, line 1: the header must be '{','.join(COLUMNS)}', got '{','.join(header)[:80]}'")
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+
+
+def _state(text: str, where: str, case: str, organ: str) -> State:
+    if text == UNDECIDED:
+        raise InputError(
+            f"{where}: case {case}, organ {organ} is still undecided ('{UNDECIDED}'); "
+            "replace it by missing (nobody drew it) or absent (it is not there)"
+        )
+    try:
+        return State(text)
+    except ValueError:
+        states = ", ".join(state.value for state in State)
+        raise InputError(
+            f"{where}: case {case}, organ {organ} has the unknown state '{text}'; use one of {states}"
+        ) from None
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    """The first names of a list that may hold thousands."""
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")

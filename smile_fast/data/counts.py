@@ -1,0 +1,88 @@
+"""Counting the voxels of label maps, with the check that their values mean something."""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from smile_runtime.errors import InputError
+from smile_runtime.nifti import read_labels
+from smile_runtime.progress import progress
+
+from smile_fast.data.dataset import RawCase, RawDataset
+from smile_fast.supervision.audit import CaseCounts
+from smile_fast.supervision.states import LABEL_VALUES, VOID
+
+
+def slice_histograms(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count the label values of every slice.
+
+    Args:
+        labels: [D, H, W] uint8, in any memory order.
+
+    Returns:
+        [D, 256] int64. Slice by slice, because bincount widens its input eightfold.
+    """
+    return np.stack([np.bincount(plane.ravel("K"), minlength=LABEL_VALUES) for plane in labels]).astype(np.int64)
+
+
+def check_values(case: RawCase, histogram: NDArray[np.int64], dataset: RawDataset) -> None:
+    """Refuse a label map with a value that dataset.json does not name.
+
+    Args:
+        case: for the message.
+        histogram: [256] voxels of each value.
+        dataset: names the organs and the ignore value; 255 is always allowed.
+
+    Raises:
+        InputError: such a value occurs.
+    """
+    allowed = {0, VOID, dataset.ignore, *range(1, len(dataset.organs) + 1)}
+    strange = [value for value in np.flatnonzero(histogram).tolist() if value not in allowed]
+    if strange:
+        raise InputError(
+            f"{case.label}: case {case.name} has the label value {', '.join(map(str, strange[:5]))}, but dataset.json "
+            f"names 1..{len(dataset.organs)}; correct the label map or dataset.json"
+        )
+
+
+def count_case(case: RawCase, dataset: RawDataset) -> CaseCounts:
+    """Read one label map and count its voxels.
+
+    Raises:
+        InputError: the file is unreadable or has a value that dataset.json does not name.
+    """
+    data = read_labels(case.label).data
+    histogram = slice_histograms(np.moveaxis(data, -1, 0)).sum(axis=0)
+    check_values(case, histogram, dataset)
+    void = int(histogram[VOID] + (0 if dataset.ignore is None else histogram[dataset.ignore]))
+    organs = tuple(histogram[1 : len(dataset.organs) + 1].tolist())
+    return CaseCounts(voxels=data.size, void=void, organs=organs)
+
+
+def count_cases(dataset: RawDataset, cases: Iterable[RawCase]) -> dict[str, CaseCounts]:
+    """Read the label maps of many cases, with progress; a few at a time, so memory stays a few volumes.
+
+    Raises:
+        InputError: a label map is broken; the first is described, the others are named.
+    """
+    cases = list(cases)
+    counts: dict[str, CaseCounts] = {}
+    problems: dict[str, str] = {}
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # inflating releases the GIL
+        futures = {case.name: pool.submit(count_case, case, dataset) for case in cases}
+        try:
+            for name in progress(futures, total=len(futures), label="reading label maps"):
+                try:
+                    counts[name] = futures[name].result()
+                except InputError as error:
+                    problems[name] = str(error)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if problems:
+        first, *others = problems
+        also = f" (and {len(others)} more broken label maps: {', '.join(others[:5])})" if others else ""
+        raise InputError(problems[first] + also)
+    return counts

@@ -1,0 +1,203 @@
+"""A cohort on disk: the nnU-Net raw folder (dataset.json, imagesTr, labelsTr, optional imagesTs and labelsTs)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from smile_runtime.errors import InputError
+
+from smile_fast.supervision.states import MAX_ORGANS, VOID
+
+Split = Literal["train", "test"]
+SUFFIX = ".nii.gz"
+CHANNEL_SUFFIX = "_0000" + SUFFIX
+_FOLDERS: tuple[tuple[Split, str, str], ...] = (
+    ("train", "imagesTr", "labelsTr"),
+    ("test", "imagesTs", "labelsTs"),
+)
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """One scan and its label map.
+
+    Attributes:
+        name: the file name without folder, channel and suffix.
+        split: train, or test for a held-out case.
+        image: the CT, `.nii.gz`.
+        label: its label map on the same grid, `.nii.gz`.
+    """
+
+    name: str
+    split: Split
+    image: Path
+    label: Path
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """An nnU-Net raw dataset with one CT channel.
+
+    Attributes:
+        path: the folder.
+        organs: [K] names; organ k has the value k + 1 in the label maps.
+        ignore: the value that dataset.json calls "ignore" (no class is supervised there), or None. The value 255
+            always means that.
+        cases: sorted by name, training cases first.
+    """
+
+    path: Path
+    organs: tuple[str, ...]
+    ignore: int | None
+    cases: tuple[RawCase, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> "RawDataset":
+        """Read dataset.json and list the cases; opens no volume.
+
+        Raises:
+            InputError: no dataset.json, or one that does not describe a single-channel `.nii.gz` dataset with the
+                values 1..K; an image without label map or the other way round; no training case.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise InputError(f"{path}: there is no such folder; give the folder that holds dataset.json")
+        described = _read_json(path / "dataset.json")
+        _check_format(described, path / "dataset.json")
+        organs, ignore = _organs(described, path / "dataset.json")
+        cases = tuple(case for folders in _FOLDERS for case in _cases(path, *folders))
+        training = {case.name for case in cases if case.split == "train"}
+        if not training:
+            raise InputError(f"{path / 'imagesTr'}: no case found; images are named CASE{CHANNEL_SUFFIX}")
+        for case in cases:
+            if case.split == "test" and case.name in training:
+                raise InputError(f"{path}: case {case.name} is both in imagesTr and imagesTs; keep one of them")
+        expected = described.get("numTraining", len(training))
+        if expected != len(training):
+            raise InputError(
+                f"{path / 'dataset.json'}: numTraining is {expected}, but imagesTr holds {len(training)} cases; "
+                "add what is missing or correct the number"
+            )
+        return cls(path=path, organs=organs, ignore=ignore, cases=cases)
+
+    def names(self, split: Split | None = None) -> list[str]:
+        """The names of the cases, of one split or of all."""
+        return [case.name for case in self.cases if split in (None, case.split)]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; a dataset is an nnU-Net raw folder with one") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(described, dict):
+        raise InputError(f"{path}: must hold a JSON object, holds {type(described).__name__}")
+    return described
+
+
+def _check_format(described: Mapping[str, Any], path: Path) -> None:
+    """Refuse what dataset.json may say in nnU-Net and this package does not read."""
+    channels = described.get("channel_names", described.get("modality"))
+    if not isinstance(channels, (dict, list)) or len(channels) != 1:
+        count = len(channels) if isinstance(channels, (dict, list)) else "no"
+        raise InputError(f'{path}: "channel_names" must name exactly one channel, e.g. {{"0": "CT"}}; it has {count}')
+    if "dataset" in described:
+        raise InputError(f'{path}: a "dataset" list of files is not supported; use imagesTr and labelsTr')
+    ending = described.get("file_ending", SUFFIX)
+    if ending != SUFFIX:
+        raise InputError(f'{path}: "file_ending" must be "{SUFFIX}", got {json.dumps(ending)}; convert the files')
+
+
+def _organs(described: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], int | None]:
+    """Return the organs in the order of their values, and nnU-Net's ignore value."""
+    labels = described.get("labels")
+    if not isinstance(labels, dict) or not labels:
+        raise InputError(f'{path}: "labels" must map names to values, e.g. {{"background": 0, "liver": 1}}')
+    by_name = _by_name(labels, path)
+    if by_name.pop("background", None) != 0:
+        raise InputError(f'{path}: "labels" must hold "background": 0')
+    ignore = None
+    for name in ("ignore", "void"):
+        if name in by_name:
+            value = by_name.pop(name)
+            # nnU-Net demands the highest value, one above the organs; 255 is this package's own void.
+            if value != VOID and (name == "void" or value != max(by_name.values(), default=0) + 1):
+                raise InputError(
+                    f'{path}: the label "{name}" has the value {value}; it must be {VOID}'
+                    + (" or one more than the highest organ" if name == "ignore" else "")
+                )
+            ignore = value if value != VOID else ignore
+    if not 1 <= len(by_name) <= MAX_ORGANS:
+        raise InputError(f'{path}: "labels" must name 1 to {MAX_ORGANS} organs, it names {len(by_name)}')
+    ordered = sorted(by_name, key=by_name.__getitem__)
+    values = [by_name[name] for name in ordered]
+    if values != list(range(1, len(values) + 1)):
+        raise InputError(
+            f"{path}: the organs' values must be 1..{len(values)} without gap or repetition, got {values[:20]}"
+        )
+    return tuple(ordered), ignore
+
+
+def _by_name(labels: Mapping[str, Any], path: Path) -> dict[str, int]:
+    """Read {"liver": 1} as well as the older {"1": "liver"}."""
+    by_name: dict[str, int] = {}
+    older = all(key.isdecimal() and isinstance(value, str) for key, value in labels.items())
+    for key, entry in labels.items():
+        name, value = (entry, int(key)) if older else (key, entry)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise InputError(
+                f"{path}: the label '{name}' has the value {json.dumps(value)}; one integer is needed "
+                "(region-based labels are not supported)"
+            )
+        if not name.strip() or name != name.strip() or not name.isprintable():
+            raise InputError(f"{path}: {json.dumps(name)} is no usable organ name; use printable text")
+        if name in by_name:
+            raise InputError(f"{path}: the label '{name}' occurs twice")
+        by_name[name] = value
+    return by_name
+
+
+def _cases(path: Path, split: Split, images: str, labels: str) -> list[RawCase]:
+    """List the cases of one split; the held-out one is optional, and needs labels to be of use."""
+    image_folder, label_folder = path / images, path / labels
+    if split == "test" and not label_folder.is_dir():
+        return []
+    image_files = {
+        _case_name(file, CHANNEL_SUFFIX, "single-channel images are named CASE" + CHANNEL_SUFFIX): file
+        for file in _files(image_folder)
+    }
+    label_files = {
+        _case_name(file, SUFFIX, "label maps are named CASE" + SUFFIX): file for file in _files(label_folder)
+    }
+    for name in sorted(image_files.keys() ^ label_files.keys()):
+        have, want, wanted = (
+            (images, labels, name + SUFFIX) if name in image_files else (labels, images, name + CHANNEL_SUFFIX)
+        )
+        raise InputError(
+            f"{path}: case {name} is in {have}, but {want}/{wanted} does not exist; add it or remove the case"
+        )
+    return [RawCase(name, split, image_files[name], label_files[name]) for name in sorted(image_files)]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The NIfTI files of a folder; hidden files and other documents are none of our business."""
+    try:
+        entries = sorted(folder.iterdir())
+    except FileNotFoundError:
+        raise InputError(f"{folder}: there is no such folder; a dataset needs one") from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
+    return [file for file in entries if file.name.endswith((".nii", SUFFIX)) and not file.name.startswith(".")]
+
+
+def _case_name(file: Path, suffix: str, rule: str) -> str:
+    name = file.name.removesuffix(suffix)
+    if name == file.name or not name or not name.isprintable():
+        raise InputError(f"{str(file)!r}: {rule}; rename, convert or remove it")
+    return name

@@ -1,0 +1,314 @@
+"""From a raw dataset to the fast store: check every case, convert it, quarantine what is broken."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from smile_runtime.errors import InputError
+from smile_runtime.files import write_json
+from smile_runtime.nifti import Volume, read_image, read_labels
+from smile_runtime.preprocessing import canonical_affine, to_slices
+from smile_runtime.progress import progress
+
+from smile_fast.data.annotations import FILE_NAME, read_annotations
+from smile_fast.data.counts import check_values, slice_histograms
+from smile_fast.data.dataset import RawCase, RawDataset
+from smile_fast.data.store import (
+    CASE_FILE,
+    CASES,
+    IMAGE,
+    INDEX,
+    LABELS,
+    QUARANTINE,
+    SCHEMA,
+    CaseInfo,
+    Store,
+    write_array,
+    write_index,
+)
+from smile_fast.supervision.states import VOID, State
+
+AFFINE_TOLERANCE_MM = 1e-3
+"""How far the label map's grid may lie from the image's, at any corner of the volume: rounding, not misplacement."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` did.
+
+    Attributes:
+        store: the finished store.
+        converted: cases converted by this call.
+        kept: cases that were up to date.
+        quarantined: case -> one sentence.
+        empty: organ -> cases in which it is declared annotated but has no voxel.
+    """
+
+    store: Store
+    converted: int
+    kept: int
+    quarantined: dict[str, str]
+    empty: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class _Job:
+    case: RawCase
+    dataset: RawDataset  # without its cases: a job travels to another process
+    states: dict[str, State]
+    folder: Path
+    force: bool
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    case: str
+    info: CaseInfo | None = None
+    problem: str | None = None
+    kept: bool = False
+    empty: tuple[str, ...] = ()
+
+
+def prepare(
+    dataset: RawDataset,
+    out: Path,
+    *,
+    annotations: Path | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    skip_broken: bool = False,
+    report: Callable[[str], None] = print,
+) -> Prepared:
+    """Check and convert every case of a dataset.
+
+    A case whose sources (SHA-256), declaration and stored arrays are unchanged is kept, so an interrupted call is
+    continued by the same call. The index is written last: a store that opens is complete.
+
+    Args:
+        dataset: the cohort.
+        out: the store's folder; made if it is not there.
+        annotations: annotations.csv; by default the dataset's.
+        workers: processes; by default one a CPU. 1 stays in this process.
+        force: convert every case again, and take over a folder that holds another cohort's store.
+        skip_broken: finish the store without the cases that are broken.
+        report: gets one sentence for every broken case, after the last case.
+
+    Raises:
+        InputError: unusable annotations, an unwritable or foreign `out`, a full disk; or cases were quarantined and
+            `skip_broken` is false, or no training case is left. Whatever was converted stays for the next call.
+    """
+    out = Path(out)
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers must be 1 or more, got {workers}")
+    path = dataset.path / FILE_NAME if annotations is None else Path(annotations)
+    declarations = read_annotations(path, dataset.names(), dataset.organs)
+    _claim(out, dataset, force)
+    bare = replace(dataset, cases=())
+    jobs = [_Job(case, bare, declarations[case.name], out / CASES / case.name, force) for case in dataset.cases]
+    outcomes = {outcome.case: outcome for outcome in _run(jobs, workers)}
+    ordered = [outcomes[case.name] for case in dataset.cases]
+    quarantined = {outcome.case: outcome.problem for outcome in ordered if outcome.problem is not None}
+    _write_quarantine(out / QUARANTINE, quarantined)
+    for sentence in quarantined.values():
+        report(sentence)
+    infos = [outcome.info for outcome in ordered if outcome.info is not None]
+    if quarantined and not skip_broken:
+        raise InputError(
+            f"{out}: the store is not finished, {len(quarantined)} of {len(ordered)} cases are broken, see "
+            f"{out / QUARANTINE}; repair them and run again, or pass --skip-broken to go on without them"
+        )
+    if not any(info.split == "train" for info in infos):
+        raise InputError(f"{out}: every training case is broken, see {out / QUARANTINE}; nothing can be trained")
+    write_index(out, dataset.organs, infos)
+    kept = sum(outcome.kept for outcome in ordered)
+    empty: dict[str, list[str]] = {}
+    for outcome in ordered:
+        for organ in outcome.empty:
+            empty.setdefault(organ, []).append(outcome.case)
+    return Prepared(Store.open(out), len(infos) - kept, kept, quarantined, empty)
+
+
+def _claim(out: Path, dataset: RawDataset, force: bool) -> None:
+    """Make sure that `out` may be written, and take away the index of what is about to change."""
+    try:
+        if out.exists():
+            entries = {entry.name for entry in out.iterdir()}
+            if "dataset.json" in entries or (entries and CASES not in entries):
+                raise InputError(f"{out}: holds other files; give a new or empty folder for the store")
+            if INDEX in entries and not force and Store.open(out).organs != dataset.organs:
+                raise InputError(f"{out}: holds a store of other organs; give another folder, or --force to replace it")
+        (out / CASES).mkdir(parents=True, exist_ok=True)
+        (out / INDEX).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: the store cannot be written there ({error.strerror}); give another folder") from error
+
+
+def _run(jobs: list[_Job], workers: int | None) -> Iterator[_Outcome]:
+    """Run the jobs, in this process or in several; outcomes come in any order."""
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    label = "preparing cases"
+    advice = "out of memory or killed; run it again with fewer --workers, finished cases are kept"
+    if workers == 1:
+        try:
+            yield from (_prepare_case(job) for job in progress(jobs, total=len(jobs), label=label))
+        except MemoryError:
+            raise InputError(f"the conversion ran {advice}") from None
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        futures: list[Future[_Outcome]] = [pool.submit(_prepare_case, job) for job in jobs]
+        for future in progress(as_completed(futures), total=len(futures), label=label):
+            yield future.result()
+    except (BrokenProcessPool, MemoryError):
+        raise InputError(f"a worker process ran {advice}") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it even when it was killed without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow(sentinel: int) -> None:
+            wait([sentinel])
+            os._exit(1)
+
+        threading.Thread(target=follow, args=(parent.sentinel,), daemon=True).start()
+
+
+def _prepare_case(job: _Job) -> _Outcome:
+    """Check and convert one case. What is wrong with the case is an outcome; a store that cannot be written raises."""
+    name = job.case.name
+    try:
+        sources = {"image": _sha256(job.case.image), "label": _sha256(job.case.label)}
+        if not job.force and (info := _up_to_date(job, sources)) is not None:
+            return _Outcome(name, info=info, kept=True, empty=_empty(info))
+        image, labels, info = _convert(job, sources)
+    except InputError as error:
+        problem = str(error)
+        return _Outcome(name, problem=problem if name in problem else f"case {name}: {problem}")
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in job.folder.glob(".tmp-*"):  # of a call that was killed
+            leftover.unlink()
+    except OSError as error:
+        raise InputError(f"{job.folder}: cannot be made ({error.strerror})") from error
+    write_array(job.folder / IMAGE, image)
+    write_array(job.folder / LABELS, labels)
+    write_json(job.folder / CASE_FILE, info.to_json() | _provenance(job))  # last: it vouches for the arrays
+    return _Outcome(name, info=info, empty=_empty(info))
+
+
+def _convert(job: _Job, sources: dict[str, str]) -> tuple[NDArray[np.int16], NDArray[np.uint8], CaseInfo]:
+    """Read and check a case; returns the image and the labels in slices order and the index entry."""
+    case, dataset = job.case, job.dataset
+    image, label = read_image(case.image), read_labels(case.label)
+    _check_grids(case, image, label)
+    slices, geometry = to_slices(image.data, image.affine)
+    labels, _ = to_slices(label.data, image.affine)
+    histograms = slice_histograms(labels)
+    check_values(case, histograms.sum(axis=0), dataset)
+    runs: dict[str, tuple[int, tuple[int, ...]]] = {}
+    for organ, counts in zip(dataset.organs, histograms[:, 1:].T, strict=False):
+        state = job.states[organ]
+        inside = np.flatnonzero(counts)
+        if inside.size == 0 or state is State.HIDDEN:
+            continue
+        if state is State.ABSENT:
+            raise InputError(
+                f"{case.label}: case {case.name} has {int(counts.sum())} voxels of {organ}, which is declared absent; "
+                f"correct {FILE_NAME} or the label map"
+            )
+        first, last = int(inside[0]), int(inside[-1])
+        runs[organ] = (first, tuple(counts[first : last + 1].tolist()))
+    if dataset.ignore is not None:
+        labels = np.where(labels == dataset.ignore, np.uint8(VOID), labels)
+    affine = canonical_affine(image.affine, image.data.shape)
+    depth, height, width = slices.shape
+    z, y, x = geometry.spacing
+    info = CaseInfo(
+        name=case.name,
+        split=case.split,
+        shape=(depth, height, width),
+        spacing=(float(z), float(y), float(x)),
+        affine=tuple(tuple(float(value) for value in row) for row in affine),
+        states=job.states,
+        runs=runs,
+        sources=sources,
+    )
+    return slices, labels, info
+
+
+def _check_grids(case: RawCase, image: Volume, label: Volume) -> None:
+    if image.data.shape != label.data.shape:
+        raise InputError(
+            f"{case.label}: case {case.name} has an image of {_by(image.data.shape)} voxels and a label map of "
+            f"{_by(label.data.shape)}; resample the label map to the image's grid"
+        )
+    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=np.float64)
+    corners[:, :3] *= np.array(image.data.shape) - 1
+    offset = np.abs(corners @ (image.affine - label.affine).T)[:, :3].max()
+    if not offset <= AFFINE_TOLERANCE_MM:
+        raise InputError(
+            f"{case.label}: case {case.name} has a label map that lies {offset:.3g} mm off its image (other affine); "
+            "resample the label map to the image's grid or correct its header"
+        )
+
+
+def _up_to_date(job: _Job, sources: dict[str, str]) -> CaseInfo | None:
+    """Return the stored case if it was made from these sources under this declaration and is intact."""
+    try:
+        entry = json.loads((job.folder / CASE_FILE).read_bytes())
+        info = CaseInfo.from_json(entry, job.dataset.organs)
+        same = (info.name, info.split, info.sources, info.states) == (
+            job.case.name,
+            job.case.split,
+            sources,
+            job.states,
+        )
+        return info if same and all(entry.get(key) == value for key, value in _provenance(job).items()) else None
+    except (OSError, InputError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # whatever is wrong with it, the case is converted again
+
+
+def _provenance(job: _Job) -> dict[str, Any]:
+    """What case.json holds beyond the index entry."""
+    arrays = {file: _sha256(job.folder / file) for file in (IMAGE, LABELS)}
+    return {"schema": SCHEMA, "organs": list(job.dataset.organs), "ignore": job.dataset.ignore, "arrays": arrays}
+
+
+def _empty(info: CaseInfo) -> tuple[str, ...]:
+    return tuple(organ for organ, state in info.states.items() if state is State.ANNOTATED and organ not in info.runs)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _write_quarantine(path: Path, quarantined: dict[str, str]) -> None:
+    if quarantined:
+        write_json(path, {"cases": quarantined})
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,296 @@
+"""The fast store: one folder a cohort, blosc2 arrays of one axial slice a chunk, and one index that opens it.
+
+STORE/index.json               all that training needs to know of every case; written last, so it is complete
+STORE/quarantine.json          the cases that could not be used, and why
+STORE/cases/CASE/image.b2nd    int16 HU [D, H, W] in slices order
+STORE/cases/CASE/labels.b2nd   uint8 human labels [D, H, W], never changed by any command
+STORE/cases/CASE/case.json     the case's entry of the index and the digests of its two arrays
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+from smile_runtime.errors import InputError
+from smile_runtime.files import atomic_path
+
+from smile_fast.data.annotations import Declarations
+from smile_fast.data.dataset import Split
+from smile_fast.supervision.states import MAX_ORGANS, State
+
+FORMAT = "smile-fast store"
+SCHEMA = 1
+INDEX = "index.json"
+QUARANTINE = "quarantine.json"
+CASES = "cases"
+IMAGE, LABELS, CASE_FILE = "image.b2nd", "labels.b2nd", "case.json"
+
+_DTYPES = (np.dtype(np.int16), np.dtype(np.uint8))
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array to a `.b2nd` file, atomically; the same array gives the same bytes.
+
+    Args:
+        path: the file.
+        array: [D, H, W] int16 or uint8.
+
+    Raises:
+        InputError: the file cannot be written.
+        ValueError: another dtype or rank, or an empty array.
+    """
+    if array.ndim != 3 or 0 in array.shape or array.dtype not in _DTYPES:
+        raise ValueError(f"array must be int16 or uint8 [D, H, W], not empty, got {array.dtype} {array.shape}")
+    packed = blosc2.asarray(
+        np.ascontiguousarray(array),
+        chunks=(1, *array.shape[1:]),
+        cparams=blosc2.CParams(codec=blosc2.Codec.LZ4, filters=[blosc2.Filter.SHUFFLE], nthreads=1),
+    )
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(packed.to_cframe())
+
+
+def open_array(path: Path) -> Any:
+    """Open a `.b2nd` file; slices are decompressed when they are indexed.
+
+    Returns:
+        A blosc2.NDArray, read-only. It holds a file descriptor while it lives: keep few.
+
+    Raises:
+        InputError: the file is missing or no such array.
+    """
+    path = Path(path)
+    try:
+        array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; run 'smile-fast prepare' again") from None
+    except Exception as error:  # a damaged frame surfaces as five different exception types
+        raise InputError(f"{path}: not a readable blosc2 array ({error}); run 'smile-fast prepare' again") from error
+    if not isinstance(array, blosc2.NDArray) or array.ndim != 3 or array.dtype not in _DTYPES:
+        raise InputError(f"{path}: not an int16 or uint8 array [D, H, W]; run 'smile-fast prepare' again")
+    return array
+
+
+@dataclass(frozen=True)
+class CaseInfo:
+    """What the index knows of one case.
+
+    Attributes:
+        name: the case.
+        split: train or test.
+        shape: (D, H, W) in slices order.
+        spacing: (z, y, x) mm.
+        affine: 4x4, voxel (x, y, z) = (W, H, D) index to mm (RAS), of the volume in slices order.
+        states: organ -> state.
+        runs: organ -> (first slice, voxels in each slice from there) of the visible human labels; an organ without
+            visible voxel, and so every hidden organ, has no entry. See `counts`.
+        sources: SHA-256 of the image and label files that the case was made from.
+    """
+
+    name: str
+    split: Split
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    affine: tuple[tuple[float, ...], ...]
+    states: dict[str, State]
+    runs: dict[str, tuple[int, tuple[int, ...]]]
+    sources: dict[str, str]
+
+    @cached_property
+    def counts(self) -> list[list[int]]:
+        """[D][K] visible human voxels per slice and organ; hidden organs count 0."""
+        columns = [[0] * self.shape[0] for _ in self.states]
+        for organ, column in zip(self.states, columns, strict=True):
+            if organ in self.runs:
+                first, values = self.runs[organ]
+                column[first : first + len(values)] = values
+        return [list(row) for row in zip(*columns, strict=True)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The case's entry of the index."""
+        return {
+            "name": self.name,
+            "split": self.split,
+            "shape": list(self.shape),
+            "spacing": list(self.spacing),
+            "affine": [list(row) for row in self.affine],
+            "states": {organ: state.value for organ, state in self.states.items()},
+            "counts": {organ: [first, list(values)] for organ, (first, values) in self.runs.items()},
+            "sources": self.sources,
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any], organs: tuple[str, ...]) -> "CaseInfo":
+        """Read an entry of the index.
+
+        Raises:
+            ValueError, TypeError, KeyError: the entry is damaged.
+        """
+        depth, height, width = (int(size) for size in entry["shape"])
+        z, y, x = (float(size) for size in entry["spacing"])
+        affine = tuple(tuple(float(value) for value in row) for row in entry["affine"])
+        runs = {organ: (int(first), tuple(values)) for organ, (first, values) in entry["counts"].items()}
+        info = cls(
+            name=entry["name"],
+            split=entry["split"],
+            shape=(depth, height, width),
+            spacing=(z, y, x),
+            affine=affine,
+            states={organ: State(entry["states"][organ]) for organ in organs},
+            runs=runs,
+            sources=dict(entry["sources"]),
+        )
+        if (
+            not isinstance(info.name, str)
+            or info.name in ("", "..")  # a name is a folder: it must not lead elsewhere
+            or Path(info.name).name != info.name
+            or info.split not in ("train", "test")
+            or min(info.shape) < 1
+            or not all(math.isfinite(size) and size > 0 for size in info.spacing)
+            or [len(row) for row in affine] != [4, 4, 4, 4]
+            or len(entry["states"]) != len(organs)
+            or any(organ not in info.states for organ in runs)
+            or any(info.states[organ] is State.HIDDEN for organ in runs)
+            or any(first < 0 or first + len(values) > depth for first, values in runs.values())
+            or any(type(value) is not int or value < 0 for _, values in runs.values() for value in values)
+        ):
+            raise ValueError(f"entry of case {info.name!r}")
+        return info
+
+
+@dataclass(frozen=True)
+class Store:
+    """A prepared cohort.
+
+    Attributes:
+        path: the folder.
+        organs: [K] names; organ k has the value k + 1 in the label maps.
+        cases: name -> what the index knows of the case.
+    """
+
+    path: Path
+    organs: tuple[str, ...]
+    cases: dict[str, CaseInfo]
+
+    @classmethod
+    def open(cls, path: Path) -> "Store":
+        """Open a store; reads its index and nothing else.
+
+        Raises:
+            InputError: no store, an unfinished one, one of another schema version, or a damaged index.
+        """
+        path = Path(path)
+        index = path / INDEX
+        try:
+            entry = json.loads(index.read_bytes())
+        except FileNotFoundError:
+            unfinished = (path / CASES).is_dir()
+            raise InputError(
+                f"{path}: {'an unfinished store' if unfinished else 'there is no store here'} (no {INDEX}); "
+                f"{'finish' if unfinished else 'make'} it with 'smile-fast prepare'"
+            ) from None
+        except OSError as error:
+            raise InputError(f"{index}: cannot be read ({error.strerror})") from error
+        except (ValueError, RecursionError):
+            raise InputError(
+                f"{index}: damaged, it is not valid JSON; make the store again with 'smile-fast prepare --force'"
+            ) from None
+        if not isinstance(entry, dict) or entry.get("format") != FORMAT:
+            raise InputError(f"{index}: not the index of a store; run 'smile-fast prepare' into another folder")
+        if entry.get("schema") != SCHEMA:
+            raise InputError(
+                f"{index}: schema version {entry.get('schema')}, this version reads {SCHEMA}; "
+                "make the store again with 'smile-fast prepare --force'"
+            )
+        try:
+            organs = tuple(str(organ) for organ in entry["organs"])
+            infos = [CaseInfo.from_json(case, organs) for case in entry["cases"]]
+            cases = {info.name: info for info in infos}
+            if not 1 <= len(set(organs)) == len(organs) <= MAX_ORGANS or not 1 <= len(cases) == len(infos):
+                raise ValueError("organs or cases")
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise InputError(
+                f"{index}: damaged ({error}); make the store again with 'smile-fast prepare --force'"
+            ) from error
+        return cls(path=path, organs=organs, cases=cases)
+
+    def image(self, name: str) -> Any:
+        """Open the CT of a case: blosc2.NDArray int16 HU [D, H, W].
+
+        Raises:
+            InputError: no such case, or its file is missing or damaged.
+        """
+        return self._array(name, IMAGE, np.dtype(np.int16))
+
+    def human_labels(self, name: str) -> Any:
+        """Open the human label map of a case, hidden organs included: blosc2.NDArray uint8 [D, H, W].
+
+        Only evaluation and the audit may look at it; training sees it through the case's visible table.
+
+        Raises:
+            InputError: no such case, or its file is missing or damaged.
+        """
+        return self._array(name, LABELS, np.dtype(np.uint8))
+
+    def declarations(self) -> Declarations:
+        """The state of every (case, organ) pair that the store was prepared with."""
+        return {name: dict(info.states) for name, info in self.cases.items()}
+
+    def with_declarations(self, declarations: Declarations) -> "Store":
+        """The same store under other declarations, e.g. with more annotations hidden; nothing is written.
+
+        Args:
+            declarations: every case and organ of the store.
+
+        Returns:
+            A store whose states are the given ones and whose counts hold no voxel of an organ that they hide.
+
+        Raises:
+            InputError: a pair that is hidden in the store is not hidden here (its voxels were never counted), or an
+                organ with voxels is declared absent.
+        """
+        cases = {}
+        for name, info in self.cases.items():
+            states = {organ: declarations[name][organ] for organ in self.organs}
+            for organ, state in states.items():
+                if info.states[organ] is State.HIDDEN and state is not State.HIDDEN:
+                    raise InputError(
+                        f"{self.path}: case {name}, organ {organ} was hidden when the store was prepared and is "
+                        f"{state} now; run 'smile-fast prepare' with these annotations"
+                    )
+                if state is State.ABSENT and organ in info.runs:
+                    raise InputError(f"{self.path}: case {name} has voxels of {organ}, which is declared absent")
+            runs = {organ: run for organ, run in info.runs.items() if states[organ] is not State.HIDDEN}
+            cases[name] = replace(info, states=states, runs=runs)
+        return replace(self, cases=cases)
+
+    def _array(self, name: str, file: str, dtype: "np.dtype[Any]") -> Any:
+        if name not in self.cases:
+            raise InputError(f"{self.path}: the store has no case '{name}'")
+        path = self.path / CASES / name / file
+        array = open_array(path)
+        if array.dtype != dtype or array.shape != self.cases[name].shape:
+            raise InputError(
+                f"{path}: {array.dtype} {array.shape} does not fit the index ({dtype} {self.cases[name].shape}); "
+                "run 'smile-fast prepare' again"
+            )
+        return array
+
+
+def write_index(path: Path, organs: tuple[str, ...], cases: list[CaseInfo]) -> None:
+    """Write the index of a store, one case a line: an indented file of 1,000 cases would be five times as long.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    head = json.dumps({"format": FORMAT, "schema": SCHEMA, "organs": organs})[:-1]
+    lines = ",\n".join(json.dumps(case.to_json()) for case in cases)
+    with atomic_path(Path(path) / INDEX) as temporary:
+        temporary.write_text(f'{head}, "cases": [\n{lines}\n]}}\n', encoding="utf-8")

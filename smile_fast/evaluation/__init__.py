@@ -1,0 +1,35 @@
+"""Dice, NSD and HD95 of a run, over the (case, organ) pairs whose truth is drawn.
+
+A pair that nobody drew has no truth: scoring it against background would punish a network for being right.
+Those pairs are counted, never scored. Hidden pairs are drawn, so they are scored: evaluation, the label audit
+and the report are the only readers of hidden labels.
+"""
+
+from smile_fast.evaluation.evaluate import evaluate_run
+from smile_fast.evaluation.results import (
+    Evaluation,
+    OrganScore,
+    Spread,
+    format_score,
+    format_table,
+    read_evaluation,
+    summarise,
+    write_evaluation,
+)
+from smile_fast.evaluation.scores import NSD_TOLERANCE_MM, Outcome, PairScore, score_case
+
+__all__ = [
+    "NSD_TOLERANCE_MM",
+    "Evaluation",
+    "OrganScore",
+    "Outcome",
+    "PairScore",
+    "Spread",
+    "evaluate_run",
+    "format_score",
+    "format_table",
+    "read_evaluation",
+    "score_case",
+    "summarise",
+    "write_evaluation",
+]

@@ -1,0 +1,99 @@
+"""Predict the cases of a run and score them."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from smile_runtime.errors import InputError
+from smile_runtime.progress import progress
+
+from smile_fast.evaluation.results import Evaluation, summarise
+from smile_fast.evaluation.scores import NSD_TOLERANCE_MM, PairScore, score_case
+
+if TYPE_CHECKING:
+    import torch
+
+    from smile_fast.training.run import Run
+
+
+def evaluate_run(
+    run: "Run",
+    *,
+    split: str = "test",
+    nsd_tolerance_mm: float | None = NSD_TOLERANCE_MM,
+    predictions: Path | None = None,
+    device: "torch.device | str" = "cpu",
+) -> Evaluation:
+    """Predict every case of a split and score it against the human labels.
+
+    Args:
+        run: a trained run.
+        split: test, validation or train.
+        nsd_tolerance_mm: see `score_case`.
+        predictions: folder of NIfTI label maps named CASE.nii.gz to score instead of the run's network.
+        device: where the network runs.
+
+    Raises:
+        InputError: the split is empty, a prediction is missing or lies on another grid.
+    """
+    cases = run.cases(split)
+    if not cases:
+        raise InputError(
+            f"{run.path}: there is no {split} case to evaluate; choose another --split (test cases come from "
+            "imagesTs and labelsTs of the dataset)"
+        )
+    if nsd_tolerance_mm is not None and not (math.isfinite(nsd_tolerance_mm) and nsd_tolerance_mm >= 0):
+        raise InputError(f"the NSD tolerance must be a finite number of mm, 0 or more, got {nsd_tolerance_mm}")
+    store, states = run.store(), run.declarations()
+    predict = _network_predictor(run, device) if predictions is None else _folder_predictor(run, predictions)
+    pairs: list[PairScore] = []
+    for case in progress(cases, total=len(cases), label=f"evaluate {split}"):
+        truth = np.asarray(store.human_labels(case)[:])
+        pairs += score_case(
+            case,
+            truth,
+            predict(case),
+            states[case],
+            run.organs,
+            store.cases[case].spacing,
+            nsd_tolerance_mm=nsd_tolerance_mm,
+        )
+    return summarise(
+        pairs,
+        run.organs,
+        split=split,
+        nsd_tolerance_mm=nsd_tolerance_mm,
+        predictions=None if predictions is None else str(predictions),
+    )
+
+
+def _network_predictor(run: "Run", device: "torch.device | str") -> Callable[[str], NDArray[np.uint8]]:
+    from smile_fast.training.inference import predict_labels
+
+    store, model = run.store(), run.load_model().to(device)
+    return lambda case: predict_labels(model, store.image(case))
+
+
+def _folder_predictor(run: "Run", folder: Path) -> Callable[[str], NDArray[np.uint8]]:
+    """Read predictions from a folder of NIfTI files and bring them into slices order."""
+    from smile_runtime.nifti import read_labels
+    from smile_runtime.preprocessing import canonical_affine, to_slices
+
+    store, organs = run.store(), len(run.organs)
+
+    def predict(case: str) -> NDArray[np.uint8]:
+        volume = read_labels(folder / f"{case}.nii.gz")
+        slices, _ = to_slices(volume.data, volume.affine)
+        known = store.cases[case]
+        if slices.shape != tuple(known.shape) or not np.allclose(
+            canonical_affine(volume.affine, volume.data.shape), known.affine, atol=1e-3
+        ):
+            raise InputError(f"{volume.path} lies on another grid than case {case}; predict the case's own image")
+        if int(slices.max(initial=0)) > organs:
+            raise InputError(f"{volume.path} holds label {int(slices.max())}, the run knows 1 to {organs}")
+        return np.asarray(slices, dtype=np.uint8)
+
+    return predict

@@ -1,0 +1,196 @@
+"""Scores of a whole split: averages, files and the text table."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from smile_runtime.errors import InputError
+from smile_runtime.files import atomic_path, write_json
+
+import smile_fast
+from smile_fast.evaluation.scores import Outcome, PairScore
+from smile_fast.supervision import State
+
+WORST_PAIRS = 5
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over pairs; std is 0 for one pair, both are None for none."""
+
+    mean: float | None
+    std: float | None
+    pairs: int
+
+
+@dataclass(frozen=True)
+class OrganScore:
+    """One organ's row of the table; `outcomes` counts its pairs by outcome."""
+
+    organ: str
+    dice: Spread
+    nsd: Spread
+    hd95_mm: Spread
+    outcomes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All scores of one split of one run.
+
+    `dice`, `nsd` and `hd95_mm` average the organs' means: a frequent organ weighs no more than a rare one.
+    """
+
+    split: str
+    predictions: str | None  # folder of label maps that was scored, None for the run's own network
+    nsd_tolerance_mm: float | None  # None when surfaces were not measured
+    version: str
+    cases: tuple[str, ...]
+    dice: float | None
+    nsd: float | None
+    hd95_mm: float | None
+    organs: tuple[OrganScore, ...]
+    worst: tuple[PairScore, ...]
+    pairs: tuple[PairScore, ...]
+
+
+def summarise(
+    pairs: Iterable[PairScore],
+    organs: Sequence[str],
+    *,
+    split: str,
+    nsd_tolerance_mm: float | None,
+    predictions: str | None = None,
+) -> Evaluation:
+    """Average pairs into one row an organ and the mean over organs."""
+    pairs = tuple(pairs)
+    rows = []
+    for organ in organs:
+        own = [pair for pair in pairs if pair.organ == organ]
+        rows.append(
+            OrganScore(
+                organ=organ,
+                dice=_spread(pair.dice for pair in own),
+                nsd=_spread(pair.nsd for pair in own),
+                hd95_mm=_spread(pair.hd95_mm for pair in own),
+                outcomes={outcome.value: sum(pair.outcome is outcome for pair in own) for outcome in Outcome},
+            )
+        )
+    ranked = sorted(
+        (pair for pair in pairs if pair.dice is not None), key=lambda pair: (pair.dice, pair.case, pair.organ)
+    )
+    return Evaluation(
+        split=split,
+        predictions=predictions,
+        nsd_tolerance_mm=nsd_tolerance_mm,
+        version=smile_fast.__version__,
+        cases=tuple(dict.fromkeys(pair.case for pair in pairs)),
+        dice=_spread(row.dice.mean for row in rows).mean,
+        nsd=_spread(row.nsd.mean for row in rows).mean,
+        hd95_mm=_spread(row.hd95_mm.mean for row in rows).mean,
+        organs=tuple(rows),
+        worst=tuple(ranked[:WORST_PAIRS]),
+        pairs=pairs,
+    )
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write evaluation.json (everything) and evaluation.csv (one line a pair) into a run folder."""
+    write_json(folder / "evaluation.json", asdict(evaluation))
+    table = io.StringIO()
+    columns = [field.name for field in fields(PairScore)]
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({column: getattr(pair, column) for column in columns} for pair in evaluation.pairs)
+    with atomic_path(folder / "evaluation.csv") as path:
+        path.write_text(table.getvalue(), encoding="utf-8")
+
+
+def read_evaluation(folder: Path) -> Evaluation | None:
+    """Read evaluation.json of a run folder; None when the run was not evaluated.
+
+    Raises:
+        InputError: the file is not what `write_evaluation` writes.
+    """
+    path = folder / "evaluation.json"
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        organs = tuple(
+            OrganScore(
+                organ=row["organ"],
+                dice=Spread(**row["dice"]),
+                nsd=Spread(**row["nsd"]),
+                hd95_mm=Spread(**row["hd95_mm"]),
+                outcomes=row["outcomes"],
+            )
+            for row in content["organs"]
+        )
+        lists = {name: tuple(_pair(row) for row in content[name]) for name in ("worst", "pairs")}
+        return Evaluation(**{**content, **lists, "organs": organs, "cases": tuple(content["cases"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read as an evaluation ({type(error).__name__}: {error}); run smile-fast evaluate again"
+        ) from error
+
+
+def format_table(evaluation: Evaluation) -> str:
+    """Return the evaluation as a plain text table, one row an organ, then the mean and the worst pairs."""
+    surfaces = evaluation.nsd_tolerance_mm is not None
+    head = ["organ", "Dice"]
+    if surfaces:
+        head += [f"NSD {evaluation.nsd_tolerance_mm:g} mm", "HD95 mm"]
+    counted = [outcome.value for outcome in Outcome]
+    rows = [[*head, *counted]]
+    for row in evaluation.organs:
+        cells = [row.organ, _plus_minus(row.dice, 3)]
+        if surfaces:
+            cells += [_plus_minus(row.nsd, 3), _plus_minus(row.hd95_mm, 1)]
+        rows.append([*cells, *(str(row.outcomes[name]) for name in counted)])
+    means = [(evaluation.dice, 3), (evaluation.nsd, 3), (evaluation.hd95_mm, 1)][: len(head) - 1]
+    total = [str(sum(row.outcomes[name] for row in evaluation.organs)) for name in counted]
+    rows.append(["mean of organs", *(format_score(mean, digits) for mean, digits in means), *total])
+
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join([name.ljust(widths[0]), *(cell.rjust(widths[i + 1]) for i, cell in enumerate(cells))])
+        for name, *cells in rows
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    lines.insert(-1, "-" * len(lines[0]))
+    if evaluation.worst:
+        lines += ["", "lowest Dice:"]
+        lines += [
+            f"  {format_score(pair.dice, 3)}  {pair.case}, {pair.organ}"
+            + ("" if pair.outcome is Outcome.SCORED else f" ({pair.outcome.value})")
+            for pair in evaluation.worst
+        ]
+    return "\n".join(lines)
+
+
+def format_score(value: float | None, digits: int) -> str:
+    """Return a score as text, a dash for one that does not exist."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _plus_minus(spread: Spread, digits: int) -> str:
+    if spread.mean is None:
+        return "-"
+    return f"{format_score(spread.mean, digits)} ± {format_score(spread.std, digits)}"
+
+
+def _pair(row: Mapping[str, Any]) -> PairScore:
+    return PairScore(**{**row, "state": State(row["state"]), "outcome": Outcome(row["outcome"])})
+
+
+def _spread(values: Iterable[float | None]) -> Spread:
+    known = [value for value in values if value is not None]
+    if not known:
+        return Spread(None, None, 0)
+    return Spread(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else 0.0, len(known))

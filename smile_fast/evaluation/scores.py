@@ -1,0 +1,170 @@
+"""Dice, NSD and HD95 of one case. Needs numpy, scipy and surface-distance; knows neither runs nor stores."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from smile_runtime.errors import InputError
+
+from smile_fast.supervision import LABEL_VALUES, VOID, State
+
+NSD_TOLERANCE_MM = 3.0  # TotalSegmentator's; two voxels of its 1.5 mm grid
+
+
+class Outcome(StrEnum):
+    """What became of one (case, organ) pair."""
+
+    SCORED = "scored"
+    """Truth and prediction both hold voxels."""
+    MISSED = "missed"
+    """Truth holds voxels, the prediction none: Dice 0, NSD 0, HD95 infinite."""
+    FALSE_ALARM = "false alarm"
+    """The prediction holds voxels, truth none: Dice 0, NSD 0, HD95 infinite."""
+    BOTH_EMPTY = "both empty"
+    """Neither holds voxels: right, but there is no overlap to measure, hence not scored."""
+    NOT_DRAWN = "not drawn"
+    """Declared missing: there is no truth."""
+    PARTLY_DRAWN = "partly drawn"
+    """Declared missing with some voxels drawn: the truth is incomplete, hence not scored."""
+
+
+WITH_DICE = (Outcome.SCORED, Outcome.MISSED, Outcome.FALSE_ALARM)
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """The scores of one (case, organ) pair; None where a score does not exist."""
+
+    case: str
+    organ: str
+    state: State
+    outcome: Outcome
+    truth_ml: float
+    predicted_ml: float
+    dice: float | None
+    nsd: float | None
+    hd95_mm: float | None
+
+
+def score_case(
+    case: str,
+    truth: NDArray[np.uint8],  # [D, H, W]
+    prediction: NDArray[np.uint8],  # [D, H, W]
+    states: Mapping[str, State],
+    organs: Sequence[str],
+    spacing: tuple[float, float, float],
+    *,
+    nsd_tolerance_mm: float | None = NSD_TOLERANCE_MM,
+) -> list[PairScore]:
+    """Score every organ of one case.
+
+    Args:
+        case: its name, for the result.
+        truth: [D, H, W] uint8 human labels; voxels with 255 (void) count for neither side.
+        prediction: [D, H, W] uint8 label map, values 0..K.
+        states: declared state of every organ.
+        organs: [K] names; organ k has label value k + 1.
+        spacing: (z, y, x) mm.
+        nsd_tolerance_mm: distance in mm up to which two surfaces agree; None leaves NSD and HD95 out.
+
+    Returns:
+        [K] scores in the order of `organs`.
+
+    Raises:
+        InputError: the two arrays differ in shape.
+
+    Source: NSD, Nikolov et al. 2018, arXiv:1809.04430; HD95 as the larger of both directions' percentiles.
+    """
+    if truth.shape != prediction.shape:
+        raise InputError(
+            f"case {case}: the prediction has shape {prediction.shape}, the label map {truth.shape} "
+            "(slices, rows, columns); predict the volume that was prepared"
+        )
+    joint = _joint_histogram(truth, prediction)
+    joint[VOID] = 0
+    boxes = _bounding_boxes(truth, prediction, len(organs)) if nsd_tolerance_mm is not None else None
+    millilitres = math.prod(spacing) / 1000.0
+
+    scores = []
+    for index, organ in enumerate(organs):
+        value = index + 1
+        in_truth, in_prediction = int(joint[value].sum()), int(joint[:, value].sum())
+        outcome = _outcome(states[organ], in_truth, in_prediction)
+        dice = nsd = hd95 = None
+        if outcome in WITH_DICE:
+            dice = 2.0 * float(joint[value, value]) / (in_truth + in_prediction)
+            nsd = 0.0 if nsd_tolerance_mm is not None else None
+        if outcome is Outcome.SCORED and nsd_tolerance_mm is not None and boxes is not None:
+            box = boxes[index]
+            known = truth[box] != VOID
+            nsd, hd95 = _surface_scores(
+                truth[box] == value, (prediction[box] == value) & known, spacing, nsd_tolerance_mm
+            )
+        scores.append(
+            PairScore(
+                case=case,
+                organ=organ,
+                state=State(states[organ]),
+                outcome=outcome,
+                truth_ml=in_truth * millilitres,
+                predicted_ml=in_prediction * millilitres,
+                dice=dice,
+                nsd=nsd,
+                hd95_mm=hd95,
+            )
+        )
+    return scores
+
+
+def _joint_histogram(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count voxels by (truth value, predicted value), [256, 256]: every organ's overlap from one pass."""
+    joint = np.zeros(LABEL_VALUES * LABEL_VALUES, dtype=np.int64)
+    for true, predicted in zip(truth, prediction, strict=True):  # bincount widens to int64: a slice at a time
+        joint += np.bincount((true.astype(np.uint16) << 8 | predicted).ravel(), minlength=joint.size)
+    return joint.reshape(LABEL_VALUES, LABEL_VALUES)
+
+
+def _outcome(state: State, in_truth: int, in_prediction: int) -> Outcome:
+    if state == State.MISSING:
+        return Outcome.PARTLY_DRAWN if in_truth else Outcome.NOT_DRAWN
+    if in_truth:
+        return Outcome.SCORED if in_prediction else Outcome.MISSED
+    return Outcome.FALSE_ALARM if in_prediction else Outcome.BOTH_EMPTY
+
+
+def _bounding_boxes(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], organs: int) -> list[tuple[slice, ...]]:
+    """Return the joint box of truth and prediction per organ, found in one pass over each array."""
+    from scipy import ndimage
+
+    boxes = []
+    found = [ndimage.find_objects(array, max_label=organs) for array in (truth, prediction)]
+    for pair in zip(*found, strict=True):
+        present = [box for box in pair if box is not None]
+        boxes.append(
+            tuple(
+                slice(min(box[axis].start for box in present), max(box[axis].stop for box in present))
+                for axis in range(truth.ndim if present else 0)
+            )
+        )
+    return boxes
+
+
+def _surface_scores(
+    truth: NDArray[np.bool_],
+    prediction: NDArray[np.bool_],
+    spacing: tuple[float, float, float],
+    tolerance_mm: float,
+) -> tuple[float, float]:
+    """Return (NSD, HD95 in mm) of two non-empty masks."""
+    import surface_distance
+
+    with warnings.catch_warnings():
+        # The library reaches scipy.ndimage under names that scipy deprecates; the functions are the same.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        distances = surface_distance.compute_surface_distances(truth, prediction, spacing)
+    nsd = surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm)
+    return float(nsd), float(surface_distance.compute_robust_hausdorff(distances, 95))

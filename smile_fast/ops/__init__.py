@@ -1,0 +1,19 @@
+"""The three ops of the mission, with one semantics and several implementations each.
+
+>>> loss = masked_bce_upsampled(logits, labels, build_tables(states, Policy.SMILE))  # doctest: +SKIP
+"""
+
+from smile_fast.ops.masked_bce import masked_bce, masked_bce_stats
+from smile_fast.ops.masked_bce_upsampled import masked_bce_upsampled, masked_bce_upsampled_stats
+from smile_fast.ops.registry import available, ops
+from smile_fast.ops.select_top_fraction import select_top_fraction
+
+__all__ = [
+    "available",
+    "masked_bce",
+    "masked_bce_stats",
+    "masked_bce_upsampled",
+    "masked_bce_upsampled_stats",
+    "ops",
+    "select_top_fraction",
+]

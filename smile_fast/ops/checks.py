@@ -1,0 +1,46 @@
+"""Argument checks that the ops share. They read types, shapes and dtypes only: nothing here waits for a device."""
+
+import torch
+from torch import Tensor
+
+from smile_fast.ops.reference import WORD_BITS
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+REDUCTIONS = ("mean", "sum", "none")
+LABEL_VALUES = 256
+
+
+def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], device: torch.device) -> None:
+    """Raise TypeError unless `value` is a tensor of one of `dtypes`, ValueError unless it is on `device`."""
+    wanted = " or ".join(str(dtype) for dtype in dtypes)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor of {wanted}, got {type(value).__name__}")
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name} must have dtype {wanted}, got {value.dtype}")
+    if value.device != device:
+        raise ValueError(f"{name} must be on {device} like the first argument, got {value.device}")
+
+
+def check_float_tensor(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is a tensor of a float dtype, on whatever device."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a float tensor, got {type(value).__name__}")
+    check_tensor(name, value, FLOATS, value.device)
+
+
+def check_shape(name: str, value: Tensor, wanted: tuple[int, ...], meaning: str) -> None:
+    """Raise ValueError unless `value` has the wanted shape."""
+    if tuple(value.shape) != wanted:
+        raise ValueError(f"{name} must have shape {meaning} = {list(wanted)}, got {list(value.shape)}")
+
+
+def check_table(table: Tensor, batch: int, organs: int) -> None:
+    """Raise ValueError unless the table belongs to `batch` images of `organs` organs."""
+    words = -(-organs // WORD_BITS)
+    check_shape("table", table, (batch, LABEL_VALUES, 2, words), "[B, 256, 2, ceil(K / 32)]")
+
+
+def check_reduction(reduction: str) -> None:
+    """Raise ValueError unless `reduction` is one of mean, sum, none."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")

@@ -1,0 +1,103 @@
+"""masked_bce_upsampled: masked_bce of logits that are interpolated to the labels' size on the way.
+
+The gradient is with respect to the low-resolution logits: the transpose of the interpolation, applied to
+w (sigmoid(u) - y) at the labels' size.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from smile_fast.ops import loss, reference
+from smile_fast.ops.checks import (
+    check_float_tensor,
+    check_reduction,
+    check_table,
+    check_tensor,
+)
+from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
+
+NAME = "masked_bce_upsampled"
+
+define(
+    NAME,
+    "(Tensor logits, Tensor labels, Tensor table, bool with_grad) -> (Tensor sums, Tensor counts, Tensor grad)",
+    [Implementation(REFERENCE, reference.masked_bce_upsampled, devices=())],
+    fake=loss.fake,
+    setup_context=loss.setup_context,
+    backward=loss.backward,
+)
+
+
+def masked_bce_upsampled(
+    logits: Tensor,  # [B, K, h, w] or [B, K, d, h, w]
+    labels: Tensor,  # [B, H, W] or [B, D, H, W]
+    table: Tensor,  # [B, 256, 2, ceil(K / 32)]
+    *,
+    reduction: str = "mean",
+    implementation: str | None = None,
+) -> Tensor:
+    """Masked multi-label binary cross entropy of upsampled logits.
+
+    Equals `masked_bce(F.interpolate(logits, size, mode="bilinear", align_corners=False), labels, table)`, trilinear
+    in 3D; the ratio of the sizes need not be an integer, nor at least 1.
+
+    Args:
+        logits: [B, K, h, w] or [B, K, d, h, w] float32, bfloat16, float16 or float64; any memory format.
+        labels: [B, H, W] or [B, D, H, W] uint8 label map at the size to which the logits are interpolated.
+        table: [B, 256, 2, ceil(K / 32)] int32 supervision tables, on the logits' device.
+        reduction: "mean" over the known (voxel, organ) pairs, exactly 0 when there are none; "sum"; or "none" for
+            one sum an (image, organ).
+        implementation: None for the best one here, or a name of `smile_fast.ops.available`; a name never falls back.
+
+    Returns:
+        [] or, for "none", [B, K]; float64 for float64 logits, else float32.
+
+    Raises:
+        TypeError: an argument is no tensor or has the wrong dtype.
+        ValueError: shapes or devices disagree, unknown reduction, implementation that cannot be used.
+
+    Numerics: interpolates and computes in float32 (float64 for float64 logits), sums in float64. A NaN or infinite
+        logit reaches the loss only through known voxels whose interpolation reads it. No second derivative.
+    Sync: reads nothing on the host.
+    Source: Petit et al., DLMIA 2018, equation 1.
+    """
+    check_reduction(reduction)
+    sums, counts = masked_bce_upsampled_stats(logits, labels, table, implementation=implementation)
+    return loss.reduce(sums, counts, reduction, logits.dtype)
+
+
+def masked_bce_upsampled_stats(
+    logits: Tensor,  # [B, K, h, w] or [B, K, d, h, w]
+    labels: Tensor,  # [B, H, W] or [B, D, H, W]
+    table: Tensor,  # [B, 256, 2, ceil(K / 32)]
+    *,
+    implementation: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Per-plane sums and counts of `masked_bce_upsampled`; its arguments, errors and numerics.
+
+    Returns:
+        sums: [B, K] float64, sum over the labels' voxels of w * BCE; differentiable.
+        counts: [B, K] int64, number of known voxels. The mean loss is `sums.sum() / counts.sum().clamp(min=1)`.
+    """
+    check_float_tensor("logits", logits)
+    if logits.ndim not in (4, 5) or logits.shape[1] == 0:
+        raise ValueError(
+            f"logits must have shape [B, K, h, w] or [B, K, d, h, w] with K >= 1, got {list(logits.shape)}"
+        )
+    check_tensor("labels", labels, (torch.uint8,), logits.device)
+    check_tensor("table", table, (torch.int32,), logits.device)
+    batch, organs = logits.shape[:2]
+    if labels.ndim != logits.ndim - 1 or labels.shape[0] != batch:
+        raise ValueError(
+            f"labels must have shape [B, *S] with B = {batch} and {logits.ndim - 2} spatial axes, "
+            f"got {list(labels.shape)}"
+        )
+    if 0 in logits.shape[2:] and 0 not in labels.shape:
+        raise ValueError(f"logits must have no empty spatial axis, got {list(logits.shape)}")
+    check_table(table, batch, organs)
+    with_grad = loss.needs_grad(logits)
+    kernel = overload(NAME, implementation, logits, labels, table, with_grad)
+    sums, counts, _ = cast(tuple[Tensor, Tensor, Tensor], kernel(logits, labels, table, with_grad))
+    return sums, counts

@@ -1,0 +1,180 @@
+"""Every op in plain torch: the semantics, in float64 if asked, never optimised.
+
+These functions are the kernels of last resort on every device. They loop over the organs, so that no temporary
+holds more than one organ at full resolution.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WORD_BITS = 32
+INTEGER_TOLERANCE = 1e-12  # relative; a product gamma * n this close to an integer is that integer
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which an op computes: float64 for float64, float32 for everything narrower."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def decode(
+    labels: Tensor,  # [B, *S] uint8
+    table: Tensor,  # [B, 256, 2, ceil(K / 32)] int32
+    organ: int,
+) -> tuple[Tensor, Tensor]:
+    """Look up w_k and y*_k of one organ at every voxel.
+
+    Returns:
+        known, positive: [B, *S] bool each.
+    """
+    words = table[..., organ // WORD_BITS]  # [B, 256, 2]
+    bits = ((words >> organ % WORD_BITS) & 1).bool()
+    index = labels.reshape(labels.shape[0], -1).long()  # [B, voxels]
+    known, positive = (bits[..., which].gather(1, index).view(labels.shape) for which in (0, 1))
+    return known, positive
+
+
+def bce(
+    logits: Tensor,  # [B, *S] float32 or float64
+    known: Tensor,  # [B, *S] bool
+    positive: Tensor,  # [B, *S] bool
+) -> tuple[Tensor, Tensor]:
+    """Return w * BCE(sigmoid(z), y) and its derivative w * (sigmoid(z) - y), voxel by voxel.
+
+    With x = z where y = 0 and x = -z where y = 1, BCE = softplus(x) and dBCE/dx = sigmoid(x): no difference of
+    nearly equal numbers, whatever z is. An unknown voxel's logit is replaced, not multiplied: 0 * inf is NaN.
+
+    Returns:
+        loss, gradient: [B, *S] each.
+    """
+    margin = torch.where(positive, -logits, logits)
+    margin = torch.where(known, margin, 0.0)
+    loss = margin.clamp(min=0) + torch.log1p(torch.exp(-margin.abs()))
+    slope = torch.sigmoid(margin)
+    gradient = torch.where(positive, -slope, slope)
+    return torch.where(known, loss, 0.0), torch.where(known, gradient, 0.0)
+
+
+def masked_bce(
+    logits: Tensor,  # [B, K, *S]
+    labels: Tensor,  # [B, *S] uint8
+    table: Tensor,  # [B, 256, 2, ceil(K / 32)] int32
+    with_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Kernel of `smile_fast::masked_bce`.
+
+    Returns:
+        sums: [B, K] float64, sum over voxels of w * BCE(sigmoid(z), y).
+        counts: [B, K] int64, number of known voxels.
+        grad: [B, K, *S] like logits, d sums / d logits; [0] without with_grad.
+    """
+    batch, organs = logits.shape[:2]
+    sums = logits.new_zeros((batch, organs), dtype=torch.float64)
+    counts = labels.new_zeros((batch, organs), dtype=torch.int64)
+    grad = logits.new_empty(logits.shape if with_grad else (0,))
+    for organ in range(organs):
+        known, positive = decode(labels, table, organ)
+        loss, gradient = bce(logits[:, organ].to(compute_dtype(logits.dtype)), known, positive)
+        sums[:, organ] = loss.flatten(1).sum(1, dtype=torch.float64)
+        counts[:, organ] = known.flatten(1).sum(1)
+        if with_grad:
+            grad[:, organ] = gradient
+    return sums, counts, grad
+
+
+def masked_bce_upsampled(
+    logits: Tensor,  # [B, K, h, w] or [B, K, d, h, w]
+    labels: Tensor,  # [B, H, W] or [B, D, H, W] uint8
+    table: Tensor,  # [B, 256, 2, ceil(K / 32)] int32
+    with_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Kernel of `smile_fast::masked_bce_upsampled`.
+
+    Returns:
+        sums: [B, K] float64, sum over the voxels of the labels of w * BCE(sigmoid(u), y), u = upsampled logits.
+        counts: [B, K] int64, number of known voxels.
+        grad: [B, K, h, w] like logits, d sums / d logits; [0] without with_grad.
+    """
+    batch, organs = logits.shape[:2]
+    sums = logits.new_zeros((batch, organs), dtype=torch.float64)
+    counts = labels.new_zeros((batch, organs), dtype=torch.int64)
+    grad = logits.new_empty(logits.shape if with_grad else (0,))
+    if labels.numel() == 0:  # F.interpolate refuses empty batches and empty images
+        return sums, counts, grad.zero_()
+    for organ in range(organs):
+        known, positive = decode(labels, table, organ)
+        coarse = logits[:, organ : organ + 1].to(compute_dtype(logits.dtype))  # [B, 1, h, w]
+        loss, gradient = bce(upsample(coarse, labels.shape[1:])[:, 0], known, positive)
+        sums[:, organ] = loss.flatten(1).sum(1, dtype=torch.float64)
+        counts[:, organ] = known.flatten(1).sum(1)
+        if with_grad:
+            grad[:, organ] = upsample_adjoint(gradient[:, None], coarse.shape)[:, 0]
+    return sums, counts, grad
+
+
+def upsample(coarse: Tensor, size: torch.Size) -> Tensor:
+    """Interpolate [B, C, h, w] bilinearly, or [B, C, d, h, w] trilinearly, with align_corners=False."""
+    mode = "bilinear" if coarse.ndim == 4 else "trilinear"
+    return F.interpolate(coarse, size=tuple(size), mode=mode, align_corners=False)
+
+
+def upsample_adjoint(fine: Tensor, shape: torch.Size) -> Tensor:
+    """Apply the transpose of `upsample`: a gradient at full resolution, [B, C, H, W], to `shape` [B, C, h, w]."""
+    size = list(fine.shape[2:])
+    if fine.ndim == 4:
+        return torch.ops.aten.upsample_bilinear2d_backward(fine, size, list(shape), False)
+    return torch.ops.aten.upsample_trilinear3d_backward(fine, size, list(shape), False)
+
+
+def select_top_fraction(
+    scores: Tensor,  # [N] float
+    candidates: Tensor,  # [N] bool
+    gamma: Tensor,  # [S] float64
+    segments: Tensor,  # [S + 1] int64
+) -> Tensor:
+    """Kernel of `smile_fast::select_top_fraction`.
+
+    Returns:
+        [N] bool, the selection.
+    """
+    length = scores.numel()
+    if length == 0 or gamma.numel() == 0:
+        return torch.zeros_like(candidates)
+    index = torch.arange(length, device=scores.device)
+    segment = torch.searchsorted(segments, index, right=True) - 1  # -1 before the first, S after the last
+    inside = (segment >= 0) & (segment < gamma.numel())
+    eligible = candidates & inside
+
+    # Lexicographic order by two stable sorts, the less significant key first: score, highest first, then
+    # (segment, eligible first, NaN last). Adding 0 turns -0 into +0.
+    missing = scores.isnan()
+    score = torch.where(missing, -torch.inf, scores.to(compute_dtype(scores.dtype))) + 0.0
+    order = torch.sort(score, descending=True, stable=True).indices
+    group = segment * 4 + (~eligible) * 2 + missing
+    order = order[torch.sort(group[order], stable=True).indices]
+
+    before = F.pad(eligible.cumsum(0), (1, 0))  # [N + 1] eligible voxels before each index
+    bounds = segments.clamp(0, length)
+    quota = fraction_count(gamma, before[bounds[1:]] - before[bounds[:-1]])  # [S]
+    home = segment.clamp(0, gamma.numel() - 1)[order]
+    rank = index - bounds[home]
+    selected = torch.zeros_like(candidates)
+    selected[order] = (rank < quota[home]) & eligible[order]
+    return selected
+
+
+def fraction_count(
+    gamma: Tensor,  # [S] float64
+    counts: Tensor,  # [S] int64
+) -> Tensor:
+    """Return ceil(gamma * n), at most n, with a product that rounding moved off an integer put back on it.
+
+    0.07 * 100 is 7.000000000000001 in float64; seven voxels are meant, not eight.
+
+    Returns:
+        [S] int64.
+    """
+    product = gamma.nan_to_num(0.0).clamp(0, 1) * counts.double()
+    nearest = product.round()
+    integral = (product - nearest).abs() <= INTEGER_TOLERANCE * nearest
+    return torch.where(integral, nearest, product.ceil()).long().minimum(counts)

@@ -1,0 +1,260 @@
+"""One self-contained HTML page about one or several runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from smile_runtime.files import atomic_path
+
+import smile_fast
+from smile_fast.evaluation import Evaluation, Outcome, Spread
+from smile_fast.report.collect import RunRecord, collect
+from smile_fast.report.figures import dice_chart, training_chart
+from smile_fast.report.gallery import prediction_rows, pseudo_rows
+from smile_fast.report.palette import PSEUDO, organ_colours
+from smile_fast.supervision.audit import Audit, audit_store
+
+METHODS = {
+    "baseline": "baseline (softmax, missing = background)",
+    "smile": "SMILE",
+    "smiler": "SMILEr",
+}
+
+
+@dataclass(frozen=True)
+class AuditBlock:
+    """The label audit of the runs that share a store and its declarations."""
+
+    runs: str
+    audit: Audit
+
+
+@dataclass(frozen=True)
+class ScoreLine:
+    """One run's scores of one organ; `best` marks the highest Dice among the runs."""
+
+    run: str
+    dice: Spread
+    nsd: Spread
+    hd95_mm: Spread
+    outcomes: Mapping[str, int]
+    best: bool
+
+
+def write_report(paths: Sequence[Path], out: Path, say: Callable[[str], None] = lambda text: None) -> None:
+    """Write the page.
+
+    Args:
+        paths: run folders; several are compared side by side.
+        out: HTML file to write, atomically.
+        say: is told what is being done.
+
+    Raises:
+        InputError: a run cannot be read, or the page not be written.
+    """
+    with atomic_path(out) as path:  # first of all: an hour's work for an unwritable name would be a pity
+        path.write_text(build_report(paths, say), encoding="utf-8")
+
+
+def build_report(paths: Sequence[Path], say: Callable[[str], None] = lambda text: None) -> str:
+    """Return the page as HTML; see `write_report`."""
+    say("reading the runs")
+    records = collect(paths)
+    organs = tuple(dict.fromkeys(organ for record in records for organ in record.run.organs))
+    colours = organ_colours(organs)
+    evaluations = {record.name: record.evaluation for record in records if record.evaluation is not None}
+    say("auditing the labels")
+    audits = _audits(records)
+    say("drawing slices")
+    context = {
+        "records": records,
+        "organs": organs,
+        "colours": colours,
+        "pseudo_colour": PSEUDO,
+        "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "version": smile_fast.__version__,
+        "facts": _facts(records),
+        "alphas": _alphas(records, organs),
+        "audits": audits,
+        "evaluations": evaluations,
+        "scores": _scores(evaluations, organs),
+        "means": _means(evaluations),
+        "splits": sorted({evaluation.split for evaluation in evaluations.values()}),
+        "tolerances": sorted({e.nsd_tolerance_mm for e in evaluations.values() if e.nsd_tolerance_mm is not None}),
+        "unevaluated": [record.name for record in records if record.evaluation is None],
+        "dice_chart": dice_chart(evaluations, organs, colours) if evaluations else None,
+        "curves": {record.name: training_chart(record.curves, record.run.organs, colours) for record in records},
+        "unvalidated": _unvalidated(records),
+        "with_rounds": [record for record in records if record.rounds],
+        "predictions": prediction_rows(records, colours),
+        "pseudo": [row for record in records if record.rounds for row in pseudo_rows(record, colours)],
+        "windows": sorted({tuple(record.run.config.window) for record in records}),
+        "outcomes": _outcomes(evaluations),
+        "cohort": ", ".join(dict.fromkeys(record.run.store_path.name for record in records)),
+    }
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        spread=format_spread, number=format_number, percent=format_percent, count=format_count, hu=format_hu
+    )
+    return environment.get_template("template.html").render(context)
+
+
+def format_number(value: float | None, digits: int = 3) -> str:
+    """Return a number with so many decimals, a dash for one that does not exist."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def format_spread(spread: Spread, digits: int = 3) -> str:
+    """Return mean ± standard deviation; without the latter for one pair."""
+    if spread.mean is None:
+        return "–"
+    return format_number(spread.mean, digits) + (f" ± {spread.std:.{digits}f}" if spread.pairs > 1 else "")
+
+
+def format_percent(share: float | None, digits: int = 0) -> str:
+    """Return a share of one in percent, a dash for one that does not exist."""
+    return "–" if share is None else f"{share:.{digits}%}"
+
+
+def format_count(value: int | None) -> str:
+    """Return a count with thin spaces between thousands, a dash for one that does not exist."""
+    return "–" if value is None else f"{value:,}".replace(",", "\u2009")
+
+
+def format_hu(value: float) -> str:
+    """Return Hounsfield units with a true minus sign."""
+    return f"{value:g}".replace("-", "\u2212")
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as 45 s, 12 min or 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _facts(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
+    """What was run: one line a fact, one column a run."""
+    lines: dict[str, list[str]] = {}
+    for record in records:
+        run, config, packages = record.run, record.run.config, record.environment.get("packages", {})
+        method = METHODS[config.method] + (f", policy {config.policy}" if config.policy != "smile" else "")
+        channels = "1 slice" if config.channels == 1 else f"{config.channels} neighbouring slices"
+        width = "" if config.width == 64 else f", width {config.width}"
+        facts = {
+            "Method": method,
+            "Cohort": run.store_path.name,
+            "Cases": ", ".join(f"{len(run.cases(split))} {split}" for split in ("train", "validation", "test")),
+            "Network": f"DeepLab v3, {config.backbone}, output stride {config.output_stride}{width}, {channels}",
+            "HU window": f"{format_hu(config.window[0])} to {format_hu(config.window[1])}",
+            "Training": f"{record.curves.iterations} iterations in {format_seconds(record.curves.seconds)}, "
+            f"{config.optimizer}, batch {config.batch_size}, seed {config.seed}",
+            "Relabelling": f"{config.rounds} rounds, γ max {config.gamma_max:g}, per {config.scope}"
+            if config.method == "smiler"
+            else "none",
+            "Versions": f"smile-fast {record.environment.get('smile_fast', '?')}, torch {packages.get('torch', '?')}",
+            "Machine": str(record.environment.get("device", "?")),
+        }
+        for name, value in facts.items():
+            lines.setdefault(name, []).append(value)
+    return list(lines.items())
+
+
+def _alphas(records: Sequence[RunRecord], organs: Sequence[str]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Per organ and run: the share of training cases without its annotation, and the counts behind it."""
+    table = []
+    for organ in organs:
+        cells = []
+        for record in records:
+            counts = record.state_counts(organ) if organ in record.run.organs else {}
+            without, present = counts.get("missing", 0) + counts.get("hidden", 0), sum(counts.values())
+            present -= counts.get("absent", 0)
+            cells.append({"alpha": without / present if present else None, "without": without, "present": present})
+        table.append((organ, cells))
+    return table
+
+
+def _audits(records: Sequence[RunRecord]) -> list[AuditBlock]:
+    """Audit the training cases once for all runs that share store, declarations and cases."""
+    groups: list[tuple[RunRecord, list[str]]] = []
+    for record in records:
+        for first, names in groups:
+            same = first.run.store_path == record.run.store_path and first.states == record.states
+            if same and first.run.cases("train") == record.run.cases("train"):
+                names.append(record.name)
+                break
+        else:
+            groups.append((record, [record.name]))
+    return [
+        AuditBlock(", ".join(names), audit_store(record.run.store(), record.states, record.run.cases("train")))
+        for record, names in groups
+    ]
+
+
+def _unvalidated(records: Sequence[RunRecord]) -> list[str]:
+    """Say why a validation curve is not there, once for all runs of the same fate."""
+    runs: dict[str, list[str]] = {}
+    for record in records:
+        drawn = {organ for organ, curve in record.curves.validation.items() if curve.values}
+        missing = [organ for organ in record.run.organs if organ not in drawn]
+        if not record.run.cases("validation"):
+            reason = "no validation cases were set aside (--folds), so there is no curve of their Dice."
+        elif not drawn:
+            reason = "the validation cases were not looked at during training (--validate-every)."
+        elif missing:
+            reason = f"no validation case shows an annotated {' or '.join(missing)}."
+        else:
+            continue
+        runs.setdefault(reason, []).append(record.name)
+    return [f"{', '.join(names)}: {reason}" for reason, names in runs.items()]
+
+
+def _scores(evaluations: Mapping[str, Evaluation], organs: Sequence[str]) -> list[tuple[str, list[ScoreLine]]]:
+    """Per organ one line a run, the best Dice marked when there is something to compare."""
+    table = []
+    for organ in organs:
+        rows = {
+            name: row for name, evaluation in evaluations.items() for row in evaluation.organs if row.organ == organ
+        }
+        means = [row.dice.mean for row in rows.values() if row.dice.mean is not None]
+        top = max(means) if len(means) > 1 else None
+        lines = [
+            ScoreLine(name, row.dice, row.nsd, row.hd95_mm, row.outcomes, top is not None and row.dice.mean == top)
+            for name, row in rows.items()
+        ]
+        table.append((organ, lines))
+    return table
+
+
+def _outcomes(evaluations: Mapping[str, Evaluation]) -> list[Outcome]:
+    """The outcomes that get a column."""
+    met = {pair.outcome for evaluation in evaluations.values() for pair in evaluation.pairs}
+    return [outcome for outcome in Outcome if outcome in met or outcome in (Outcome.SCORED, Outcome.MISSED)]
+
+
+def _means(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+    """Per run the means over organs and the summed outcomes."""
+    top = max((e.dice for e in evaluations.values() if e.dice is not None), default=None)
+    return [
+        {
+            "run": name,
+            "dice": evaluation.dice,
+            "nsd": evaluation.nsd,
+            "hd95_mm": evaluation.hd95_mm,
+            "outcomes": {
+                outcome.value: sum(row.outcomes[outcome.value] for row in evaluation.organs) for outcome in Outcome
+            },
+            "cases": len(evaluation.cases),
+            "best": len(evaluations) > 1 and evaluation.dice is not None and evaluation.dice == top,
+        }
+        for name, evaluation in evaluations.items()
+    ]

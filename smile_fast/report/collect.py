@@ -1,0 +1,212 @@
+"""Run folders to plain records: what the page says is decided elsewhere."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from smile_runtime.errors import InputError
+
+from smile_fast.data.annotations import Declarations
+from smile_fast.data.store import open_array
+from smile_fast.evaluation import Evaluation, read_evaluation
+from smile_fast.supervision import PSEUDO_BIT, State
+from smile_fast.training.metrics import read_metrics
+from smile_fast.training.run import Run
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart."""
+
+    iterations: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def add(self, iteration: int, value: float | None) -> None:
+        """Append a point; what was not measured leaves no point."""
+        if value is not None:
+            self.iterations.append(iteration)
+            self.values.append(float(value))
+
+
+@dataclass(frozen=True)
+class Curves:
+    """metrics.jsonl as lines: the loss, the loss and the validation Dice per organ, and where rounds began."""
+
+    loss: Curve
+    organ_loss: dict[str, Curve]
+    validation: dict[str, Curve]
+    round_starts: dict[int, int]  # round -> first iteration of it that was recorded
+    iterations: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One organ's line in the table of a relabelling round, in voxels summed over the training cases.
+
+    `checked` are the pseudo-labels of pairs whose truth is drawn but hidden, `correct` those of them that the truth
+    confirms, `hidden` the voxels of that truth.
+    """
+
+    number: int
+    gamma: float
+    organ: str
+    cases: int
+    candidates: int
+    selected: int
+    kept: int
+    checked: int
+    correct: int
+    hidden: int
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the checked pseudo-labels that are right."""
+        return self.correct / self.checked if self.checked else None
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the hidden truth that the round found."""
+        return self.correct / self.hidden if self.hidden else None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything that a report shows of one run, pictures apart."""
+
+    name: str
+    run: Run
+    states: Declarations
+    curves: Curves
+    rounds: tuple[RoundRow, ...]
+    evaluation: Evaluation | None
+    environment: dict[str, Any]
+
+    @property
+    def rounds_kept(self) -> dict[str, int]:
+        """Pseudo-labels that the last round kept, per training case."""
+        numbers = [row.number for row in self.rounds]
+        return _kept_per_case(self.run.rounds_path / str(max(numbers))) if numbers else {}
+
+    def state_counts(self, organ: str) -> dict[str, int]:
+        """Count the training cases by the organ's declared state."""
+        states = [self.states[case][organ] for case in self.run.cases("train")]
+        return {state.value: states.count(state) for state in State}
+
+
+def collect(paths: Sequence[Path]) -> list[RunRecord]:
+    """Read runs.
+
+    Args:
+        paths: run folders; names that two of them share get the parent folder in front.
+
+    Raises:
+        InputError: no run, one given twice, or a file in it that cannot be read.
+    """
+    resolved = [Path(path).resolve() for path in paths]
+    for path in resolved:
+        if resolved.count(path) > 1:
+            raise InputError(f"{path} is given twice; name every run once")
+    names = [path.name for path in resolved]
+    return [
+        _collect_run(Run.open(path), path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}")
+        for path in resolved
+    ]
+
+
+def _collect_run(run: Run, name: str) -> RunRecord:
+    environment = run.path / "environment.json"
+    return RunRecord(
+        name=name,
+        run=run,
+        states=run.declarations(),
+        curves=_curves(run),
+        rounds=tuple(_rounds(run)),
+        evaluation=read_evaluation(run.path),
+        environment=read_json(environment) if environment.exists() else {},
+    )
+
+
+def _curves(run: Run) -> Curves:
+    try:
+        return curves_of(read_metrics(run), run.organs)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{run.metrics_path} holds a line that is no record of training ({error!r})") from None
+
+
+def curves_of(lines: Sequence[Mapping[str, Any]], organs: Sequence[str]) -> Curves:
+    """Turn the records of metrics.jsonl into lines of a chart."""
+    loss, iterations = Curve(), 0
+    organ_loss = {organ: Curve() for organ in organs}
+    validation = {organ: Curve() for organ in organs}
+    starts: dict[int, int] = {}
+    seconds: dict[int, float] = {}  # each stage counts from 0
+    for line in lines:
+        iteration, stage = int(line["iteration"]), int(line["round"])
+        iterations = max(iterations, iteration)
+        starts.setdefault(stage, iteration)
+        seconds[stage] = line.get("seconds", seconds.get(stage, 0.0))
+        loss.add(iteration, line.get("loss"))
+        for name, found in (("loss_per_organ", organ_loss), ("validation", validation)):
+            for organ, value in line.get(name, {}).items():
+                found[organ].add(iteration, value)
+    starts.pop(0, None)
+    return Curves(loss, organ_loss, validation, starts, iterations, sum(seconds.values()))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; anything else is an InputError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} does not hold a JSON object")
+    return content
+
+
+def _rounds(run: Run) -> list[RoundRow]:
+    """Sum every finished round over its cases, and compare it with what is drawn but hidden."""
+    rows = []
+    store, states = run.store(), run.declarations()
+    for folder in sorted(run.rounds_path.glob("[0-9]*"), key=lambda folder: int(folder.name)):
+        record = read_json(folder / "round.json")
+        cases: dict[str, dict[str, dict[str, int]]] = record["cases"]
+        checks = {organ: np.zeros(3, dtype=np.int64) for organ in run.organs}  # checked, correct, hidden
+        for case, organs in cases.items():
+            hidden = [organ for organ in organs if states[case][organ] == State.HIDDEN]
+            if not hidden:
+                continue
+            overlay = np.asarray(open_array(folder / f"{case}.b2nd")[:])
+            truth = np.asarray(store.human_labels(case)[:])
+            for organ in hidden:
+                value = run.organs.index(organ) + 1
+                pseudo, drawn = overlay == (PSEUDO_BIT | value), truth == value
+                checks[organ] += [pseudo.sum(), (pseudo & drawn).sum(), drawn.sum()]
+        for organ in run.organs:
+            counts = [organs[organ] for organs in cases.values() if organ in organs]
+            if counts:
+                checked, correct, drawn = (int(count) for count in checks[organ])
+                rows.append(
+                    RoundRow(
+                        number=int(record["round"]),
+                        gamma=float(record["gamma"]),
+                        organ=organ,
+                        cases=len(counts),
+                        candidates=sum(count["candidates"] for count in counts),
+                        selected=sum(count["selected"] for count in counts),
+                        kept=sum(count["kept"] for count in counts),
+                        checked=checked,
+                        correct=correct,
+                        hidden=drawn,
+                    )
+                )
+    return rows
+
+
+def _kept_per_case(folder: Path) -> dict[str, int]:
+    record = read_json(folder / "round.json")
+    return {case: sum(count["kept"] for count in organs.values()) for case, organs in record["cases"].items()}

@@ -1,0 +1,23 @@
+"""Declarations to supervision tables: the states, the policies and what a label value means under them."""
+
+from smile_fast.supervision.states import (
+    LABEL_VALUES,
+    MAX_ORGANS,
+    PSEUDO_BIT,
+    VOID,
+    Policy,
+    State,
+    visible_lut,
+)
+from smile_fast.supervision.tables import build_tables
+
+__all__ = [
+    "LABEL_VALUES",
+    "MAX_ORGANS",
+    "PSEUDO_BIT",
+    "VOID",
+    "Policy",
+    "State",
+    "build_tables",
+    "visible_lut",
+]

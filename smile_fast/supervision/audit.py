@@ -1,0 +1,334 @@
+"""The label audit: what a training that takes "missing" for "background" would learn wrong, organ by organ.
+
+After table 1 of Petit et al., "Handling Missing Annotations for Semantic Segmentation with Deep ConvNets", DLMIA 2018.
+For organ k, over the audited cases i with N_i voxels that are not void, of which n_ik belong to the organ:
+
+    alpha_k    = cases in which k is missing or hidden / cases in which k is not absent
+    beta_k     = mean of n_ik / N_i over the cases in which k was drawn (annotated or hidden)
+    baseline   (missing = background; each voxel carries a label of k)
+        TP     = drawn voxels of k that training sees
+        FN     = voxels of k labelled background: counted where k is hidden;
+                 where it is missing, max(0, beta_k N_i - drawn) is expected
+        TN     = all the others; FP = 0, drawn voxels are taken to be right
+    SMILE      (a voxel carries a label of k only where it is certain)
+        TP     = the same, FN = 0, FP = 0
+        TN     = every other voxel where k is annotated or absent, and the drawn voxels of other organs elsewhere
+        ambiguous = the rest, which is ignored
+    epsilon_k  = drawn voxels of other organs in the cases where k is missing or hidden / all voxels:
+                 the certain negatives that SMILE keeps there
+
+With cases of one size, as shares of all voxels: TP = (1 - alpha) beta, FN = alpha beta, and SMILE's TN is
+(1 - alpha)(1 - beta) + epsilon. So the baseline's TP : FN is (1 - alpha) : alpha, and beyond alpha = 0.5 it sees more
+wrong labels of the organ than right ones.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from smile_runtime.errors import InputError
+
+from smile_fast.supervision.states import VOID, State
+
+
+@dataclass(frozen=True)
+class CaseCounts:
+    """The voxels of one case, hidden organs included.
+
+    Attributes:
+        voxels: all voxels.
+        void: voxels on which nothing is supervised.
+        organs: [K] drawn voxels of each organ.
+    """
+
+    voxels: int
+    void: int
+    organs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """The labels of one organ that a training would use, in voxels.
+
+    Attributes:
+        tp: organ voxels labelled as the organ.
+        fn: organ voxels labelled as something else: wrong labels.
+        tn: other voxels labelled as not the organ.
+        fp: other voxels labelled as the organ.
+        ambiguous: voxels without label.
+        tp_fn: tp / fn, None when fn is 0 (no wrong label) or unknown.
+    """
+
+    tp: int
+    fn: int | None
+    tn: int | None
+    fp: int
+    ambiguous: int
+    tp_fn: float | None
+
+
+@dataclass(frozen=True)
+class OrganAudit:
+    """One row of the table; see the module for the formulas.
+
+    Attributes:
+        organ: its name.
+        annotated: number of cases in this state; likewise `missing`, `hidden` and `absent`.
+        alpha: share of missing annotations, None when the organ is absent everywhere.
+        beta: share of voxels that the organ occupies, None when it was drawn nowhere.
+        epsilon: share of voxels that are certain negatives although the organ's annotation is missing.
+        wrong_share: FN / (TP + FN) of the baseline, None when unknown.
+        basis: measured (every missing annotation is a hidden one) or estimated (from alpha and beta).
+        baseline: labels of a training that takes missing for background; fn and tn are None when beta is.
+        smile: labels of SMILE.
+        sentence: what the baseline would learn wrong, in words.
+    """
+
+    organ: str
+    annotated: int
+    missing: int
+    hidden: int
+    absent: int
+    alpha: float | None
+    beta: float | None
+    epsilon: float
+    wrong_share: float | None
+    basis: Literal["measured", "estimated"]
+    baseline: LabelCounts
+    smile: LabelCounts
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The label audit of a cohort.
+
+    Attributes:
+        cases: the audited cases.
+        voxels: their voxels that are not void.
+        organs: one row an organ.
+    """
+
+    cases: tuple[str, ...]
+    voxels: int
+    organs: tuple[OrganAudit, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; counts in voxels, unknown values None."""
+        return {
+            "cases": list(self.cases),
+            "voxels": self.voxels,
+            "organs": [asdict(row) for row in self.organs],
+        }
+
+    def table(self) -> str:
+        """The table as text."""
+        head = (
+            "organ",
+            "alpha",
+            "beta",
+            "base TP",
+            "FN",
+            "TN",
+            "TP/FN",
+            "SMILE TP",
+            "FN",
+            "TN",
+            "ignored",
+            "epsilon",
+            "basis",
+        )
+        rows = [head, *(_cells(row) for row in self.organs)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if column == 0 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+    def sentences(self) -> list[str]:
+        """What a naive training would learn wrong, one sentence an organ."""
+        return [row.sentence for row in self.organs]
+
+
+class LabelSource(Protocol):
+    """What `audit_store` needs of a store."""
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """[K] names."""
+
+    def human_labels(self, name: str) -> Any:
+        """Label map of a case, [D, H, W] uint8, indexable by slice."""
+
+
+def audit(
+    counts: Mapping[str, CaseCounts], declarations: Mapping[str, Mapping[str, State]], organs: Sequence[str]
+) -> Audit:
+    """Audit the labels of some cases.
+
+    Args:
+        counts: the cases to audit and their voxels.
+        declarations: the state of every (case, organ) pair of those cases.
+        organs: [K] names, in the order of `CaseCounts.organs`.
+
+    Raises:
+        InputError: there is no case, or an organ with voxels is declared absent.
+    """
+    if not counts:
+        raise InputError("there is no case to audit; choose another split")
+    for case, count in counts.items():
+        for organ, voxels in zip(organs, count.organs, strict=True):
+            if voxels and declarations[case][organ] is State.ABSENT:
+                raise InputError(
+                    f"case {case} has {voxels} voxels of {organ}, which is declared absent; correct annotations.csv or "
+                    "the label map"
+                )
+    states = {case: [declarations[case][organ] for organ in organs] for case in counts}
+    voxels = sum(count.voxels - count.void for count in counts.values())
+    rows = tuple(_audit_organ(k, organ, counts, states, voxels) for k, organ in enumerate(organs))
+    return Audit(cases=tuple(counts), voxels=voxels, organs=rows)
+
+
+def audit_store(
+    store: LabelSource, declarations: Mapping[str, Mapping[str, State]], cases: Iterable[str] | None = None
+) -> Audit:
+    """Audit the labels of a store's cases.
+
+    Args:
+        store: an open store.
+        declarations: the state of every (case, organ) pair.
+        cases: the cases to audit; by default those of `declarations`.
+
+    Raises:
+        InputError: see `audit`; or a label map of the store cannot be read.
+    """
+    counts = {}
+    for case in declarations if cases is None else cases:
+        labels = store.human_labels(case)
+        histogram = np.zeros(256, dtype=np.int64)
+        for z in range(labels.shape[0]):
+            histogram += np.bincount(np.asarray(labels[z]).ravel(), minlength=256)
+        organs = tuple(histogram[1 : len(store.organs) + 1].tolist())
+        counts[case] = CaseCounts(voxels=int(histogram.sum()), void=int(histogram[VOID]), organs=organs)
+    return audit(counts, declarations, store.organs)
+
+
+def _audit_organ(
+    k: int, organ: str, counts: Mapping[str, CaseCounts], states: Mapping[str, list[State]], voxels: int
+) -> OrganAudit:
+    """One row of the table."""
+    number = {state: sum(states[case][k] is state for case in counts) for state in State}
+    shares = [
+        count.organs[k] / max(count.voxels - count.void, 1)
+        for case, count in counts.items()
+        if states[case][k] in (State.ANNOTATED, State.HIDDEN)
+    ]
+    beta = fmean(shares) if shares else None
+    present = len(counts) - number[State.ABSENT]
+    alpha = (number[State.MISSING] + number[State.HIDDEN]) / present if present else None
+
+    seen = wrong = negatives = recovered = 0
+    for case, count in counts.items():
+        state, usable = states[case][k], count.voxels - count.void
+        drawn = count.organs[k]
+        if state is State.HIDDEN:
+            wrong += drawn
+        else:
+            seen += drawn
+        if state is State.MISSING:
+            wrong += max(0, round((beta or 0.0) * usable) - drawn)
+        if state in (State.ANNOTATED, State.ABSENT):
+            negatives += usable - drawn
+        else:
+            recovered += sum(
+                other for j, other in enumerate(count.organs) if j != k and states[case][j] is not State.HIDDEN
+            )
+    estimated = number[State.MISSING] > 0
+    known = beta is not None or not estimated
+    tn = negatives + recovered
+    baseline = LabelCounts(
+        tp=seen,
+        fn=wrong if known else None,
+        tn=voxels - seen - wrong if known else None,
+        fp=0,
+        ambiguous=0,
+        tp_fn=seen / wrong if known and wrong else None,
+    )
+    smile = LabelCounts(tp=seen, fn=0, tn=tn, fp=0, ambiguous=voxels - seen - tn, tp_fn=None)
+    row = OrganAudit(
+        organ=organ,
+        annotated=number[State.ANNOTATED],
+        missing=number[State.MISSING],
+        hidden=number[State.HIDDEN],
+        absent=number[State.ABSENT],
+        alpha=alpha,
+        beta=beta,
+        epsilon=recovered / max(voxels, 1),
+        wrong_share=wrong / (seen + wrong) if known and seen + wrong else None,
+        basis="estimated" if estimated else "measured",
+        baseline=baseline,
+        smile=smile,
+        sentence="",
+    )
+    return OrganAudit(**{**row.__dict__, "sentence": _sentence(row)})
+
+
+def _sentence(row: OrganAudit) -> str:
+    """Say what the numbers of a row mean."""
+    present = row.annotated + row.missing + row.hidden
+    gone = row.missing + row.hidden
+    if row.alpha is None:
+        return f"{row.organ}: declared absent in every case; there is nothing to learn but its absence."
+    if gone == 0:
+        return f"{row.organ}: annotated in all {present} cases where it is present; no method sees a wrong label of it."
+    lead = f"{row.organ}: {row.alpha:.0%} of the annotations are missing ({gone} of {present} cases);"
+    if row.baseline.fn is None:
+        return f"{lead} no case shows its size, so the wrong labels cannot be estimated."
+    if row.baseline.fn == 0:
+        return f"{lead} yet no voxel of it lies there, so a background-for-missing training sees no wrong label of it."
+    if row.baseline.tp == 0:
+        return f"{lead} every label that a background-for-missing training sees of it is wrong ({row.basis})."
+    ratio = row.baseline.fn / row.baseline.tp
+    return (
+        f"{lead} a background-for-missing training sees {_ratio(ratio)} wrong labels for every right one ({row.basis})."
+    )
+
+
+def _cells(row: OrganAudit) -> tuple[str, ...]:
+    base, smile = row.baseline, row.smile
+    tp_fn = "?" if base.fn is None else "inf" if base.fn == 0 else f"{base.tp_fn:.2f}"
+    return (
+        row.organ,
+        "-" if row.alpha is None else f"{row.alpha:.2f}",
+        "?" if row.beta is None else f"{row.beta:.2%}",
+        _count(base.tp),
+        _count(base.fn),
+        _count(base.tn),
+        tp_fn,
+        _count(smile.tp),
+        _count(smile.fn),
+        _count(smile.tn),
+        _count(smile.ambiguous),
+        f"{row.epsilon:.2%}",
+        row.basis,
+    )
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.1f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def _count(value: int | None) -> str:
+    """A voxel count in a few characters: 950, 12.3k, 4.56M, 7.89G."""
+    if value is None:
+        return "?"
+    for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return str(value)

@@ -1,0 +1,141 @@
+"""Training batches: which slices, which patches, read ahead of the step that needs them."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smile_fast.supervision import PSEUDO_BIT, VOID
+from smile_fast.training.view import TrainingView
+
+AIR = -1024  # HU
+_READ_AHEAD = 3  # batches
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input on the host.
+
+    Attributes:
+        hu: [N, C, P, P] int16 HU; outside a slice is air.
+        labels: [N, P, P] uint8 label maps; outside a slice is void.
+        cases: [N] int64 index of each image's case (row of the supervision tables).
+    """
+
+    hu: NDArray[np.int16]
+    labels: NDArray[np.uint8]
+    cases: NDArray[np.int64]
+
+
+class BatchSource:
+    """Batches as a pure function of (seed, stage, step): any step can be made again, in any order.
+
+    A share of each batch is drawn organ by organ, so that an organ that few slices show is seen as often
+    as a large one; the rest is drawn uniformly over all slices.
+
+    Args:
+        view: what may be seen.
+        channels: neighbouring slices per image, odd.
+        crop_size: P, pixels.
+        batch_size: N.
+        organ_share: share of the images drawn because they show an organ.
+        seed: of the whole run. stage: 0 for the first stage, t for round t.
+    """
+
+    def __init__(
+        self,
+        view: TrainingView,
+        *,
+        channels: int,
+        crop_size: int,
+        batch_size: int,
+        organ_share: float,
+        seed: int,
+        stage: int,
+    ) -> None:
+        self.view, self.channels, self.crop_size, self.batch_size = view, channels, crop_size, batch_size
+        self.organ_share, self.seed, self.stage = organ_share, seed, stage
+        depths = [len(view.counts[case]) for case in view.cases]
+        self._case = np.repeat(np.arange(len(depths)), depths)  # [slices]
+        self._plane = np.concatenate([np.arange(depth) for depth in depths])  # [slices]
+        counts = np.concatenate([view.counts[case] for case in view.cases])  # [slices, K]
+        shown = [np.flatnonzero(counts[:, k]) for k in range(counts.shape[1])]
+        self._organs = [(k + 1, slices) for k, slices in enumerate(shown) if len(slices)]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps after which as many slices were drawn as there are."""
+        return max(1, -(-len(self._case) // self.batch_size))
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step."""
+        rng = np.random.default_rng([self.seed, self.stage, step])
+        size, channels = self.crop_size, self.channels
+        hu = np.full((self.batch_size, channels, size, size), AIR, dtype=np.int16)
+        labels = np.full((self.batch_size, size, size), VOID, dtype=np.uint8)
+        cases = np.zeros(self.batch_size, dtype=np.int64)
+        for image in range(self.batch_size):
+            index, organ = self._draw(rng)
+            cases[image] = self._case[index]
+            case, plane = self.view.cases[cases[image]], int(self._plane[index])
+            label = self.view.labels(case, [plane])[0]
+            target, source = _patch(label, organ, size, rng)
+            labels[image][target] = label[source]
+            depth = len(self.view.counts[case])
+            neighbours = np.clip(np.arange(channels) - channels // 2 + plane, 0, depth - 1)
+            hu[image][:, *target] = self.view.image(case, neighbours.tolist())[:, *source]
+        return Batch(hu, labels, cases)
+
+    def iterate(self, first: int) -> Iterator[Batch]:
+        """Batches from step `first` on, without end, read ahead by a thread."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
+            pending: deque[Future[Batch]] = deque()
+            step = first
+            while True:
+                while len(pending) < _READ_AHEAD:
+                    pending.append(pool.submit(self.batch, step))
+                    step += 1
+                yield pending.popleft().result()
+
+    def _draw(self, rng: np.random.Generator) -> tuple[int, int]:
+        """A slice, and the organ value that it was drawn for (0 for none)."""
+        if self._organs and rng.random() < self.organ_share:
+            organ, slices = self._organs[rng.integers(len(self._organs))]
+            return int(slices[rng.integers(len(slices))]), organ
+        return int(rng.integers(len(self._case))), 0
+
+
+def _patch(
+    label: NDArray[np.uint8],  # [H, W]
+    organ: int,
+    size: int,
+    rng: np.random.Generator,
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where a patch comes from in the slice and where it goes in the batch.
+
+    A slice that is smaller than the patch lies in its middle. A larger one is cut around a random voxel of
+    the organ that it was drawn for, or anywhere.
+    """
+    centre = (-1, -1)
+    if organ:
+        rows, columns = np.nonzero((label == organ) | (label == PSEUDO_BIT | organ))
+        if len(rows):
+            chosen = rng.integers(len(rows))
+            centre = (int(rows[chosen]), int(columns[chosen]))
+    target, source = [], []
+    for extent, middle in zip(label.shape, centre, strict=True):
+        if extent <= size:
+            start = (size - extent) // 2
+            target.append(slice(start, start + extent))
+            source.append(slice(0, extent))
+        else:
+            # The organ's voxel may lie anywhere in the middle half of the patch.
+            low = rng.integers(extent - size + 1)
+            if middle >= 0:
+                low = int(np.clip(middle - size // 4 - rng.integers(size // 2 + 1), 0, extent - size))
+            target.append(slice(0, size))
+            source.append(slice(int(low), int(low) + size))
+    return (target[0], target[1]), (source[0], source[1])

@@ -1,0 +1,70 @@
+"""The two losses: SMILE's masked heads, and the K+1 softmax that the paper compares with."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from smile_fast.models.deeplab import upsample_bilinear
+from smile_fast.ops import masked_bce_upsampled_stats
+from smile_fast.supervision import VOID
+
+
+class StepLoss(NamedTuple):
+    """Loss of one step.
+
+    Attributes:
+        loss: what is minimised. sums: [K] loss by organ, detached. counts: [K] pairs that it was summed over.
+    """
+
+    loss: Tensor
+    sums: Tensor
+    counts: Tensor
+
+
+class Loss(Protocol):
+    """What the training loop calls."""
+
+    def __call__(
+        self,
+        logits: Tensor,  # [N, M, h, w]
+        labels: Tensor,  # [N, P, P] uint8
+        cases: Tensor,  # [N] int64
+    ) -> StepLoss:
+        """The loss of one batch."""
+        ...
+
+
+class MaskedHeads:
+    """Eq. 1 of the paper: binary cross-entropy of every organ at every voxel whose label is certain.
+
+    Args:
+        tables: supervision tables of all cases, int32 [cases, 256, 2, words].
+        device: where the training runs.
+    """
+
+    def __init__(self, tables: Tensor, device: torch.device) -> None:
+        self._tables = tables.to(device)
+
+    def __call__(self, logits: Tensor, labels: Tensor, cases: Tensor) -> StepLoss:
+        """Mean over the known (voxel, organ) pairs of the batch; exactly 0 when nothing is known."""
+        sums, counts = masked_bce_upsampled_stats(logits, labels, self._tables[cases])  # [N, K] each
+        loss = sums.sum() / counts.sum().clamp(min=1)
+        return StepLoss(loss, sums.detach().sum(dim=0), counts.sum(dim=0))
+
+
+class MissingIsBackground:
+    """The baseline: softmax cross-entropy over K + 1 classes, everything that was not drawn is background."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, cases: Tensor) -> StepLoss:
+        """Mean over all voxels that are not void; visible labels are the classes already."""
+        target = labels.long()
+        full = upsample_bilinear(logits.float(), (labels.shape[1], labels.shape[2]))
+        losses = F.cross_entropy(full, target, ignore_index=VOID, reduction="none")  # [N, P, P]
+        known = target != VOID
+        loss = losses.sum() / known.sum().clamp(min=1)
+        classes = torch.where(known, target, 0).flatten()
+        size = logits.shape[1]
+        sums = torch.zeros(size, device=loss.device).index_add_(0, classes, losses.detach().flatten())
+        return StepLoss(loss, sums[1:], torch.bincount(classes, minlength=size)[1:])

@@ -1,0 +1,123 @@
+"""One relabelling round of SMILEr: the most confident positives of missing organs become pseudo-labels."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from smile_runtime.errors import InputError
+from smile_runtime.files import write_json
+from smile_runtime.progress import progress
+from torch import Tensor
+
+from smile_fast.data.store import write_array
+from smile_fast.models import Segmenter
+from smile_fast.models.deeplab import upsample_bilinear
+from smile_fast.ops import select_top_fraction
+from smile_fast.supervision import PSEUDO_BIT, State
+from smile_fast.training.inference import predict_logits
+from smile_fast.training.view import TrainingView
+
+
+@dataclass(frozen=True)
+class Round:
+    """Which round, and how many of the candidates it takes.
+
+    Attributes:
+        number: t, counted from 1. gamma: share of the candidates. scope: "volume" or "slice".
+    """
+
+    number: int
+    gamma: float
+    scope: str
+
+
+def relabel(model: Segmenter, view: TrainingView, rounds: Path, this: Round) -> Path:
+    """Run one round over all cases of a view and write its overlays.
+
+    For each (case, organ that was not annotated) the candidates are the voxels that the model calls
+    positive (p > 0.5) and that carry no human label; ceil(gamma n) of them, highest first, are selected.
+    Where two organs select one voxel the higher score wins, then the lower organ. The round is computed
+    from human labels alone: the view must not carry the overlay of an earlier round.
+
+    Args:
+        model: the network, with one logit plane per organ.
+        view: the training cases, human labels only.
+        rounds: folder of the run's rounds; ``<number>/`` in it is written as a whole or not at all.
+        this: number, gamma and scope.
+
+    Returns:
+        The round's folder: ``<case>.b2nd`` overlays and round.json with the counts.
+    """
+    if view.overlay is not None:
+        raise ValueError("view must show human labels only: rounds do not accumulate")
+    target, unfinished = rounds / str(this.number), rounds / f".{this.number}.unfinished"
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        cases: dict[str, Any] = {}
+        label = f"relabel, round {this.number}"
+        for case in progress(view.cases, total=len(view.cases), label=label):
+            organs = [k for k, state in enumerate(view.states[case]) if state in (State.MISSING, State.HIDDEN)]
+            if not organs:
+                continue
+            overlay, cases[case] = _relabel_case(model, view, case, organs, this)
+            write_array(unfinished / f"{case}.b2nd", overlay)
+        record = {"round": this.number, "gamma": this.gamma, "scope": this.scope, "cases": cases}
+        write_json(unfinished / "round.json", record)
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
+    except OSError as error:
+        raise InputError(f"Round {this.number} cannot be written to {target} ({error.strerror}).") from None
+    return target
+
+
+def undo_rounds(rounds: Path, keep: int) -> list[int]:
+    """Drop the overlays of every round after round `keep`; human labels were never touched.
+
+    Returns:
+        The numbers of the dropped rounds.
+    """
+    dropped = [t for t in existing_rounds(rounds) if t > keep]
+    for number in reversed(dropped):
+        shutil.rmtree(rounds / str(number))
+    return dropped
+
+
+def existing_rounds(rounds: Path) -> list[int]:
+    """Numbers of the finished rounds in a run, ascending."""
+    return sorted(int(folder.parent.name) for folder in rounds.glob("*/round.json") if folder.parent.name.isdigit())
+
+
+def _relabel_case(
+    model: Segmenter, view: TrainingView, case: str, organs: list[int], this: Round
+) -> tuple[NDArray[np.uint8], dict[str, dict[str, int]]]:
+    """The overlay [D, H, W] of one case, and per organ the numbers of candidates, selected and kept voxels."""
+    unlabelled = torch.from_numpy(view.visible_labels(case) == 0)  # [D, H, W]
+    logits = predict_logits(model, view.image(case))  # [D, K, h, w]
+    unlabelled = unlabelled.to(logits.device)
+    best = torch.full(unlabelled.shape, -torch.inf, device=logits.device)
+    overlay = torch.zeros(unlabelled.shape, dtype=torch.uint8, device=logits.device)
+    counts: dict[str, dict[str, int]] = {}
+    for k in organs:
+        # Logits order voxels as probabilities do, and tell apart what sigmoid rounds to 1.
+        scores = upsample_bilinear(logits[:, k : k + 1], (unlabelled.shape[1], unlabelled.shape[2]))[:, 0]
+        candidates = unlabelled & (scores > 0)
+        selected = select_top_fraction(
+            scores.reshape(-1), candidates.reshape(-1), this.gamma, _segments(scores, this.scope)
+        ).view_as(candidates)
+        wins = selected & (scores > best)  # organs come in order: at equal scores the lower one keeps the voxel
+        best = torch.where(wins, scores, best)
+        overlay[wins] = PSEUDO_BIT | (k + 1)
+        counts[view.organs[k]] = {"candidates": int(candidates.sum()), "selected": int(selected.sum())}
+    for k in organs:
+        counts[view.organs[k]]["kept"] = int((overlay == (PSEUDO_BIT | (k + 1))).sum())
+    return overlay.cpu().numpy(), counts
+
+
+def _segments(scores: Tensor, scope: str) -> Tensor:  # int64 offsets
+    step = scores[0].numel() if scope == "slice" else scores.numel()
+    return torch.arange(0, scores.numel() + 1, max(step, 1), device=scores.device)

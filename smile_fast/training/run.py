@@ -1,0 +1,212 @@
+"""The run folder: everything that is needed to repeat, resume, evaluate and export a training."""
+
+import importlib.metadata
+import json
+import platform
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from smile_runtime.errors import InputError
+from smile_runtime.files import write_json
+
+from smile_fast import __version__
+from smile_fast.data.annotations import Declarations, read_annotations, write_annotations
+from smile_fast.data.store import Store
+from smile_fast.models import ModelConfig, Segmenter
+from smile_fast.training.checkpoint import Checkpoint
+from smile_fast.training.config import TrainConfig
+
+_SCHEMA = 1
+_PACKAGES = ("torch", "numpy", "blosc2", "nibabel", "safetensors", "smile-fast", "smile-fast-runtime")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run on disk.
+
+    Attributes:
+        path: its folder. config: the training settings. model_config: how to build the network.
+        store_path: the cohort that it was trained on. splits: case names by "train", "validation", "test".
+    """
+
+    path: Path
+    config: TrainConfig
+    model_config: ModelConfig
+    store_path: Path
+    splits: dict[str, list[str]]
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """K organ names, in the order of their label values 1..K."""
+        return self.model_config.organs
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where training leaves off and goes on."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def model_path(self) -> Path:
+        """The final weights."""
+        return self.path / "model.safetensors"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def rounds_path(self) -> Path:
+        """One folder per relabelling round."""
+        return self.path / "rounds"
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig, store: Store, declarations: Declarations) -> "Run":
+        """Make the folder of a new run and write what is known before the first step.
+
+        Raises:
+            InputError: if the folder already holds something, or cannot be written.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} already exists and is not empty; give a new folder, or --resume to go on in it.")
+        splits = split_cases(store, config)
+        crop = config.crop_size or _whole_slice(store, splits["train"])
+        run = cls(path, replace(config, crop_size=crop), _model_config(config, store.organs), store.path, splits)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"The run folder {path} cannot be made ({error.strerror}).") from None
+        write_annotations(path / "annotations.csv", declarations, list(store.cases), store.organs)
+        write_json(path / "environment.json", environment())
+        write_json(
+            path / "config.json",
+            {
+                "schema": _SCHEMA,
+                "method": config.method,
+                "store": str(store.path.resolve()),
+                "organs": list(store.organs),
+                "settings": run.config.to_json(),
+                "model": run.model_config.to_json(),
+                "splits": splits,
+            },
+        )
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Open an existing run.
+
+        Raises:
+            InputError: if there is none, or its config.json is damaged or of another version.
+        """
+        file = Path(path) / "config.json"
+        try:
+            record = json.loads(file.read_text())
+        except OSError as error:
+            raise InputError(f"{path} is not a run folder: {file} cannot be read ({error.strerror}).") from None
+        except ValueError:
+            raise InputError(f"{file} is damaged: it is not JSON; train again, or restore it from a copy.") from None
+        try:
+            if record["schema"] != _SCHEMA:
+                raise InputError(f"{file} has schema {record['schema']}, this version of smile-fast reads {_SCHEMA}.")
+            return cls(
+                Path(path),
+                TrainConfig.from_json(record["settings"]),
+                ModelConfig.from_json(record["model"]),
+                Path(record["store"]),
+                {name: list(cases) for name, cases in record["splits"].items()},
+            )
+        except InputError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{file} is damaged: {error!r} while reading it.") from None
+
+    def store(self) -> Store:
+        """The cohort that the run was trained on."""
+        return Store.open(self.store_path)
+
+    def declarations(self) -> Declarations:
+        """State of every (case, organ) that the run was trained under."""
+        return read_annotations(self.path / "annotations.csv", list(self.store().cases), self.organs)
+
+    def cases(self, split: str) -> list[str]:
+        """Names of the cases of "train", "validation" or "test"."""
+        return self.splits[split]
+
+    def load_model(self) -> Segmenter:
+        """The trained network in evaluation mode, on the CPU.
+
+        Raises:
+            InputError: if training has not finished, or the file is damaged or of another network.
+        """
+        if not self.model_path.exists() and self.checkpoint_path.exists():
+            raise InputError(f"The run {self.path} has not finished training; go on with --resume first.")
+        model = Segmenter(self.model_config)
+        load_model_state(model, Checkpoint.load(self.model_path), self.model_path)
+        return model.eval()
+
+
+def load_model_state(model: Segmenter, checkpoint: Checkpoint, path: Path) -> None:
+    """Copy a checkpoint's weights into a network; an InputError says what does not fit."""
+    try:
+        model.load_state_dict(checkpoint.tensors.get("model", {}))
+    except RuntimeError as error:
+        first = " ".join(str(error).splitlines()[1:2]).strip() or str(error)
+        raise InputError(f"{path} does not hold the weights of this network ({first}).") from None
+
+
+def split_cases(store: Store, config: TrainConfig) -> dict[str, list[str]]:
+    """Case names by "train", "validation" and "test"; the fold is drawn from a fixed shuffle of the names."""
+    train = sorted(name for name, info in store.cases.items() if info.split == "train")
+    test = sorted(name for name, info in store.cases.items() if info.split == "test")
+    validation: list[str] = []
+    if config.folds:
+        if config.folds > len(train):
+            raise InputError(f"{config.folds} folds need at least as many training cases, the store has {len(train)}.")
+        # The shuffle is the same for every seed of the training, so that folds of different runs are comparable.
+        shuffled = np.random.default_rng(0).permutation(train).tolist()
+        validation = sorted(shuffled[config.fold :: config.folds])
+        train = [name for name in train if name not in validation]
+    if not train:
+        raise InputError(f"The store {store.path} has no training case.")
+    return {"train": train, "validation": validation, "test": test}
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "smile_fast": __version__,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": packages,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def _model_config(config: TrainConfig, organs: tuple[str, ...]) -> ModelConfig:
+    return ModelConfig(
+        organs=organs,
+        backbone=config.backbone,
+        output_stride=config.output_stride,
+        channels=config.channels,
+        window=config.window,
+        head="softmax" if config.method == "baseline" else "sigmoid",
+        width=config.width,
+        rates=config.rates,
+    )
+
+
+def _whole_slice(store: Store, cases: list[str]) -> int:
+    largest = max(max(store.cases[case].shape[1:]) for case in cases)
+    return min(512, -(-largest // 32) * 32)

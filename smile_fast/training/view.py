@@ -1,0 +1,101 @@
+"""What training may see of a store: the one door through which labels reach a loss, a sampler or a selection."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smile_fast.data.annotations import Declarations
+from smile_fast.data.store import Store, open_array
+from smile_fast.supervision import Policy, State, build_tables, visible_lut
+
+
+class TrainingView:
+    """Images and *visible* labels of some cases under given declarations.
+
+    Hidden organs read as unlabelled here, before anything else is computed. Pseudo-labels of a relabelling
+    round lie over the human labels where those say nothing; human labels are never changed.
+
+    Args:
+        store: the prepared cohort.
+        declarations: state of every (case, organ); may hide more, or less, than those of the store.
+        cases: names of the cases to see.
+        overlay: folder of a relabelling round with one ``<case>.b2nd`` per case, or None.
+    """
+
+    def __init__(
+        self, store: Store, declarations: Declarations, cases: Sequence[str], overlay: Path | None = None
+    ) -> None:
+        self.store = store
+        self.organs = store.organs
+        self.cases = tuple(cases)
+        self.overlay = overlay
+        self.states = {case: tuple(declarations[case][organ] for organ in self.organs) for case in self.cases}
+        self._luts = {case: visible_lut(states) for case, states in self.states.items()}
+        self.counts = {case: self._count(case) for case in self.cases}
+
+    def image(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.int16]:
+        """HU of some axial slices, [n, H, W]."""
+        return np.asarray(_read(self.store.image(case), planes), dtype=np.int16)
+
+    def visible_labels(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
+        """Human labels of some axial slices with hidden organs erased, [n, H, W]."""
+        return self._luts[case][_read(self.store.human_labels(case), planes)]
+
+    def labels(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
+        """Visible human labels, and the round's pseudo-labels where nobody labelled anything, [n, H, W]."""
+        labels = self.visible_labels(case, planes)
+        if self.overlay is None or not (file := self.overlay / f"{case}.b2nd").exists():
+            return labels
+        return np.where(labels == 0, _read(open_array(file), planes), labels)
+
+    def tables(self, policy: Policy, *, pseudo_negative: bool = False) -> Tensor:
+        """Supervision tables of all cases in order, int32 [cases, 256, 2, words]."""
+        return build_tables([self.states[case] for case in self.cases], policy, pseudo_negative=pseudo_negative)
+
+    def prior(self, *, missing_is_background: bool) -> list[float]:
+        """Share of the voxels with a certain label that belong to each organ, [K], from human labels.
+
+        Args:
+            missing_is_background: count the cases in which an organ was not drawn as cases without it.
+        """
+        shares = []
+        for k in range(len(self.organs)):
+            drawn = (State.ANNOTATED, State.ABSENT)
+            cases = [c for c in self.cases if missing_is_background or self.states[c][k] in drawn]
+            voxels = sum(int(np.prod(self.store.cases[case].shape)) for case in cases)
+            positive = sum(int(self.counts[case][:, k].sum()) for case in cases)
+            shares.append(positive / voxels if positive else 0.01)
+        return shares
+
+    def _count(self, case: str) -> NDArray[np.int64]:  # [D, K]
+        """Visible voxels per slice and organ, pseudo-labels included."""
+        info, organs = self.store.cases[case], len(self.organs)
+        states = self.states[case]
+        stored = [info.states[organ] for organ in self.organs]
+        counts = np.array(info.counts, dtype=np.int64).reshape(info.shape[0], organs)
+        if any(was == State.HIDDEN != now for was, now in zip(stored, states, strict=True)):
+            # The store has not counted what it was told to hide: this view shows it, so count here.
+            counts = count_labels(self.visible_labels(case), organs)
+        counts[:, [state == State.HIDDEN for state in states]] = 0
+        if self.overlay is not None and (self.overlay / f"{case}.b2nd").exists():
+            counts = counts + count_labels(_read(open_array(self.overlay / f"{case}.b2nd"), slice(None)) & 0x7F, organs)
+        return counts
+
+
+def count_labels(
+    labels: NDArray[np.uint8],  # [D, H, W]
+    organs: int,
+) -> NDArray[np.int64]:  # [D, K]
+    """Voxels of each organ in each slice."""
+    return np.stack([np.bincount(plane.ravel(), minlength=256)[1 : organs + 1] for plane in labels])
+
+
+def _read(array: Any, planes: slice | Sequence[int]) -> NDArray[Any]:
+    """Decode slices of a compressed array; a list of planes is read plane by plane (a chunk is a plane)."""
+    if isinstance(planes, slice):
+        return np.asarray(array[planes])
+    return np.stack([array[int(z)] for z in planes])

@@ -1,0 +1,81 @@
+"""Starting weights from converted ImageNet or COCO checkpoints (safetensors only)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from smile_runtime.errors import InputError
+from torch import Tensor
+
+from smile_fast.models import Segmenter
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a checkpoint gave and what it did not.
+
+    Attributes:
+        loaded: parameters that were taken over.
+        missing: parameters that keep their random start.
+        skipped: tensors of the file that do not fit, with the reason.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"{len(self.loaded)} tensors loaded, {len(self.missing)} left at their start"
+        if self.skipped:
+            shown = "; ".join(self.skipped[:5]) + ("; ..." if len(self.skipped) > 5 else "")
+            text += f", {len(self.skipped)} of the file not used ({shown})"
+        return text
+
+
+def load_weights(model: Segmenter, path: Path) -> LoadReport:
+    """Copy every tensor that fits by name and shape.
+
+    Names are those of the common checkpoints: a bare ResNet (``layer1.0.conv1.weight``) or a whole DeepLab
+    (``backbone.layer1.0.conv1.weight``, ``classifier.0.convs.0.0.weight``). An RGB first convolution is
+    adapted to the number of slices: its filters are averaged over RGB and scaled so that a constant
+    slice gives the same response.
+
+    Raises:
+        InputError: if the file is not safetensors, or nothing in it fits.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read as a safetensors file ({error}).") from None
+    state = model.state_dict()
+    loaded, skipped = [], []
+    for name, tensor in tensors.items():
+        target = name if name in state else f"backbone.{name}"
+        if target not in state:
+            skipped.append(f"{name}: no such parameter")
+            continue
+        fitting = _adapt_first_convolution(tensor, state[target]) if target == "backbone.conv1.weight" else tensor
+        if fitting.shape != state[target].shape:
+            skipped.append(f"{name}: {list(tensor.shape)} where {list(state[target].shape)} is wanted")
+            continue
+        state[target] = fitting.to(state[target].dtype)
+        loaded.append(target)
+    if not loaded:
+        raise InputError(f"{path} holds no tensor that fits a {model.config.backbone} of width {model.config.width}.")
+    model.load_state_dict(state)
+    counters = {name for name in state if name.endswith("num_batches_tracked")}
+    missing = sorted(set(state) - set(loaded) - counters)
+    return LoadReport(tuple(loaded), tuple(missing), tuple(skipped))
+
+
+def _adapt_first_convolution(
+    weight: Tensor,  # [O, 3, 7, 7]
+    wanted: Tensor,  # [O, C, 7, 7]
+) -> Tensor:
+    channels = wanted.shape[1]
+    if weight.dim() != 4 or weight.shape[1] == channels or weight.shape[1] != 3:
+        return weight
+    mean = weight.mean(dim=1, keepdim=True)
+    return torch.cat([mean] * channels, dim=1) * (3.0 / channels)

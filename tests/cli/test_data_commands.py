@@ -1,0 +1,202 @@
+"""declare, simulate-missing, audit and prepare as a user meets them."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from smile_fast.cli import declare as declare_command
+from smile_fast.cli.main import main
+from smile_fast.data.annotations import read_annotations
+from smile_fast.data.store import Store
+from smile_fast.supervision.states import State
+from tests.cohorts import (
+    ORGANS,
+    annotate,
+    edit_label,
+    label_map,
+    make_cohort,
+    tree,
+)
+
+CASES = ["case_00", "case_01", "case_02"]
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    path = make_cohort(tmp_path / "cohort")
+    annotate(path)
+    return path
+
+
+@pytest.fixture
+def undeclared(tmp_path):
+    return make_cohort(tmp_path / "cohort", without={"case_01": ["pancreas"], "case_02": ["pancreas", "spleen"]})
+
+
+def states(path, cases=CASES):
+    return read_annotations(path, cases, ORGANS)
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Answers to the questions of a command on a terminal."""
+
+    def answer(*answers):
+        remaining = list(answers)
+        monkeypatch.setattr(declare_command, "_interactive", lambda: True)
+
+        def reply(question):
+            questions.append(question)
+            if not remaining:
+                raise EOFError
+            return remaining.pop(0)
+
+        questions: list[str] = []
+        monkeypatch.setattr("builtins.input", reply)
+        return questions
+
+    return answer
+
+
+def test_declare_writes_a_draft_and_asks_for_a_human(undeclared, capsys):
+    assert main(["declare", str(undeclared)]) == 2
+    out, err = capsys.readouterr()
+    assert "pancreas  annotated in 1; missing or absent? in 2: case_01, case_02" in out
+    assert "3 (case, organ) pairs have no voxel and are undecided" in err
+    assert not (undeclared / "annotations.csv").exists()
+    draft = undeclared / "annotations.draft.csv"
+    assert draft.read_text().count(",?\n") == 3
+    # The human fills it in and renames it.
+    draft.write_text(draft.read_text().replace("?", "absent"))
+    assert main(["declare", str(undeclared)]) == 2  # what was filled in is not overwritten
+    assert "is already there; replace every '?' in it and rename it" in capsys.readouterr().err
+    assert "?" not in draft.read_text()
+    draft.rename(undeclared / "annotations.csv")
+    assert states(undeclared / "annotations.csv")["case_02"]["spleen"] is State.ABSENT
+
+
+@pytest.mark.parametrize(("flag", "state"), [("--assume-missing", State.MISSING), ("--assume-absent", State.ABSENT)])
+def test_declare_takes_an_explicit_assumption(undeclared, capsys, flag, state):
+    assert main(["declare", str(undeclared), flag]) == 0
+    declared = states(undeclared / "annotations.csv")
+    assert declared["case_02"] == {"liver": State.ANNOTATED, "pancreas": state, "spleen": state}
+    assert declared["case_00"] == dict.fromkeys(ORGANS, State.ANNOTATED)
+    assert f"6 annotated, 3 {state.value}" in capsys.readouterr().out
+    assert main(["declare", str(undeclared), flag]) == 2
+    assert "annotations.csv is already there" in capsys.readouterr().err
+    assert main(["declare", str(undeclared), flag, "--force"]) == 0
+
+
+def test_declare_needs_no_assumption_where_everything_is_drawn(cohort, tmp_path):
+    (cohort / "annotations.csv").unlink()
+    output = tmp_path / "elsewhere.csv"
+    assert main(["declare", str(cohort), "--output", str(output)]) == 0
+    assert states(output) == dict.fromkeys(CASES, dict.fromkeys(ORGANS, State.ANNOTATED))
+    assert not (cohort / "annotations.csv").exists()
+
+
+def test_declare_asks_on_a_terminal(undeclared, terminal):
+    questions = terminal("what?", "m", "absent", "y")
+    assert main(["declare", str(undeclared)]) == 0
+    assert "pancreas, no voxel in 2 cases" in questions[0]
+    assert "spleen, no voxel in 1 cases" in questions[2]
+    declared = states(undeclared / "annotations.csv")
+    assert declared["case_02"] == {"liver": State.ANNOTATED, "pancreas": State.MISSING, "spleen": State.ABSENT}
+
+
+def test_declare_writes_nothing_without_confirmation(undeclared, terminal, capsys):
+    for answers in (["m", "a", "n"], ["m", "a"]):  # no, and the end of the input
+        terminal(*answers)
+        assert main(["declare", str(undeclared)]) == 2
+        assert "nothing was written" in capsys.readouterr().err
+    assert not list(undeclared.glob("*.csv"))
+    terminal("m", "")  # an organ left open: a draft with what was said
+    assert main(["declare", str(undeclared)]) == 2
+    draft = (undeclared / "annotations.draft.csv").read_text()
+    assert "case_01,pancreas,missing" in draft
+    assert "case_02,spleen,?" in draft
+    questions = terminal()
+    assert main(["declare", str(undeclared), "--yes", "--force"]) == 2  # yes is no answer to "missing or absent?"
+    assert main(["declare", str(undeclared), "--yes", "--assume-missing"]) == 0
+    assert questions == []
+    assert "annotations.draft.csv is no longer needed" in capsys.readouterr().out
+
+
+def test_simulate_missing_hides_and_restores(tmp_path, capsys):
+    path = make_cohort(tmp_path / "cohort", train=10, test=2)
+    file = annotate(path, {("case_00", "spleen"): "missing"})
+    before = tree(path)
+    full = file.read_text()
+    assert main(["simulate-missing", str(path), "--alpha", "0.7", "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "liver: 7 of 10 annotations hidden" in out
+    assert "spleen: 6 of 9 annotations hidden" in out
+    hidden = file.read_text()
+    assert hidden.count("hidden") == 7 + 7 + 6
+    assert "case_10,liver,annotated" in hidden
+    assert main(["simulate-missing", str(path), "--alpha", "0.7", "--seed", "3"]) == 0
+    assert file.read_text() == hidden
+    other = tmp_path / "alpha100.csv"
+    assert main(["simulate-missing", str(path), "--alpha", "1", "--output", str(other)]) == 0
+    assert "liver: 9 of 10 annotations hidden; one annotated case must remain" in capsys.readouterr().out
+    assert file.read_text() == hidden
+    assert main(["simulate-missing", str(path), "--alpha", "0"]) == 0
+    assert file.read_text() == full
+    assert tree(path) == before
+
+
+def test_audit_of_a_dataset_and_of_its_store_agree(cohort, tmp_path, capsys):
+    annotate(cohort, {("case_00", "liver"): "hidden", ("case_01", "liver"): "hidden", ("case_02", "spleen"): "missing"})
+    dataset_json, store_json, store = tmp_path / "dataset.json", tmp_path / "store.json", tmp_path / "store"
+    assert main(["audit", str(cohort), "--json", str(dataset_json)]) == 0
+    out = capsys.readouterr().out
+    assert "liver: 67% of the annotations are missing (2 of 3 cases); a background-for-missing training sees 2.0" in out
+    assert main(["prepare", str(cohort), str(store), "--workers", "1"]) == 0
+    assert main(["audit", str(store), "--json", str(store_json)]) == 0
+    assert dataset_json.read_text() == store_json.read_text()
+    liver = json.loads(store_json.read_text())["organs"][0]
+    assert liver["baseline"]["fn"] == 2 * 8 * 10 * 6
+    everything = annotate(cohort)
+    assert main(["audit", str(store), "--annotations", str(everything), "--json", str(store_json)]) == 0
+    assert json.loads(store_json.read_text())["organs"][0]["alpha"] == 0
+
+
+def test_audit_takes_a_split(tmp_path, capsys):
+    path = make_cohort(tmp_path / "cohort", train=2, test=1)
+    annotate(path)
+    for split, cases in (("train", 2), ("test", 1), ("all", 3)):
+        assert main(["audit", str(path), "--split", split]) == 0
+        assert f"{cases} cases, " in capsys.readouterr().out
+
+
+def test_prepare_reports_and_skips(cohort, tmp_path, capsys):
+    edit_label(cohort, "case_00", lambda labels: labels[..., :-1])
+    edit_label(cohort, "case_01", lambda labels: label_map(without=["spleen"]))
+    store = tmp_path / "store"
+    assert main(["prepare", str(cohort), str(store), "--workers", "1"]) == 2
+    out, err = capsys.readouterr()
+    assert "case case_00 has an image of 20x24x8 voxels" in out
+    assert "error: " in err
+    assert "the store is not finished, 1 of 3 cases are broken" in err
+    assert main(["prepare", str(cohort), str(store), "--workers", "1", "--skip-broken"]) == 0
+    out = capsys.readouterr().out
+    assert "2 training and 0 held-out cases (0 converted, 2 unchanged, 1 quarantined), 3 organs" in out
+    assert "note: spleen is declared annotated but has no voxel in 1 cases (case_01)" in out
+    assert list(Store.open(store).cases) == ["case_01", "case_02"]
+
+
+def test_help_needs_nothing_heavy():
+    commands = ["declare", "simulate_missing", "audit", "prepare"]
+    script = (
+        "import argparse, importlib, sys\n"
+        f"for name in {commands}:\n"
+        "    module = importlib.import_module('smile_fast.cli.' + name)\n"
+        "    parser = argparse.ArgumentParser()\n"
+        "    module.add_arguments(parser)\n"
+        "    assert module.HELP in module.HELP and parser.format_help()\n"
+        "heavy = {'numpy', 'torch', 'nibabel', 'blosc2'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,158 @@
+import json
+import re
+
+import pytest
+from smile_runtime.errors import InputError
+
+from smile_fast.data.dataset import RawDataset
+from tests.cohorts import describe, make_cohort
+
+LABELS = {"background": 0, "liver": 1, "pancreas": 2, "spleen": 3}
+
+
+def test_lists_cases_and_organs(tmp_path):
+    dataset = RawDataset.open(make_cohort(tmp_path, train=2, test=1))
+    assert dataset.organs == ("liver", "pancreas", "spleen")
+    assert dataset.ignore is None
+    assert dataset.names() == ["case_00", "case_01", "case_02"]
+    assert dataset.names("train") == ["case_00", "case_01"]
+    assert dataset.names("test") == ["case_02"]
+    last = dataset.cases[-1]
+    assert last.image == tmp_path / "imagesTs" / "case_02_0000.nii.gz"
+    assert last.label == tmp_path / "labelsTs" / "case_02.nii.gz"
+
+
+def test_test_images_without_labels_folder_are_no_cases(tmp_path):
+    make_cohort(tmp_path, train=2, test=1)
+    (tmp_path / "labelsTs" / "case_02.nii.gz").unlink()
+    (tmp_path / "labelsTs").rmdir()
+    assert RawDataset.open(tmp_path).names() == ["case_00", "case_01"]
+
+
+def test_files_of_other_kinds_are_ignored(tmp_path):
+    make_cohort(tmp_path, train=1)
+    for name in (".DS_Store", "._case_00_0000.nii.gz", "notes.txt", "case_00.json"):
+        (tmp_path / "imagesTr" / name).write_bytes(b"x")
+    assert RawDataset.open(tmp_path).names() == ["case_00"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "organs", "ignore"),
+    [
+        ({"spleen": 2, "background": 0, "liver": 1}, ("liver", "spleen"), None),
+        ({"0": "background", "1": "liver", "2": "spleen"}, ("liver", "spleen"), None),
+        ({"background": 0, "liver": 1, "ignore": 2}, ("liver",), 2),
+        ({"background": 0, "liver": 1, "ignore": 255}, ("liver",), None),
+        ({"background": 0, "liver": 1, "void": 255}, ("liver",), None),
+        (
+            {"background": 0} | {f"o{value}": value for value in range(1, 127)},
+            tuple(f"o{v}" for v in range(1, 127)),
+            None,
+        ),
+    ],
+    ids=["by-value", "older-form", "ignore", "ignore-255", "void", "126-organs"],
+)
+def test_reads_the_forms_of_labels(tmp_path, labels, organs, ignore):
+    make_cohort(tmp_path, train=1)
+    describe(tmp_path, labels, 1)
+    dataset = RawDataset.open(tmp_path)
+    assert dataset.organs == organs
+    assert dataset.ignore == ignore
+
+
+def test_reads_an_older_dataset_json(tmp_path):
+    make_cohort(tmp_path, train=1)
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": {"0": "CT"}, "labels": LABELS}))
+    assert RawDataset.open(tmp_path).names() == ["case_00"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channel_names": {"0": "CT", "1": "PET"}}, '"channel_names" must name exactly one channel'),
+        ({"channel_names": None}, "it has no"),
+        ({"file_ending": ".nrrd"}, '"file_ending" must be ".nii.gz", got ".nrrd"'),
+        ({"dataset": {}}, 'a "dataset" list of files is not supported'),
+        ({"numTraining": 7}, "numTraining is 7, but imagesTr holds 1 cases"),
+        ({"labels": None}, '"labels" must map names to values'),
+        ({"labels": {}}, '"labels" must map names to values'),
+        ({"labels": {"liver": 1}}, '"labels" must hold "background": 0'),
+        ({"labels": {"background": 1, "liver": 0}}, '"labels" must hold "background": 0'),
+        ({"labels": {"background": 0}}, "must name 1 to 126 organs, it names 0"),
+        ({"labels": {"background": 0} | {f"o{v}": v for v in range(1, 128)}}, "it names 127"),
+        ({"labels": {"background": 0, "liver": 1, "spleen": 3}}, "must be 1..2 without gap or repetition, got [1, 3]"),
+        ({"labels": {"background": 0, "liver": 1, "spleen": 1}}, "must be 1..2 without gap or repetition, got [1, 1]"),
+        ({"labels": {"background": 0, "kidneys": [1, 2]}}, "the label 'kidneys' has the value [1, 2]; one integer"),
+        ({"labels": {"background": 0, "liver": True}}, "the label 'liver' has the value true"),
+        ({"labels": {"background": 0, "liver": 1.0}}, "the label 'liver' has the value 1.0"),
+        ({"labels": {"background": 0, "": 1}}, "is no usable organ name"),
+        ({"labels": {"background": 0, "a\nb": 1}}, "is no usable organ name"),
+        ({"labels": {"0": "background", "1": "liver", "2": "liver"}}, "the label 'liver' occurs twice"),
+        ({"labels": {"background": 0, "liver": 1, "ignore": 9}}, 'the label "ignore" has the value 9'),
+        ({"labels": {"background": 0, "liver": 1, "void": 2}}, 'the label "void" has the value 2; it must be 255'),
+    ],
+)
+def test_refuses_what_dataset_json_says(tmp_path, changes, message):
+    make_cohort(tmp_path, train=1)
+    describe(tmp_path, **{"labels": LABELS, "train": 1, **changes})
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        RawDataset.open(tmp_path)
+    assert str(tmp_path / "dataset.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(b"{", "not valid JSON"), (b"[" * 100_000, "not valid JSON"), (b"\xff\xff", "not valid JSON"), (b"[]", "object")],
+)
+def test_refuses_broken_json(tmp_path, text, message):
+    make_cohort(tmp_path, train=1)
+    (tmp_path / "dataset.json").write_bytes(text)
+    with pytest.raises(InputError, match=message):
+        RawDataset.open(tmp_path)
+
+
+def test_refuses_folders_that_do_not_fit(tmp_path):
+    with pytest.raises(InputError, match="there is no such folder"):
+        RawDataset.open(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"dataset\.json: there is no such file"):
+        RawDataset.open(tmp_path)
+    make_cohort(tmp_path, train=2, test=1)
+    label = tmp_path / "labelsTr" / "case_01.nii.gz"
+    content = label.read_bytes()
+    label.unlink()
+    with pytest.raises(InputError, match=r"case case_01 is in imagesTr, but labelsTr/case_01.nii.gz does not exist"):
+        RawDataset.open(tmp_path)
+    label.write_bytes(content)
+    (tmp_path / "imagesTr" / "case_00_0000.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"case case_00 is in labelsTr, but imagesTr/case_00_0000.nii.gz does not"):
+        RawDataset.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("case_00_0001.nii.gz", "single-channel images are named CASE_0000.nii.gz"),
+        ("case_09_0000.nii", "single-channel images are named CASE_0000.nii.gz"),
+        ("_0000.nii.gz", "single-channel images are named CASE_0000.nii.gz"),
+        ("a\nb_0000.nii.gz", "single-channel images are named CASE_0000.nii.gz"),
+    ],
+)
+def test_refuses_file_names(tmp_path, name, message):
+    make_cohort(tmp_path, train=1)
+    (tmp_path / "imagesTr" / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=message) as caught:
+        RawDataset.open(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_refuses_a_case_in_both_splits_and_an_empty_dataset(tmp_path):
+    make_cohort(tmp_path, train=1, test=1)
+    for folder, suffix in (("images", "_0000"), ("labels", "")):
+        source = tmp_path / f"{folder}Ts" / f"case_01{suffix}.nii.gz"
+        source.rename(source.with_name(f"case_00{suffix}.nii.gz"))
+    with pytest.raises(InputError, match="case case_00 is both in imagesTr and imagesTs"):
+        RawDataset.open(tmp_path)
+    for file in tmp_path.glob("*Tr/*"):
+        file.unlink()
+    with pytest.raises(InputError, match="no case found; images are named"):
+        RawDataset.open(tmp_path)

@@ -1,0 +1,71 @@
+import pytest
+from smile_runtime.errors import InputError
+
+from smile_fast.data.counts import count_cases
+from smile_fast.data.dataset import RawDataset
+from smile_fast.data.declare import draft, draft_path
+from smile_fast.supervision.audit import CaseCounts
+from smile_fast.supervision.states import State
+from tests.cohorts import SHAPE, describe, edit_label, make_cohort
+
+VOXELS = SHAPE[0] * SHAPE[1] * SHAPE[2]
+ANNOTATED, MISSING, ABSENT = State.ANNOTATED, State.MISSING, State.ABSENT
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    without = {"case_01": ["pancreas"], "case_02": ["pancreas", "spleen"]}
+    return RawDataset.open(make_cohort(tmp_path, train=2, test=1, without=without))
+
+
+def test_an_organ_without_voxel_is_never_guessed(dataset):
+    drafted = draft(dataset)
+    assert drafted.states == {
+        "case_00": {"liver": ANNOTATED, "pancreas": ANNOTATED, "spleen": ANNOTATED},
+        "case_01": {"liver": ANNOTATED, "pancreas": None, "spleen": ANNOTATED},
+        "case_02": {"liver": ANNOTATED, "pancreas": None, "spleen": None},
+    }
+    assert drafted.undecided == {"pancreas": ["case_01", "case_02"], "spleen": ["case_02"]}
+    with pytest.raises(ValueError, match="undecided: pancreas, spleen"):
+        drafted.declarations()
+
+
+def test_answers_fill_in_what_is_undecided_and_nothing_else(dataset):
+    drafted = draft(dataset)
+    half = drafted.decide({"pancreas": MISSING})
+    assert half.undecided == {"spleen": ["case_02"]}
+    assert drafted.undecided.keys() == {"pancreas", "spleen"}
+    assert half.decide({"spleen": ABSENT, "pancreas": ABSENT, "liver": ABSENT}).declarations() == {
+        "case_00": {"liver": ANNOTATED, "pancreas": ANNOTATED, "spleen": ANNOTATED},
+        "case_01": {"liver": ANNOTATED, "pancreas": MISSING, "spleen": ANNOTATED},
+        "case_02": {"liver": ANNOTATED, "pancreas": MISSING, "spleen": ABSENT},
+    }
+
+
+def test_counts_voxels_and_void(dataset):
+    def void(labels):
+        labels[0, 0, :5] = 255
+
+    edit_label(dataset.path, "case_00", void)
+    counts = count_cases(dataset, dataset.cases)
+    assert counts["case_00"] == CaseCounts(voxels=VOXELS, void=5, organs=(8 * 10 * 6, 4 * 3 * 3, 5 * 6 * 3))
+    assert counts["case_02"] == CaseCounts(voxels=VOXELS, void=0, organs=(8 * 10 * 6, 0, 0))
+
+
+def test_the_ignore_label_is_void(dataset):
+    describe(dataset.path, {"background": 0, "liver": 1, "pancreas": 2, "ignore": 3}, 2)
+    counts = count_cases(other := RawDataset.open(dataset.path), other.cases)
+    assert counts["case_00"] == CaseCounts(voxels=VOXELS, void=5 * 6 * 3, organs=(8 * 10 * 6, 4 * 3 * 3))
+
+
+def test_broken_label_maps_are_named_together(dataset):
+    for case in ("case_00", "case_01"):
+        edit_label(dataset.path, case, lambda labels: labels + 9)
+    with pytest.raises(InputError) as caught:
+        draft(dataset)
+    assert "case case_00 has the label value 9, 10, 11, 12, but dataset.json names 1..3" in str(caught.value)
+    assert str(caught.value).endswith("(and 1 more broken label maps: case_01)")
+
+
+def test_the_draft_stands_beside_the_file(tmp_path):
+    assert draft_path(tmp_path / "annotations.csv") == tmp_path / "annotations.draft.csv"

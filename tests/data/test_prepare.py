@@ -1,0 +1,212 @@
+import json
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from smile_runtime.errors import InputError
+
+from smile_fast.data.dataset import RawDataset
+from smile_fast.data.prepare import prepare
+from smile_fast.data.store import CASES, Store
+from smile_fast.supervision.states import State
+from tests.cohorts import (
+    AFFINE,
+    SHAPE,
+    annotate,
+    describe,
+    edit_label,
+    label_map,
+    make_cohort,
+    tree,
+    write_nifti,
+)
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    path = make_cohort(tmp_path / "cohort", train=3, test=1)
+    annotate(path)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "store"
+
+
+def run(cohort, out, **options):
+    return prepare(RawDataset.open(cohort), out, **{"workers": 1, "report": lambda sentence: None, **options})
+
+
+def test_stores_images_and_labels_in_slices_order(cohort, out):
+    done = run(cohort, out)
+    assert (done.converted, done.kept, done.quarantined, done.empty) == (4, 0, {}, {})
+    store = Store.open(out)
+    assert store == done.store
+    assert store.organs == ("liver", "pancreas", "spleen")
+    assert {name: info.split for name, info in store.cases.items()} == {
+        "case_00": "train",
+        "case_01": "train",
+        "case_02": "train",
+        "case_03": "test",
+    }
+    info = store.cases["case_01"]
+    assert info.shape == (8, 24, 20)
+    assert info.spacing == (3.0, 1.5, 1.5)
+    assert info.states == dict.fromkeys(store.organs, State.ANNOTATED)
+    # The files run right to left and back to front: x and y are reversed on the way to slices order.
+    raw = np.asarray(nib.load(cohort / "imagesTr" / "case_01_0000.nii.gz").dataobj)
+    np.testing.assert_array_equal(store.image("case_01")[:], raw[::-1, ::-1].transpose(2, 1, 0))
+    np.testing.assert_array_equal(store.human_labels("case_01")[:], label_map()[::-1, ::-1].transpose(2, 1, 0))
+    assert store.image("case_01").dtype == np.int16
+    assert store.human_labels("case_01").dtype == np.uint8
+    assert store.image("case_01").chunks == (1, 24, 20)
+    # The same voxel has the same place in both orders.
+    np.testing.assert_allclose(np.array(info.affine) @ [19, 23, 5, 1], AFFINE @ [0, 0, 5, 1])
+
+
+def test_counts_are_those_of_the_stored_labels(cohort, out):
+    store = run(cohort, out).store
+    labels = store.human_labels("case_00")[:]
+    expected = [[int((plane == value).sum()) for value in (1, 2, 3)] for plane in labels]
+    assert store.cases["case_00"].counts == expected
+    assert sum(map(sum, expected)) == sum(int((label_map() == value).sum()) for value in (1, 2, 3))
+
+
+def test_hidden_organs_count_nothing_but_stay_in_the_labels(cohort, out):
+    annotate(cohort, {("case_00", "liver"): "hidden", ("case_00", "pancreas"): "missing"})
+    store = run(cohort, out).store
+    counts = np.array(store.cases["case_00"].counts)
+    assert counts[:, 0].sum() == 0
+    assert counts[:, 1].sum() == 4 * 3 * 3  # partially drawn
+    assert (store.human_labels("case_00")[:] == 1).sum() == 8 * 10 * 6
+    assert store.declarations()["case_00"]["liver"] is State.HIDDEN
+
+
+def test_no_bit_of_a_hidden_label_reaches_the_statistics(cohort, tmp_path):
+    """The hidden organ's voxels are redrawn at random; all that a store says about them stays the same."""
+    states = {("case_00", "liver"): "hidden", ("case_01", "spleen"): "hidden", ("case_02", "pancreas"): "hidden"}
+    annotate(cohort, states)
+    values = {"liver": 1, "pancreas": 2, "spleen": 3}
+
+    def texts(name):
+        store = run(cohort, tmp_path / name).store.path
+        files = [store / "index.json", *sorted(store.glob("cases/*/case.json"))]
+        return [re.sub(r"[0-9a-f]{64}", "", file.read_text()) for file in files]
+
+    before = texts("before")
+    for seed, ((case, organ), _) in enumerate(states.items()):
+        value = values[organ]
+
+        def scramble(labels, value=value, seed=seed):
+            free = (labels == 0) | (labels == value)
+            labels[free] = np.random.default_rng(seed).choice([0, value], int(free.sum()))
+
+        edit_label(cohort, case, scramble)
+    assert texts("after") == before
+    annotate(cohort)  # were they not hidden, it would show
+    assert texts("annotated")[0] != before[0]
+
+
+def test_ignore_and_255_are_void(cohort, out):
+    describe(cohort, {"background": 0, "liver": 1, "pancreas": 2, "ignore": 3}, 3)
+    annotate(cohort, organs=("liver", "pancreas"))
+
+    def void(labels):
+        labels[0, 0, 0] = 255
+
+    edit_label(cohort, "case_00", void)
+    labels = run(cohort, out).store.human_labels("case_00")[:]
+    assert set(np.unique(labels)) == {0, 1, 2, 255}
+    assert (labels == 255).sum() == 5 * 6 * 3 + 1
+
+
+def test_an_annotated_organ_without_voxels_is_reported(cohort, out):
+    edit_label(cohort, "case_01", lambda labels: label_map(without=["spleen"]))
+    annotate(cohort, {("case_02", "liver"): "missing"})
+    edit_label(cohort, "case_02", lambda labels: label_map(without=["liver"]))
+    assert run(cohort, out).empty == {"spleen": ["case_01"]}
+    assert run(cohort, out).empty == {"spleen": ["case_01"]}  # also when the case is kept
+
+
+def test_repeating_keeps_what_has_not_changed(cohort, out):
+    run(cohort, out)
+    first = tree(out)
+    again = run(cohort, out)
+    assert (again.converted, again.kept) == (0, 4)
+    assert tree(out) == first
+    edit_label(cohort, "case_01", lambda labels: np.roll(labels, 1, axis=2))
+    annotate(cohort, {("case_02", "liver"): "hidden"})
+    changed = run(cohort, out)
+    assert (changed.converted, changed.kept) == (2, 2)
+    assert changed.store.cases["case_02"].counts[3][0] == 0
+    assert (run(cohort, out, force=True).converted, run(cohort, out).kept) == (4, 4)
+
+
+def test_broken_cases_are_quarantined(cohort, out):
+    edit_label(cohort, "case_00", lambda labels: labels[..., :-1])
+    edit_label(cohort, "case_02", lambda labels: np.full(SHAPE, 77, np.uint8))
+    sentences = []
+    with pytest.raises(InputError, match="the store is not finished, 2 of 4 cases are broken"):
+        run(cohort, out, report=sentences.append)
+    quarantine = json.loads((out / "quarantine.json").read_text())["cases"]
+    assert list(quarantine) == ["case_00", "case_02"]
+    assert list(quarantine.values()) == sentences
+    assert "image of 20x24x8 voxels and a label map of 20x24x7" in sentences[0]
+    assert "label value 77" in sentences[1]
+    assert sorted(path.name for path in (out / CASES).iterdir()) == ["case_01", "case_03"]
+    assert not (out / "index.json").exists()
+    done = run(cohort, out, skip_broken=True)
+    assert (done.converted, done.kept, list(done.quarantined)) == (0, 2, ["case_00", "case_02"])
+    assert list(Store.open(out).cases) == ["case_01", "case_03"]
+    for case in ("case_00", "case_02"):
+        edit_label(cohort, case, lambda labels: label_map())
+    assert (run(cohort, out).converted, (out / "quarantine.json").exists()) == (2, False)
+
+
+def test_nothing_to_train_on_is_refused_even_when_broken_cases_are_skipped(cohort, out):
+    for case in ("case_00", "case_01", "case_02"):
+        edit_label(cohort, case, lambda labels: labels[..., :-1])
+    with pytest.raises(InputError, match="every training case is broken"):
+        run(cohort, out, skip_broken=True)
+    assert not (out / "index.json").exists()
+
+
+def test_an_absent_organ_with_voxels_is_a_contradiction(cohort, out):
+    annotate(cohort, {("case_01", "spleen"): "absent"})
+    sentences = []
+    with pytest.raises(InputError, match="1 of 4 cases"):
+        run(cohort, out, report=sentences.append)
+    assert "case case_01 has 90 voxels of spleen, which is declared absent" in sentences[0]
+    edit_label(cohort, "case_01", lambda labels: label_map(without=["spleen"]))
+    assert run(cohort, out).store.cases["case_01"].states["spleen"] is State.ABSENT
+
+
+@pytest.mark.parametrize(
+    ("shift", "fits"), [(0.0, True), (9e-4, True), (2e-3, False), (3.0, False)], ids=["same", "rounded", "off", "far"]
+)
+def test_grids_must_coincide(cohort, out, shift, fits):
+    affine = AFFINE.copy()
+    affine[0, 3] += shift
+    write_nifti(cohort / "labelsTr" / "case_00.nii.gz", label_map(), affine)
+    if fits:
+        assert run(cohort, out).quarantined == {}
+        return
+    with pytest.raises(InputError, match="1 of 4 cases"):
+        run(cohort, out)
+    assert f"lies {shift:.3g} mm off its image" in (out / "quarantine.json").read_text()
+
+
+def test_a_mirrored_label_map_does_not_fit(cohort, out):
+    """Its first voxel coincides with the image's, its last one does not."""
+    write_nifti(cohort / "labelsTr" / "case_00.nii.gz", label_map(), AFFINE * [-1, 1, 1, 1])
+    done = run(cohort, out, skip_broken=True)
+    assert list(done.quarantined) == ["case_00"]
+
+
+def test_processes_give_the_same_bytes(cohort, tmp_path):
+    one = run(cohort, tmp_path / "one").store.path
+    edit_label(cohort, "case_01", lambda labels: label_map())
+    two = run(cohort, tmp_path / "two", workers=2).store.path
+    assert tree(one) == tree(two)

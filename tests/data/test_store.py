@@ -1,0 +1,197 @@
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from smile_runtime.errors import InputError
+
+from smile_fast.data.store import CASES, INDEX, CaseInfo, Store, open_array, write_array, write_index
+from smile_fast.supervision.states import State
+
+ORGANS = ("liver", "pancreas")
+INFO = CaseInfo(
+    name="case",
+    split="train",
+    shape=(4, 6, 5),
+    spacing=(3.0, 1.5, 1.5),
+    affine=((1.5, 0.0, 0.0, 0.0), (0.0, 1.5, 0.0, 0.0), (0.0, 0.0, 3.0, 0.0), (0.0, 0.0, 0.0, 1.0)),
+    states={"liver": State.ANNOTATED, "pancreas": State.HIDDEN},
+    runs={"liver": (1, (7, 0, 9))},
+    sources={"image": "0" * 64, "label": "1" * 64},
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / CASES / "case").mkdir(parents=True)
+    write_array(tmp_path / CASES / "case" / "image.b2nd", np.full(INFO.shape, -1000, np.int16))
+    write_array(tmp_path / CASES / "case" / "labels.b2nd", np.ones(INFO.shape, np.uint8))
+    write_index(tmp_path, ORGANS, [INFO, replace(INFO, name="other", split="test")])
+    return tmp_path
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8])
+def test_an_array_is_read_back_slice_by_slice(tmp_path, dtype):
+    array = np.random.default_rng(0).integers(0, 120, (7, 33, 21)).astype(dtype)
+    write_array(tmp_path / "a.b2nd", array)
+    stored = open_array(tmp_path / "a.b2nd")
+    assert stored.shape == array.shape
+    assert stored.dtype == dtype
+    assert stored.chunks == (1, 33, 21)
+    np.testing.assert_array_equal(stored[:], array)
+    np.testing.assert_array_equal(stored[3], array[3])
+
+
+def test_the_same_array_gives_the_same_bytes_whatever_its_memory_order(tmp_path):
+    array = np.random.default_rng(0).integers(-1000, 1000, (7, 33, 21)).astype(np.int16)
+    write_array(tmp_path / "a.b2nd", array)
+    write_array(tmp_path / "b.b2nd", np.asfortranarray(array))
+    assert (tmp_path / "a.b2nd").read_bytes() == (tmp_path / "b.b2nd").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((2, 3), np.uint8), np.zeros((2, 0, 3), np.uint8), np.zeros((2, 3, 4), np.float32)]
+)
+def test_other_arrays_are_refused(tmp_path, array):
+    with pytest.raises(ValueError, match="array must be int16 or uint8"):
+        write_array(tmp_path / "a.b2nd", array)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "truncated", "header"])
+def test_a_damaged_array_is_one_sentence(path, damage):
+    file = path / CASES / "case" / "image.b2nd"
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "missing":
+        damaged = {
+            "empty": b"",
+            "text": b"hello" * 20,
+            "truncated": content[:-30],
+            "header": content[:40] + b"\xff" * 20 + content[60:],
+        }[damage]
+        file.write_bytes(damaged)
+    with pytest.raises(InputError, match=re.escape(str(file))):
+        Store.open(path).image("case")
+
+
+def test_opening_reads_the_index_only(path):
+    for file in (path / CASES / "case").iterdir():
+        file.unlink()
+    store = Store.open(path)
+    assert store.organs == ORGANS
+    assert list(store.cases) == ["case", "other"]
+    assert store.cases["case"] == INFO
+    assert store.declarations()["other"] == INFO.states
+    with pytest.raises(InputError, match="run 'smile-fast prepare' again"):
+        store.image("case")
+
+
+def test_counts_are_per_slice_and_organ(path):
+    assert Store.open(path).cases["case"].counts == [[0, 0], [7, 0], [0, 0], [9, 0]]
+
+
+def test_arrays_are_opened_with_the_right_type(path):
+    store = Store.open(path)
+    assert store.image("case")[0].min() == -1000
+    assert store.human_labels("case")[3].dtype == np.uint8
+    with pytest.raises(InputError, match="no case 'nobody'"):
+        store.image("nobody")
+    write_array(path / CASES / "case" / "image.b2nd", np.zeros((4, 6, 4), np.int16))
+    with pytest.raises(InputError, match="does not fit the index"):
+        store.image("case")
+    write_array(path / CASES / "case" / "labels.b2nd", np.zeros(INFO.shape, np.int16))
+    with pytest.raises(InputError, match="does not fit the index"):
+        store.human_labels("case")
+
+
+def test_no_store_and_an_unfinished_one(path, tmp_path_factory):
+    with pytest.raises(InputError, match="there is no store here"):
+        Store.open(tmp_path_factory.mktemp("empty"))
+    (path / INDEX).unlink()
+    with pytest.raises(InputError, match="an unfinished store"):
+        Store.open(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[" * 100_000, b'"x"', b"{}", b'{"format": "coco"}'])
+def test_a_foreign_or_broken_index(path, content):
+    (path / INDEX).write_bytes(content)
+    with pytest.raises(InputError, match=r"index\.json: (damaged|not the index of a store)"):
+        Store.open(path)
+
+
+def test_another_schema_version(path):
+    index = json.loads((path / INDEX).read_text())
+    index["schema"] = 99
+    (path / INDEX).write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"schema version 99, this version reads 1; .*prepare --force"):
+        Store.open(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "../../etc"},
+        {"name": ""},
+        {"name": ".."},
+        {"name": 3},
+        {"split": "validation"},
+        {"shape": [4, 6]},
+        {"shape": [0, 6, 5]},
+        {"shape": "abc"},
+        {"spacing": [1.0, float("nan"), 1.0]},
+        {"spacing": [1.0, -1.0, 1.0]},
+        {"affine": [[1.0]]},
+        {"states": {"liver": "annotated"}},
+        {"states": {"liver": "annotated", "pancreas": "drawn"}},
+        {"states": {"liver": "annotated", "pancreas": "absent", "spleen": "absent"}},
+        {"counts": {"liver": [3, [1, 2]]}},
+        {"counts": {"liver": [-1, [1, 2]]}},
+        {"counts": {"liver": [0, [-1]]}},
+        {"counts": {"liver": [0, [1.5]]}},
+        {"counts": {"spleen": [0, [1]]}},
+        {"counts": {"pancreas": [0, [1]]}},
+        {"counts": [[1]]},
+        {"sources": 5},
+    ],
+    ids=str,
+)
+def test_a_damaged_entry(path, change):
+    index = json.loads((path / INDEX).read_text())
+    index["cases"][0].update(change)
+    (path / INDEX).write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"index\.json: damaged .*make the store again"):
+        Store.open(path)
+
+
+@pytest.mark.parametrize("change", [{"organs": []}, {"organs": ["a", "a"]}, {"cases": []}, {"cases": None}], ids=str)
+def test_a_damaged_index(path, change):
+    index = json.loads((path / INDEX).read_text()) | change
+    (path / INDEX).write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"index\.json: damaged"):
+        Store.open(path)
+
+
+def test_two_entries_of_one_case(path):
+    write_index(path, ORGANS, [INFO, INFO])
+    with pytest.raises(InputError, match=r"index\.json: damaged"):
+        Store.open(path)
+
+
+def test_other_declarations_hide_the_counts(path):
+    store = Store.open(path)
+    declarations = store.declarations()
+    declarations["case"]["liver"] = State.HIDDEN
+    hidden = store.with_declarations(declarations)
+    assert hidden.cases["case"].counts == [[0, 0]] * 4
+    assert hidden.cases["case"].states["liver"] is State.HIDDEN
+    assert hidden.cases["other"].counts == INFO.counts
+    assert store.cases["case"].counts == INFO.counts
+    declarations["case"]["liver"] = State.ABSENT
+    with pytest.raises(InputError, match="case case has voxels of liver, which is declared absent"):
+        store.with_declarations(declarations)
+    declarations = store.declarations()
+    declarations["case"]["pancreas"] = State.ANNOTATED
+    with pytest.raises(InputError, match="pancreas was hidden when the store was prepared"):
+        store.with_declarations(declarations)

@@ -1,0 +1,117 @@
+"""Small stores and run folders, written without training: random weights predict well enough to be scored."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from smile_runtime.preprocessing import slice_context
+
+from smile_fast.data.store import CASES, IMAGE, LABELS, CaseInfo, Store, write_array, write_index
+from smile_fast.models import Segmenter
+from smile_fast.supervision import PSEUDO_BIT, State
+from smile_fast.training.checkpoint import Checkpoint
+from smile_fast.training.config import TrainConfig
+from smile_fast.training.run import Run
+
+ORGANS = ("liver", "pancreas")
+SHAPE = (6, 40, 48)  # D, H, W
+SPACING = (4.0, 2.0, 1.0)  # z, y, x mm
+BOXES = {1: (slice(1, 5), slice(8, 24), slice(6, 22)), 2: (slice(2, 4), slice(26, 32), slice(26, 40))}
+
+
+def ct(seed: int = 0) -> NDArray[np.int16]:
+    """A body of soft tissue in air, brighter organs in it."""
+    rng = np.random.default_rng(seed)
+    hu = np.full(SHAPE, -1000.0)
+    hu[:, 3:-3, 3:-3] = 40
+    for value, box in BOXES.items():
+        hu[box] = 60 + 40 * value
+    return (hu + rng.normal(0, 10, SHAPE)).astype(np.int16)
+
+
+def truth() -> NDArray[np.uint8]:
+    labels = np.zeros(SHAPE, np.uint8)
+    for value, box in BOXES.items():
+        labels[box] = value
+    return labels
+
+
+def make_store(
+    path: Path,
+    labels: Mapping[str, NDArray[np.uint8]],
+    states: Mapping[tuple[str, str], State] | None = None,
+    organs: tuple[str, ...] = ORGANS,
+) -> Store:
+    """Write a store of the given label maps; a case whose name starts with "test" is held out."""
+    infos = []
+    for number, (case, label) in enumerate(labels.items()):
+        folder = path / CASES / case
+        folder.mkdir(parents=True)
+        write_array(folder / IMAGE, ct(number))
+        write_array(folder / LABELS, label)
+        own = {organ: (states or {}).get((case, organ), State.ANNOTATED) for organ in organs}
+        runs = {}
+        for value, organ in enumerate(organs, start=1):
+            counts = tuple(int((plane == value).sum()) for plane in label)
+            if any(counts) and own[organ] is not State.HIDDEN:
+                runs[organ] = (0, counts)
+        infos.append(
+            CaseInfo(
+                name=case,
+                split="test" if case.startswith("test") else "train",
+                shape=SHAPE,
+                spacing=SPACING,
+                affine=((-1.0, 0, 0, 0), (0, -2.0, 0, 0), (0, 0, 4.0, 0), (0, 0, 0, 1.0)),
+                states=own,
+                runs=runs,
+                sources={},
+            )
+        )
+    write_index(path, organs, infos)
+    return Store.open(path)
+
+
+def make_run(path: Path, store: Store, *, seed: int = 0, trained: bool = True, **settings: object) -> Run:
+    """Make a run folder; with `trained` it gets random weights that call about half of the voxels something."""
+    config = TrainConfig.from_json({"backbone": "resnet18", "width": 8, "output_stride": 8, "rates": [2], **settings})
+    run = Run.create(path, config, store, store.declarations())
+    if trained:
+        torch.manual_seed(seed)
+        model = Segmenter(run.model_config).eval()
+        hu = torch.from_numpy(slice_context(ct(), range(SHAPE[0]), config.channels))
+        with torch.no_grad():
+            classifier = model.classifier[-1]
+            classifier.bias -= model(hu).median(dim=0).values.median(dim=-1).values.median(dim=-1).values
+        Checkpoint({"model": dict(model.state_dict())}).save(run.model_path)
+    return run
+
+
+def add_metrics(run: Run, *, validation: bool = True) -> None:
+    lines = []
+    for iteration in range(10, 60, 10):
+        stage = 0 if iteration < 40 else 1
+        losses = {organ: 1.0 / iteration for organ in run.organs}
+        record = {"iteration": iteration, "round": stage, "loss": 2.0 / iteration, "lr": 0.1, "seconds": 1.0}
+        lines.append(record | {"loss_per_organ": losses})
+        if validation:
+            lines.append({"iteration": iteration, "round": stage, "validation": {run.organs[0]: iteration / 100}})
+    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def add_round(run: Run, number: int, overlays: Mapping[str, NDArray[np.uint8]], gamma: float = 0.5) -> None:
+    """Write a round as `relabel` does; candidates are twice what was kept."""
+    folder = run.rounds_path / str(number)
+    folder.mkdir(parents=True)
+    states, cases = run.declarations(), {}
+    for case, overlay in overlays.items():
+        write_array(folder / f"{case}.b2nd", overlay)
+        cases[case] = {}
+        for value, organ in enumerate(run.organs, start=1):
+            if states[case][organ] in (State.MISSING, State.HIDDEN):
+                kept = int((overlay == (PSEUDO_BIT | value)).sum())
+                cases[case][organ] = {"candidates": 2 * kept, "selected": kept, "kept": kept}
+    record = {"round": number, "gamma": gamma, "scope": "volume", "cases": cases}
+    (folder / "round.json").write_text(json.dumps(record))

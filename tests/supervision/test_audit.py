@@ -1,0 +1,169 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from smile_runtime.errors import InputError
+
+from smile_fast.supervision.audit import CaseCounts, audit, audit_store
+from smile_fast.supervision.states import VOID, Policy, State
+from smile_fast.supervision.tables import build_tables
+
+A, M, H, X = State.ANNOTATED, State.MISSING, State.HIDDEN, State.ABSENT
+
+
+def one_organ(states, voxels=100, drawn=10):
+    """Cases of 100 voxels with 10 of the liver, drawn wherever it is annotated or hidden."""
+    counts = {str(case): CaseCounts(voxels, 0, (drawn if state in (A, H) else 0,)) for case, state in enumerate(states)}
+    declarations = {str(case): {"liver": state} for case, state in enumerate(states)}
+    return audit(counts, declarations, ["liver"]).organs[0]
+
+
+def test_the_formulas_of_the_table():
+    """10 cases of 100 voxels, beta = 0.1, 7 of them hidden: (1 - alpha) beta, alpha beta, (1 - alpha)(1 - beta)."""
+    row = one_organ([A] * 3 + [H] * 7)
+    assert row.alpha == 0.7
+    assert row.beta == pytest.approx(0.1, rel=1e-15)
+    assert row.epsilon == 0
+    assert row.basis == "measured"
+    assert (row.baseline.tp, row.baseline.fn, row.baseline.tn, row.baseline.fp) == (30, 70, 900, 0)
+    assert row.baseline.tp_fn == pytest.approx(3 / 7, rel=1e-15)
+    assert row.wrong_share == 0.7
+    assert (row.smile.tp, row.smile.fn, row.smile.tn, row.smile.fp, row.smile.ambiguous) == (30, 0, 270, 0, 700)
+    assert row.smile.tp_fn is None
+    assert row.sentence == (
+        "liver: 70% of the annotations are missing (7 of 10 cases); a background-for-missing training sees "
+        "2.3 wrong labels for every right one (measured)."
+    )
+
+
+def test_an_estimate_equals_the_measurement_when_cases_are_alike():
+    measured, estimated = one_organ([A] * 3 + [H] * 7), one_organ([A] * 3 + [M] * 7)
+    assert estimated.basis == "estimated"
+    assert estimated.alpha == measured.alpha
+    assert estimated.beta == pytest.approx(measured.beta, rel=1e-15)
+    assert (estimated.baseline, estimated.smile) == (measured.baseline, measured.smile)
+    assert "(estimated)" in estimated.sentence
+
+
+def test_absent_cases_count_as_negatives_only():
+    row = one_organ([A] * 3 + [H] * 7 + [X] * 5)
+    assert (row.alpha, row.absent) == (0.7, 5)
+    assert (row.baseline.tp, row.baseline.fn, row.baseline.tn) == (30, 70, 1400)
+    assert (row.smile.tn, row.smile.ambiguous) == (270 + 500, 700)
+
+
+@pytest.mark.parametrize(
+    ("states", "sentence"),
+    [
+        ([A, A, X], "liver: annotated in all 2 cases where it is present; no method sees a wrong label of it."),
+        ([X, X], "liver: declared absent in every case; there is nothing to learn but its absence."),
+        ([M, M], "liver: 100% of the annotations are missing (2 of 2 cases); no case shows its size, so the wrong"),
+        ([H, H], "every label that a background-for-missing training sees of it is wrong (measured)."),
+        ([A] * 9 + [M], "a background-for-missing training sees 0.1 wrong labels for every right one (estimated)."),
+        ([A] * 99 + [M], "a background-for-missing training sees 0.01 wrong labels for every right one (estimated)."),
+    ],
+)
+def test_says_it_in_words(states, sentence):
+    assert sentence in one_organ(states).sentence
+
+
+def test_a_hidden_annotation_without_voxels_is_no_wrong_label():
+    row = one_organ([A, H], drawn=0)
+    assert "yet no voxel of it lies there" in row.sentence
+    assert row.baseline.fn == 0
+    assert row.wrong_share is None
+
+
+def test_what_cannot_be_known_is_none():
+    row = one_organ([M, M])
+    assert (row.beta, row.baseline.fn, row.baseline.tn, row.baseline.tp_fn, row.wrong_share) == (None,) * 5
+    assert (row.smile.tp, row.smile.tn, row.smile.ambiguous) == (0, 0, 200)
+    assert one_organ([X]).alpha is None
+
+
+def test_a_partial_drawing_reduces_the_estimate():
+    counts = {"a": CaseCounts(100, 0, (20,)), "b": CaseCounts(200, 0, (15,)), "c": CaseCounts(100, 0, (30,))}
+    row = audit(counts, {"a": {"liver": A}, "b": {"liver": M}, "c": {"liver": M}}, ["liver"]).organs[0]
+    assert row.beta == 0.2  # of the annotated case alone
+    assert row.baseline.tp == 65
+    assert row.baseline.fn == 25  # 0.2 * 200 - 15, and none in c, which has more than expected
+
+
+def test_epsilon_is_what_other_organs_tell():
+    counts = {"a": CaseCounts(100, 10, (20, 30, 5)), "b": CaseCounts(100, 0, (10, 40, 5))}
+    states = {"a": {"liver": A, "spleen": H, "kidney": A}, "b": {"liver": H, "spleen": A, "kidney": M}}
+    report = audit(counts, states, ["liver", "spleen", "kidney"])
+    assert report.voxels == 190
+    liver, spleen, kidney = report.organs
+    assert liver.epsilon == 45 / 190  # spleen and the drawn part of the kidney in b
+    assert liver.smile.tn == 70 + 45
+    assert spleen.epsilon == 25 / 190
+    assert spleen.smile.tn == 60 + 25
+    assert kidney.epsilon == 40 / 190  # the hidden liver tells nothing
+    assert kidney.smile.tn == 85 + 40
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agrees_with_the_tables_that_training_uses(seed):
+    """Count voxel by voxel what the supervision tables call known and positive, and hold it against the truth."""
+    rng = np.random.default_rng(seed)
+    organs = ["a", "b", "c", "d"]
+    states, labels = {}, {}
+    for case in map(str, range(6)):
+        states[case] = {organ: list(State)[rng.integers(4)] for organ in organs}
+        present = [k + 1 for k, organ in enumerate(organs) if states[case][organ] is not X]
+        labels[case] = rng.choice([0, VOID, *present], (5, 7, 6)).astype(np.uint8)
+
+    class Source:
+        organs = ("a", "b", "c", "d")
+
+        def human_labels(self, name):
+            return labels[name]
+
+    report = audit_store(Source(), states)
+    for k, row in enumerate(report.organs):
+        tp = tn = known_total = naive_fn = 0
+        for case, label in labels.items():
+            listed = [[states[case][organ] for organ in organs]]
+            smile, naive = (
+                build_tables(listed, policy)[0, :, :, 0].numpy() >> k & 1 for policy in (Policy.SMILE, Policy.NAIVE)
+            )
+            known, positive = smile[label.ravel()].T
+            truth = label.ravel() == k + 1
+            tp += int((known & positive & truth).sum())
+            tn += int((known & (1 - positive) & ~truth).sum())
+            known_total += int(known.sum())
+            if states[case][organs[k]] is not M:
+                naive_known, naive_positive = naive[label.ravel()].T
+                naive_fn += int((naive_known & (1 - naive_positive) & truth).sum())
+        assert (row.smile.tp, row.smile.tn) == (tp, tn)
+        assert known_total == tp + tn  # SMILE has no wrong label
+        assert row.smile.ambiguous == report.voxels - known_total
+        if row.basis == "measured":
+            assert row.baseline.fn == naive_fn
+
+
+def test_refuses_contradictions_and_nothing():
+    with pytest.raises(InputError, match="case a has 3 voxels of liver, which is declared absent"):
+        audit({"a": CaseCounts(10, 0, (3,))}, {"a": {"liver": X}}, ["liver"])
+    with pytest.raises(InputError, match="no case to audit"):
+        audit({}, {}, ["liver"])
+
+
+def test_json_and_table_hold_every_organ():
+    counts = {"a": CaseCounts(10**9, 0, (12_345, 0)), "b": CaseCounts(10**9, 0, (0, 0))}
+    states = {"a": {"liver": A, "left kidney": M}, "b": {"liver": H, "left kidney": M}}
+    report = audit(counts, states, ["liver", "left kidney"])
+    data = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert data["cases"] == ["a", "b"]
+    assert data["organs"][0]["baseline"]["tp"] == 12_345
+    assert data["organs"][1]["beta"] is None
+    assert [row["sentence"] for row in data["organs"]] == report.sentences()
+    head, rule, *rows = report.table().splitlines()
+    assert head.startswith("organ")
+    assert set(rule) == {"-"}
+    assert rows[0].split()[:5] == ["liver", "0.50", "0.00%", "12.3k", "0"]
+    assert "?" in rows[1]
+    assert len({len(line) for line in (head, rule, *rows)}) == 1
+    assert math.isfinite(report.organs[0].epsilon)

@@ -1,0 +1,308 @@
+import csv
+import json
+import math
+
+import nibabel as nib
+import numpy as np
+import pytest
+from smile_runtime.errors import InputError
+
+from smile_fast.cli.main import main
+from smile_fast.evaluation import (
+    Outcome,
+    PairScore,
+    evaluate_run,
+    format_table,
+    read_evaluation,
+    score_case,
+    summarise,
+    write_evaluation,
+)
+from smile_fast.supervision import VOID, State
+from smile_fast.training.run import Run
+from tests.runs import ORGANS, SHAPE, SPACING, make_run, make_store, truth
+
+ANNOTATED = {"liver": State.ANNOTATED, "pancreas": State.ANNOTATED}
+
+
+def score(label, prediction, states=ANNOTATED, spacing=SPACING, **options):
+    scores = score_case("case", label, prediction, states, ORGANS, spacing, **options)
+    assert [pair.organ for pair in scores] == list(ORGANS)
+    return dict(zip(ORGANS, scores, strict=True))
+
+
+def pair(case, organ, dice, outcome=Outcome.SCORED, nsd=None, hd95=None):
+    return PairScore(case, organ, State.ANNOTATED, outcome, 1.0, 1.0, dice, nsd, hd95)
+
+
+def test_perfect_prediction_scores_one():
+    for pair in score(truth(), truth()).values():
+        assert (pair.outcome, pair.dice, pair.nsd, pair.hd95_mm) == (Outcome.SCORED, 1.0, 1.0, 0.0)
+
+
+def test_dice_and_volumes_by_hand():
+    prediction = truth()
+    prediction[:, 16:24] = np.where(prediction[:, 16:24] == 1, 0, prediction[:, 16:24])  # half of the liver's rows
+    prediction[0, 0, :10] = 2  # ten voxels too many
+    found = score(truth(), prediction)
+    liver, pancreas = 4 * 16 * 16, 2 * 6 * 14
+    assert found["liver"].dice == pytest.approx(2 * (liver / 2) / (liver + liver / 2))
+    assert found["pancreas"].dice == pytest.approx(2 * pancreas / (2 * pancreas + 10))
+    assert found["liver"].truth_ml == pytest.approx(liver * 8 / 1000)
+    assert found["liver"].predicted_ml == pytest.approx(liver * 4 / 1000)
+
+
+def test_dice_equals_a_plain_computation_on_random_maps():
+    rng = np.random.default_rng(3)
+    organs = tuple(f"organ {k}" for k in range(5))
+    label = rng.integers(0, 6, SHAPE).astype(np.uint8)
+    label[rng.random(SHAPE) < 0.1] = VOID
+    prediction = rng.integers(0, 6, SHAPE).astype(np.uint8)
+    states = dict.fromkeys(organs, State.ANNOTATED)
+    scores = score_case("case", label, prediction, states, organs, SPACING, nsd_tolerance_mm=None)
+    known = label != VOID
+    for value, found in enumerate(scores, start=1):
+        true, predicted = (label == value) & known, (prediction == value) & known
+        assert found.dice == pytest.approx(2 * (true & predicted).sum() / (true.sum() + predicted.sum()), rel=1e-12)
+        assert found.nsd is None
+        assert found.hd95_mm is None
+
+
+@pytest.mark.parametrize(
+    ("state", "in_truth", "in_prediction", "outcome"),
+    [
+        (State.ANNOTATED, True, True, Outcome.SCORED),
+        (State.HIDDEN, True, True, Outcome.SCORED),
+        (State.ANNOTATED, True, False, Outcome.MISSED),
+        (State.HIDDEN, True, False, Outcome.MISSED),
+        (State.ANNOTATED, False, True, Outcome.FALSE_ALARM),
+        (State.ABSENT, False, True, Outcome.FALSE_ALARM),
+        (State.ABSENT, False, False, Outcome.BOTH_EMPTY),
+        (State.ANNOTATED, False, False, Outcome.BOTH_EMPTY),
+        (State.MISSING, False, True, Outcome.NOT_DRAWN),
+        (State.MISSING, False, False, Outcome.NOT_DRAWN),
+        (State.MISSING, True, True, Outcome.PARTLY_DRAWN),
+        (State.MISSING, True, False, Outcome.PARTLY_DRAWN),
+    ],
+)
+def test_outcomes(state, in_truth, in_prediction, outcome):
+    label, prediction = (np.where(truth() == 1, there, truth()).astype(np.uint8) for there in (in_truth, in_prediction))
+    found = score(label, prediction, {**ANNOTATED, "liver": state})["liver"]
+    assert found.outcome is outcome
+    if outcome in (Outcome.MISSED, Outcome.FALSE_ALARM):
+        assert (found.dice, found.nsd, found.hd95_mm) == (0.0, 0.0, None)
+    elif outcome is Outcome.SCORED:
+        assert found.dice == 1.0
+    else:
+        assert (found.dice, found.nsd, found.hd95_mm) == (None, None, None)
+
+
+def test_void_voxels_count_for_neither_side():
+    label, prediction = truth(), truth()
+    label[:, 8:12] = VOID
+    prediction[:, 8:10] = 1  # right and wrong predictions on void
+    prediction[:, 10:12] = 2
+    for organ, found in score(label, prediction).items():
+        assert (found.dice, found.nsd, found.hd95_mm) == (1.0, 1.0, 0.0), organ
+    prediction[label != VOID] = 0
+    found = score(label, prediction)
+    assert found["liver"].outcome is Outcome.MISSED
+    assert found["liver"].predicted_ml == 0.0
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_surface_scores_are_in_millimetres_along_every_axis(axis):
+    label = np.zeros((16, 24, 24), np.uint8)
+    label[4:9, 6:16, 6:16] = 1
+    shift = 2
+    prediction = np.roll(label, shift, axis)
+    distance = shift * SPACING[axis]
+    found = score(label, prediction, nsd_tolerance_mm=distance)["liver"]
+    assert found.hd95_mm == pytest.approx(distance)
+    assert found.nsd == pytest.approx(1.0)
+    assert score(label, prediction, nsd_tolerance_mm=distance - 0.01)["liver"].nsd < 0.9
+
+
+def test_surface_scores_do_not_depend_on_the_margin():
+    rng = np.random.default_rng(0)
+    label = (rng.random((6, 9, 9)) < 0.5).astype(np.uint8)
+    prediction = (rng.random((6, 9, 9)) < 0.5).astype(np.uint8)
+    margin = ((3, 5), (1, 4), (7, 0))
+    small = score(label, prediction, nsd_tolerance_mm=0.5)["liver"]
+    large = score(np.pad(label, margin), np.pad(prediction, margin), nsd_tolerance_mm=0.5)["liver"]
+    assert (small.nsd, small.hd95_mm, small.dice) == (large.nsd, large.hd95_mm, large.dice)
+    assert 0 < small.nsd < 1
+
+
+def test_a_prediction_of_another_shape_is_refused():
+    with pytest.raises(InputError, match=r"case: the prediction has shape \(6, 40, 47\)"):
+        score(truth(), truth()[..., 1:])
+
+
+def test_summary_averages_organs_not_pairs():
+    pairs = [
+        pair("a", "liver", 0.9, nsd=0.5, hd95=4.0),
+        pair("b", "liver", 0.7, nsd=0.7, hd95=8.0),
+        pair("c", "liver", 0.0, Outcome.MISSED, nsd=0.0),
+        pair("a", "pancreas", 0.2, nsd=0.1, hd95=20.0),
+        pair("b", "pancreas", None, Outcome.NOT_DRAWN),
+        pair("c", "pancreas", None, Outcome.BOTH_EMPTY),
+    ]
+    found = summarise(pairs, ORGANS, split="test", nsd_tolerance_mm=3.0)
+    liver, pancreas = found.organs
+    assert (liver.dice.mean, liver.dice.pairs) == (pytest.approx(1.6 / 3), 3)
+    assert liver.dice.std == pytest.approx(np.std([0.9, 0.7, 0.0], ddof=1))
+    assert (liver.hd95_mm.mean, liver.hd95_mm.pairs) == (pytest.approx(6.0), 2)  # the missed organ is left out
+    assert (pancreas.dice.mean, pancreas.dice.std) == (0.2, 0.0)
+    assert found.dice == pytest.approx((1.6 / 3 + 0.2) / 2)
+    assert found.hd95_mm == pytest.approx((6.0 + 20.0) / 2)
+    assert liver.outcomes["missed"] == 1
+    assert liver.outcomes["scored"] == 2
+    assert pancreas.outcomes["not drawn"] == 1
+    assert pancreas.outcomes["both empty"] == 1
+    assert [(worst.case, worst.organ) for worst in found.worst] == [
+        ("c", "liver"),
+        ("a", "pancreas"),
+        ("b", "liver"),
+        ("a", "liver"),
+    ]
+
+
+def test_summary_of_nothing_scored_has_no_mean():
+    found = summarise([pair("a", "liver", None, Outcome.NOT_DRAWN)], ORGANS, split="test", nsd_tolerance_mm=None)
+    assert (found.dice, found.organs[0].dice.mean, found.worst) == (None, None, ())
+    assert "mean of organs     -" in format_table(found)
+
+
+def test_five_worst_pairs_ties_in_order_of_the_names():
+    pairs = [pair(name, "liver", 0.5) for name in "hgfedcba"] + [pair("z", "liver", 0.1)]
+    found = summarise(pairs, ("liver",), split="test", nsd_tolerance_mm=None)
+    assert [worst.case for worst in found.worst] == ["z", "a", "b", "c", "d"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    empty = np.zeros(SHAPE, np.uint8)
+    without_pancreas = np.where(truth() == 2, 0, truth()).astype(np.uint8)
+    states = {
+        ("test_1", "pancreas"): State.MISSING,
+        ("test_2", "liver"): State.ABSENT,
+        ("test_2", "pancreas"): State.ABSENT,
+    }
+    labels = {"train_0": truth(), "test_0": truth(), "test_1": without_pancreas, "test_2": empty}
+    return make_run(tmp_path / "run", make_store(tmp_path / "store", labels, states))
+
+
+@pytest.fixture
+def perfect(monkeypatch):
+    """The network predicts the truth, except for one column of the liver."""
+
+    def predict_labels(model, image):
+        assert np.asarray(image[:]).dtype == np.int16
+        prediction = truth()
+        prediction[:, :, 6] = 0
+        return prediction
+
+    monkeypatch.setattr("smile_fast.training.inference.predict_labels", predict_labels)
+
+
+def test_a_run_is_scored_over_its_drawn_pairs(run, perfect, capsys):
+    found = evaluate_run(run)
+    assert found.cases == ("test_0", "test_1", "test_2")
+    liver, pancreas = found.organs
+    assert liver.dice.mean == pytest.approx(np.mean([2 * 15 / 31, 2 * 15 / 31, 0.0]))
+    assert liver.outcomes == dict.fromkeys(Outcome, 0) | {"scored": 2, "false alarm": 1}
+    assert pancreas.outcomes == dict.fromkeys(Outcome, 0) | {"scored": 1, "not drawn": 1, "false alarm": 1}
+    assert (pancreas.dice.mean, found.nsd_tolerance_mm) == (0.5, 3.0)
+    assert "evaluate test: 3/3" in capsys.readouterr().err
+
+
+def test_the_real_network_is_scored(run):
+    found = evaluate_run(run, split="train", nsd_tolerance_mm=None)
+    assert found.cases == ("train_0",)
+    assert found.organs[0].dice.mean is not None
+    assert 0 < found.organs[0].dice.mean < 1
+
+
+def test_files_hold_what_was_measured(run, perfect, tmp_path):
+    found = evaluate_run(run)
+    assert read_evaluation(tmp_path) is None
+    write_evaluation(found, tmp_path)
+    assert read_evaluation(tmp_path) == found
+    rows = list(csv.DictReader((tmp_path / "evaluation.csv").read_text().splitlines()))
+    assert len(rows) == 6
+    assert rows[0]["case"] == "test_0"
+    assert rows[0]["state"] == "annotated"
+    assert float(rows[0]["dice"]) == found.pairs[0].dice
+    assert rows[3] | {"predicted_ml": ""} == {
+        **dict.fromkeys(rows[3], ""),
+        **{"case": "test_1", "organ": "pancreas", "state": "missing", "outcome": "not drawn", "truth_ml": "0.0"},
+    }
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    assert content["split"] == "test"
+    assert math.isfinite(content["dice"])
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"organs": []}', '{"organs": [{"organ": "liver"}]}'])
+def test_a_damaged_evaluation_is_refused(tmp_path, damage):
+    (tmp_path / "evaluation.json").write_text(damage)
+    with pytest.raises(InputError, match=r"evaluation\.json cannot be read"):
+        read_evaluation(tmp_path)
+
+
+def test_an_empty_split_and_a_bad_tolerance_are_refused(run):
+    with pytest.raises(InputError, match="no validation case"):
+        evaluate_run(run, split="validation")
+    for tolerance in (-1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="NSD tolerance"):
+            evaluate_run(run, nsd_tolerance_mm=tolerance)
+
+
+def write_prediction(folder, case, slices):
+    """A label map on the grid of the store's cases, but in the order right to left, posterior to anterior (RAS)."""
+    data = slices.transpose(2, 1, 0)[::-1, ::-1]
+    affine = np.diag([1.0, 2.0, 4.0, 1.0])
+    affine[:2, 3] = [-1.0 * (SHAPE[2] - 1), -2.0 * (SHAPE[1] - 1)]
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(data), affine), folder / f"{case}.nii.gz")
+
+
+def test_label_maps_of_a_folder_are_scored_whatever_their_orientation(run, tmp_path):
+    for case in run.cases("test"):
+        write_prediction(tmp_path, case, truth())
+    found = evaluate_run(run, predictions=tmp_path)
+    assert found.predictions == str(tmp_path)
+    assert [pair.dice for pair in found.pairs] == [1.0, 1.0, 1.0, None, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: None, "test_0.nii.gz"),
+        (lambda folder: write_prediction(folder, "test_0", truth()[1:]), "another grid"),
+        (lambda folder: write_prediction(folder, "test_0", np.where(truth() > 1, 3, 0).astype(np.uint8)), "label 3"),
+    ],
+)
+def test_label_maps_that_do_not_fit_are_refused(run, tmp_path, change, message):
+    change(tmp_path)
+    with pytest.raises(InputError, match=message):
+        evaluate_run(run, predictions=tmp_path)
+
+
+def test_command_prints_the_table_and_writes_the_files(run, perfect, capsys):
+    assert main(["evaluate", str(run.path), "--no-surface", "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "liver" in out
+    assert "NSD" not in out
+    assert "(false alarm)" in out
+    assert main(["evaluate", str(run.path), "--nsd-tolerance", "2", "--device", "cpu"]) == 0
+    assert "NSD 2 mm" in capsys.readouterr().out
+    assert read_evaluation(run.path).nsd_tolerance_mm == 2.0
+
+
+def test_command_refuses_what_is_no_run_or_was_not_trained(run, tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path / "none")]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+    Run.open(run.path).model_path.unlink()
+    assert main(["evaluate", str(run.path), "--device", "cpu"]) == 2
+    assert "error: " in capsys.readouterr().err
+    assert not (run.path / "evaluation.json").exists()

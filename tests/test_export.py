@@ -1,0 +1,209 @@
+import json
+import re
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import onnx
+import pytest
+import torch
+from smile_runtime.errors import InputError
+from smile_runtime.model import METADATA_KEY, Model, ModelCard
+from smile_runtime.predict import Predictor
+
+import smile_fast
+from smile_fast import export
+from smile_fast.cli.main import main
+from smile_fast.export import Sample, certify, export_run, format_certificate, parity_samples, to_onnx
+from smile_fast.models import ModelConfig, Segmenter
+from smile_fast.training.inference import predict_labels
+from tests.runs import ORGANS, SHAPE, ct, make_run, make_store, truth
+from tests.tolerances import EXPORTED_PROBABILITY
+
+SIZES = [(1, 40, 48), (3, 33, 57), (2, 96, 80), (5, 17, 64)]  # N, H, W
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("export")
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    store = make_store(folder / "store", {"train_0": truth(), "test_0": truth()})
+    return make_run(folder / "run", store, channels=3)
+
+
+@pytest.fixture(scope="module")
+def exported(run, folder):
+    """A sigmoid network that sees three slices, with probabilities."""
+    return export_run(run, folder / "model.onnx", probabilities=True)
+
+
+@pytest.fixture(scope="module")
+def file(exported):
+    return Model(exported.path)
+
+
+def random_hu(shape, channels, seed=0):
+    batch, height, width = shape
+    return np.random.default_rng(seed).integers(-1024, 1500, (batch, channels, height, width)).astype(np.int16)
+
+
+def torch_answer(model, hu):
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(hu))
+        return model.label_map(logits, hu.shape[2:]).numpy(), model.probabilities(logits, hu.shape[2:]).numpy()
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_file_computes_what_the_network_computes_at_every_size(run, file, shape):
+    hu = random_hu(shape, 3)
+    labels, probabilities = torch_answer(run.load_model(), hu)
+    found = file.labels(hu)
+    assert set(np.unique(labels)) == {0, 1, 2}  # else the comparison would say little
+    assert (found.shape, found.dtype) == (labels.shape, np.uint8)
+    assert (found == labels).mean() >= export.MIN_IDENTICAL
+    np.testing.assert_allclose(file.probabilities(hu), probabilities, **EXPORTED_PROBABILITY)
+
+
+def test_file_holds_everything_and_nothing_of_this_machine(exported):
+    content = exported.path.read_bytes()
+    assert exported.size == len(content)
+    model = onnx.load_from_string(content)
+    assert [opset.domain for opset in model.opset_import] == [""]
+    assert model.opset_import[0].version == export.OPSET
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    assert [entry.key for entry in model.metadata_props] == [METADATA_KEY]
+    for trace in (b"segmenter.py", b"Traceback", str(Path(smile_fast.__file__).parent).encode(), b"torch.onnx"):
+        assert trace not in content
+    inputs = [(info.name, info.type.tensor_type.elem_type) for info in model.graph.input]
+    assert inputs == [("hu", onnx.TensorProto.INT16)]
+    sizes = [size.dim_param or size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim]
+    assert sizes == ["N", 3, "H", "W"]
+
+
+def test_card_tells_how_to_run_it_and_where_it_comes_from(exported, run, file):
+    card = file.card
+    assert card == exported.card
+    assert (card.organs, card.channels, card.window, card.head) == (ORGANS, 3, (-160.0, 240.0), "sigmoid")
+    assert card.threshold == 0.5
+    assert card.provenance["method"] == "smile"
+    assert card.provenance["settings"] == json.loads(json.dumps(run.config.to_json()))
+    assert card.provenance["cases"] == {"train": 1, "validation": 0, "test": 1}
+    for name in ("store_sha256", "config_sha256", "annotations_sha256", "weights_sha256"):
+        assert re.fullmatch("[0-9a-f]{64}", card.provenance[name])
+    assert card.provenance["versions"]["torch"] == torch.__version__
+    assert card.provenance["commit"] is None or re.fullmatch("[0-9a-f]{40}", card.provenance["commit"])
+    assert str(run.path) not in card.to_json()
+    assert card.parity["cases"] == ["test_0", "train_0"]
+    assert len(card.parity["sizes"]) == 2
+    assert list(SHAPE[1:]) in card.parity["sizes"]
+    assert card.parity["slices"] == 6
+    assert card.parity["identical_share"] >= export.MIN_IDENTICAL
+    assert card.parity["max_probability_difference"] <= EXPORTED_PROBABILITY["atol"]
+    shown = format_certificate(exported)
+    assert f"parity: {card.parity['identical_voxels']} of {card.parity['voxels']} voxels" in shown
+    assert "1 liver, 2 pancreas" in shown
+    assert "largest difference of a probability" in shown
+
+
+def test_predictor_gives_what_training_side_inference_gives(run, exported, tmp_path):
+    slices = ct(5)
+    scan = np.ascontiguousarray(slices.transpose(2, 1, 0)[::-1, ::-1])  # the scan is RAS
+    nib.save(nib.Nifti1Image(scan, np.diag([1.0, 2.0, 4.0, 1.0])), tmp_path / "scan.nii.gz")
+    Predictor(exported.path, threads=1).predict(tmp_path / "scan.nii.gz", tmp_path / "labels.nii.gz")
+    found = np.asarray(nib.load(tmp_path / "labels.nii.gz").dataobj)
+    expected = predict_labels(run.load_model(), slices)
+    assert len(np.unique(expected)) == 3
+    assert (found[::-1, ::-1].transpose(2, 1, 0) == expected).mean() >= export.MIN_IDENTICAL
+
+
+def test_softmax_baseline_exports_silently(folder, capfd):
+    torch.manual_seed(1)
+    config = ModelConfig(ORGANS, "resnet18", 16, head="softmax", width=8, rates=(2,))
+    model = Segmenter(config).eval()
+    model.classifier[-1].weight.data *= 100  # far from ties
+    proto = to_onnx(model, probabilities=True)
+    assert capfd.readouterr() == ("", "")
+    card = ModelCard(ORGANS, 1, (-160.0, 240.0), "softmax")
+    export._write(proto, card, folder / "softmax.onnx")
+    hu = random_hu((3, 50, 70), 1)
+    labels, probabilities = torch_answer(model, hu)
+    assert len(np.unique(labels)) == 3
+    file = Model(folder / "softmax.onnx")
+    assert (file.labels(hu) == labels).mean() >= export.MIN_IDENTICAL
+    np.testing.assert_allclose(file.probabilities(hu), probabilities, **EXPORTED_PROBABILITY)
+
+
+def other_network(run):
+    """The same network with its organs swapped."""
+    model = run.load_model()
+    head = model.classifier[-1]
+    head.weight.data, head.bias.data = head.weight.data.flip(0), head.bias.data.flip(0)
+    return model
+
+
+def test_certificate_refuses_a_file_of_another_network(run, file):
+    with pytest.raises(InputError, match=r"agree on \d+\.\d+% of the voxels only \(worst case test_0"):
+        certify(other_network(run), file, [Sample("test_0", random_hu((1, 40, 48), 3))])
+
+
+def test_a_file_that_differs_is_not_left_behind(run, exported, tmp_path, monkeypatch, capsys):
+    proto = onnx.load_from_string(exported.path.read_bytes())
+    monkeypatch.setattr(export, "to_onnx", lambda model, probabilities: proto)
+    monkeypatch.setattr(type(run), "load_model", lambda self, model=other_network(run): model)
+    assert main(["export", str(run.path), str(tmp_path / "model.onnx")]) == 2
+    assert "error: the exported file and the network agree on" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "model.onnx").write_bytes(b"the last good one")
+    assert main(["export", str(run.path), str(tmp_path / "model.onnx")]) == 2
+    assert (tmp_path / "model.onnx").read_bytes() == b"the last good one"
+
+
+def test_command_prints_the_certificate(run, exported, tmp_path, monkeypatch, capsys):
+    proto = onnx.load_from_string(exported.path.read_bytes())
+    monkeypatch.setattr(export, "to_onnx", lambda model, probabilities: proto)
+    assert main(["export", str(run.path), str(tmp_path / "model.onnx"), "--probabilities"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"wrote {tmp_path / 'model.onnx'}")
+    assert Model(tmp_path / "model.onnx").card == exported.card  # same input, same card
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [("model.safetensors", "would overwrite the input"), ("none/model.onnx", "does not exist"), (".", "is a folder")],
+)
+def test_an_unusable_output_is_refused_before_any_work(run, monkeypatch, capsys, target, message):
+    monkeypatch.setattr(type(run), "load_model", lambda self: pytest.fail("the network was loaded"))
+    assert main(["export", str(run.path), str(run.path / target)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unfinished_run_and_a_lost_store_are_refused(folder, tmp_path, capsys):
+    store = make_store(tmp_path / "store", {"train_0": truth()})
+    untrained = make_run(tmp_path / "untrained", store, trained=False)
+    assert main(["export", str(untrained.path), str(tmp_path / "model.onnx")]) == 2
+    assert "error: " in capsys.readouterr().err
+    trained = make_run(tmp_path / "trained", store)
+    (tmp_path / "store" / "index.json").unlink()
+    assert main(["export", str(trained.path), str(tmp_path / "model.onnx")]) == 2
+    assert "smile-fast prepare" in capsys.readouterr().err
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_parity_is_checked_where_organs_are(run):
+    samples = parity_samples(run, run.store(), channels=3)
+    assert [sample.case for sample in samples] == ["test_0", "test_0", "train_0", "train_0"]
+    busiest = samples[0].hu[0]  # slices 1..4 show the liver, 2 and 3 the pancreas as well
+    np.testing.assert_array_equal(busiest, ct(1)[1:4])
+    np.testing.assert_array_equal(samples[0].hu[1], ct(1)[[0, 0, 1]])
+    assert samples[1].hu.shape[2:] != samples[0].hu.shape[2:]
+
+
+def test_parity_cases_are_spread_over_a_large_cohort(tmp_path):
+    store = make_store(tmp_path / "store", {f"train_{number:02}": truth() for number in range(11)})
+    run = make_run(tmp_path / "run", store)
+    cases = list(dict.fromkeys(sample.case for sample in parity_samples(run, store, channels=1)))
+    assert cases == ["train_00", "train_02", "train_04", "train_06"]
