@@ -35,11 +35,14 @@ class CMakeBuild(build_ext):
     """Builds every extension with one run of CMake."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Configure and build with CMake; the extension lands where setuptools expects it."""
         import pybind11
 
         compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
         if not any(shutil.which(compiler.split()[0]) for compiler in compilers):
-            raise CompileError(f"no C++ compiler ({', '.join(compilers)}) was found: install one, or {WITHOUT_COMPILER}")
+            raise CompileError(
+                f"no C++ compiler ({', '.join(compilers)}) was found: install one, or {WITHOUT_COMPILER}"
+            )
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = (Path(self.build_temp) / ext.name).resolve()
         configure = [

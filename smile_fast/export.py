@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import json
 import logging
 import platform
 import subprocess
@@ -200,7 +201,7 @@ def certify(model: Segmenter, exported: Model, samples: Sequence[Sample]) -> dic
     return {
         "cases": list(dict.fromkeys(sample.case for sample in samples)),
         "slices": sum(len(sample.hu) for sample in samples),
-        "sizes": sorted({(int(sample.hu.shape[2]), int(sample.hu.shape[3])) for sample in samples}),
+        "sizes": [list(size) for size in sorted({sample.hu.shape[2:] for sample in samples})],
         "voxels": voxels,
         "identical_voxels": identical,
         "identical_share": share,
@@ -211,7 +212,7 @@ def certify(model: Segmenter, exported: Model, samples: Sequence[Sample]) -> dic
 
 def provenance(run: Run, store: Store) -> dict[str, Any]:
     """Tell how a run was made: method, settings, fingerprints and versions, plain JSON."""
-    return {
+    record = {
         "method": run.config.method,
         "settings": run.config.to_json(),
         "model": run.model_config.to_json(),
@@ -227,6 +228,8 @@ def provenance(run: Run, store: Store) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
         },
     }
+    plain: dict[str, Any] = json.loads(json.dumps(record))  # lists for tuples, as they will be read back
+    return plain
 
 
 def format_certificate(exported: Exported) -> str:
@@ -271,7 +274,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            pass
             yield
     finally:
         logging.disable(before)

@@ -81,12 +81,16 @@ def make_run(path: Path, store: Store, *, seed: int = 0, trained: bool = True, *
     if trained:
         torch.manual_seed(seed)
         model = Segmenter(run.model_config).eval()
-        hu = torch.from_numpy(slice_context(ct(), range(SHAPE[0]), config.channels))
-        with torch.no_grad():
-            classifier = model.classifier[-1]
-            classifier.bias -= model(hu).median(dim=0).values.median(dim=-1).values.median(dim=-1).values
+        balance(model, slice_context(ct(), range(SHAPE[0]), config.channels))
         Checkpoint({"model": dict(model.state_dict())}).save(run.model_path)
     return run
+
+
+@torch.no_grad()
+def balance(model: Segmenter, hu: NDArray[np.int16]) -> None:  # hu: [N, C, H, W]
+    """Shift the classifier until every output is positive on half of the given pixels."""
+    logits = model(torch.from_numpy(hu))
+    model.classifier[-1].bias -= logits.transpose(0, 1).flatten(1).median(dim=1).values
 
 
 def add_metrics(run: Run, *, validation: bool = True) -> None:

@@ -5,10 +5,10 @@ import math
 import nibabel as nib
 import numpy as np
 import pytest
-from smile_runtime.errors import InputError
 
-from smile_fast.cli.main import main
+from smile_fast.cli.main import build_parser, main
 from smile_fast.evaluation import (
+    NSD_TOLERANCE_MM,
     Outcome,
     PairScore,
     evaluate_run,
@@ -20,6 +20,7 @@ from smile_fast.evaluation import (
 )
 from smile_fast.supervision import VOID, State
 from smile_fast.training.run import Run
+from smile_runtime.errors import InputError
 from tests.runs import ORGANS, SHAPE, SPACING, make_run, make_store, truth
 
 ANNOTATED = {"liver": State.ANNOTATED, "pancreas": State.ANNOTATED}
@@ -296,6 +297,7 @@ def test_command_prints_the_table_and_writes_the_files(run, perfect, capsys):
     assert "(false alarm)" in out
     assert main(["evaluate", str(run.path), "--nsd-tolerance", "2", "--device", "cpu"]) == 0
     assert "NSD 2 mm" in capsys.readouterr().out
+    assert build_parser().parse_args(["evaluate", "RUN"]).nsd_tolerance == NSD_TOLERANCE_MM
     assert read_evaluation(run.path).nsd_tolerance_mm == 2.0
 
 

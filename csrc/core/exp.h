@@ -8,7 +8,8 @@
 
 namespace smile_fast {
 
-// Numerics: within 1.2 ulp (0.9 with FMA) for x in (-inf, 0], denormal results included, exactly 0 from -104 down; NaN gives NaN.
+// Numerics: within 1.2 ulp (0.9 with FMA) for x in (-inf, 0], denormal results included, exactly 0 from -104 down; NaN
+// gives NaN.
 //
 // exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2) / 2; ln 2 in two parts, so that r keeps all its bits.
 SMILE_FAST_INLINE float exp_nonpositive(float x) {

@@ -21,9 +21,7 @@ SMILE_FAST_INLINE float as_float(std::uint32_t bits) { return __builtin_bit_cast
 
 SMILE_FAST_INLINE float to_float(float value) { return value; }
 
-SMILE_FAST_INLINE float to_float(BFloat16 value) {
-  return as_float(static_cast<std::uint32_t>(value.bits) << 16);
-}
+SMILE_FAST_INLINE float to_float(BFloat16 value) { return as_float(static_cast<std::uint32_t>(value.bits) << 16); }
 
 SMILE_FAST_INLINE float to_float(Float16 value) {
   const std::uint32_t magnitude = value.bits & 0x7fffu;

@@ -170,9 +170,12 @@ SMILE_FAST_INLINE void block(const MaskedBceArguments& a, std::int64_t image, st
 void masked_bce_block(const MaskedBceArguments& a, std::int64_t image, std::int64_t begin, std::int64_t end,
                       double* sums, std::int64_t* counts) {
   switch (a.dtype) {
-    case DType::float32: return block<float>(a, image, begin, end, sums, counts);
-    case DType::bfloat16: return block<BFloat16>(a, image, begin, end, sums, counts);
-    case DType::float16: return block<Float16>(a, image, begin, end, sums, counts);
+    case DType::float32:
+      return block<float>(a, image, begin, end, sums, counts);
+    case DType::bfloat16:
+      return block<BFloat16>(a, image, begin, end, sums, counts);
+    case DType::float16:
+      return block<Float16>(a, image, begin, end, sums, counts);
   }
 }
 

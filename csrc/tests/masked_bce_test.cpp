@@ -1,4 +1,6 @@
 // masked_bce_cpu against a scalar loop in double precision: ragged sizes, all dtypes, many organs, several threads.
+#include "core/masked_bce.h"
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -9,7 +11,6 @@
 
 #include "check.h"
 #include "core/float_formats.h"
-#include "core/masked_bce.h"
 #include "core/masked_bce_block.h"
 
 namespace {
@@ -152,9 +153,9 @@ void test(std::int64_t batch, std::int64_t organs, std::int64_t voxels, Labels p
   Result<double> sums(planes);
   Result<std::int64_t> counts(planes);
   Result<Logit> gradient(planes * voxels);
-  const MaskedBceArguments arguments{dtype_of<Logit>, p.logits.data(),    p.labels.data(),      p.table.data(),
-                                     batch,           organs,             voxels,               sums.values.data(),
-                                     counts.values.data(), gradient.values.data()};
+  const MaskedBceArguments arguments{
+      dtype_of<Logit>, p.logits.data(), p.labels.data(),    p.table.data(),       batch,
+      organs,          voxels,          sums.values.data(), counts.values.data(), gradient.values.data()};
   smile_fast::masked_bce_cpu(arguments, 1);
   check_against_double(p, sums, counts, gradient, name);
 

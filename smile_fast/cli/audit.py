@@ -60,13 +60,10 @@ def _audit_dataset(args: argparse.Namespace) -> "Audit":
 def _audit_store(args: argparse.Namespace) -> "Audit":
     from smile_runtime.progress import progress
 
-    from smile_fast.data.annotations import read_annotations
     from smile_fast.data.store import Store
     from smile_fast.supervision.audit import audit_store
 
     store = Store.open(args.dataset)
-    declarations = store.declarations()
-    if args.annotations is not None:
-        declarations = read_annotations(args.annotations, list(store.cases), store.organs)
+    declarations = store.declarations() if args.annotations is None else store.read_declarations(args.annotations)
     cases = [name for name, info in store.cases.items() if args.split in ("all", info.split)]
     return audit_store(store, declarations, progress(cases, total=len(cases), label="reading label maps"))

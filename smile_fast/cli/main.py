@@ -42,7 +42,6 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=module.HELP,
             description=module.HELP[0].upper() + module.HELP[1:] + ".",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run)

@@ -67,14 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run, new unless --resume")
     parser.add_argument("--annotations", type=Path, help="declarations to use instead of the store's")
     parser.add_argument("--weights", type=Path, help="start weights (.safetensors, ImageNet or COCO names)")
-    parser.add_argument("--resume", action="store_true", help="go on with RUN where it stopped")
+    parser.add_argument("--resume", action="store_true", help="go on with RUN where it stopped, under RUN's own settings")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as many as there are)")
     defaults = {field.name: field.default for field in fields(TrainConfig)}
     for title, settings in _SETTINGS.items():
         group = parser.add_argument_group(title)
         for name, text in settings.items():
-            group.add_argument(f"--{name.replace('_', '-')}", help=text, **_option(name, defaults[name]))
+            group.add_argument(f"--{name.replace('_', '-')}", help=_help(text, defaults[name]), **_option(name, defaults[name]))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -125,6 +125,13 @@ def parse_budget(text: str) -> float:
     return seconds
 
 
+def _help(text: str, default: Any) -> str:
+    if default is None or default == () or isinstance(default, bool):
+        return text
+    shown = " ".join(f"{value:g}" for value in default) if isinstance(default, tuple) else default
+    return f"{text} (default: {shown})"
+
+
 def _option(name: str, default: Any) -> dict[str, Any]:
     if isinstance(default, bool):
         return {"action": "store_true"}
@@ -139,7 +146,6 @@ def _option(name: str, default: Any) -> dict[str, Any]:
 
 
 def _create_run(arguments: argparse.Namespace) -> Any:
-    from smile_fast.data.annotations import read_annotations
     from smile_fast.data.store import Store
     from smile_fast.training.run import Run
 
@@ -148,7 +154,7 @@ def _create_run(arguments: argparse.Namespace) -> Any:
     store = Store.open(arguments.store)
     declarations = store.declarations()
     if arguments.annotations is not None:
-        declarations = read_annotations(arguments.annotations, list(store.cases), store.organs)
+        declarations = store.read_declarations(arguments.annotations)
     return Run.create(arguments.run_folder, config, store, declarations)
 
 

@@ -5,10 +5,9 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.files import atomic_path
-
-from smile_fast.supervision.states import State
 
 Declarations = dict[str, dict[str, State]]
 """case -> organ -> state, complete: every case has every organ."""
@@ -19,13 +18,14 @@ UNDECIDED = "?"
 """The state of a pair that `declare` could not know and that a human has yet to fill in."""
 
 
-def read_annotations(path: Path, cases: Sequence[str], organs: Sequence[str]) -> Declarations:
+def read_annotations(path: Path, cases: Sequence[str], organs: Sequence[str], *, others: bool = False) -> Declarations:
     """Read and check the declarations of a dataset.
 
     Args:
         path: a CSV file in UTF-8 with the header ``case,organ,state``.
         cases: the dataset's cases.
         organs: the dataset's organs.
+        others: whether the file may have rows of other cases, which are skipped: a store without the broken cases.
 
     Returns:
         The state of every (case, organ) pair, in the order of `cases` and `organs`.
@@ -43,6 +43,8 @@ def read_annotations(path: Path, cases: Sequence[str], organs: Sequence[str]) ->
             raise InputError(f"{where}: a row needs {','.join(COLUMNS)}, this one has {len(row)} fields")
         case, organ, text = (field.strip() for field in row)
         if case not in known_cases:
+            if others:
+                continue
             raise InputError(f"{where}: the dataset has no case '{case}'; correct the name or remove the row")
         if organ not in known_organs:
             raise InputError(

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
-from smile_runtime.errors import InputError
-from smile_runtime.nifti import read_labels
-from smile_runtime.progress import progress
 
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.supervision.audit import CaseCounts
 from smile_fast.supervision.states import LABEL_VALUES, VOID
+from smile_runtime.errors import InputError
+from smile_runtime.nifti import read_labels
+from smile_runtime.progress import progress
 
 
 def slice_histograms(labels: NDArray[np.uint8]) -> NDArray[np.int64]:

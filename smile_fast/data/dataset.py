@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from smile_runtime.errors import InputError
-
 from smile_fast.supervision.states import MAX_ORGANS, VOID
+from smile_runtime.errors import InputError
 
 Split = Literal["train", "test"]
 SUFFIX = ".nii.gz"

@@ -16,11 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from smile_runtime.errors import InputError
-from smile_runtime.files import write_json
-from smile_runtime.nifti import Volume, read_image, read_labels
-from smile_runtime.preprocessing import canonical_affine, to_slices
-from smile_runtime.progress import progress
 
 from smile_fast.data.annotations import FILE_NAME, read_annotations
 from smile_fast.data.counts import check_values, slice_histograms
@@ -39,6 +34,11 @@ from smile_fast.data.store import (
     write_index,
 )
 from smile_fast.supervision.states import VOID, State
+from smile_runtime.errors import InputError
+from smile_runtime.files import write_json
+from smile_runtime.nifti import Volume, read_image, read_labels
+from smile_runtime.preprocessing import canonical_affine, to_slices
+from smile_runtime.progress import progress
 
 AFFINE_TOLERANCE_MM = 1e-3
 """How far the label map's grid may lie from the image's, at any corner of the volume: rounding, not misplacement."""

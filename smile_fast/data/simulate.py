@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
-from smile_runtime.errors import InputError
 
 from smile_fast.data.annotations import Declarations
 from smile_fast.supervision.states import State
+from smile_runtime.errors import InputError
 
 
 def simulate_missing(declarations: Declarations, alpha: float, seed: int, cases: Sequence[str]) -> Declarations:

@@ -10,7 +10,7 @@ STORE/cases/CASE/case.json     the case's entry of the index and the digests of 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from typing import Any
 import blosc2
 import numpy as np
 from numpy.typing import NDArray
-from smile_runtime.errors import InputError
-from smile_runtime.files import atomic_path
 
-from smile_fast.data.annotations import Declarations
+from smile_fast.data.annotations import Declarations, read_annotations
 from smile_fast.data.dataset import Split
 from smile_fast.supervision.states import MAX_ORGANS, State
+from smile_runtime.errors import InputError
+from smile_runtime.files import atomic_path
 
 FORMAT = "smile-fast store"
 SCHEMA = 1
@@ -243,33 +243,24 @@ class Store:
         """The state of every (case, organ) pair that the store was prepared with."""
         return {name: dict(info.states) for name, info in self.cases.items()}
 
-    def with_declarations(self, declarations: Declarations) -> "Store":
-        """The same store under other declarations, e.g. with more annotations hidden; nothing is written.
+    def read_declarations(self, path: Path) -> Declarations:
+        """Read other declarations than the store was prepared with, e.g. with more annotations hidden.
 
         Args:
-            declarations: every case and organ of the store.
-
-        Returns:
-            A store whose states are the given ones and whose counts hold no voxel of an organ that they hide.
+            path: an annotations.csv; rows of cases that the store has not are skipped.
 
         Raises:
-            InputError: a pair that is hidden in the store is not hidden here (its voxels were never counted), or an
-                organ with voxels is declared absent.
+            InputError: see `read_annotations`; or an organ whose voxels the store has counted is declared absent.
         """
-        cases = {}
+        declarations = read_annotations(path, list(self.cases), self.organs, others=True)
         for name, info in self.cases.items():
-            states = {organ: declarations[name][organ] for organ in self.organs}
-            for organ, state in states.items():
-                if info.states[organ] is State.HIDDEN and state is not State.HIDDEN:
+            for organ in info.runs:
+                if declarations[name][organ] is State.ABSENT:
                     raise InputError(
-                        f"{self.path}: case {name}, organ {organ} was hidden when the store was prepared and is "
-                        f"{state} now; run 'smile-fast prepare' with these annotations"
+                        f"{path}: case {name}, organ {organ} is declared absent, but the store has voxels of it; "
+                        "correct the file or the label map"
                     )
-                if state is State.ABSENT and organ in info.runs:
-                    raise InputError(f"{self.path}: case {name} has voxels of {organ}, which is declared absent")
-            runs = {organ: run for organ, run in info.runs.items() if states[organ] is not State.HIDDEN}
-            cases[name] = replace(info, states=states, runs=runs)
-        return replace(self, cases=cases)
+        return declarations
 
     def _array(self, name: str, file: str, dtype: "np.dtype[Any]") -> Any:
         if name not in self.cases:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from smile_runtime.errors import InputError
-from smile_runtime.files import atomic_path, write_json
 
 import smile_fast
 from smile_fast.evaluation.scores import Outcome, PairScore
 from smile_fast.supervision import State
+from smile_runtime.errors import InputError
+from smile_runtime.files import atomic_path, write_json
 
 WORST_PAIRS = 5
 

@@ -21,7 +21,10 @@ class ImagePooling(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, inputs, h, w] to [N, outputs, h, w]."""
-        return super().forward(x).expand(-1, -1, x.shape[-2], x.shape[-1])
+        pooled = x
+        for layer in self:
+            pooled = layer(pooled)
+        return pooled.expand(-1, -1, x.shape[-2], x.shape[-1])
 
 
 def _conv_bn_relu(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Sequential:

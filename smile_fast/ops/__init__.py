@@ -5,15 +5,18 @@
 
 from smile_fast.ops.masked_bce import masked_bce, masked_bce_stats
 from smile_fast.ops.masked_bce_upsampled import masked_bce_upsampled, masked_bce_upsampled_stats
-from smile_fast.ops.registry import available, ops
+from smile_fast.ops.registry import available, defined
 from smile_fast.ops.select_top_fraction import select_top_fraction
 
+OPS: tuple[str, ...] = defined()
+"""The names of all ops."""
+
 __all__ = [
+    "OPS",
     "available",
     "masked_bce",
     "masked_bce_stats",
     "masked_bce_upsampled",
     "masked_bce_upsampled_stats",
-    "ops",
     "select_top_fraction",
 ]

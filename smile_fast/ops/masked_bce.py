@@ -66,8 +66,9 @@ def masked_bce(
         TypeError: an argument is no tensor or has the wrong dtype.
         ValueError: shapes or devices disagree, unknown reduction, implementation that cannot be used.
 
-    Numerics: computes in float32 (float64 for float64 logits), sums in float64 in a fixed order: same inputs, same
-        bits. A logit on which its organ is unknown may be NaN or infinite. There is no second derivative.
+    Numerics: computes in float32 (float64 for float64 logits) and sums in float64, deterministically; the native
+        implementation gives the same bits for any number of threads. A logit on which its organ is unknown may be
+        NaN or infinite. There is no second derivative.
     Sync: reads nothing on the host.
     Source: Petit et al., DLMIA 2018, equation 1.
     """

@@ -58,8 +58,9 @@ def masked_bce_upsampled(
         TypeError: an argument is no tensor or has the wrong dtype.
         ValueError: shapes or devices disagree, unknown reduction, implementation that cannot be used.
 
-    Numerics: interpolates and computes in float32 (float64 for float64 logits), sums in float64. A NaN or infinite
-        logit reaches the loss only through known voxels whose interpolation reads it. No second derivative.
+    Numerics: interpolates and computes in float32 (float64 for float64 logits), sums in float64, deterministically for
+        a given number of threads. A NaN or infinite logit reaches the loss only through known voxels
+        whose interpolation reads it. There is no second derivative.
     Sync: reads nothing on the host.
     Source: Petit et al., DLMIA 2018, equation 1.
     """

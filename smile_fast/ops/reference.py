@@ -1,8 +1,12 @@
 """Every op in plain torch: the semantics, in float64 if asked, never optimised.
 
 These functions are the kernels of last resort on every device. They loop over the organs, so that no temporary
-holds more than one organ at full resolution.
+holds more than one organ at full resolution. They are deterministic for a given number of threads; torch's exp rounds
+differently at the end of a thread's share, so the last bits may change with that number.
 """
+
+from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,18 +24,19 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 def decode(
     labels: Tensor,  # [B, *S] uint8
     table: Tensor,  # [B, 256, 2, ceil(K / 32)] int32
-    organ: int,
-) -> tuple[Tensor, Tensor]:
-    """Look up w_k and y*_k of one organ at every voxel.
+    organs: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Look up w_k and y*_k at every voxel, organ by organ.
 
-    Returns:
+    Yields:
         known, positive: [B, *S] bool each.
     """
-    words = table[..., organ // WORD_BITS]  # [B, 256, 2]
-    bits = ((words >> organ % WORD_BITS) & 1).bool()
-    index = labels.reshape(labels.shape[0], -1).long()  # [B, voxels]
-    known, positive = (bits[..., which].gather(1, index).view(labels.shape) for which in (0, 1))
-    return known, positive
+    index = labels.flatten(1).long()  # [B, voxels]
+    for word in range(table.shape[-1]):
+        rows = table[..., word]  # [B, 256, 2]
+        known, positive = (rows[..., which].gather(1, index).view(labels.shape) for which in (0, 1))
+        for bit in range(min(WORD_BITS, organs - word * WORD_BITS)):
+            yield (known >> bit & 1).bool(), (positive >> bit & 1).bool()
 
 
 def bce(
@@ -72,9 +77,9 @@ def masked_bce(
     sums = logits.new_zeros((batch, organs), dtype=torch.float64)
     counts = labels.new_zeros((batch, organs), dtype=torch.int64)
     grad = logits.new_empty(logits.shape if with_grad else (0,))
-    for organ in range(organs):
-        known, positive = decode(labels, table, organ)
-        loss, gradient = bce(logits[:, organ].to(compute_dtype(logits.dtype)), known, positive)
+    for organ, (known, positive) in enumerate(decode(labels, table, organs)):
+        plane = logits[:, organ].to(compute_dtype(logits.dtype)).contiguous()
+        loss, gradient = bce(plane, known, positive)
         sums[:, organ] = loss.flatten(1).sum(1, dtype=torch.float64)
         counts[:, organ] = known.flatten(1).sum(1)
         if with_grad:
@@ -101,8 +106,7 @@ def masked_bce_upsampled(
     grad = logits.new_empty(logits.shape if with_grad else (0,))
     if labels.numel() == 0:  # F.interpolate refuses empty batches and empty images
         return sums, counts, grad.zero_()
-    for organ in range(organs):
-        known, positive = decode(labels, table, organ)
+    for organ, (known, positive) in enumerate(decode(labels, table, organs)):
         coarse = logits[:, organ : organ + 1].to(compute_dtype(logits.dtype))  # [B, 1, h, w]
         loss, gradient = bce(upsample(coarse, labels.shape[1:])[:, 0], known, positive)
         sums[:, organ] = loss.flatten(1).sum(1, dtype=torch.float64)
@@ -121,9 +125,9 @@ def upsample(coarse: Tensor, size: torch.Size) -> Tensor:
 def upsample_adjoint(fine: Tensor, shape: torch.Size) -> Tensor:
     """Apply the transpose of `upsample`: a gradient at full resolution, [B, C, H, W], to `shape` [B, C, h, w]."""
     size = list(fine.shape[2:])
-    if fine.ndim == 4:
-        return torch.ops.aten.upsample_bilinear2d_backward(fine, size, list(shape), False)
-    return torch.ops.aten.upsample_trilinear3d_backward(fine, size, list(shape), False)
+    aten = torch.ops.aten
+    adjoint = aten.upsample_bilinear2d_backward if fine.ndim == 4 else aten.upsample_trilinear3d_backward
+    return cast(Tensor, adjoint(fine, size, list(shape), False))
 
 
 def select_top_fraction(

@@ -15,7 +15,7 @@ from torch._ops import OpOverload
 NAMESPACE = "smile_fast"
 REFERENCE = "reference"
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
-_LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+_LIBRARY: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
 
 
 def _accepts_everything(*arguments: Any) -> str:
@@ -74,9 +74,7 @@ def define(
     for overload in overloads:
         _LIBRARY.define(overload + schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"{NAMESPACE}::{overload}", fake, lib=_LIBRARY)
-        torch.library.register_autograd(
-            f"{NAMESPACE}::{overload}", backward, setup_context=setup_context, lib=_LIBRARY
-        )
+        torch.library.register_autograd(f"{NAMESPACE}::{overload}", backward, setup_context=setup_context, lib=_LIBRARY)
     for implementation in usable:
         _LIBRARY.impl(f"{op}.{implementation.name}", implementation.run, "CompositeExplicitAutograd")
 
@@ -124,7 +122,7 @@ def overload(op: str, implementation: str | None, *arguments: Any) -> OpOverload
     raise ValueError(f"implementation of {op} must be None or one of {names}, got {implementation!r}")
 
 
-def ops() -> tuple[str, ...]:
+def defined() -> tuple[str, ...]:
     """Return the names of all ops, in the order of their definition."""
     return tuple(_IMPLEMENTATIONS)
 
@@ -133,7 +131,7 @@ def available(op: str, device: str) -> list[tuple[str, bool, str]]:
     """Say which implementations an op has on a device; the first usable one is what the op runs there.
 
     Args:
-        op: name of the op, see `ops`.
+        op: name of the op, see `smile_fast.ops.OPS`.
         device: device type, "cpu" or "cuda".
 
     Returns:

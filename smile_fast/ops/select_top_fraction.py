@@ -58,8 +58,9 @@ def select_top_fraction(
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
-        ValueError: shapes or devices disagree, gamma outside of [0, 1], offsets that decrease or leave 0..N (the
-            values of tensors are checked on the CPU only: reading them elsewhere would wait for the device).
+        ValueError: shapes or devices disagree, gamma outside of [0, 1], offsets that decrease or leave 0..N. What
+            tensors hold is checked on the CPU and outside of torch.compile only: reading it elsewhere would wait
+            for the device; there, gamma is clipped and a bad offset gives an unspecified selection.
 
     Numerics: exact and deterministic. gamma * n is a float64 product; one within 1e-12 relative of an integer is
         that integer, so that 0.07 of 100 are 7 voxels and not 8.
@@ -74,17 +75,38 @@ def select_top_fraction(
     check_tensor("segments", segments, (torch.int64,), scores.device)
     if segments.ndim != 1 or segments.shape[0] == 0:
         raise ValueError(f"segments must have shape [S + 1], got {list(segments.shape)}")
-    if isinstance(gamma, Tensor):
-        check_tensor("gamma", gamma, (torch.float64,), scores.device)
-        check_shape("gamma", gamma, (segments.shape[0] - 1,), "[S]")
-        shares = gamma
-    else:
-        if isinstance(gamma, bool) or not isinstance(gamma, float | int):
-            raise TypeError(f"gamma must be a float or a tensor of torch.float64, got {type(gamma).__name__}")
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
-        shares = torch.full(
-            (segments.shape[0] - 1,), float(gamma), dtype=torch.float64, device=scores.device
-        )
+    shares = _shares(gamma, segments)
+    if scores.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_segments(segments, scores.shape[0])
+        _check_shares(shares)
     kernel = overload(NAME, implementation, scores, candidates, shares, segments)
     return cast(Tensor, kernel(scores, candidates, shares, segments))
+
+
+def _shares(gamma: float | Tensor, segments: Tensor) -> Tensor:
+    """Return gamma as one share a segment: [S] float64."""
+    count = segments.shape[0] - 1
+    if isinstance(gamma, Tensor):
+        check_tensor("gamma", gamma, (torch.float64,), segments.device)
+        check_shape("gamma", gamma, (count,), "[S]")
+        return gamma
+    if isinstance(gamma, bool) or not isinstance(gamma, float | int):
+        raise TypeError(f"gamma must be a float or a tensor of torch.float64, got {type(gamma).__name__}")
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
+    return torch.full((count,), float(gamma), dtype=torch.float64, device=segments.device)
+
+
+def _check_segments(segments: Tensor, length: int) -> None:
+    """Raise ValueError unless the offsets rise within 0..length. Reads them."""
+    if (segments.diff() < 0).any():
+        raise ValueError(f"segments must not decrease from offset to offset, got {segments.tolist()}")
+    if segments[0] < 0 or segments[-1] > length:
+        raise ValueError(f"segments must be offsets in 0..{length}, got {segments.tolist()}")
+
+
+def _check_shares(shares: Tensor) -> None:
+    """Raise ValueError unless every share is in [0, 1]. Reads them."""
+    wrong = ~((shares >= 0) & (shares <= 1))  # NaN is wrong, too
+    if wrong.any():
+        raise ValueError(f"gamma must lie in [0, 1], got {shares[wrong][0].item()}")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from smile_runtime.files import atomic_path
 
 import smile_fast
 from smile_fast.evaluation import Evaluation, Outcome, Spread
@@ -16,6 +15,8 @@ from smile_fast.report.figures import dice_chart, training_chart
 from smile_fast.report.gallery import prediction_rows, pseudo_rows
 from smile_fast.report.palette import PSEUDO, organ_colours
 from smile_fast.supervision.audit import Audit, audit_store
+from smile_runtime.files import atomic_path
+from smile_runtime.progress import progress
 
 METHODS = {
     "baseline": "baseline (softmax, missing = background)",
@@ -66,7 +67,6 @@ def build_report(paths: Sequence[Path], say: Callable[[str], None] = lambda text
     organs = tuple(dict.fromkeys(organ for record in records for organ in record.run.organs))
     colours = organ_colours(organs)
     evaluations = {record.name: record.evaluation for record in records if record.evaluation is not None}
-    say("auditing the labels")
     audits = _audits(records)
     say("drawing slices")
     context = {
@@ -194,10 +194,12 @@ def _audits(records: Sequence[RunRecord]) -> list[AuditBlock]:
                 break
         else:
             groups.append((record, [record.name]))
-    return [
-        AuditBlock(", ".join(names), audit_store(record.run.store(), record.states, record.run.cases("train")))
-        for record, names in groups
-    ]
+    blocks = []
+    for record, names in groups:
+        cases = record.run.cases("train")
+        shown = progress(cases, total=len(cases), label="audit the labels")
+        blocks.append(AuditBlock(", ".join(names), audit_store(record.run.store(), record.states, shown)))
+    return blocks
 
 
 def _unvalidated(records: Sequence[RunRecord]) -> list[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from smile_runtime.errors import InputError
 
 from smile_fast.data.annotations import Declarations
 from smile_fast.data.store import open_array
@@ -15,6 +14,8 @@ from smile_fast.evaluation import Evaluation, read_evaluation
 from smile_fast.supervision import PSEUDO_BIT, State
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.run import Run
+from smile_runtime.errors import InputError
+from smile_runtime.progress import progress
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,8 @@ def _rounds(run: Run) -> list[RoundRow]:
         record = read_json(folder / "round.json")
         cases: dict[str, dict[str, dict[str, int]]] = record["cases"]
         checks = {organ: np.zeros(3, dtype=np.int64) for organ in run.organs}  # checked, correct, hidden
-        for case, organs in cases.items():
+        label = f"check round {record['round']}"
+        for case, organs in progress(cases.items(), total=len(cases), label=label):
             hidden = [organ for organ in organs if states[case][organ] == State.HIDDEN]
             if not hidden:
                 continue

@@ -286,7 +286,9 @@ def _sentence(row: OrganAudit) -> str:
     if row.alpha is None:
         return f"{row.organ}: declared absent in every case; there is nothing to learn but its absence."
     if gone == 0:
-        return f"{row.organ}: annotated in all {present} cases where it is present; no method sees a wrong label of it."
+        return (
+            f"{row.organ}: annotated in every case where it is present ({present}); no method sees a wrong label of it."
+        )
     lead = f"{row.organ}: {row.alpha:.0%} of the annotations are missing ({gone} of {present} cases);"
     if row.baseline.fn is None:
         return f"{lead} no case shows its size, so the wrong labels cannot be estimated."

@@ -1,7 +1,7 @@
 """Training batches: which slices, which patches, read ahead of the step that needs them."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -89,7 +89,7 @@ class BatchSource:
             hu[image][:, *target] = self.view.image(case, neighbours.tolist())[:, *source]
         return Batch(hu, labels, cases)
 
-    def iterate(self, first: int) -> Iterator[Batch]:
+    def iterate(self, first: int) -> Generator[Batch]:
         """Batches from step `first` on, without end, read ahead by a thread."""
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
             pending: deque[Future[Batch]] = deque()

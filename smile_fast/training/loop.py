@@ -81,7 +81,8 @@ def train(run: Run, *, weights: Path | None = None, resume: bool = False, device
     model.set_prior(human_view.prior(missing_is_background=config.method == "baseline"))
     if weights is not None and not resume:
         print(f"weights: {load_weights(model, weights)}")
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device)
+    model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, config)
     average = WeightAverage(model, config.ema) if config.ema else None
     if resume:

@@ -29,7 +29,7 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
         progress: part of the stage that is done, in [0, 1].
     """
     warm = min(1.0, (progress + 1e-3) / config.warmup) if config.warmup else 1.0
-    return config.peak_lr * warm * max(0.0, 1.0 - progress) ** POLY_POWER
+    return config.peak_lr * warm * float(max(0.0, 1.0 - progress) ** POLY_POWER)
 
 
 class WeightAverage:

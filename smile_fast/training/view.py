@@ -43,7 +43,8 @@ class TrainingView:
 
     def visible_labels(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
         """Human labels of some axial slices with hidden organs erased, [n, H, W]."""
-        return self._luts[case][_read(self.store.human_labels(case), planes)]
+        visible: NDArray[np.uint8] = self._luts[case][_read(self.store.human_labels(case), planes)]
+        return visible
 
     def labels(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
         """Visible human labels, and the round's pseudo-labels where nobody labelled anything, [n, H, W]."""
@@ -82,7 +83,8 @@ class TrainingView:
             counts = count_labels(self.visible_labels(case), organs)
         counts[:, [state == State.HIDDEN for state in states]] = 0
         if self.overlay is not None and (self.overlay / f"{case}.b2nd").exists():
-            counts = counts + count_labels(_read(open_array(self.overlay / f"{case}.b2nd"), slice(None)) & 0x7F, organs)
+            pseudo = _read(open_array(self.overlay / f"{case}.b2nd"), slice(None))
+            counts = counts + count_labels(np.bitwise_and(pseudo, 0x7F, dtype=np.uint8), organs)
         return counts
 
 

@@ -179,19 +179,18 @@ def test_two_entries_of_one_case(path):
         Store.open(path)
 
 
-def test_other_declarations_hide_the_counts(path):
+def test_reads_other_declarations(path, tmp_path):
     store = Store.open(path)
-    declarations = store.declarations()
-    declarations["case"]["liver"] = State.HIDDEN
-    hidden = store.with_declarations(declarations)
-    assert hidden.cases["case"].counts == [[0, 0]] * 4
-    assert hidden.cases["case"].states["liver"] is State.HIDDEN
-    assert hidden.cases["other"].counts == INFO.counts
-    assert store.cases["case"].counts == INFO.counts
-    declarations["case"]["liver"] = State.ABSENT
-    with pytest.raises(InputError, match="case case has voxels of liver, which is declared absent"):
-        store.with_declarations(declarations)
-    declarations = store.declarations()
-    declarations["case"]["pancreas"] = State.ANNOTATED
-    with pytest.raises(InputError, match="pancreas was hidden when the store was prepared"):
-        store.with_declarations(declarations)
+    file = tmp_path / "other.csv"
+    rows = ["case,organ,state", "case,liver,hidden", "case,pancreas,annotated", "other,liver,missing"]
+    file.write_text("\n".join([*rows, "other,pancreas,absent", "quarantined,liver,annotated"]))
+    assert store.read_declarations(file) == {
+        "case": {"liver": State.HIDDEN, "pancreas": State.ANNOTATED},
+        "other": {"liver": State.MISSING, "pancreas": State.ABSENT},
+    }
+    file.write_text(file.read_text().replace("liver,missing", "liver,absent"))
+    with pytest.raises(InputError, match="case other, organ liver is declared absent, but the store has voxels of it"):
+        store.read_declarations(file)
+    file.write_text("\n".join(rows))
+    with pytest.raises(InputError, match="no row for 1 of the 4"):
+        store.read_declarations(file)

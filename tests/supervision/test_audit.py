@@ -56,7 +56,7 @@ def test_absent_cases_count_as_negatives_only():
 @pytest.mark.parametrize(
     ("states", "sentence"),
     [
-        ([A, A, X], "liver: annotated in all 2 cases where it is present; no method sees a wrong label of it."),
+        ([A, A, X], "liver: annotated in every case where it is present (2); no method sees a wrong label of it."),
         ([X, X], "liver: declared absent in every case; there is nothing to learn but its absence."),
         ([M, M], "liver: 100% of the annotations are missing (2 of 2 cases); no case shows its size, so the wrong"),
         ([H, H], "every label that a background-for-missing training sees of it is wrong (measured)."),

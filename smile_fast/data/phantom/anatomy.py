@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from smile_fast.data.phantom.body import Build, add_chest, add_trunk, diaphragm, elliptic_shell
 from smile_fast.data.phantom.fields import (
+    FAR,
     Box,
     Curve,
     Field,
@@ -24,7 +25,6 @@ from smile_fast.data.phantom.painting import Canvas
 
 _COVERAGE = 150.0  # length of the scan along z, mm
 _CENTRE = -8.0  # its middle, mm
-_PAD = 28.0  # the global warp stays below this, mm
 
 
 class _Patient:
@@ -34,7 +34,7 @@ class _Patient:
         self.rng = rng
         self.build = Build.draw(rng)
         # A scanner's operator fits the field of view to the patient.
-        pixel = 2 * self.build.width * rng.uniform(1.08, 1.2) / size
+        pixel = 2 * self.build.width * rng.uniform(1.05, 1.13) / size
         grid = self.grid = Grid((slices, size, size), (_COVERAGE / slices, pixel, pixel))
         self.canvas = Canvas(rng, grid, organs)
         self.space = warp(rng, grid, 5.0, 85.0, _CENTRE)
@@ -61,10 +61,10 @@ class _Patient:
         return curve(p, samples)
 
     def block(self, centre: Sequence[float], radii: Sequence[float]) -> Box:
-        reach = max(radii[0], radii[1]) + _PAD, max(radii[0], radii[1]) + _PAD, radii[2] + _PAD
-        return self.grid.box(
-            [c - r for c, r in zip(centre, reach, strict=True)], [c + r for c, r in zip(centre, reach, strict=True)]
-        )
+        """The block that holds a turned ellipsoid and its rim."""
+        reach = max(radii[0], radii[1]) + FAR, max(radii[0], radii[1]) + FAR, radii[2] + FAR
+        low, high = ([c + sign * r for c, r in zip(centre, reach, strict=True)] for sign in (-1, 1))
+        return self.space.box(low, high)
 
     def organ(self, tissue: str, box: Box, distance: Field, organ: str = "", margin: float | None = None) -> None:
         """Paint an organ within the cavity, with a rim of fat that separates it from what lies below."""
@@ -80,7 +80,7 @@ class _Patient:
         size = rng.uniform(0.82, 0.95)
         right, right_radii = self.at(-76, -2, 14, 4), [r * size for r in (74, 82, 76)]
         left, left_radii = self.at(2, -44, 34, 5), (rng.uniform(45, 70), 30 * size, rng.uniform(28, 40))
-        box = self.grid.box((-170, -130, -100), (120, 110, 110))
+        box = self.space.box((-170, -130, -100), (120, 110, 110))
         near = self.space[box]
         distance = union(
             ellipsoid(near, right, right_radii, tilt=0.15), ellipsoid(near, left, left_radii, lean=0.2), 40
@@ -141,26 +141,26 @@ class _Patient:
             [(-22, y + 4, -110, 11), (-23, y + 2, -30, 11), (-26, y - 2, 30, 12), (-24, y - 16, 110, 13)], 2, 40
         )
         for name, path in (("aorta", aorta), ("inferior_vena_cava", cava)):
-            box = tube_box(self.grid, path, _PAD)
+            box = tube_box(self.space, path)
             self.organ(name, box, tube(self.space[box], path), name, margin=2.0)
         esophagus = self.path([(14, y - 16, 110, 9), (20, y - 22, 60, 9), (36, y - 26, 46, 9)], 2, 16)
-        box = tube_box(self.grid, esophagus, _PAD)
+        box = tube_box(self.space, esophagus)
         self.organ("bowel_wall", box, tube(self.space[box], esophagus), "esophagus", margin=2.0)
         for side in (-1, 1):
             gland = self.path(
                 [(side * 38, y + 16, 24, 4), (side * 46, y + 26, 18, 4), (side * 52, y + 34, 8, 3)], 2, 10
             )
-            box = tube_box(self.grid, gland, _PAD)
+            box = tube_box(self.space, gland)
             self.organ("pancreas", box, tube(self.space[box], gland), "", margin=1.5)
 
     def stomach(self) -> None:
         rng = self.rng
-        full = rng.uniform(0.8, 1.15)
+        full = rng.uniform(0.88, 1.2)
         low = rng.normal(0, 7)
         path = self.path(
             [
-                (70, 2, 52, 24 * full),
-                (74, -16, 32, 31 * full),
+                (72, -4, 52, 24 * full),
+                (75, -20, 32, 31 * full),
                 (70, -36, 8, 27 * full),
                 (50, -48, -14 + low, 21 * full),
                 (18, -50, -24 + low, 17 * full),
@@ -170,7 +170,7 @@ class _Patient:
             4,
             32,
         )
-        box = tube_box(self.grid, path, _PAD)
+        box = tube_box(self.space, path)
         near = self.space[box]
         distance = tube(near, path) + 2.0 * self.coarse[box] + 1.0 * self.fine[box]
         distance = np.maximum(distance, self.dome[box] + 1)
@@ -185,7 +185,7 @@ class _Patient:
         )
 
     def pancreas(self) -> None:
-        size = self.rng.uniform(1.02, 1.2)
+        size = self.rng.uniform(1.12, 1.3)
         rise = self.rng.normal(0, 5)
         path = self.path(
             [
@@ -200,11 +200,13 @@ class _Patient:
             3.5,
             30,
         )
-        box = tube_box(self.grid, path, _PAD, 1.25)
+        box = tube_box(self.space, path, 1.25)
         distance = tube(self.space[box], path, 1.25) + 1.2 * self.fine[box] + 0.8 * self.coarse[box]
         self.organ("pancreas", box, distance, "pancreas", margin=1.2 * self.build.margin)
-        vein = self.path([(-16, 0, -24, 5.5), (10, -9, -10, 5), (46, 6, 4 + rise, 4), (84, 24, 20 + rise, 4)], 2, 24)
-        box = tube_box(self.grid, vein, _PAD)
+
+    def splenic_vein(self) -> None:
+        vein = self.path([(-16, 0, -24, 5.5), (10, -9, -10, 5), (46, 6, 4, 4), (84, 24, 20, 4)], 2, 24)
+        box = tube_box(self.space, vein)
         self.organ("inferior_vena_cava", box, tube(self.space[box], vein), "", margin=0)
 
     def gallbladder(self) -> None:
@@ -217,7 +219,7 @@ class _Patient:
         path = self.path(
             [(-34, -32, -14, 11), (-48, -20, -22, 12), (-50, -6, -42, 12), (-40, 0, -60, 12), (0, -8, -68, 11)], 3, 20
         )
-        box = tube_box(self.grid, path, _PAD)
+        box = tube_box(self.space, path)
         distance = tube(self.space[box], path) + self.fine[box]
         self.organ("bowel_wall", box, distance, "duodenum")
         self.canvas.fill(
@@ -242,7 +244,7 @@ class _Patient:
 
     def _loop(self, organ: str, points: ArrayLike, wall: float, level: float) -> None:
         path = self.path(points, 4, 14)
-        box = tube_box(self.grid, path, _PAD)
+        box = tube_box(self.space, path)
         distance = tube(self.space[box], path) + 1.5 * self.fine[box]
         self.organ("bowel_wall", box, distance, organ, margin=2.0)
         self.canvas.fill(
@@ -271,6 +273,7 @@ def procedural(rng: np.random.Generator, organs: Sequence[str], size: int, slice
     patient.kidneys()
     patient.gallbladder()
     patient.vessels()
+    patient.splenic_vein()
     patient.duodenum()
     patient.stomach()
     patient.pancreas()

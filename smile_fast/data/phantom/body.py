@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smile_fast.data.phantom.fields import Box, Field, Grid, Space, cover, ellipsoid, smooth_noise, superellipse
+from smile_fast.data.phantom.fields import Field, Space, cover, ellipsoid, smooth_noise, superellipse
 from smile_fast.data.phantom.painting import Canvas
 
 
@@ -75,11 +75,6 @@ def elliptic_shell(space: Space, build: Build, ripple: Field) -> Shell:
     )
 
 
-def whole(grid: Grid) -> Box:
-    """The block of all voxels."""
-    return grid.box((-1e5,) * 3, (1e5,) * 3)
-
-
 def add_trunk(
     canvas: Canvas, space: Space, shell: Shell, spine_y: float, build: Build, rng: np.random.Generator
 ) -> Field:
@@ -97,7 +92,7 @@ def add_trunk(
         Distance to the abdominal cavity, [D, H, W] mm, negative where organs may lie.
     """
     grid = canvas.grid
-    box, edge = whole(grid), grid.spacing[2]
+    box, edge = grid.whole, grid.spacing[2]
     _add_table(canvas, shell.skin)
     canvas.add("skin", box, cover(shell.skin, edge))
     canvas.add("subcutaneous", box, cover(shell.skin + np.float32(2), edge))
@@ -122,7 +117,7 @@ def _add_table(canvas: Canvas, skin: Field) -> None:
     surface = np.float32(behind + 13) - (x / 60) ** 2
     distance = np.abs(y[:, None] - surface[None, :]) - np.float32(2)
     mask = np.broadcast_to(cover(distance, canvas.grid.spacing[1]), canvas.grid.shape)
-    canvas.add("table", whole(canvas.grid), np.ascontiguousarray(mask))
+    canvas.add("table", canvas.grid.whole, np.ascontiguousarray(mask))
 
 
 def _add_ribs(canvas: Canvas, space: Space, muscle: Field, build: Build, rng: np.random.Generator) -> None:
@@ -135,18 +130,17 @@ def _add_ribs(canvas: Canvas, space: Space, muscle: Field, build: Build, rng: np
     # The costal arch: no rib in front of it, and it opens towards the feet.
     rib = np.maximum(rib, np.float32(-45) - space.y - np.float32(0.6) * space.z)
     edge = canvas.grid.spacing[2]
-    canvas.add("cortical_bone", whole(canvas.grid), cover(rib, edge))
-    canvas.add("spongy_bone", whole(canvas.grid), cover(rib + np.float32(2.2), edge))
+    canvas.add("cortical_bone", canvas.grid.whole, cover(rib, edge))
+    canvas.add("spongy_bone", canvas.grid.whole, cover(rib + np.float32(2.2), edge))
 
 
 def _add_back(canvas: Canvas, space: Space, skin: Field, spine_y: float, rng: np.random.Generator) -> Field:
     """Spine and the muscles beside it; returns the distance to their union, [D, H, W] mm."""
     grid, edge = canvas.grid, canvas.grid.spacing[2]
-    shift = float(space.x.mean() - grid.axes[2].mean())
-    box = grid.box((-115 - shift, spine_y - 50, -1e5), (115 - shift, 1e5, 1e5))
+    box = space.box((-100, spine_y - 40, -1e5), (100, 1e5, 1e5))
     near = space[box]
     x, y, z = np.abs(near.x), near.y - np.float32(spine_y), near.z
-    mirrored = Space(x, y, z)  # the spine's two sides are alike up to the warp
+    mirrored = Space(x, y, z, near.axes, near.pad)  # the spine's two sides are alike up to the warp
     bulk = rng.uniform(0.9, 1.15)
     erector = superellipse(mirrored, (31, 37), (29 * bulk, 20 * bulk), 2.3)
     psoas = superellipse(mirrored, (34, 4), (15, 19), 2.0) + np.clip(0.2 * z + 8, 0, 30)
@@ -177,7 +171,7 @@ def _add_strands(canvas: Canvas, cavity: Field, rng: np.random.Generator) -> Non
     """Small vessels in the fat: where two random fields are both near zero is a set of thin winding tubes."""
     grid = canvas.grid
     vessel = np.hypot(smooth_noise(rng, grid, 26.0), smooth_noise(rng, grid, 26.0)) * np.float32(12) - np.float32(2.6)
-    canvas.add("strand", whole(grid), cover(np.maximum(vessel, cavity + 6), grid.spacing[2]))
+    canvas.add("strand", grid.whole, cover(np.maximum(vessel, cavity + 6), grid.spacing[2]))
 
 
 def diaphragm(space: Space, build: Build) -> Field:
@@ -202,7 +196,7 @@ def add_chest(canvas: Canvas, space: Space, cavity: Field, dome: Field, top: flo
         dome: distance to the diaphragm, [D, H, W] mm, negative below it.
         top: height of the diaphragm below the heart, mm.
     """
-    box, edge = whole(canvas.grid), canvas.grid.spacing[2]
+    box, edge = canvas.grid.whole, canvas.grid.spacing[2]
     lung = np.maximum(cavity - np.float32(1), np.float32(1.5) - dome)
     canvas.add("muscle", box, cover(np.maximum(cavity, -dome), edge))
     canvas.add("lung", box, cover(lung, edge))

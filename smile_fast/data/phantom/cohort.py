@@ -13,10 +13,6 @@ from typing import Any
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from numpy.typing import NDArray
-from smile_runtime.errors import InputError
-from smile_runtime.files import write_json
-from smile_runtime.nifti import write_image, write_labels
-from smile_runtime.progress import progress
 
 from smile_fast.data.annotations import write_annotations
 from smile_fast.data.phantom.anatomy import procedural
@@ -24,6 +20,10 @@ from smile_fast.data.phantom.deformation import LabelMaps, painted
 from smile_fast.data.phantom.fields import Grid
 from smile_fast.data.phantom.painting import ORGANS, Canvas
 from smile_fast.supervision.states import State
+from smile_runtime.errors import InputError
+from smile_runtime.files import write_json
+from smile_runtime.nifti import write_image, write_labels
+from smile_runtime.progress import progress
 
 # The axis orders that scanners and archives really use; a cohort cycles through them.
 _ORIENTATIONS = ("LPS", "RAS", "LAS", "LPI")
@@ -102,6 +102,7 @@ def write_cohort(out: Path, options: PhantomOptions, *, workers: int = 1, force:
         InputError: bad options, or ``out`` cannot be written or holds something else.
     """
     options.check()
+    out = Path(os.path.abspath(out))  # "." has no name to derive a temporary one from
     _check_target(out, force)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from smile_runtime.errors import InputError
-from smile_runtime.nifti import read_labels
-from smile_runtime.preprocessing import to_slices
 
 from smile_fast.data.phantom.body import Build, Shell, add_chest, add_trunk
 from smile_fast.data.phantom.fields import Field, Grid, Space, cover, smooth_noise, superellipse, union, warp
 from smile_fast.data.phantom.painting import Canvas
+from smile_runtime.errors import InputError
+from smile_runtime.nifti import read_labels
+from smile_runtime.preprocessing import to_slices
 
 # Tissue and, for hollow organs, content and thickness of the wall in mm. Anything else is painted as bowel wall.
 _TISSUES = {"kidney_right": "kidney", "kidney_left": "kidney", "gallbladder": "bile"}
@@ -127,7 +127,7 @@ def painted(
     masks = {organ: _share(labels == value, factor) for organ, value in maps.values.items() if (labels == value).any()}
     canvas = Canvas(rng, grid, organs)
     z, y, x = np.meshgrid(*grid.axes, indexing="ij")
-    _add_surroundings(canvas, Space(x, y, z), masks, build, rng)
+    _add_surroundings(canvas, Space(x, y, z, grid.axes, 0.0), masks, build, rng)
     for organ in sorted(masks, key=lambda name: name in _HOLLOW, reverse=True):
         _add_organ(canvas, organ, masks[organ], rng)
     return canvas
@@ -143,8 +143,8 @@ def _frame(
     seen = (source.labels > 0).any(axis=0)
     rows, columns = np.nonzero(np.asarray(seen).any(axis=1))[0], np.nonzero(np.asarray(seen).any(axis=0))[0]
     dz, dy, dx = source.spacing
-    extent = (wanted[-1] - wanted[0] + 1) * dz * rng.uniform(1.02, 1.12)
-    trunk = (columns[-1] - columns[0]) * dx + 2 * (build.fat + build.wall + 4)
+    extent = float(wanted[-1] - wanted[0] + 1) * dz * rng.uniform(1.02, 1.12)
+    trunk = float(columns[-1] - columns[0]) * dx + 2 * (build.fat + build.wall + 4)
     pixel = trunk * rng.uniform(1.08, 1.18) / size
     # The back muscles lie behind every label, so that the trunk's middle is behind the labels' middle.
     middle = np.array(
@@ -201,7 +201,7 @@ def _add_surroundings(
     back = superellipse(space, (spine_x, spine_y + 16), (88, 50), 2.6)
     muscle = union(inside - np.float32(build.wall), back, 30)
     shell = Shell(muscle - np.float32(build.fat), muscle, inside)
-    shifted = Space(space.x - np.float32(spine_x), space.y, space.z)
+    shifted = space.around(spine_x)
     cavity = add_trunk(canvas, shifted, shell, spine_y, build, rng)
     dome = _dome(grid, [masks[name] for name in ("liver", "spleen", "stomach") if name in masks])
     add_chest(canvas, shifted, cavity, dome, float(np.quantile(space.z - dome, 0.9)))

@@ -15,6 +15,8 @@ Field = NDArray[np.float32]
 Curve = NDArray[np.float64]  # [n, 4] x, y, z and radius of closely spaced points, mm
 Box = tuple[slice, slice, slice]
 
+FAR = 12.0  # no tissue reaches further beyond an organ's surface, mm: rims of fat are thinner
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -37,35 +39,50 @@ class Grid:
         )
         return z, y, x
 
-    def box(self, low: Sequence[float], high: Sequence[float]) -> Box:
-        """Smallest block of voxels around a cuboid, at least one voxel wide.
-
-        Args:
-            low: lowest (x, y, z), mm.
-            high: highest (x, y, z), mm.
-        """
-        slices = []
-        for axis, size, a, b in zip(self.axes, self.shape, reversed(low), reversed(high), strict=True):
-            start, stop = (int(i) for i in np.searchsorted(axis, (a, b)))
-            start = min(start, size - 1)
-            slices.append(slice(start, max(stop, start + 1)))
-        return slices[0], slices[1], slices[2]
+    @property
+    def whole(self) -> Box:
+        """The block of all voxels."""
+        return slice(0, self.shape[0]), slice(0, self.shape[1]), slice(0, self.shape[2])
 
 
 @dataclass(frozen=True)
 class Space:
-    """Warped coordinates: where each voxel of a block lies in the undeformed template.
+    """Coordinates of a block of voxels in the undeformed template.
 
     Attributes:
         x, y, z: [D, H, W] float32, mm.
+        axes: the same along z, y and x without the deformation, as three vectors.
+        pad: largest deformation, mm.
     """
 
     x: Field
     y: Field
     z: Field
+    axes: tuple[Field, Field, Field]
+    pad: float
 
     def __getitem__(self, box: Box) -> "Space":
-        return Space(self.x[box], self.y[box], self.z[box])
+        z, y, x = (axis[part] for axis, part in zip(self.axes, box, strict=True))
+        return Space(self.x[box], self.y[box], self.z[box], (z, y, x), self.pad)
+
+    def around(self, x: float) -> "Space":
+        """The same space with its origin at ``x`` mm."""
+        z, y, along = self.axes
+        return Space(self.x - np.float32(x), self.y, self.z, (z, y, along - np.float32(x)), self.pad)
+
+    def box(self, low: Sequence[float], high: Sequence[float]) -> Box:
+        """Smallest block of voxels that holds a cuboid of the template, at least one voxel wide.
+
+        Args:
+            low: lowest (x, y, z), mm.
+            high: highest (x, y, z), mm.
+        """
+        parts = []
+        for axis, a, b in zip(self.axes, reversed(low), reversed(high), strict=True):
+            start, stop = (int(i) for i in np.searchsorted(axis, (a - self.pad, b + self.pad)))
+            start = min(start, len(axis) - 1)
+            parts.append(slice(start, max(stop, start + 1)))
+        return parts[0], parts[1], parts[2]
 
 
 def _basis(count: int, knots: int) -> Field:
@@ -115,12 +132,11 @@ def warp(rng: np.random.Generator, grid: Grid, amplitude: float, wavelength: flo
         centre: z of the grid's middle, mm.
     """
     z, y, x = grid.axes
-    shift = [amplitude * smooth_noise(rng, grid, wavelength) for _ in range(3)]
-    return Space(
-        x[None, None, :] + shift[0],
-        y[None, :, None] + shift[1],
-        z[:, None, None] + np.float32(0.6) * shift[2] + np.float32(centre),
-    )
+    z = z + np.float32(centre)
+    dx, dy, dz = (amplitude * smooth_noise(rng, grid, wavelength) for _ in range(3))
+    dz *= np.float32(0.6)
+    pad = max(float(np.abs(shift).max()) for shift in (dx, dy, dz))
+    return Space(x[None, None, :] + dx, y[None, :, None] + dy, z[:, None, None] + dz, (z, y, x), pad)
 
 
 def ellipsoid(
@@ -180,25 +196,29 @@ def curve(points: ArrayLike, samples: int) -> Curve:
 
 
 def tube(space: Space, path: Curve, height: float = 1.0) -> Field:
-    """Approximate signed distance to a tube.
+    """Approximate signed distance to a tube; right near it, and ``FAR`` beyond that.
 
     Args:
         space: coordinates.
         path: its middle line.
         height: stretch along z (a section that is taller than thick).
     """
-    distance = np.full(space.x.shape, np.inf, np.float32)
-    z = space.z / np.float32(height)
-    for px, py, pz, radius in path.astype(np.float32):
-        square = (space.x - px) ** 2 + (space.y - py) ** 2 + (z - pz / np.float32(height)) ** 2
-        np.minimum(distance, np.sqrt(square) - radius, out=distance)
+    distance = np.full(space.x.shape, FAR, np.float32)
+    for point in path:
+        # A sphere matters only to the voxels near it, which are a small part of a long tube's block.
+        box = tube_box(space, point[None], height)
+        x, y, z, radius = point.astype(np.float32)
+        square = (space.x[box] - x) ** 2
+        square += (space.y[box] - y) ** 2
+        square += ((space.z[box] - z) / np.float32(height)) ** 2
+        np.minimum(distance[box], np.sqrt(square) - radius, out=distance[box])
     return distance
 
 
-def tube_box(grid: Grid, path: Curve, pad: float, height: float = 1.0) -> Box:
-    """The block that holds a tube after a displacement of at most ``pad`` mm."""
-    reach = path[:, 3:] * [1.0, 1.0, height] + pad
-    return grid.box((path[:, :3] - reach).min(0).tolist(), (path[:, :3] + reach).max(0).tolist())
+def tube_box(space: Space, path: Curve, height: float = 1.0) -> Box:
+    """The block that holds a tube and `FAR` mm around it."""
+    reach = path[:, 3:] * [1.0, 1.0, height] + FAR
+    return space.box((path[:, :3] - reach).min(0).tolist(), (path[:, :3] + reach).max(0).tolist())
 
 
 def union(a: Field, b: Field, blend: float) -> Field:

@@ -1,0 +1,57 @@
+"""Random problems for the losses, and what their result must be, from the formulas alone."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from smile_fast.ops import available
+
+IMPLEMENTATIONS = {op: [name for name, usable, _ in available(op, "cpu") if usable] for op in ("masked_bce",)}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+class Problem(NamedTuple):
+    """Logits, labels and a table of random bits: more than any policy would ever ask for."""
+
+    logits: Tensor  # [B, K, *S]
+    labels: Tensor  # [B, *S] uint8
+    table: Tensor  # [B, 256, 2, words] int32
+    known: Tensor  # [B, K, *S] bool
+    positive: Tensor  # [B, K, *S] bool
+
+
+def problem(
+    batch: int, organs: int, size: tuple[int, ...], dtype: torch.dtype, *, coarse: tuple[int, ...] = (), seed: int = 0
+) -> Problem:
+    """Make a problem with labels of `size`, and logits of the same size or of `coarse`."""
+    random = np.random.default_rng(seed)
+    words = -(-organs // 32)
+    table = random.integers(0, 2**32, (batch, 256, 2, words), dtype=np.uint32)
+    labels = random.integers(0, 256, (batch, *size), dtype=np.uint8)
+    image = np.arange(batch).reshape(-1, 1, *[1] * len(size))
+    organ = np.arange(organs).reshape(1, -1, *[1] * len(size))
+    known, positive = (
+        torch.from_numpy(table[image, labels[:, None], which, organ // 32] >> (organ % 32).astype(np.uint32) & 1).bool()
+        for which in (0, 1)
+    )
+    logits = torch.from_numpy(random.normal(0, 4, (batch, organs, *(coarse or size)))).to(dtype)
+    return Problem(logits, torch.from_numpy(labels), torch.from_numpy(table.view(np.int32)), known, positive)
+
+
+def plain_torch(logits: Tensor, given: Problem) -> Tensor:
+    """Sums [B, K] of the loss as one would write it in torch, differentiable, in the logits' dtype."""
+    target = given.positive.to(logits.dtype)
+    losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return torch.where(given.known, losses, 0).flatten(2).sum(2)
+
+
+def exact(given: Problem) -> tuple[Tensor, Tensor]:
+    """Return sums [B, K] and d sums / d logits [B, K, *S] in float64, without a cancellation anywhere."""
+    margin = torch.where(given.positive, -given.logits.double(), given.logits.double())
+    losses = F.softplus(margin, threshold=1e9)  # torch's default switches to the identity at 20
+    slope = torch.sigmoid(margin)
+    gradient = torch.where(given.known, torch.where(given.positive, -slope, slope), 0)
+    return torch.where(given.known, losses, 0).flatten(2).sum(2), gradient

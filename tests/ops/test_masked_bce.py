@@ -1,0 +1,354 @@
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from smile_fast.ops import available, masked_bce, masked_bce_stats
+from smile_fast.supervision import VOID, Policy, State, build_tables
+from tests.ops.problems import DTYPES, IMPLEMENTATIONS, Problem, exact, plain_torch, problem
+from tests.tolerances import GRADIENT_ULPS, LOSS_RELATIVE, assert_no_worse_than_torch, gradient_ulps
+
+A, M, X, H = State.ANNOTATED, State.MISSING, State.ABSENT, State.HIDDEN
+SIZES = [(7,), (9, 11), (33, 40), (3, 5, 6)]
+
+
+def refuses(implementation: str, dtype: torch.dtype) -> bool:
+    return implementation == "native" and dtype == torch.float64
+
+
+@pytest.fixture(params=IMPLEMENTATIONS["masked_bce"])
+def implementation(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def gradient(loss: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss and its gradient."""
+    leaf = logits.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    value = loss(leaf)
+    (grad,) = torch.autograd.grad(value, leaf)
+    return value.detach(), grad
+
+
+def sum_loss(given: Problem, implementation: str) -> Callable[[Tensor], Tensor]:
+    return lambda logits: masked_bce(logits, given.labels, given.table, reduction="sum", implementation=implementation)
+
+
+def test_native_is_there_where_it_must_be() -> None:
+    usable = dict((name, reason) for name, ok, reason in available("masked_bce", "cpu") if not ok)
+    required = os.environ.get("SMILE_FAST_REQUIRE_NATIVE") == "1"
+    assert "native" not in usable or not required, usable["native"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("organs", [1, 3, 32, 33, 65, 128])
+def test_sums_counts_and_gradients(implementation: str, organs: int, dtype: torch.dtype) -> None:
+    if refuses(implementation, dtype):
+        return
+    for size in SIZES if organs <= 3 else SIZES[1:2]:
+        given = problem(2, organs, size, dtype, seed=organs)
+        leaf = given.logits.clone().requires_grad_()
+        sums, counts = masked_bce_stats(leaf, given.labels, given.table, implementation=implementation)
+        (grad,) = torch.autograd.grad(sums.sum(), leaf)
+        exact_sums, exact_gradient = exact(given)
+        torch.testing.assert_close(sums.detach(), exact_sums, rtol=LOSS_RELATIVE, atol=0)
+        assert torch.equal(counts, given.known.flatten(2).sum(2))
+        assert grad.dtype == dtype
+        assert gradient_ulps(grad, exact_gradient) <= GRADIENT_ULPS[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_error_is_at_most_twice_that_of_plain_torch(implementation: str, dtype: torch.dtype) -> None:
+    given = problem(3, 5, (64, 65), dtype)
+    exact_sum = exact(given)[0].sum().item()
+    plain = plain_torch(given.logits, given).sum().item()
+    ours = sum_loss(given, implementation)(given.logits).item()
+    assert_no_worse_than_torch(ours, plain, exact_sum)
+
+
+def test_reductions_agree(implementation: str) -> None:
+    given = problem(2, 3, (9, 10), torch.float32)
+    arguments = (given.logits, given.labels, given.table)
+    by_plane = masked_bce(*arguments, reduction="none", implementation=implementation)
+    assert by_plane.shape == (2, 3)
+    assert by_plane.dtype == torch.float32
+    total = masked_bce(*arguments, reduction="sum", implementation=implementation)
+    mean = masked_bce(*arguments, implementation=implementation)
+    torch.testing.assert_close(total, by_plane.sum())
+    torch.testing.assert_close(mean, by_plane.sum() / given.known.sum())
+    assert mean.dtype == torch.float32
+    assert mean.shape == ()
+    double = masked_bce(given.logits.double(), given.labels, given.table)
+    assert double.dtype == torch.float64
+
+
+def organs_case(states: list[State], policy: Policy = Policy.SMILE) -> tuple[Tensor, Tensor, Tensor]:
+    """One image of 16 x 16 with a square per organ, its logits and its table."""
+    labels = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    for organ in range(len(states)):
+        labels[0, 2 * organ : 2 * organ + 3, 4:9] = organ + 1
+    labels[0, 15, 15] = VOID
+    logits = torch.randn(1, len(states), 16, 16, generator=torch.Generator().manual_seed(1)) * 3
+    return logits, labels, build_tables([states], policy)
+
+
+@pytest.mark.parametrize("state", [M, H])
+def test_organ_that_nobody_drew_gets_no_gradient_on_background(implementation: str, state: State) -> None:
+    logits, labels, table = organs_case([A, state, A])
+    _, grad = gradient(lambda z: masked_bce(z, labels, table, implementation=implementation), logits)
+    background = (labels == 0) | ((labels == 2) & (state is H))
+    assert torch.equal(grad[:, 1][background], torch.zeros(int(background.sum())))
+    assert (grad[:, 0][background] > 0).all()
+    assert (grad[:, 2][background] > 0).all()
+
+
+def test_voxels_of_drawn_organs_are_certain_negatives_of_the_missing_one(implementation: str) -> None:
+    logits, labels, table = organs_case([A, M, A])
+    _, grad = gradient(lambda z: masked_bce(z, labels, table, reduction="sum", implementation=implementation), logits)
+    drawn = (labels == 1) | (labels == 3)
+    torch.testing.assert_close(grad[:, 1][drawn], torch.sigmoid(logits[:, 1][drawn]))
+    assert (grad[:, 1][labels == 2] < 0).all()  # what was drawn of a partially drawn organ is positive
+
+
+def test_hidden_organ_is_the_same_as_one_that_was_never_drawn(implementation: str) -> None:
+    logits, labels, table = organs_case([A, H, A])
+    erased = torch.where(labels == 2, 0, labels)
+    never_drawn = build_tables([[A, M, A]], Policy.SMILE)
+    hidden = gradient(lambda z: masked_bce(z, labels, table, implementation=implementation), logits)
+    missing = gradient(lambda z: masked_bce(z, erased, never_drawn, implementation=implementation), logits)
+    assert torch.equal(hidden[0], missing[0])
+    assert torch.equal(hidden[1], missing[1])
+
+
+def test_void_voxels_and_absent_organs(implementation: str) -> None:
+    logits, labels, table = organs_case([A, X])
+    labels = torch.where(labels == 2, 0, labels)
+    _, grad = gradient(lambda z: masked_bce(z, labels, table, implementation=implementation), logits)
+    assert torch.equal(grad[:, :, 15, 15], torch.zeros(1, 2))
+    assert (grad[:, 1][labels != VOID] > 0).all()
+
+
+def test_all_annotated_smile_is_plain_multi_label_training_bit_for_bit(implementation: str) -> None:
+    logits, labels, smile = organs_case([A, A, A])
+    _, _, naive = organs_case([A, A, A], Policy.NAIVE)
+    ours = gradient(lambda z: masked_bce(z, labels, smile, implementation=implementation), logits)
+    plain = gradient(lambda z: masked_bce(z, labels, naive, implementation=implementation), logits)
+    assert torch.equal(ours[0], plain[0])
+    assert torch.equal(ours[1], plain[1])
+
+    inside = labels != VOID
+    target = torch.stack([labels == organ + 1 for organ in range(3)], dim=1).float()
+    pick = inside[:, None].expand_as(logits)
+    theirs = gradient(lambda z: F.binary_cross_entropy_with_logits(z[pick], target[pick]), logits)
+    torch.testing.assert_close(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("organs", [3, 32])
+def test_adding_a_missing_organ_changes_nothing_for_the_others(implementation: str, organs: int) -> None:
+    states = [A, M, X] * (organs // 3) + [A] * (organs % 3)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, organs + 1, 20, 21, generator=generator) * 3
+    labels = torch.randint(0, organs + 1, (2, 20, 21), dtype=torch.uint8, generator=generator)
+
+    def planes(count: int, states: list[State]) -> tuple[Tensor, Tensor]:
+        table = build_tables([states] * 2, Policy.SMILE)
+        leaf = logits[:, :count].clone().requires_grad_()
+        losses = masked_bce(leaf, labels, table, reduction="none", implementation=implementation)
+        return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
+
+    before = planes(organs, states)
+    after = planes(organs + 1, [*states, M])
+    assert torch.equal(after[0][:, :organs], before[0])
+    assert torch.equal(after[1][:, :organs], before[1])
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_poison_where_nothing_is_known_never_leaks(implementation: str, dtype: torch.dtype, poison: float) -> None:
+    given = problem(2, 5, (30, 31), dtype)
+    poisoned = torch.where(given.known, given.logits, poison)
+    clean_loss, clean_grad = gradient(sum_loss(given, implementation), given.logits)
+    loss, grad = gradient(sum_loss(given, implementation), poisoned)
+    assert torch.equal(loss, clean_loss)
+    assert torch.equal(grad, clean_grad)
+
+
+def test_poison_where_it_is_known_is_not_swallowed(implementation: str) -> None:
+    given = problem(1, 2, (8, 8), torch.float32)
+    known = given.known[0, 0].nonzero()[0].tolist()
+    logits = given.logits.clone()
+    logits[0, 0, known[0], known[1]] = torch.nan
+    sums, _ = masked_bce_stats(logits, given.labels, given.table, implementation=implementation)
+    assert torch.equal(sums.isnan(), torch.tensor([[True, False]]))
+
+
+@pytest.mark.parametrize(
+    ("logit", "positive", "loss", "slope"), [(torch.inf, 1, 0.0, 0.0), (torch.inf, 0, torch.inf, 1.0)]
+)
+def test_infinite_logits(implementation: str, logit: float, positive: int, loss: float, slope: float) -> None:
+    table = build_tables([[A]], Policy.SMILE)
+    labels = torch.full((1, 4), positive, dtype=torch.uint8)
+    value, grad = gradient(
+        lambda z: masked_bce(z, labels, table, implementation=implementation), torch.full((1, 1, 4), logit)
+    )
+    assert value.item() == loss
+    assert torch.equal(grad, torch.full((1, 1, 4), slope / 4))
+
+
+def test_nothing_known_is_exactly_zero(implementation: str) -> None:
+    labels = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    table = build_tables([[M, H]] * 2, Policy.SMILE)
+    logits = torch.full((2, 2, 8, 8), torch.nan)
+    loss, grad = gradient(lambda z: masked_bce(z, labels, table, implementation=implementation), logits)
+    assert loss.item() == 0.0
+    assert torch.equal(grad, torch.zeros_like(grad))
+
+
+@pytest.mark.parametrize("size", [(4, 5), (2, 3, 2)])
+def test_gradcheck(size: tuple[int, ...]) -> None:
+    given = problem(2, 3, size, torch.float64)
+    for reduction in ("mean", "sum", "none"):
+        assert torch.autograd.gradcheck(
+            lambda z, r=reduction: masked_bce(z, given.labels, given.table, reduction=r),
+            given.logits.requires_grad_(),
+        )
+
+
+def test_gradient_that_arrives_scales_every_plane(implementation: str) -> None:
+    given = problem(2, 3, (6, 7), torch.float32)
+    leaf = given.logits.clone().requires_grad_()
+    planes = masked_bce(leaf, given.labels, given.table, reduction="none", implementation=implementation)
+    arriving = torch.tensor([[1.0, -2.5, 0.0], [3.0, 0.5, 7.0]])
+    (ones,) = torch.autograd.grad(planes.sum(), leaf, retain_graph=True)
+    (scaled,) = torch.autograd.grad(planes, leaf, arriving, retain_graph=True)
+    (again,) = torch.autograd.grad(planes, leaf, arriving)
+    assert torch.equal(scaled, ones * arriving[:, :, None, None])
+    assert torch.equal(again, scaled)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_memory_layout_does_not_matter(implementation: str, dtype: torch.dtype) -> None:
+    given = problem(2, 3, (8, 10), dtype)
+    expected = gradient(sum_loss(given, implementation), given.logits)
+    strided = given._replace(
+        labels=given.labels.transpose(1, 2).contiguous().transpose(1, 2),
+        table=given.table.repeat_interleave(2, dim=1)[:, ::2],
+    )
+    layouts = [
+        given.logits.to(memory_format=torch.channels_last),
+        given.logits.repeat_interleave(2, dim=3)[..., ::2],
+        given.logits.transpose(2, 3).contiguous().transpose(2, 3),
+    ]
+    for logits in layouts:
+        assert not logits.is_contiguous()
+        found = gradient(sum_loss(strided, implementation), logits)
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 3, 0, 5), (0, 3, 0, 0)])
+def test_empty(implementation: str, shape: tuple[int, ...]) -> None:
+    given = problem(shape[0], shape[1], shape[2:], torch.float32)
+    loss, grad = gradient(sum_loss(given, implementation), given.logits)
+    assert loss.item() == 0.0
+    assert grad.shape == shape
+    mean = masked_bce(given.logits, given.labels, given.table, implementation=implementation)
+    assert mean.item() == 0.0
+
+
+def test_same_inputs_same_bits(implementation: str) -> None:
+    given = problem(3, 5, (150, 151), torch.float32)
+    results = []
+    # Plain torch rounds differently at the end of a thread's share; the native core must not.
+    for threads in (1, 2, 3, 1) if implementation == "native" else (1, 1):
+        torch.set_num_threads(threads)
+        results.append(gradient(sum_loss(given, implementation), given.logits))
+    for loss, grad in results[1:]:
+        assert torch.equal(loss, results[0][0])
+        assert torch.equal(grad, results[0][1])
+
+
+def test_no_gradient_is_made_where_none_is_needed(implementation: str) -> None:
+    given = problem(1, 2, (5, 5), torch.float32)
+    expected = sum_loss(given, implementation)(given.logits)
+    with torch.no_grad():
+        loss = sum_loss(given, implementation)(given.logits.clone().requires_grad_())
+    assert not loss.requires_grad
+    assert torch.equal(loss, expected)
+    kernel = torch.ops.smile_fast.masked_bce
+    *_, grad = kernel(given.logits, given.labels, given.table, False)
+    assert grad.shape == (0,)
+    sums, *_ = kernel(given.logits.clone().requires_grad_(), given.labels, given.table, False)
+    with pytest.raises(RuntimeError, match="with_grad=False"):
+        sums.sum().backward()
+
+
+def test_second_derivative_is_refused_not_wrong(implementation: str) -> None:
+    given = problem(1, 2, (5, 5), torch.float32)
+    leaf = given.logits.requires_grad_()
+    loss = sum_loss(given, implementation)(leaf) ** 2
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, leaf, create_graph=True)
+
+
+def test_counts_do_not_require_gradients() -> None:
+    given = problem(1, 2, (5, 5), torch.float32)
+    sums, counts = masked_bce_stats(given.logits.requires_grad_(), given.labels, given.table)
+    assert sums.requires_grad
+    assert not counts.requires_grad
+
+
+def test_opcheck(implementation: str) -> None:
+    given = problem(2, 3, (5, 6), torch.float32)
+    for overload in ("default", implementation):
+        kernel = getattr(torch.ops.smile_fast.masked_bce, overload)
+        torch.library.opcheck(kernel, (given.logits, given.labels, given.table, False))
+        torch.library.opcheck(kernel, (given.logits.clone().requires_grad_(), given.labels, given.table, True))
+
+
+def test_compiles_into_one_graph(implementation: str) -> None:
+    given = problem(2, 3, (5, 6), torch.float32)
+    compiled = torch.compile(sum_loss(given, implementation), fullgraph=True, backend="aot_eager")
+    found = gradient(compiled, given.logits)
+    expected = gradient(sum_loss(given, implementation), given.logits)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+def test_choice_by_name_never_falls_back() -> None:
+    given = problem(1, 2, (5, 5), torch.float64)
+    reasons = {name: reason for name, _, reason in available("masked_bce", "cpu")}
+    message = reasons["native"] or "takes float32, bfloat16, float16 logits, got torch.float64"
+    with pytest.raises(ValueError, match="'native' of masked_bce cannot be used") as error:
+        masked_bce(given.logits, given.labels, given.table, implementation="native")
+    assert message in str(error.value)
+
+
+GOOD = problem(2, 3, (4, 5), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"logits": GOOD.logits.numpy()}, TypeError, "logits must be a float tensor, got ndarray"),
+        ({"logits": GOOD.logits.int()}, TypeError, "logits must have dtype .*float32.*, got torch.int32"),
+        ({"logits": GOOD.logits[0, 0]}, ValueError, r"logits must have shape \[B, K, \*S\] .*, got \[4, 5\]"),
+        ({"logits": GOOD.logits[:, :0]}, ValueError, r"K >= 1, got \[2, 0, 4, 5\]"),
+        ({"labels": None}, TypeError, "labels must be a tensor of torch.uint8, got NoneType"),
+        ({"labels": GOOD.labels.long()}, TypeError, "labels must have dtype torch.uint8, got torch.int64"),
+        ({"labels": GOOD.labels[:1]}, ValueError, r"labels must have shape \[B, \*S\] = \[2, 4, 5\], got \[1, 4, 5\]"),
+        ({"labels": GOOD.labels.to("meta")}, ValueError, "labels must be on cpu .*, got meta"),
+        ({"table": GOOD.table.long()}, TypeError, "table must have dtype torch.int32, got torch.int64"),
+        ({"table": GOOD.table[:, :9]}, ValueError, r"table must have shape .* = \[2, 256, 2, 1\], got \[2, 9, 2, 1\]"),
+        ({"table": GOOD.table.to("meta")}, ValueError, "table must be on cpu .*, got meta"),
+        ({"reduction": "avg"}, ValueError, "reduction must be one of mean, sum, none, got 'avg'"),
+        ({"implementation": "cuda"}, ValueError, "implementation of masked_bce must be None or one of .*, got 'cuda'"),
+    ],
+)
+def test_wrong_input_is_refused(change: dict[str, object], kind: type[Exception], message: str) -> None:
+    arguments = {"logits": GOOD.logits, "labels": GOOD.labels, "table": GOOD.table} | change
+    with pytest.raises(kind, match=message):
+        masked_bce(**arguments)  # type: ignore[arg-type]

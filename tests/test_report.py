@@ -1,0 +1,368 @@
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smile_fast.cli.main import main
+from smile_fast.evaluation import evaluate_run, score_case, summarise, write_evaluation
+from smile_fast.report import build_report, write_report
+from smile_fast.report.collect import collect, curves_of
+from smile_fast.report.figures import dice_chart, training_chart
+from smile_fast.report.gallery import Painter, choose_cases, prediction_rows, pseudo_rows
+from smile_fast.report.palette import PSEUDO, organ_colours, rgb
+from smile_fast.report.pictures import PICTURE_WIDTH, SMALL_WIDTH, Layer, draw, frame_of, informative_slice
+from smile_fast.supervision import PSEUDO_BIT, State
+from smile_fast.training.inference import predict_labels
+from smile_runtime.errors import InputError
+from tests.runs import ORGANS, SHAPE, add_metrics, add_round, ct, make_run, make_store, truth
+
+WINDOW = (-160.0, 240.0)
+COLOURS = organ_colours(ORGANS)
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes, the text by the section that it stands in, and what is left open."""
+
+    VOID_TAGS = ("meta", "link", "img", "br")
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text, self.open, self.section = [], {}, [], "header"
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID_TAGS:
+            self.open.append(tag)
+        if tag == "section" and "id" in dict(attrs):
+            self.section = dict(attrs)["id"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text[self.section] = " ".join([self.text.get(self.section, ""), *data.split()])
+
+    def attributes(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def picture(uri):
+    """RGB array of a PNG data URI."""
+    head, content = uri.split(",")
+    assert head == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")).astype(int)
+
+
+def svg(uri):
+    head, content = uri.split(",")
+    assert head == "data:image/svg+xml;base64"
+    return ElementTree.fromstring(base64.b64decode(content))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture(scope="module")
+def store(folder):
+    states = {
+        ("train_1", "liver"): State.HIDDEN,
+        ("train_1", "pancreas"): State.HIDDEN,
+        ("train_2", "pancreas"): State.MISSING,
+        ("test_1", "pancreas"): State.MISSING,
+    }
+    labels = {case: truth() for case in ("train_0", "train_1", "train_2", "test_0", "test_1", "test_2")}
+    labels["test_1"] = labels["train_2"] = np.where(truth() == 2, 0, truth()).astype(np.uint8)
+    return make_store(folder / "cohort", labels, states)
+
+
+def pseudo_labels():
+    """What a round adds to train_1: the front half of the liver and eight voxels beside the pancreas."""
+    overlay = np.zeros(SHAPE, np.uint8)
+    overlay[1:5, 8:16, 6:22] = PSEUDO_BIT | 1
+    overlay[3, 26:28, 20:24] = PSEUDO_BIT | 2
+    return overlay
+
+
+@pytest.fixture(scope="module")
+def smiler(folder, store):
+    """A run with everything: losses, validation, two rounds, scores."""
+    run = make_run(folder / "smiler run", store, method="smiler", channels=3)
+    add_metrics(run)
+    nothing = np.zeros(SHAPE, np.uint8)
+    add_round(run, 1, {"train_1": nothing, "train_2": nothing}, gamma=0.33)
+    add_round(run, 2, {"train_1": pseudo_labels(), "train_2": nothing}, gamma=0.66)
+    write_evaluation(evaluate_run(run), run.path)
+    return run
+
+
+@pytest.fixture(scope="module")
+def baseline(folder, store):
+    run = make_run(folder / "baseline", store, method="baseline", seed=1)
+    add_metrics(run, validation=False)
+    write_evaluation(evaluate_run(run, nsd_tolerance_mm=None), run.path)
+    return run
+
+
+@pytest.fixture(scope="module")
+def bare(folder, store):
+    """A run that only exists: no weights, no metrics, nothing."""
+    return make_run(folder / "bare", store, trained=False)
+
+
+@pytest.fixture(scope="module")
+def html(smiler, baseline):
+    return build_report([smiler.path, baseline.path])
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_page_is_well_formed_and_needs_nothing_else(html, page):
+    assert page.open == []
+    used = [attrs.get(name) for _, attrs in page.tags for name in ("src", "href", "poster", "data", "srcset")]
+    assert {link[0] if link.startswith("#") else link.split(",")[0] for link in used if link} == {
+        "#",
+        "data:",
+        "data:image/png;base64",
+        "data:image/svg+xml;base64",
+    }
+    assert not {"script", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
+    assert "@import" not in html
+    assert "url(" not in html
+    targets = {attrs["href"][1:] for attrs in page.attributes("a")}
+    assert targets == {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert all(attrs["alt"] for attrs in page.attributes("img"))
+
+
+def test_page_tells_what_was_run(page):
+    for text in ("SMILEr", "baseline (softmax, missing = background)", "3 train, 0 validation, 3 test", "cohort"):
+        assert text in page.text["run"]
+    assert "Comparison of 2 runs" in page.text["header"]
+    assert "0.33 (1 of 3)" in page.text["run"]  # alpha of the liver
+    assert "0.67 (2 of 3)" in page.text["run"]  # alpha of the pancreas
+    assert "2 rounds, γ max 0.66, per volume" in page.text["run"]
+
+
+def test_page_audits_the_training_labels_once_for_both_runs(page):
+    assert page.text["audit"].count("Labels of smiler run, baseline") == 1
+    assert "liver: 33% of the annotations are missing (1 of 3 cases)" in page.text["audit"]
+
+
+def test_page_compares_the_scores(page, smiler, baseline):
+    text = page.text["scores"]
+    for run in (smiler, baseline):
+        content = json.loads((run.path / "evaluation.json").read_text())
+        assert f"{content['dice']:.3f}" in text
+        for row in content["organs"]:
+            assert f"{row['dice']['mean']:.3f} ± {row['dice']['std']:.3f}" in text
+    assert "NSD at a tolerance of 3 mm" in text
+    assert "not drawn" in text
+    assert "both empty" not in text  # it did not occur
+    best = [attrs for attrs in page.attributes("td") if attrs.get("class") == "top"]
+    assert len(best) == 3  # the higher Dice of each organ and of the mean
+
+
+def test_page_counts_the_rounds_and_their_precision(page):
+    text = page.text["rounds"]
+    # Liver, round 2: 4 x 8 x 16 voxels, all right, half of the hidden truth; pancreas: none of 8 is right.
+    assert "2, γ = 0.66 liver 1 1 024 512 512 100.0% 50.0%" in text
+    assert "pancreas 2 16 8 8 0.0% 0.0%" in text
+    assert "1, γ = 0.33 liver 1 0 0 0 – 0.0%" in text
+
+
+def test_page_says_why_curves_are_missing(page):
+    assert "smiler run, baseline: no validation cases were set aside" in page.text["training"]
+
+
+def test_page_of_a_bare_run_says_what_is_absent(bare):
+    page = Page(build_report([bare.path]))
+    assert page.open == []
+    assert "No iteration of this run was recorded" in page.text["training"]
+    assert "This run has no relabelling round" in page.text["rounds"]
+    assert "Not evaluated: bare" in page.text["scores"]
+    assert "There are no pseudo-labels" in page.text["pictures"]
+    assert "Case: test_0" in page.text["pictures"]
+    assert "liver: 33% of the annotations" in page.text["audit"]
+    assert len(page.attributes("img")) == 3 * 2  # CT and truth of three cases, no prediction
+
+
+def test_names_are_escaped(tmp_path):
+    organs = ("<b>liver</b>", 'spleen & "x"')
+    store = make_store(tmp_path / "<i>cohort", {"train_0": truth(), "test_<u>": truth()}, organs=organs)
+    run = make_run(tmp_path / "run<script>alert(1)", store)
+    add_metrics(run)
+    write_evaluation(evaluate_run(run), run.path)
+    html = build_report([run.path])
+    page = Page(html)
+    for harmful in ("<script", "<u>", "<i>cohort", "<b>liver"):
+        assert harmful not in html
+    assert "&lt;b&gt;liver&lt;/b&gt;" in html
+    assert page.open == []
+
+
+def test_command_writes_the_page_and_replaces_it(smiler, bare, tmp_path, capsys):
+    assert main(["report", str(bare.path)]) == 0
+    assert str(bare.path / "report.html") in capsys.readouterr().out
+    target = tmp_path / "page.html"
+    target.write_text("old")
+    assert main(["report", str(bare.path), "-o", str(target)]) == 0
+    assert target.read_text().startswith("<!DOCTYPE html>")
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_bad_input_is_one_sentence_and_leaves_nothing(smiler, tmp_path, capsys):
+    assert main(["report", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+    assert main(["report", str(smiler.path), str(smiler.path), "-o", str(tmp_path / "page.html")]) == 2
+    assert "is given twice" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="does not exist"):
+        write_report([smiler.path], tmp_path / "none" / "page.html")
+
+
+@pytest.mark.parametrize("damage", ['{"iteration": 1}\n', '{"iteration": "x", "round": 0}\n', "[]\n"])
+def test_damaged_metrics_are_refused(folder, store, tmp_path, damage):
+    run = make_run(tmp_path / "run", store, trained=False)
+    run.metrics_path.write_text(damage)
+    with pytest.raises(InputError, match=r"metrics\.jsonl holds a line"):
+        collect([run.path])
+
+
+def test_runs_of_the_same_name_are_told_apart(store, tmp_path):
+    runs = [make_run(tmp_path / parent / "run", store, trained=False) for parent in ("a", "b")]
+    assert [record.name for record in collect([run.path for run in runs])] == ["a/run", "b/run"]
+
+
+def test_curves_follow_the_records():
+    lines = [
+        {"iteration": 10, "round": 0, "loss": 2.0, "loss_per_organ": {"liver": 1.0}, "seconds": 3.0},
+        {"iteration": 10, "round": 0, "validation": {"liver": 0.5}},
+        {"iteration": 20, "round": 1, "loss": 1.0, "loss_per_organ": {}, "seconds": 2.0},
+        {"iteration": 30, "round": 1, "loss": 0.5, "loss_per_organ": {"pancreas": 0.1}, "seconds": 4.0},
+    ]
+    curves = curves_of(lines, ORGANS)
+    assert (curves.loss.iterations, curves.loss.values) == ([10, 20, 30], [2.0, 1.0, 0.5])
+    assert curves.organ_loss["pancreas"].iterations == [30]
+    assert curves.validation["liver"].values == [0.5]
+    assert (curves.round_starts, curves.iterations, curves.seconds) == ({1: 20}, 30, 7.0)
+    assert training_chart(curves_of([], ORGANS), ORGANS, COLOURS) is None
+
+
+def test_charts_are_the_same_bytes_again_and_have_the_organs_colours(smiler):
+    record = collect([smiler.path])[0]
+    chart = training_chart(record.curves, ORGANS, COLOURS)
+    assert chart == training_chart(record.curves, ORGANS, COLOURS)
+    for uri in (chart, dice_chart({"run": record.evaluation}, ORGANS, COLOURS)):
+        drawing = ElementTree.tostring(svg(uri), encoding="unicode").lower()
+        assert all(colour.lower() in drawing for colour in COLOURS.values())
+
+
+def test_dice_chart_shows_organs_without_a_score(smiler):
+    pairs = score_case("a", truth(), truth(), {"liver": State.ANNOTATED, "pancreas": State.MISSING}, ORGANS, (1, 1, 1))
+    evaluation = summarise(pairs, ORGANS, split="test", nsd_tolerance_mm=3.0)
+    assert svg(dice_chart({"one": evaluation, "two": evaluation}, ORGANS, COLOURS)) is not None
+
+
+def test_picture_is_radiological_and_windowed():
+    hu = np.full((40, 60), 40, np.int16)  # half of the window
+    hu[:, :10] = 2000  # the patient's right
+    hu[:5] = -150  # anterior
+    frame = frame_of(hu, (1.0, 1.0), panels=3)
+    shown = picture(draw(hu, WINDOW, frame))
+    assert shown.shape == (round(PICTURE_WIDTH * 40 / 60), PICTURE_WIDTH, 3)
+    assert shown[-1, 0].tolist() == [255, 255, 255]
+    assert shown[0, -1].max() < 15
+    assert abs(int(shown[-1, -1, 0]) - 255 * 0.5) < 2
+
+
+def test_layers_fill_and_outline_in_their_colours():
+    hu = np.full((40, 40), 40, np.int16)
+    mask = np.zeros((40, 40), bool)
+    mask[10:20, 20:30] = True
+    frame = frame_of(hu, (1.0, 1.0), panels=3)
+    shown = picture(draw(hu, WINDOW, frame, [Layer(mask, fill="#0072B2"), Layer(mask, outline=PSEUDO)]))
+    scale = PICTURE_WIDTH / 40
+    inside = shown[int(15 * scale), int(25 * scale)]
+    np.testing.assert_allclose(inside, 0.55 * 127.5 + 0.45 * np.array(rgb("#0072B2")), atol=3)
+    edge = shown[int(15 * scale), int(20 * scale) + 1]
+    np.testing.assert_allclose(edge, rgb(PSEUDO), atol=3)
+    outside = shown[int(15 * scale), int(10 * scale)]
+    assert outside.tolist() == [outside[0]] * 3
+
+
+def test_frame_follows_the_body_and_the_spacing():
+    hu = np.full((100, 100), -1000, np.int16)
+    hu[20:60, 30:80] = 0
+    hu[95:98, 10:90] = 0  # the table
+    frame = frame_of(hu, (2.0, 1.0), panels=4)
+    assert (frame.rows, frame.columns) == (slice(19, 61), slice(29, 81))
+    assert (frame.width, frame.height) == (SMALL_WIDTH, round(SMALL_WIDTH * 42 * 2 / 52))
+    air = frame_of(np.full((10, 20), -1000, np.int16), (1.0, 1.0), panels=1)
+    assert (air.rows, air.columns) == (slice(0, 10), slice(0, 20))
+
+
+def test_the_shown_slice_is_where_most_organs_are_large():
+    counts = np.array([[900, 0], [800, 0], [700, 20], [100, 18], [0, 0]])
+    assert informative_slice(counts) == 2
+    assert informative_slice(np.zeros((9, 2), int)) == 4
+
+
+def test_cases_are_chosen_by_their_scores(smiler, baseline):
+    records = collect([smiler.path, baseline.path])
+    choices = choose_cases(records)
+    dice = {}
+    for record in records:
+        for pair in record.evaluation.pairs:
+            if pair.dice is not None:
+                dice.setdefault(pair.case, []).append(pair.dice)
+    ranked = sorted(dice, key=lambda case: -np.mean(dice[case]))
+    assert [(choice.case, choice.why) for choice in choices[:3]] == list(
+        zip(ranked, ("Best case", "Median case", "Worst case"), strict=True)
+    )
+    worst = records[1].evaluation.worst[0]
+    assert (choices[3].case, choices[3].organ) == (worst.case, worst.organ)
+
+
+def test_a_shown_slice_is_predicted_as_in_its_volume(smiler):
+    painter = Painter(collect([smiler.path])[0], COLOURS)
+    volume = predict_labels(smiler.load_model(), painter.store.image("test_0"))
+    assert len(np.unique(volume)) > 1
+    for index in range(SHAPE[0]):
+        np.testing.assert_array_equal(painter.predict("test_0", index), volume[index])
+
+
+def test_prediction_pictures_show_every_run_beside_the_truth(smiler, baseline):
+    records = collect([smiler.path, baseline.path])
+    rows = prediction_rows(records, COLOURS)
+    assert all([panel.title for panel in row.panels] == ["CT", "Truth", "smiler run", "baseline"] for row in rows)
+    undrawn = next(row for row in rows if "test_1" in row.title)
+    assert undrawn.panels[1].note == "not drawn: pancreas"
+    assert re.fullmatch(r"Dice of the volume: liver \d\.\d\d", undrawn.panels[2].note)
+
+
+def test_pseudo_labels_are_yellow_and_hidden_labels_stay_out_of_the_first_panel(smiler):
+    (row,) = pseudo_rows(collect([smiler.path])[0], COLOURS)
+    assert row.title == "smiler run: train_1"
+    seen, first, second = (picture(panel.picture) for panel in row.panels)
+    assert (seen.max(axis=2) == seen.min(axis=2)).all()  # nothing was visible: a grey picture
+
+    def yellow(shown):
+        return (shown[..., 0] - shown[..., 2] > 60) & (shown[..., 1] - shown[..., 2] > 60)
+
+    assert not yellow(first).any()
+    frame = frame_of(ct(1)[3], (2.0, 1.0), panels=3)
+    shown = (frame.rows.stop - frame.rows.start) * (frame.columns.stop - frame.columns.start)
+    assert yellow(second).mean() == pytest.approx((8 * 16 + 8) / shown, rel=0.25)  # outlines take some of it
+    assert "520 pseudo-labelled voxels" in row.panels[2].note
