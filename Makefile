@@ -2,39 +2,51 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO_FLAGS := $(if $(DATA),--data $(DATA) --out demo-real,--out demo)
+DEMO := $(if $(DATA),--data $(DATA) --out demo-real,--out demo)
+SANITIZERS := address undefined thread
 
-.PHONY: help setup demo test lint layers bench clean
+.PHONY: help setup demo test lint native-test bench clean
 
 help:
-	@echo "make setup   environment in $(VENV), with the native core"
-	@echo "make demo    phantoms, four trainings, report (DATA=DIR: on real CT volumes)"
-	@echo "make test    all tests"
-	@echo "make lint    ruff, mypy, clang-format"
-	@echo "make bench   benchmarks of the kernels against their peers"
+	@echo "make setup        environment in $(VENV), with the native core"
+	@echo "make demo         phantoms, four trainings, report; DATA=DIR: on real CT volumes"
+	@echo "make test         all tests"
+	@echo "make lint         ruff, mypy, clang-format"
+	@echo "make native-test  the C++ core alone, under the sanitizers"
+	@echo "make bench        the kernel against its peers"
 
 setup: $(VENV)/.ready
 
-# torch first and by its exact version: a CPU build where the index has one, and no other package may choose it.
-$(VENV)/.ready: pyproject.toml export/pyproject.toml setup.py CMakeLists.txt requirements/torch.txt
+# torch first and by its exact version: no other package may choose it.
+$(VENV)/.ready: pyproject.toml export/pyproject.toml setup.py CMakeLists.txt requirements/torch.txt $(wildcard csrc/*/*)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -r requirements/torch.txt
 	$(BIN)/python -m pip install -q -e ./export -e ".[test,dev]"
 	touch $@
 
 demo: setup
-	$(BIN)/python -m smile_fast.demo $(DEMO_FLAGS)
+	$(BIN)/python -m smile_fast.demo $(DEMO)
 
 test: setup
-	SMILE_FAST_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-fail-under=90
-	$(BIN)/cmake --version > /dev/null 2>&1 || true
+	SMILE_FAST_REQUIRE_NATIVE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 \
+	    --cov=smile_fast --cov=smile_runtime --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+
+native-test: setup
+	for sanitizer in "" $(SANITIZERS); do \
+	    $(BIN)/cmake -S . -B build/csrc-$$sanitizer -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	        -DSMILE_FAST_TESTS=ON -DSMILE_FAST_SANITIZE=$$sanitizer > /dev/null && \
+	    $(BIN)/cmake --build build/csrc-$$sanitizer && \
+	    $(BIN)/ctest --test-dir build/csrc-$$sanitizer --output-on-failure || exit 1; \
+	done
+
+bench: setup
+	$(BIN)/python -m pytest bench -q -p no:xdist --benchmark-json=bench/results/latest.json
 
 clean:
 	rm -rf build dist demo demo-real *.egg-info export/*.egg-info export/build

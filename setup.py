@@ -36,18 +36,19 @@ class CMakeBuild(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Configure and build with CMake; the extension lands where setuptools expects it."""
-        import pybind11
-
         compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
         if not any(shutil.which(compiler.split()[0]) for compiler in compilers):
             raise CompileError(
                 f"no C++ compiler ({', '.join(compilers)}) was found: install one, or {WITHOUT_COMPILER}"
             )
+        cmake, ninja = tool("cmake"), tool("ninja")
+        import pybind11  # after the checks, whose sentences help more than a failing import
+
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = (Path(self.build_temp) / ext.name).resolve()
         configure = [
-            *(tool("cmake"), "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
-            f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
+            *(cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
+            f"-DCMAKE_MAKE_PROGRAM={ninja}",
             f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
             f"-DPython_EXECUTABLE={sys.executable}",
@@ -56,7 +57,7 @@ class CMakeBuild(build_ext):
         ]
         try:
             subprocess.run(configure, check=True)
-            subprocess.run([tool("cmake"), "--build", str(build)], check=True)
+            subprocess.run([cmake, "--build", str(build)], check=True)
         except subprocess.CalledProcessError as error:
             raise CompileError(
                 f"the native core does not build (its output is above; CMake exited with {error.returncode}): "

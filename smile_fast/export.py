@@ -18,16 +18,16 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from smile_runtime.errors import InputError
-from smile_runtime.files import atomic_path, check_writable, refuse_overwrite
-from smile_runtime.model import INPUT, LABELS, METADATA_KEY, PROBABILITIES, Model, ModelCard
-from smile_runtime.preprocessing import slice_context
 from torch import Tensor, nn
 
 import smile_fast
 from smile_fast.data.store import INDEX, Store
 from smile_fast.models import Segmenter
 from smile_fast.training.run import Run
+from smile_runtime.errors import InputError
+from smile_runtime.files import atomic_path, check_writable, refuse_overwrite
+from smile_runtime.model import INPUT, LABELS, METADATA_KEY, PROBABILITIES, Model, ModelCard
+from smile_runtime.preprocessing import slice_context
 
 OPSET = 20
 MIN_IDENTICAL = 0.9999  # share of voxels; float32 kernels of two libraries differ in the last bits
@@ -274,7 +274,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            pass
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from smile_runtime.preprocessing import slice_context
 
 from smile_fast.data.store import CASES, IMAGE, LABELS, CaseInfo, Store, write_array, write_index
 from smile_fast.models import Segmenter
@@ -15,6 +14,7 @@ from smile_fast.supervision import PSEUDO_BIT, State
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.run import Run
+from smile_runtime.preprocessing import slice_context
 
 ORGANS = ("liver", "pancreas")
 SHAPE = (6, 40, 48)  # D, H, W

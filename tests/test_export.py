@@ -1,4 +1,5 @@
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -7,9 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from smile_runtime.errors import InputError
-from smile_runtime.model import METADATA_KEY, Model, ModelCard
-from smile_runtime.predict import Predictor
 
 import smile_fast
 from smile_fast import export
@@ -17,6 +15,9 @@ from smile_fast.cli.main import main
 from smile_fast.export import Sample, certify, export_run, format_certificate, parity_samples, to_onnx
 from smile_fast.models import ModelConfig, Segmenter
 from smile_fast.training.inference import predict_labels
+from smile_runtime.errors import InputError
+from smile_runtime.model import METADATA_KEY, Model, ModelCard
+from smile_runtime.predict import Predictor
 from tests.runs import ORGANS, SHAPE, balance, ct, make_run, make_store, truth
 from tests.tolerances import EXPORTED_PROBABILITY
 
@@ -120,7 +121,7 @@ def test_predictor_gives_what_training_side_inference_gives(run, exported, tmp_p
     assert (found[::-1, ::-1].transpose(2, 1, 0) == expected).mean() >= export.MIN_IDENTICAL
 
 
-def test_softmax_baseline_exports_silently(folder, capfd):
+def test_softmax_baseline_exports_silently(folder, capfd, caplog):
     torch.manual_seed(1)
     config = ModelConfig(ORGANS, "resnet18", 16, head="softmax", width=8, rates=(2,))
     model = Segmenter(config).eval()
@@ -128,6 +129,7 @@ def test_softmax_baseline_exports_silently(folder, capfd):
     balance(model, hu)
     proto = to_onnx(model, probabilities=True)
     assert capfd.readouterr() == ("", "")
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
     card = ModelCard(ORGANS, 1, (-160.0, 240.0), "softmax")
     export._write(proto, card, folder / "softmax.onnx")
     labels, probabilities = torch_answer(model, hu)

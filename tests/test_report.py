@@ -86,10 +86,10 @@ def store(folder):
 
 
 def pseudo_labels():
-    """What a round adds to train_1: the front half of the liver and eight voxels beside the pancreas."""
+    """What a round adds to train_1: the front half of the liver, and eight voxels of which four are pancreas."""
     overlay = np.zeros(SHAPE, np.uint8)
     overlay[1:5, 8:16, 6:22] = PSEUDO_BIT | 1
-    overlay[3, 26:28, 20:24] = PSEUDO_BIT | 2
+    overlay[3, 26:28, 24:28] = PSEUDO_BIT | 2
     return overlay
 
 
@@ -100,7 +100,9 @@ def smiler(folder, store):
     add_metrics(run)
     nothing = np.zeros(SHAPE, np.uint8)
     add_round(run, 1, {"train_1": nothing, "train_2": nothing}, gamma=0.33)
-    add_round(run, 2, {"train_1": pseudo_labels(), "train_2": nothing}, gamma=0.66)
+    unchecked = nothing.copy()
+    unchecked[0, 0, :4] = PSEUDO_BIT | 2  # nobody drew the pancreas of train_2: nothing to check it against
+    add_round(run, 2, {"train_1": pseudo_labels(), "train_2": unchecked}, gamma=0.66)
     write_evaluation(evaluate_run(run), run.path)
     return run
 
@@ -176,9 +178,10 @@ def test_page_compares_the_scores(page, smiler, baseline):
 
 def test_page_counts_the_rounds_and_their_precision(page):
     text = page.text["rounds"]
-    # Liver, round 2: 4 x 8 x 16 voxels, all right, half of the hidden truth; pancreas: none of 8 is right.
+    # Round 2. Liver: 4 x 8 x 16 voxels, all right, half of the hidden truth. Pancreas: 4 of the 8 that can be
+    # checked are right, of 2 x 6 x 14 hidden ones.
     assert "2, γ = 0.66 liver 1 1 024 512 512 100.0% 50.0%" in text
-    assert "pancreas 2 16 8 8 0.0% 0.0%" in text
+    assert "pancreas 2 24 12 12 50.0% 2.4%" in text
     assert "1, γ = 0.33 liver 1 0 0 0 – 0.0%" in text
 
 
@@ -196,6 +199,17 @@ def test_page_of_a_bare_run_says_what_is_absent(bare):
     assert "Case: test_0" in page.text["pictures"]
     assert "liver: 33% of the annotations" in page.text["audit"]
     assert len(page.attributes("img")) == 3 * 2  # CT and truth of three cases, no prediction
+
+
+def test_runs_on_other_labels_are_audited_apart(bare, tmp_path):
+    without = np.where(truth() == 2, 0, truth()).astype(np.uint8)
+    states = {("train_0", "pancreas"): State.ABSENT, ("train_1", "pancreas"): State.MISSING}
+    other = make_store(tmp_path / "other", {"train_0": without, "train_1": without, "train_2": truth()}, states)
+    page = Page(build_report([bare.path, make_run(tmp_path / "second", other, trained=False).path]))
+    assert "Labels of bare" in page.text["audit"]
+    assert "Labels of second" in page.text["audit"]
+    assert "α, pancreas 0.67 (2 of 3) 0.50 (1 of 2)" in page.text["run"]  # absent cases do not count
+    assert "None of these runs has a relabelling round" in page.text["rounds"]
 
 
 def test_names_are_escaped(tmp_path):
@@ -353,8 +367,8 @@ def test_prediction_pictures_show_every_run_beside_the_truth(smiler, baseline):
 
 
 def test_pseudo_labels_are_yellow_and_hidden_labels_stay_out_of_the_first_panel(smiler):
-    (row,) = pseudo_rows(collect([smiler.path])[0], COLOURS)
-    assert row.title == "smiler run: train_1"
+    row, other = pseudo_rows(collect([smiler.path])[0], COLOURS)
+    assert (row.title, other.title) == ("smiler run: train_1", "smiler run: train_2")  # most voxels first
     seen, first, second = (picture(panel.picture) for panel in row.panels)
     assert (seen.max(axis=2) == seen.min(axis=2)).all()  # nothing was visible: a grey picture
 

@@ -58,10 +58,9 @@ def _audit_dataset(args: argparse.Namespace) -> "Audit":
 
 
 def _audit_store(args: argparse.Namespace) -> "Audit":
-    from smile_runtime.progress import progress
-
     from smile_fast.data.store import Store
     from smile_fast.supervision.audit import audit_store
+    from smile_runtime.progress import progress
 
     store = Store.open(args.dataset)
     declarations = store.declarations() if args.annotations is None else store.read_declarations(args.annotations)

@@ -32,13 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from smile_runtime.errors import InputError
-    from smile_runtime.files import check_writable
-
     from smile_fast.data.annotations import FILE_NAME, write_annotations
     from smile_fast.data.dataset import RawDataset
     from smile_fast.data.declare import draft, draft_path
     from smile_fast.supervision.states import State
+    from smile_runtime.errors import InputError
+    from smile_runtime.files import check_writable
 
     dataset = RawDataset.open(args.dataset)
     output: Path = args.output or args.dataset / FILE_NAME

@@ -5,9 +5,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from smile_runtime.errors import InputError
-
 from smile_fast import __version__
+from smile_runtime.errors import InputError
 
 # In the order of the work; the module of a command is its name with underscores.
 COMMANDS = (

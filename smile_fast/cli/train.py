@@ -5,9 +5,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from smile_runtime.errors import InputError
-
 from smile_fast.training.config import TrainConfig
+from smile_runtime.errors import InputError
 
 HELP = "train the baseline, SMILE or SMILEr on a prepared store"
 

@@ -5,7 +5,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class ImagePooling(nn.Sequential):
@@ -65,11 +64,3 @@ class DeepLabHead(nn.Sequential):
             *_conv_bn_relu(channels, channels, 3),
             nn.Conv2d(channels, outputs, 1),
         )
-
-
-def upsample_bilinear(
-    logits: Tensor,  # [N, M, h, w]
-    size: tuple[int, int],
-) -> Tensor:  # [N, M, H, W]
-    """Bilinear upsampling with half-pixel centres, the one that training and the exported file share."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

@@ -7,8 +7,9 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from smile_fast.models.deeplab import DeepLabHead, upsample_bilinear
+from smile_fast.models.deeplab import DeepLabHead
 from smile_fast.models.resnet import VARIANTS, ResNet
 
 Head = Literal["sigmoid", "softmax"]
@@ -96,8 +97,23 @@ class Segmenter(nn.Module):
         """Low-resolution logits; M = K (sigmoid) or K + 1 (softmax), h = ceil(H / output_stride)."""
         low, high = self.config.window
         windowed = ((hu.float() - low) / (high - low)).clamp(0.0, 1.0)
+        # A feature pixel must cover `output_stride` input pixels whatever the size: without the padding a slice of 122
+        # rows would be stretched to the 128 that its 16 feature rows stand for, and organs would move by several mm.
+        stride, height, width = self.config.output_stride, hu.shape[-2], hu.shape[-1]
+        below, right = (stride - height % stride) % stride, (stride - width % stride) % stride
+        windowed = F.pad(windowed, (0, right, 0, below))  # 0 is air
         features = self.backbone((windowed - _MEAN) / _STD)
         return cast(Tensor, self.classifier(features))
+
+    def upsample(
+        self,
+        logits: Tensor,  # [N, M, h, w]
+        size: tuple[int, int],
+    ) -> Tensor:  # [N, M, H, W]
+        """Bilinear upsampling of low-resolution logits back to the grid of the slices, padding cut off."""
+        scale = float(self.config.output_stride)
+        full = F.interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False)
+        return full[..., : size[0], : size[1]]
 
     def label_map(
         self,
@@ -108,7 +124,7 @@ class Segmenter(nn.Module):
 
         Sigmoid: the organ with the highest probability among those above 0.5; softmax: the best class.
         """
-        full = upsample_bilinear(logits.float(), size)
+        full = self.upsample(logits.float(), size)
         if self.config.head == "softmax":
             return full.argmax(dim=1).to(torch.uint8)
         best, organ = full.max(dim=1)
@@ -120,7 +136,7 @@ class Segmenter(nn.Module):
         size: tuple[int, int],
     ) -> Tensor:  # [N, K, H, W]
         """Probability of each organ at each pixel, background left out."""
-        full = upsample_bilinear(logits.float(), size)
+        full = self.upsample(logits.float(), size)
         return full.softmax(dim=1)[:, 1:] if self.config.head == "softmax" else full.sigmoid()
 
     @torch.no_grad()

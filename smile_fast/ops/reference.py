@@ -47,13 +47,12 @@ def bce(
     """Return w * BCE(sigmoid(z), y) and its derivative w * (sigmoid(z) - y), voxel by voxel.
 
     With x = z where y = 0 and x = -z where y = 1, BCE = softplus(x) and dBCE/dx = sigmoid(x): no difference of
-    nearly equal numbers, whatever z is. An unknown voxel's logit is replaced, not multiplied: 0 * inf is NaN.
+    nearly equal numbers, whatever z is. An unknown voxel's results are replaced, not multiplied: 0 * inf is NaN.
 
     Returns:
         loss, gradient: [B, *S] each.
     """
     margin = torch.where(positive, -logits, logits)
-    margin = torch.where(known, margin, 0.0)
     loss = margin.clamp(min=0) + torch.log1p(torch.exp(-margin.abs()))
     slope = torch.sigmoid(margin)
     gradient = torch.where(positive, -slope, slope)

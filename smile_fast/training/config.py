@@ -105,7 +105,7 @@ class TrainConfig:
             ("rates", "positive", all(rate >= 1 for rate in self.rates)),
             ("channels", "a positive odd number", self.channels >= 1 and self.channels % 2 == 1),
             ("window", "a lower and a higher HU", len(self.window) == 2 and self.window[0] < self.window[1]),
-            ("crop_size", "0 or at least 32", self.crop_size == 0 or self.crop_size >= 32),
+            ("crop_size", "0 or a multiple of 32", self.crop_size >= 0 and self.crop_size % 32 == 0),
             # BatchNorm over the pooled image has one value per slice and channel: it cannot train on one slice.
             ("batch_size", "at least 2", self.batch_size >= 2),
             ("epochs", "positive", self.epochs > 0),

@@ -82,7 +82,7 @@ def train(run: Run, *, weights: Path | None = None, resume: bool = False, device
     if weights is not None and not resume:
         print(f"weights: {load_weights(model, weights)}")
     model = model.to(device)
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a gap in the stubs
     optimizer = build_optimizer(model, config)
     average = WeightAverage(model, config.ema) if config.ema else None
     if resume:

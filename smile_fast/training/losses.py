@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from smile_fast.models.deeplab import upsample_bilinear
 from smile_fast.ops import masked_bce_upsampled_stats
 from smile_fast.supervision import VOID
 
@@ -60,11 +59,12 @@ class MissingIsBackground:
     def __call__(self, logits: Tensor, labels: Tensor, cases: Tensor) -> StepLoss:
         """Mean over all voxels that are not void; visible labels are the classes already."""
         target = labels.long()
-        full = upsample_bilinear(logits.float(), (labels.shape[1], labels.shape[2]))
+        size = (labels.shape[1], labels.shape[2])
+        full = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
         losses = F.cross_entropy(full, target, ignore_index=VOID, reduction="none")  # [N, P, P]
         known = target != VOID
         loss = losses.sum() / known.sum().clamp(min=1)
         classes = torch.where(known, target, 0).flatten()
-        size = logits.shape[1]
-        sums = torch.zeros(size, device=loss.device).index_add_(0, classes, losses.detach().flatten())
-        return StepLoss(loss, sums[1:], torch.bincount(classes, minlength=size)[1:])
+        planes = logits.shape[1]
+        sums = torch.zeros(planes, device=loss.device).index_add_(0, classes, losses.detach().flatten())
+        return StepLoss(loss, sums[1:], torch.bincount(classes, minlength=planes)[1:])

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from smile_fast.data.store import write_array
 from smile_fast.models import Segmenter
-from smile_fast.models.deeplab import upsample_bilinear
 from smile_fast.ops import select_top_fraction
 from smile_fast.supervision import PSEUDO_BIT, State
 from smile_fast.training.inference import predict_logits
@@ -104,7 +103,7 @@ def _relabel_case(
     counts: dict[str, dict[str, int]] = {}
     for k in organs:
         # Logits order voxels as probabilities do, and tell apart what sigmoid rounds to 1.
-        scores = upsample_bilinear(logits[:, k : k + 1], (unlabelled.shape[1], unlabelled.shape[2]))[:, 0]
+        scores = model.upsample(logits[:, k : k + 1], (unlabelled.shape[1], unlabelled.shape[2]))[:, 0]
         candidates = unlabelled & (scores > 0)
         selected = select_top_fraction(
             scores.reshape(-1), candidates.reshape(-1), this.gamma, _segments(scores, this.scope)

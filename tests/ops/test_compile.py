@@ -7,6 +7,7 @@ from tests.ops.problems import problem
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")  # torch's own, from loading inductor
 def test_a_training_step_and_a_selection_are_one_inductor_graph() -> None:
     given = problem(2, 3, (8, 9), torch.float32, coarse=(4, 5))
     fine = problem(2, 3, (8, 9), torch.float32).logits

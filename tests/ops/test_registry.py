@@ -25,7 +25,7 @@ def test_what_cannot_be_used_says_why() -> None:
 
 
 def test_unknown_op() -> None:
-    with pytest.raises(ValueError, match="op must be one of masked_bce, .*, got 'conv'"):
+    with pytest.raises(ValueError, match=r"op must be one of masked_bce, .*, got 'conv'"):
         available("conv", "cpu")
 
 

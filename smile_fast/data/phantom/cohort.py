@@ -204,7 +204,7 @@ def _write_tables(folder: Path, cases: Sequence[_Case], options: PhantomOptions)
 def _check_target(out: Path, force: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: give a new folder")
-    if not out.exists() or not any(os.scandir(out)):
+    if not out.exists() or not os.listdir(out):
         return
     if not force:
         raise InputError(f"{out} is not empty: give a new folder, or --force to replace a phantom cohort in it")
