@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -345,6 +346,8 @@ def test_cases_are_chosen_by_their_scores(smiler, baseline):
     assert [(choice.case, choice.why) for choice in choices[:3]] == list(
         zip(ranked, ("Best case", "Median case", "Worst case"), strict=True)
     )
+    alone = replace(records[0].evaluation, pairs=records[0].evaluation.pairs[:2])
+    assert choose_cases([replace(records[0], evaluation=alone)])[0].why == "Only case"
     worst = records[1].evaluation.worst[0]
     assert (choices[3].case, choices[3].organ) == (worst.case, worst.organ)
 

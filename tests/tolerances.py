@@ -12,6 +12,9 @@ EXPORTED_PROBABILITY = {"rtol": 0.0, "atol": 2e-5}
 # whose residual sums grow; relative to features of size 1 to 100.
 RESTRUCTURED_FEATURES = {"rtol": 1e-4, "atol": 1e-3}
 
+# A logit read back from its probability: one rounding of p, 6e-8, divided by p (1 - p), at most 57 for |z| <= 4.
+LOGIT_OF_SIGMOID = {"rtol": 0.0, "atol": 1e-5}
+
 # A sum of losses against float64. Each voxel carries a few float32 roundings (6e-8), which average out over many
 # voxels; on the few hundred voxels of a test they may not, so this is ten times the goal of 1e-7 on real sizes.
 LOSS_RELATIVE = 1e-6

@@ -10,10 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nifti_files import random_hu, write
+from tiny_models import threshold_labels
+
 from smile_runtime import __version__
 from smile_runtime.cli import main
 from smile_runtime.predict import Predictor
-from tiny_models import threshold_labels
 
 
 @pytest.fixture(autouse=True)

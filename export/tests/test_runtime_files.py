@@ -4,6 +4,7 @@ import os
 import stat
 
 import pytest
+
 from smile_runtime.errors import InputError
 from smile_runtime.files import atomic_path, check_readable, check_writable, refuse_overwrite, write_json
 

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import smile_runtime
 from nifti_files import write
+
+import smile_runtime
 
 FOLDER = Path(smile_runtime.__file__).parent
 ALLOWED = {"numpy", "nibabel", "onnxruntime", "smile_runtime"}

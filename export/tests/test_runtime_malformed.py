@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from nifti_files import AFFINE, content, dims, write
 from onnx import TensorProto, helper
-from smile_runtime.cli import main
-from smile_runtime.model import METADATA_KEY
 from tiny_models import (
     external_tensor,
     hu_input,
@@ -22,6 +20,9 @@ from tiny_models import (
     with_probabilities,
     write_threshold_model,
 )
+
+from smile_runtime.cli import main
+from smile_runtime.model import METADATA_KEY
 
 BILLIONS = dims(10_000, 10_000, 10_000)  # 10^12 voxels
 NUMBERS = np.zeros((3, 3, 3), np.float32)

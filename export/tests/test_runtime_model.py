@@ -8,9 +8,6 @@ import onnxruntime as ort
 import pytest
 from nifti_files import random_hu
 from onnx import NodeProto, TensorProto, helper, onnx_pb
-from smile_runtime import _onnx_scan as wire
-from smile_runtime.errors import InputError
-from smile_runtime.model import METADATA_KEY, Model, ModelCard
 from tiny_models import (
     external_tensor,
     hu_input,
@@ -22,6 +19,10 @@ from tiny_models import (
     with_probabilities,
     write_threshold_model,
 )
+
+from smile_runtime import _onnx_scan as wire
+from smile_runtime.errors import InputError
+from smile_runtime.model import METADATA_KEY, Model, ModelCard
 
 
 def test_a_card_comes_back_as_it_went():

@@ -5,6 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nifti_files import AFFINE, OFFSET, content, dims, random_hu, rotation, write
+
 from smile_runtime._gzip import MAX_RATIO
 from smile_runtime.errors import InputError
 from smile_runtime.nifti import read_image, read_labels, write_image, write_labels

@@ -4,10 +4,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nifti_files import AFFINE, orientations, random_hu, rotation, write
+from tiny_models import neighbour_labels, threshold_labels, threshold_nodes, write_threshold_model
+
 from smile_runtime.errors import InputError
 from smile_runtime.nifti import read_image
 from smile_runtime.predict import Predictor
-from tiny_models import neighbour_labels, threshold_labels, threshold_nodes, write_threshold_model
 
 SHAPE = (6, 5, 4)  # RAS [X, Y, Z]
 

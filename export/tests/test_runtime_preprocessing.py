@@ -2,6 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nifti_files import orientations, rotation
+
 from smile_runtime.preprocessing import (
     canonical_affine,
     from_slices,

@@ -1,6 +1,7 @@
 import io
 
 import pytest
+
 from smile_runtime import progress as module
 from smile_runtime.progress import progress
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 from onnx import TensorProto, helper
+
 from smile_runtime.model import METADATA_KEY, ModelCard
 
 DYNAMIC = ("N", "H", "W")

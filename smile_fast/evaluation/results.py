@@ -182,7 +182,7 @@ def format_score(value: float | None, digits: int) -> str:
 def _plus_minus(spread: Spread, digits: int) -> str:
     if spread.mean is None:
         return "-"
-    return f"{format_score(spread.mean, digits)} ± {format_score(spread.std, digits)}"
+    return format_score(spread.mean, digits) + (f" ± {spread.std:.{digits}f}" if spread.pairs > 1 else "")
 
 
 def _pair(row: Mapping[str, Any]) -> PairScore:

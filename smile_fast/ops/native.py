@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smile_fast.ops.checks import check_shape, check_table, check_tensor
+
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -35,8 +37,14 @@ def masked_bce_refusal(logits: Tensor, labels: Tensor, table: Tensor, with_grad:
 
 def masked_bce(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Kernel of `smile_fast::masked_bce`; results as in `smile_fast.ops.reference.masked_bce`."""
+    # The op can be called without its public function, and a wrong size would read foreign memory.
+    batch, organs, *spatial = logits.shape
+    check_tensor("logits", logits, tuple(_DTYPES), torch.device("cpu"))
+    check_tensor("labels", labels, (torch.uint8,), logits.device)
+    check_tensor("table", table, (torch.int32,), logits.device)
+    check_shape("labels", labels, (batch, *spatial), "[B, *S]")
+    check_table(table, batch, organs)
     logits, labels, table = logits.contiguous(), labels.contiguous(), table.contiguous()
-    batch, organs = logits.shape[:2]
     sums = logits.new_empty((batch, organs), dtype=torch.float64)
     counts = logits.new_empty((batch, organs), dtype=torch.int64)
     grad = logits.new_empty(logits.shape if with_grad else (0,))

@@ -149,7 +149,7 @@ def choose_cases(records: Sequence[RunRecord]) -> list[Choice]:
                 by_case.setdefault(pair.case, []).append(pair.dice)
     ranked = sorted(by_case, key=lambda case: (-float(np.mean(by_case[case])), case))
     places = {"Best case": 0, "Worst case": len(ranked) - 1, "Median case": len(ranked) // 2} if ranked else {}
-    chosen: dict[str, str] = {}
+    chosen: dict[str, str] = {ranked[0]: "Only case"} if len(ranked) == 1 else {}
     for why, place in places.items():
         chosen.setdefault(ranked[place], why)
     choices = [Choice(case, chosen[case]) for case in ranked if case in chosen]

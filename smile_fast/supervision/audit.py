@@ -28,9 +28,9 @@ from statistics import fmean
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from smile_runtime.errors import InputError
 
 from smile_fast.supervision.states import VOID, State
+from smile_runtime.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
+
 from smile_runtime.errors import InputError
 from smile_runtime.files import atomic_path
-from torch import Tensor
 
 _FORMAT = "smile-fast-checkpoint-1"
 

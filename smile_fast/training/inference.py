@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from smile_runtime.preprocessing import slice_context
 from torch import Tensor
 
 from smile_fast.models import Segmenter
+from smile_runtime.preprocessing import slice_context
 
 
 @torch.inference_mode()

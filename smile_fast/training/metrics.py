@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
-from smile_runtime.errors import InputError
 
 from smile_fast.training.losses import StepLoss
 from smile_fast.training.run import Run
+from smile_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from smile_fast.training.loop import Pace, Position

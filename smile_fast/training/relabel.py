@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from smile_runtime.errors import InputError
-from smile_runtime.files import write_json
-from smile_runtime.progress import progress
 from torch import Tensor
 
 from smile_fast.data.store import write_array
@@ -19,6 +16,9 @@ from smile_fast.ops import select_top_fraction
 from smile_fast.supervision import PSEUDO_BIT, State
 from smile_fast.training.inference import predict_logits
 from smile_fast.training.view import TrainingView
+from smile_runtime.errors import InputError
+from smile_runtime.files import write_json
+from smile_runtime.progress import progress
 
 
 @dataclass(frozen=True)

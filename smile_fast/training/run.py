@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from smile_runtime.errors import InputError
-from smile_runtime.files import write_json
 
 from smile_fast import __version__
 from smile_fast.data.annotations import Declarations, read_annotations, write_annotations
@@ -19,6 +17,8 @@ from smile_fast.data.store import Store
 from smile_fast.models import ModelConfig, Segmenter
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
+from smile_runtime.errors import InputError
+from smile_runtime.files import write_json
 
 _SCHEMA = 1
 _PACKAGES = ("torch", "numpy", "blosc2", "nibabel", "safetensors", "smile-fast", "smile-fast-runtime")

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from smile_runtime.errors import InputError
 from torch import Tensor
 
 from smile_fast.models import Segmenter
+from smile_runtime.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@ import re
 from pathlib import Path
 
 import pytest
-from smile_runtime.errors import InputError
 
 from smile_fast.data.annotations import read_annotations, write_annotations
 from smile_fast.supervision.states import State
+from smile_runtime.errors import InputError
 
 CASES, ORGANS = ["a", "b"], ["liver", "left kidney"]
 GOOD = "case,organ,state\na,liver,annotated\na,left kidney,missing\nb,liver,hidden\nb,left kidney,absent\n"

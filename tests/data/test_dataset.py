@@ -2,9 +2,9 @@ import json
 import re
 
 import pytest
-from smile_runtime.errors import InputError
 
 from smile_fast.data.dataset import RawDataset
+from smile_runtime.errors import InputError
 from tests.cohorts import describe, make_cohort
 
 LABELS = {"background": 0, "liver": 1, "pancreas": 2, "spleen": 3}

@@ -1,11 +1,11 @@
 import pytest
-from smile_runtime.errors import InputError
 
 from smile_fast.data.counts import count_cases
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.declare import draft, draft_path
 from smile_fast.supervision.audit import CaseCounts
 from smile_fast.supervision.states import State
+from smile_runtime.errors import InputError
 from tests.cohorts import SHAPE, describe, edit_label, make_cohort
 
 VOXELS = SHAPE[0] * SHAPE[1] * SHAPE[2]

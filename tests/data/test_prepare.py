@@ -4,12 +4,12 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
-from smile_runtime.errors import InputError
 
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.prepare import prepare
 from smile_fast.data.store import CASES, Store
 from smile_fast.supervision.states import State
+from smile_runtime.errors import InputError
 from tests.cohorts import (
     AFFINE,
     SHAPE,

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from smile_runtime.errors import InputError
 
 from smile_fast.data import prepare as module
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.prepare import prepare
 from smile_fast.data.store import CASES, Store
+from smile_runtime.errors import InputError
 from tests.cohorts import (
     annotate,
     edit_label,

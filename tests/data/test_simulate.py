@@ -3,10 +3,10 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from smile_runtime.errors import InputError
 
 from smile_fast.data.simulate import hidden_count, simulate_missing
 from smile_fast.supervision.states import State
+from smile_runtime.errors import InputError
 
 CASES = [f"case_{number:02}" for number in range(20)]
 ORGANS = ["liver", "pancreas", "spleen"]

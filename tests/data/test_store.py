@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from smile_runtime.errors import InputError
 
 from smile_fast.data.store import CASES, INDEX, CaseInfo, Store, open_array, write_array, write_index
 from smile_fast.supervision.states import State
+from smile_runtime.errors import InputError
 
 ORGANS = ("liver", "pancreas")
 INFO = CaseInfo(

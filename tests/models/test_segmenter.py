@@ -6,6 +6,7 @@ import torch
 
 from smile_fast.models import ModelConfig, Segmenter
 from tests.models.test_resnet import BATCH_NORM
+from tests.tolerances import LOGIT_OF_SIGMOID
 
 ORGANS = ("liver", "pancreas", "spleen")
 
@@ -78,24 +79,51 @@ def test_what_lies_outside_the_window_looks_like_its_edge():
 
 
 def test_sigmoid_label_map_is_the_most_probable_organ_above_one_half():
-    logits = torch.tensor([[-1.0, 2.0, 0.5, -3.0], [-2.0, 1.0, 0.7, 0.1], [-0.1, 3.0, 0.6, 0.0]])[None, :, None]
-    assert tiny().label_map(logits, (1, 4)).tolist() == [[[0, 3, 2, 2]]]
+    for logits, organ in (((-1.0, -2.0, -0.1), 0), ((2.0, 1.0, 3.0), 3), ((0.5, 0.7, 0.6), 2), ((-3.0, 0.1, 0.0), 2)):
+        constant = torch.tensor(logits).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+        assert tiny().label_map(constant, (9, 16)).unique().tolist() == [organ]
 
 
 def test_softmax_label_map_is_the_best_class():
-    logits = torch.tensor([[1.0, -5.0, 0.0], [0.9, -4.0, 0.0], [0.8, -6.0, 0.5], [0.7, -7.0, 0.4]])[None, :, None]
-    assert tiny(head="softmax").label_map(logits, (1, 3)).tolist() == [[[0, 1, 2]]]
+    for logits, organ in (((1.0, 0.9, 0.8, 0.7), 0), ((-5.0, -4.0, -6.0, -7.0), 1), ((0.0, 0.0, 0.5, 0.4), 2)):
+        constant = torch.tensor(logits).view(1, 4, 1, 1).expand(1, 4, 2, 2)
+        assert tiny(head="softmax").label_map(constant, (9, 16)).unique().tolist() == [organ]
 
 
 def test_logits_are_interpolated_between_pixel_centres():
-    """One row of two logits, 4 and -4, to four pixels: centres at -1/4, 1/4, 3/4, 5/4 (clamped to 0..1)."""
-    logits = torch.tensor([4.0, -4.0]).view(1, 1, 1, 2).expand(1, 3, 1, 2)
-    full = tiny().probabilities(logits, (1, 4))[0, 0, 0].logit()
-    torch.testing.assert_close(full, torch.tensor([4.0, 2.0, -2.0, -4.0]))
-    # Logits are interpolated, not probabilities, and softmax comes last.
-    one_hot = torch.tensor([[4.0, -4.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]).view(1, 4, 1, 2)
-    expected = 1 / (math.exp(2.0) + 3)
-    assert tiny(head="softmax").probabilities(one_hot, (1, 4))[0, 0, 0, 1].item() == pytest.approx(expected, rel=1e-6)
+    """Two logits a row, 4 and -4, stand for 16 pixels: 4 up to the first centre (3.5), then 1 less with every pixel."""
+    logits = torch.tensor([4.0, -4.0]).expand(1, 3, 1, 2)
+    row = tiny().probabilities(logits, (8, 16))[0, 0, 5].logit()
+    expected = torch.tensor([4.0] * 4 + [3.5 - step for step in range(8)] + [-4.0] * 4)
+    torch.testing.assert_close(row, expected, **LOGIT_OF_SIGMOID)
+    # Logits are interpolated, not probabilities: softmax comes last.
+    logits = torch.zeros(1, 4, 1, 2)
+    logits[0, 0] = torch.tensor([4.0, -4.0])
+    middle = tiny(head="softmax").probabilities(logits, (8, 16))[0, :, 5, 4]
+    torch.testing.assert_close(middle, torch.full((3,), 1 / (math.exp(3.5) + 3)))
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_a_slice_of_any_size_stands_on_the_same_grid(output_stride):
+    """A feature pixel covers `output_stride` pixels whatever the size: what lies beyond is cut off, not squeezed."""
+    model = tiny(output_stride=output_stride)
+    logits = torch.randn(1, 3, 4, 5)
+    whole = model.probabilities(logits, (4 * output_stride, 5 * output_stride))
+    size = (3 * output_stride + 1, 5 * output_stride - 3)
+    torch.testing.assert_close(model.probabilities(logits, size), whole[..., : size[0], : size[1]])
+    assert torch.equal(
+        model.label_map(logits, size),
+        model.label_map(logits, (4 * output_stride, 5 * output_stride))[:, : size[0], : size[1]],
+    )
+
+
+def test_padding_to_the_stride_is_air():
+    model = tiny().eval()
+    hu = torch.randint(-100, 200, (1, 1, 33, 50), dtype=torch.int16)
+    padded = torch.full((1, 1, 40, 56), -1024, dtype=torch.int16)
+    padded[..., :33, :50] = hu
+    with torch.inference_mode():
+        assert torch.equal(model(hu), model(padded))
 
 
 @pytest.mark.parametrize("head", ["sigmoid", "softmax"])

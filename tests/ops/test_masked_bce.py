@@ -327,6 +327,16 @@ def test_choice_by_name_never_falls_back() -> None:
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("wrong", ["labels", "table"])
+def test_native_op_called_directly_reads_no_foreign_memory(wrong: str) -> None:
+    if "native" not in IMPLEMENTATIONS["masked_bce"]:
+        return
+    given = problem(2, 3, (5, 6), torch.float32)
+    arguments = {"labels": given.labels, "table": given.table} | {wrong: getattr(given, wrong)[:1]}
+    with pytest.raises(ValueError, match=f"{wrong} must have shape"):
+        torch.ops.smile_fast.masked_bce.native(given.logits, **arguments, with_grad=True)
+
+
 GOOD = problem(2, 3, (4, 5), torch.float32)
 
 

@@ -1,0 +1,128 @@
+"""Trainings of a few steps on small stores, and bit-for-bit comparisons of what they leave behind."""
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smile_fast.data.store import Store
+from smile_fast.supervision import State
+from smile_fast.training.checkpoint import Checkpoint
+from smile_fast.training.loop import Interrupted, train
+from smile_fast.training.metrics import MetricsLog, read_metrics
+from smile_fast.training.run import Run
+from tests.runs import make_run, make_store, truth
+
+CPU = torch.device("cpu")
+# Four cases, three of them for training: 18 slices, 9 steps an epoch.
+STATES = {
+    ("train_0", "pancreas"): State.HIDDEN,
+    ("train_1", "liver"): State.MISSING,
+    ("train_2", "liver"): State.HIDDEN,
+    ("train_2", "pancreas"): State.HIDDEN,
+}
+TINY = {"crop_size": 32, "batch_size": 2, "epochs": 1.0, "rates": [1], "lr": 0.002}
+CURRICULUM = {"method": "smiler", "rounds": 2, "epochs": 1.0, "round_share": 0.4, "ema": 0.9}  # 9 + 4 + 4 steps
+
+
+def tiny_store(path: Path, states: Mapping[tuple[str, str], State] = STATES) -> Store:
+    """Three training cases and a held-out one; what is missing is not drawn, what is hidden is."""
+    labels = {case: truth() for case in ("train_0", "train_1", "train_2", "test_0")}
+    for (case, organ), state in states.items():
+        if state in (State.MISSING, State.ABSENT):
+            value = 1 + ("liver", "pancreas").index(organ)
+            labels[case] = np.where(labels[case] == value, 0, labels[case]).astype(np.uint8)
+    return make_store(path, labels, states)
+
+
+def new_run(path: Path, store: Store, **settings: object) -> Run:
+    return make_run(path, store, trained=False, **{**TINY, **settings})
+
+
+def trained(path: Path, store: Store, **settings: object) -> Run:
+    run = new_run(path, store, **settings)
+    train(run, device=CPU)
+    return run
+
+
+def steps_of(run: Run) -> int:
+    return int(Checkpoint.load(run.checkpoint_path).state["total_steps"])
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    """The final weights."""
+    return Checkpoint.load(run.model_path).tensors["model"]
+
+
+def assert_same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
+    """Equal as bytes: -0 is not 0 here, and a NaN equals itself."""
+    assert list(one) == list(other)
+    for name in one:
+        assert one[name].dtype == other[name].dtype
+        assert one[name].shape == other[name].shape
+        same = one[name].contiguous().view(torch.uint8) if one[name].dim() else one[name].view(1).view(torch.uint8)
+        with_ = (
+            other[name].contiguous().view(torch.uint8) if other[name].dim() else other[name].view(1).view(torch.uint8)
+        )
+        assert torch.equal(same, with_), f"{name} differs"
+
+
+def differs(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def metrics(run: Run) -> list[dict[str, Any]]:
+    """What was logged, without the times."""
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in read_metrics(run)]
+
+
+def overlays(run: Run) -> dict[str, bytes]:
+    """Every file of every round."""
+    return {
+        str(file.relative_to(run.rounds_path)): file.read_bytes()
+        for file in sorted(run.rounds_path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal when the given step of the training is done (counted over all stages)."""
+    add, done = MetricsLog.add, 0
+
+    def counted(self: MetricsLog, *arguments: Any) -> None:
+        nonlocal done
+        add(self, *arguments)
+        done += 1
+        if done == step:
+            assert signal.getsignal(number) not in (signal.SIG_DFL, signal.default_int_handler), "nobody would catch it"
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(MetricsLog, "add", counted)
+
+
+def interrupted(run: Run, step: int, *, resume: bool = False) -> None:
+    """Train until a signal arrives after a number of steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, step)
+        with pytest.raises(Interrupted):
+            train(run, resume=resume, device=CPU)
+
+
+def scramble_hidden(path: Path, store: Store, seed: int = 0) -> Store:
+    """Copy a store and write anything where hidden organs are or could be: no other human label changes."""
+    rng = np.random.default_rng(seed)
+    labels: dict[str, NDArray[np.uint8]] = {}
+    for case, info in store.cases.items():
+        label = np.asarray(store.human_labels(case)[:]).copy()
+        hidden = [k for k, organ in enumerate(store.organs, start=1) if info.states[organ] is State.HIDDEN]
+        free = np.isin(label, [0, *hidden])
+        label[free] = rng.choice([0, *hidden], free.sum())
+        labels[case] = label
+    states = {(case, organ): state for case, info in store.cases.items() for organ, state in info.states.items()}
+    return make_store(path, labels, states, store.organs)
