@@ -4,6 +4,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from smile_fast import __version__
 from smile_runtime.errors import InputError
@@ -26,9 +27,16 @@ COMMANDS = (
 _EPILOG = "smile-fast COMMAND --help tells more about a command. Volumes are segmented with smile-predict."
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, like every other mistake of a user; the usage is one --help away."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help tells more\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="smile-fast",
         description="Train organ segmentation on partially annotated CT cohorts (SMILE and SMILEr).",
         epilog=_EPILOG,

@@ -28,12 +28,15 @@ def run(arguments: argparse.Namespace) -> None:
 
     run = Run.open(arguments.run_folder)
     if arguments.undo is not None:
+        if arguments.undo < 0:
+            raise InputError(f"--undo keeps the rounds up to a number of 0 or more, {arguments.undo} was given.")
         dropped = undo_rounds(run.rounds_path, arguments.undo)
         print(f"dropped rounds: {', '.join(map(str, dropped)) if dropped else 'none'}; human labels are as they were")
         return
     if run.config.method == "baseline":
         raise InputError(f"{run.path} is a baseline run: its softmax has no organ-wise scores to relabel with.")
-    number = arguments.round or max(existing_rounds(run.rounds_path), default=0) + 1
+    following = max(existing_rounds(run.rounds_path), default=0) + 1
+    number = arguments.round if arguments.round is not None else following
     gamma = arguments.gamma if arguments.gamma is not None else min(1.0, run.config.gamma(number))
     if number < 1 or not 0 <= gamma <= 1:
         raise InputError(f"Round {number} with gamma {gamma} is not possible; rounds count from 1, gamma is in [0, 1].")

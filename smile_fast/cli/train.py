@@ -81,11 +81,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Create or open the run, and train it."""
     from smile_fast.training.loop import Interrupted, train
+    from smile_fast.training.metrics import read_metrics
 
     device = choose_device(arguments.device, arguments.threads)
     run = _open_run(arguments) if arguments.resume else _create_run(arguments)
     try:
         train(run, weights=arguments.weights, resume=arguments.resume, device=device)
+    except InputError:
+        if not (arguments.resume or run.model_path.exists() or read_metrics(run)):
+            run.discard()
+        raise
     except Interrupted:
         print(f"stopped; go on with: smile-fast train {arguments.store} {arguments.run_folder} --resume")
         return 143
@@ -162,6 +167,8 @@ def _create_run(arguments: argparse.Namespace) -> Any:
 def _open_run(arguments: argparse.Namespace) -> Any:
     from smile_fast.training.run import Run
 
+    if arguments.weights is not None or arguments.annotations is not None:
+        raise InputError("--resume goes on with RUN's own weights and annotations: leave --weights and --annotations.")
     run = Run.open(arguments.run_folder)
     if run.store_path != arguments.store.resolve():
         raise InputError(f"{arguments.run_folder} was trained on {run.store_path}, not on {arguments.store}.")

@@ -1,7 +1,7 @@
 """Batched augmentation on the training device: mirror, affine, intensity."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from smile_fast.supervision import VOID
 from smile_fast.training.batches import AIR
+from smile_fast.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Augmentation:
     intensity: float
     noise: float
     window: tuple[float, float]
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "Augmentation":
+        """The augmentation that a run's settings describe."""
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
     def __call__(
         self,

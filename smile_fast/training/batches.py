@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_fast.supervision import PSEUDO_BIT, VOID
+from smile_fast.training.config import TrainConfig
 from smile_fast.training.view import TrainingView
 
 AIR = -1024  # HU
@@ -64,6 +65,19 @@ class BatchSource:
         counts = np.concatenate([view.counts[case] for case in view.cases])  # [slices, K]
         shown = [np.flatnonzero(counts[:, k]) for k in range(counts.shape[1])]
         self._organs = [(k + 1, slices) for k, slices in enumerate(shown) if len(slices)]
+
+    @classmethod
+    def of(cls, config: TrainConfig, view: TrainingView, stage: int) -> "BatchSource":
+        """The batches that a run's settings describe."""
+        return cls(
+            view,
+            channels=config.channels,
+            crop_size=config.crop_size,
+            batch_size=config.batch_size,
+            organ_share=config.organ_share,
+            seed=config.seed,
+            stage=stage,
+        )
 
     @property
     def steps_per_epoch(self) -> int:

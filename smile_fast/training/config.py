@@ -9,6 +9,7 @@ from smile_runtime.errors import InputError
 from smile_runtime.files import write_json
 
 Method = Literal["baseline", "smile", "smiler"]
+_INF = float("inf")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class TrainConfig:
         optimizer: "adamw" or "sgd" (momentum 0.9).
         lr: peak learning rate; None takes 1e-3 for adamw and 1e-2 for sgd.
         weight_decay: of the convolution weights (not of biases and BatchNorm).
-        warmup: share of the first stage over which the learning rate rises linearly.
+        warmup: share of each stage over which the learning rate rises linearly.
         ema: decay of the exponential moving average of the weights; 0 switches it off.
         organ_share: share of the slices of a batch that are drawn because they show a given organ.
         flip: probability of a left-right mirror image (0: organs are not symmetric).
@@ -104,15 +105,19 @@ class TrainConfig:
             ("width", "a multiple of 8", self.width >= 8 and self.width % 8 == 0),
             ("rates", "positive", all(rate >= 1 for rate in self.rates)),
             ("channels", "a positive odd number", self.channels >= 1 and self.channels % 2 == 1),
-            ("window", "a lower and a higher HU", len(self.window) == 2 and self.window[0] < self.window[1]),
+            (
+                "window",
+                "a lower and a higher HU",
+                len(self.window) == 2 and -_INF < self.window[0] < self.window[1] < _INF,
+            ),
             ("crop_size", "0 or a multiple of 32", self.crop_size >= 0 and self.crop_size % 32 == 0),
             # BatchNorm over the pooled image has one value per slice and channel: it cannot train on one slice.
             ("batch_size", "at least 2", self.batch_size >= 2),
-            ("epochs", "positive", self.epochs > 0),
-            ("budget", "0 or a positive time", self.budget >= 0),
+            ("epochs", "positive", 0 < self.epochs < _INF),
+            ("budget", "0 or a positive time", 0 <= self.budget < _INF),
             ("optimizer", "adamw or sgd", self.optimizer in ("adamw", "sgd")),
-            ("lr", "positive", self.lr is None or self.lr > 0),
-            ("weight_decay", "0 or more", self.weight_decay >= 0),
+            ("lr", "positive", self.lr is None or 0 < self.lr < _INF),
+            ("weight_decay", "0 or more", 0 <= self.weight_decay < _INF),
             ("warmup", "in [0, 1)", 0 <= self.warmup < 1),
             ("ema", "in [0, 1)", 0 <= self.ema < 1),
             ("organ_share", "in [0, 1]", 0 <= self.organ_share <= 1),
@@ -121,16 +126,16 @@ class TrainConfig:
             ("scale", "in [0, 0.9]", 0 <= self.scale <= 0.9),
             ("translate", "in [0, 0.9]", 0 <= self.translate <= 0.9),
             ("intensity", "in [0, 1]", 0 <= self.intensity <= 1),
-            ("noise", "0 or more", self.noise >= 0),
+            ("noise", "0 or more", 0 <= self.noise < _INF),
             ("rounds", "at least 1", self.rounds >= 1),
             ("gamma_max", "in (0, 1]", 0 < self.gamma_max <= 1),
             ("scope", "volume or slice", self.scope in ("volume", "slice")),
-            ("round_share", "positive", self.round_share > 0),
+            ("round_share", "positive", 0 < self.round_share < _INF),
             ("folds", "0 or at least 2", self.folds == 0 or self.folds >= 2),
             ("fold", "0 or more and less than folds", self.fold == 0 or 0 < self.fold < self.folds),
-            ("seed", "0 or more", self.seed >= 0),
+            ("seed", "0 or more, and less than 2^63", 0 <= self.seed < 2**63),
             ("amp", "auto, off or bfloat16", self.amp in ("auto", "off", "bfloat16")),
-            ("validate_every", "0 or more", self.validate_every >= 0),
+            ("validate_every", "0 or more", 0 <= self.validate_every < _INF),
         ]
 
     @property

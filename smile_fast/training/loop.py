@@ -5,32 +5,34 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_fast.models import Segmenter
 from smile_fast.supervision import Policy
 from smile_fast.training.augment import Augmentation
-from smile_fast.training.batches import BatchSource
+from smile_fast.training.batches import Batch, BatchSource
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
-from smile_fast.training.losses import Loss, MaskedHeads, MissingIsBackground
+from smile_fast.training.losses import Loss, MaskedHeads, MissingIsBackground, StepLoss
 from smile_fast.training.metrics import MetricsLog
 from smile_fast.training.optimization import (
     WeightAverage,
     build_optimizer,
-    learning_rate,
     optimizer_tensors,
     restore_optimizer,
 )
 from smile_fast.training.relabel import Round, existing_rounds, relabel
 from smile_fast.training.run import Run, load_model_state
+from smile_fast.training.schedule import Pace, Position, learning_rate
 from smile_fast.training.validation import validate
 from smile_fast.training.view import TrainingView
 from smile_fast.training.weights import load_weights
+from smile_runtime.errors import InputError
 
 _CHECKPOINT_SECONDS = 120.0
 _LOG_STEPS = 10
@@ -38,21 +40,6 @@ _LOG_STEPS = 10
 
 class Interrupted(Exception):
     """Training was asked to stop (SIGTERM or Ctrl-C) and has saved where it was."""
-
-
-@dataclass
-class Position:
-    """Where training stands.
-
-    Attributes:
-        stage: 0, or the number of the round that is being trained. step: steps done in this stage.
-        total_steps: steps done in all stages. seconds: training time in this stage.
-    """
-
-    stage: int = 0
-    step: int = 0
-    total_steps: int = 0
-    seconds: float = 0.0
 
 
 def train(run: Run, *, weights: Path | None = None, resume: bool = False, device: torch.device) -> None:
@@ -71,135 +58,152 @@ def train(run: Run, *, weights: Path | None = None, resume: bool = False, device
         Interrupted: after SIGTERM or Ctrl-C, when the checkpoint is on disk.
         InputError: for a damaged checkpoint, unusable weights, or a disk that cannot be written.
     """
-    config, position = run.config, Position()
-    store, declarations = run.store(), run.declarations()
-    cases = run.cases("train")
+    config = run.config
     torch.manual_seed(config.seed)
-
+    human_view = TrainingView(run.store(), run.declarations(), run.cases("train"))
     model = Segmenter(run.model_config)
-    human_view = TrainingView(store, declarations, cases)
     model.set_prior(human_view.prior(missing_is_background=config.method == "baseline"))
     if weights is not None and not resume:
         print(f"weights: {load_weights(model, weights)}")
-    model = model.to(device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a gap in the stubs
-    optimizer = build_optimizer(model, config)
-    average = WeightAverage(model, config.ema) if config.ema else None
-    if resume:
-        position = _restore(run, model, optimizer, average)
-    metrics = MetricsLog(run, keep_until=position.total_steps)
-    augment = Augmentation(
-        config.flip,
-        config.rotate,
-        config.scale,
-        config.translate,
-        config.intensity,
-        config.noise,
-        config.window,
-    )
 
-    with stop_signals() as stop, closing(metrics):
-        for stage in range(position.stage, config.stages):
-            if stage > position.stage:
-                position = Position(stage=stage, total_steps=position.total_steps)
-            overlay = None
-            if stage > 0:
-                overlay = run.rounds_path / str(stage)
-                if position.step == 0 or stage not in existing_rounds(run.rounds_path):
-                    this = Round(stage, config.gamma(stage), config.scope)
-                    with averaged(model, average):
-                        relabel(model, human_view, run.rounds_path, this)
-            view = TrainingView(store, declarations, cases, overlay)
-            source = BatchSource(
-                view,
-                channels=config.channels,
-                crop_size=config.crop_size,
-                batch_size=config.batch_size,
-                organ_share=config.organ_share,
-                seed=config.seed,
-                stage=stage,
-            )
-            loss_of = _loss(config, view, device)
-            pace = Pace(config, stage, source.steps_per_epoch)
-            model.train()
-            saved_at = started = time.monotonic() - position.seconds
-            metrics.start_stage(stage, pace)
-
-            with closing(source.iterate(position.step)) as batches:
-                while (done := pace.progress(position)) < 1.0:
-                    batch = next(batches)
-                    seed = (config.seed * 1_000_003 + stage) * 1_000_003 + position.step
-                    torch.manual_seed(seed)  # dropout
-                    hu, labels = augment(_to(batch.hu, device), _to(batch.labels, device), seed)
-                    for group in optimizer.param_groups:
-                        group["lr"] = learning_rate(config, done)
-
-                    with torch.autocast(device.type, torch.bfloat16, enabled=_use_amp(config, device)):
-                        logits = model(hu.contiguous(memory_format=torch.channels_last))  # [N, M, h, w]
-                    step_loss = loss_of(logits, labels, _to(batch.cases, device))
-                    optimizer.zero_grad(set_to_none=True)
-                    step_loss.loss.backward()  # type: ignore[no-untyped-call]
-                    optimizer.step()
-                    if average is not None:
-                        average.update(model, position.total_steps)
-
-                    position.step += 1
-                    position.total_steps += 1
-                    position.seconds = time.monotonic() - started
-                    metrics.add(step_loss)
-                    if position.step % _LOG_STEPS == 0:
-                        metrics.write_step(position, learning_rate(config, done), pace.progress(position))
-                    if pace.validates(position):
-                        with averaged(model, average):
-                            metrics.write_validation(position, validate(model, run, store, declarations))
-                        model.train()
-                    if stop.is_set() or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
-                        metrics.flush()
-                        _save(run, model, optimizer, average, position)
-                        saved_at = time.monotonic()
-                    if stop.is_set():
-                        raise Interrupted
-            metrics.end_stage(position)
-            # The stage's end is a checkpoint: a round that is cut short starts again from these weights.
-            _save(run, model, optimizer, average, Position(stage + 1, 0, position.total_steps))
-
-    with averaged(model, average):
+    trainer = Trainer(run, model, device)
+    pending = trainer.restore() if resume else {}
+    trainer.metrics = MetricsLog(run, keep_until=trainer.position.total_steps)
+    trainer.metrics.restore(pending, device)
+    with stop_signals() as trainer.stop, closing(trainer.metrics):
+        for stage in range(trainer.position.stage, config.stages):
+            trainer.start_stage(stage)
+            view = human_view if stage == 0 else trainer.relabelled(human_view)
+            trainer.train_stage(view)
+    with trainer.final_weights():
         final = {"model": dict(model.state_dict())}
-        Checkpoint(final, {"total_steps": position.total_steps}).save(run.model_path)
+        Checkpoint(final, {"total_steps": trainer.position.total_steps}).save(run.model_path)
 
 
-class Pace:
-    """How long a stage lasts: in steps, or in seconds when a budget is given."""
+class Trainer:
+    """A network in training: what changes from step to step, and how it is saved.
 
-    def __init__(self, config: TrainConfig, stage: int, steps_per_epoch: int) -> None:
-        share = 1.0 if stage == 0 else config.round_share
-        whole = 1.0 + (config.stages - 1) * config.round_share
-        self.seconds = config.budget * share / whole
-        self.steps = max(1, round(config.epochs * share * steps_per_epoch))
-        self._every = round(config.validate_every * steps_per_epoch)
+    Args:
+        run: folder and settings. model: the network with its start weights. device: where to train.
+    """
 
-    def progress(self, position: Position) -> float:
-        """Part of the stage that is done, 0 to 1."""
-        done = position.seconds / self.seconds if self.seconds else position.step / self.steps
-        return min(1.0, done)
+    metrics: MetricsLog
+    stop: threading.Event
 
-    def validates(self, position: Position) -> bool:
-        """Whether the validation cases are looked at after this step."""
-        return self._every > 0 and position.step % self._every == 0
+    def __init__(self, run: Run, model: Segmenter, device: torch.device) -> None:
+        self.run, self.config, self.device = run, run.config, device
+        self.model = model.to(device)
+        # Convolutions are fastest in this layout on CUDA, and no slower in it on the CPU.
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a gap in the stubs
+        self.optimizer = build_optimizer(model, self.config)
+        self.average = WeightAverage(model, self.config.ema) if self.config.ema else None
+        self.position = Position()
+        self.augment = Augmentation.of(self.config)
 
+    def start_stage(self, stage: int) -> None:
+        """Begin a stage, unless it is the one that training was restored into."""
+        if stage != self.position.stage:
+            self.position = Position(stage=stage, total_steps=self.position.total_steps)
 
-@contextmanager
-def averaged(model: Segmenter, average: WeightAverage | None) -> Iterator[None]:
-    """The averaged weights inside, the trained ones again afterwards."""
-    if average is None:
-        yield
-        return
-    trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(average.state)
-    try:
-        yield
-    finally:
-        model.load_state_dict(trained)
+    def relabelled(self, human_view: TrainingView) -> TrainingView:
+        """The training cases with the pseudo-labels of this stage's round, which is computed if it has to be."""
+        stage, rounds = self.position.stage, self.run.rounds_path
+        # A round belongs to the weights at the start of its stage: later in the stage it is on disk already.
+        if self.position.step == 0 or stage not in existing_rounds(rounds):
+            this = Round(stage, self.config.gamma(stage), self.config.scope)
+            with self.final_weights():
+                relabel(self.model, human_view, rounds, this)
+        return TrainingView(human_view.store, human_view.declarations, human_view.cases, rounds / str(stage))
+
+    def train_stage(self, view: TrainingView) -> None:
+        """All steps of one stage, and the checkpoint at its end."""
+        config, position = self.config, self.position
+        source = BatchSource.of(config, view, position.stage)
+        pace = Pace(config, position.stage, source.steps_per_epoch)
+        loss_of = _loss(config, view, self.device)
+        self.model.train()
+        self.metrics.start_stage(position.stage)
+        started = saved_at = time.monotonic() - position.seconds
+        with closing(source.iterate(position.step)) as batches:
+            while (done := pace.progress(position)) < 1.0:
+                lr = learning_rate(config, done)
+                self.metrics.add(self.step(next(batches), loss_of, lr), lr)
+                position.step += 1
+                position.total_steps += 1
+                position.seconds = time.monotonic() - started
+                if position.step % _LOG_STEPS == 0:
+                    self.metrics.write_step(position, pace.progress(position))
+                if pace.validates(position):
+                    with self.final_weights():
+                        self.metrics.write_validation(position, validate(self.model, self.run, view.declarations))
+                if self.stop.is_set() or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
+                    self.save(position)
+                    saved_at = time.monotonic()
+                if self.stop.is_set():
+                    raise Interrupted
+        self.metrics.end_stage(position)
+        # The stage's end is the next one's start: a round that is cut short begins again from these weights.
+        self.save(Position(position.stage + 1, 0, position.total_steps))
+
+    def step(self, batch: Batch, loss_of: Loss, lr: float) -> StepLoss:
+        """One step of the optimizer on one batch."""
+        # The seed makes augmentation and dropout functions of the position: nothing random has to be stored.
+        seed = (self.config.seed * 1_000_003 + self.position.stage) * 1_000_003 + self.position.step
+        torch.manual_seed(seed)
+        hu, labels = self.augment(_to(batch.hu, self.device), _to(batch.labels, self.device), seed)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=_use_amp(self.config, self.device)):
+            logits = self.model(hu.contiguous(memory_format=torch.channels_last))  # [N, M, h, w]
+        loss = loss_of(logits, labels, _to(batch.cases, self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model, self.position.total_steps)
+        return loss
+
+    @contextmanager
+    def final_weights(self) -> Iterator[None]:
+        """The network as it would be delivered now: averaged weights if there are any; training goes on after."""
+        if self.average is None:
+            yield
+            return
+        trained = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average.state)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(trained)
+
+    def save(self, position: Position) -> None:
+        """Write the checkpoint from which `restore` goes on at a position."""
+        self.metrics.flush()
+        tensors = {"model": dict(self.model.state_dict()), "optimizer": optimizer_tensors(self.optimizer)}
+        if self.average is not None:
+            tensors["average"] = self.average.state
+        tensors["metrics"] = self.metrics.pending()
+        Checkpoint(tensors, vars(position)).save(self.run.checkpoint_path)
+
+    def restore(self) -> dict[str, Tensor]:
+        """Go on from the run's checkpoint; without one, from the start.
+
+        Returns:
+            What the metrics had collected and not yet written.
+        """
+        path = self.run.checkpoint_path
+        if not path.exists():
+            return {}
+        checkpoint = Checkpoint.load(path)
+        load_model_state(self.model, checkpoint, path)
+        try:
+            restore_optimizer(self.optimizer, checkpoint.tensors.get("optimizer", {}))
+            if self.average is not None:
+                self.average.state.update(checkpoint.tensors["average"])
+            self.position = Position(**checkpoint.state)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} does not fit the settings of its run ({error!r}); train again.") from None
+        return checkpoint.tensors.get("metrics", {})
 
 
 @contextmanager
@@ -229,32 +233,8 @@ def _use_amp(config: TrainConfig, device: torch.device) -> bool:
     return config.amp == "bfloat16" or (config.amp == "auto" and device.type == "cuda")
 
 
-def _to(array, device: torch.device) -> Tensor:  # type: ignore[no-untyped-def]
+def _to(array: NDArray[Any], device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def _save(
-    run: Run,
-    model: Segmenter,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None,
-    position: Position,
-) -> None:
-    tensors = {"model": dict(model.state_dict()), "optimizer": optimizer_tensors(optimizer)}
-    if average is not None:
-        tensors["average"] = average.state
-    Checkpoint(tensors, vars(position)).save(run.checkpoint_path)
-
-
-def _restore(run: Run, model: Segmenter, optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> Position:
-    if not run.checkpoint_path.exists():
-        return Position()
-    checkpoint = Checkpoint.load(run.checkpoint_path)
-    load_model_state(model, checkpoint, run.checkpoint_path)
-    restore_optimizer(optimizer, checkpoint.tensors.get("optimizer", {}))
-    if average is not None:
-        average.state.update(checkpoint.tensors["average"])
-    return Position(**checkpoint.state)

@@ -4,16 +4,18 @@ import json
 import math
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from smile_fast.training.losses import StepLoss
 from smile_fast.training.run import Run
+from smile_fast.training.schedule import Position
 from smile_runtime.errors import InputError
-
-if TYPE_CHECKING:
-    from smile_fast.training.loop import Pace, Position
 
 _PLAIN_SECONDS = 10.0
 
@@ -28,71 +30,90 @@ class MetricsLog:
 
     def __init__(self, run: Run, keep_until: int) -> None:
         self._organs, self._stages, self._method = run.organs, run.config.stages, run.config.method
-        self._collected: list[StepLoss] = []
+        self._collected: list[tuple[StepLoss, float]] = []  # with the learning rate
         self._printed_at = 0.0
-        self._label, self._pace = "", None  # type: tuple[str, Pace | None]
+        self._label = ""
         kept = [line for line in read_metrics(run) if line["iteration"] <= keep_until]
-        try:
-            self._file = run.metrics_path.open("w")
-        except OSError as error:
-            raise InputError(f"{run.metrics_path} cannot be written ({error.strerror}).") from None
-        for line in kept:
-            self._file.write(json.dumps(line) + "\n")
         self._board = _tensorboard(run) if run.config.tensorboard else None
+        self._path = run.metrics_path
+        with _writing(self._path):
+            self._file = self._path.open("w", encoding="utf-8")
+            for line in kept:
+                self._file.write(json.dumps(line) + "\n")
 
-    def start_stage(self, stage: int, pace: "Pace") -> None:
+    def start_stage(self, stage: int) -> None:
         """Name the stage for the terminal."""
         self._label = self._method if stage == 0 else f"{self._method}, round {stage} of {self._stages - 1}"
-        self._pace = pace
 
-    def add(self, loss: StepLoss) -> None:
+    def add(self, loss: StepLoss, lr: float) -> None:
         """Take the loss of one step; nothing is read from the device yet."""
-        self._collected.append(StepLoss(loss.loss.detach(), loss.sums, loss.counts))
+        self._collected.append((StepLoss(loss.loss.detach(), loss.sums, loss.counts), lr))
 
-    def write_step(self, position: "Position", lr: float, progress: float) -> None:
+    def pending(self) -> dict[str, Tensor]:
+        """What was collected and not yet written, for the checkpoint: an interrupted training must not lose it."""
+        if not self._collected:
+            return {}
+        steps, rates = zip(*self._collected, strict=True)
+        tensors = {name: torch.stack([getattr(step, name) for step in steps]) for name in StepLoss._fields}
+        return {**tensors, "lr": torch.tensor(rates, dtype=torch.float64)}
+
+    def restore(self, pending: dict[str, Tensor], device: torch.device) -> None:
+        """The inverse of `pending`."""
+        if pending:
+            steps = zip(*(pending[name].to(device) for name in StepLoss._fields), strict=True)
+            self._collected = list(zip((StepLoss(*step) for step in steps), pending["lr"].tolist(), strict=True))
+
+    def write_step(self, position: Position, progress: float) -> None:
         """Write the mean of the collected losses as one line."""
-        loss = torch.stack([step.loss for step in self._collected]).mean().item()
-        sums = torch.stack([step.sums for step in self._collected]).sum(dim=0).tolist()
-        counts = torch.stack([step.counts for step in self._collected]).sum(dim=0).tolist()
+        steps, rates = zip(*self._collected, strict=True)
+        loss = torch.stack([step.loss for step in steps]).mean().item()
+        sums = torch.stack([step.sums for step in steps]).sum(dim=0).tolist()
+        counts = torch.stack([step.counts for step in steps]).sum(dim=0).tolist()
         self._collected.clear()
         if not math.isfinite(loss):
             raise InputError(
-                f"The loss became {loss} at step {position.total_steps}; lower the learning rate (--lr) and resume."
+                f"The loss became {loss} at step {position.total_steps}; train again in a new folder with a lower "
+                "learning rate (--lr)."
             )
         per_organ = {o: s / n for o, s, n in zip(self._organs, sums, counts, strict=True) if n}
         line = {
             "iteration": position.total_steps,
             "round": position.stage,
             "loss": loss,
-            "lr": lr,
+            "lr": rates[-1],
             "loss_per_organ": per_organ,
             "seconds": round(position.seconds, 2),
         }
         self._write(line)
         self._show(position, loss, progress)
 
-    def write_validation(self, position: "Position", dice: dict[str, float]) -> None:
+    def write_validation(self, position: Position, dice: dict[str, float]) -> None:
         """Write the Dice of the validation cases as one line."""
         self._write({"iteration": position.total_steps, "round": position.stage, "validation": dice})
 
-    def end_stage(self, position: "Position") -> None:
-        """Close the stage's progress line."""
+    def end_stage(self, position: Position) -> None:
+        """Write what is left of the stage and close its progress line."""
+        if self._collected:
+            self.write_step(position, 1.0)
         self.flush()
         end = "\n" if sys.stderr.isatty() else ""
         print(f"{end}{self._label}: {position.step} steps in {position.seconds:.0f} s", file=sys.stderr)
 
     def flush(self) -> None:
         """Bring everything that was written to the disk."""
-        self._file.flush()
+        with _writing(self._path):
+            self._file.flush()
 
     def close(self) -> None:
         """Flush and close the files."""
-        self._file.close()
+        with _writing(self._path):
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
+        with _writing(self._path):
+            self._file.write(json.dumps(line) + "\n")
         if self._board is not None:
             for name in ("loss", "lr"):
                 if name in line:
@@ -101,7 +122,7 @@ class MetricsLog:
                 for organ, value in line.get(name, {}).items():
                     self._board.add_scalar(f"{name}/{organ}", value, line["iteration"])
 
-    def _show(self, position: "Position", loss: float, progress: float) -> None:
+    def _show(self, position: Position, loss: float, progress: float) -> None:
         now = time.monotonic()
         tty = sys.stderr.isatty()
         if now - self._printed_at < (0.2 if tty else _PLAIN_SECONDS):
@@ -116,13 +137,24 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
     """All whole lines of a run's metrics.jsonl; a line that was cut off by a kill is left out."""
     if not run.metrics_path.exists():
         return []
-    lines = []
-    for text in run.metrics_path.read_text().splitlines():
+    lines: list[dict[str, Any]] = []
+    for text in run.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             break
+        if not isinstance(line, dict) or not isinstance(line.get("iteration"), int):
+            break
+        lines.append(line)
     return lines
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}).") from None
 
 
 def _clock(seconds: float) -> str:

@@ -1,11 +1,9 @@
-"""Optimizer, learning-rate schedule and weight averaging."""
+"""Optimizer and weight averaging."""
 
 import torch
 from torch import Tensor, nn
 
 from smile_fast.training.config import TrainConfig
-
-POLY_POWER = 0.9  # Chen et al., "DeepLab", TPAMI 2018, section 4.1
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -19,17 +17,6 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.peak_lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=config.peak_lr)
-
-
-def learning_rate(config: TrainConfig, progress: float) -> float:
-    """Linear warm-up, then the poly schedule; every stage of the curriculum goes through it once.
-
-    Args:
-        config: settings of the run.
-        progress: part of the stage that is done, in [0, 1].
-    """
-    warm = min(1.0, (progress + 1e-3) / config.warmup) if config.warmup else 1.0
-    return config.peak_lr * warm * float(max(0.0, 1.0 - progress) ** POLY_POWER)
 
 
 class WeightAverage:

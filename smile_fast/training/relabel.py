@@ -71,6 +71,8 @@ def relabel(model: Segmenter, view: TrainingView, rounds: Path, this: Round) -> 
         unfinished.rename(target)
     except OSError as error:
         raise InputError(f"Round {this.number} cannot be written to {target} ({error.strerror}).") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return target
 
 

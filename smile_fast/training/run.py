@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from smile_runtime.errors import InputError
 from smile_runtime.files import write_json
 
 _SCHEMA = 1
+_SPLITS = ("train", "validation", "test")
 _PACKAGES = ("torch", "numpy", "blosc2", "nibabel", "safetensors", "smile-fast", "smile-fast-runtime")
 
 
@@ -80,21 +82,27 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"The run folder {path} cannot be made ({error.strerror}).") from None
-        write_annotations(path / "annotations.csv", declarations, list(store.cases), store.organs)
-        write_json(path / "environment.json", environment())
-        write_json(
-            path / "config.json",
-            {
-                "schema": _SCHEMA,
-                "method": config.method,
-                "store": str(store.path.resolve()),
-                "organs": list(store.organs),
-                "settings": run.config.to_json(),
-                "model": run.model_config.to_json(),
-                "splits": splits,
-            },
-        )
+        record = {
+            "schema": _SCHEMA,
+            "method": config.method,
+            "store": str(store.path.resolve()),
+            "organs": list(store.organs),
+            "settings": run.config.to_json(),
+            "model": run.model_config.to_json(),
+            "splits": splits,
+        }
+        try:
+            write_annotations(path / "annotations.csv", declarations, list(store.cases), store.organs)
+            write_json(path / "environment.json", environment())
+            write_json(path / "config.json", record)
+        except InputError:
+            run.discard()
+            raise
         return run
+
+    def discard(self) -> None:
+        """Remove a run that was just made and has trained nothing: it would only stand in the way of the next try."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -112,22 +120,38 @@ class Run:
             raise InputError(f"{file} is damaged: it is not JSON; train again, or restore it from a copy.") from None
         try:
             if record["schema"] != _SCHEMA:
-                raise InputError(f"{file} has schema {record['schema']}, this version of smile-fast reads {_SCHEMA}.")
+                raise InputError(f"It has schema {record['schema']}, this version of smile-fast reads {_SCHEMA}.")
             return cls(
                 Path(path),
                 TrainConfig.from_json(record["settings"]),
                 ModelConfig.from_json(record["model"]),
                 Path(record["store"]),
-                {name: list(cases) for name, cases in record["splits"].items()},
+                {name: list(record["splits"][name]) for name in _SPLITS},
             )
-        except InputError:
-            raise
+        except InputError as error:
+            raise InputError(f"{file} cannot be used: {error}") from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file} is damaged: {error!r} while reading it.") from None
 
     def store(self) -> Store:
-        """The cohort that the run was trained on."""
-        return Store.open(self.store_path)
+        """The cohort that the run was trained on.
+
+        Raises:
+            InputError: if it is not there any more, or has other organs or fewer cases than the run.
+        """
+        store = Store.open(self.store_path)
+        if store.organs != self.organs:
+            raise InputError(
+                f"The store {store.path} has the organs {', '.join(store.organs)}, the run {self.path} was trained "
+                f"for {', '.join(self.organs)}; bring the run's own store back."
+            )
+        lost = [case for cases in self.splits.values() for case in cases if case not in store.cases]
+        if lost:
+            raise InputError(
+                f"The store {store.path} lacks {len(lost)} cases of the run {self.path}, the first is {lost[0]}; bring "
+                "the run's own store back."
+            )
+        return store
 
     def declarations(self) -> Declarations:
         """State of every (case, organ) that the run was trained under."""
@@ -156,7 +180,7 @@ def load_model_state(model: Segmenter, checkpoint: Checkpoint, path: Path) -> No
         model.load_state_dict(checkpoint.tensors.get("model", {}))
     except RuntimeError as error:
         first = " ".join(str(error).splitlines()[1:2]).strip() or str(error)
-        raise InputError(f"{path} does not hold the weights of this network ({first}).") from None
+        raise InputError(f"{path} does not hold the weights of this network ({first[:200]}).") from None
 
 
 def split_cases(store: Store, config: TrainConfig) -> dict[str, list[str]]:

@@ -3,7 +3,6 @@
 import numpy as np
 
 from smile_fast.data.annotations import Declarations
-from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
 from smile_fast.supervision import VOID, State
 from smile_fast.training.inference import predict_labels
@@ -11,12 +10,13 @@ from smile_fast.training.run import Run
 from smile_fast.training.view import TrainingView
 
 
-def validate(model: Segmenter, run: Run, store: Store, declarations: Declarations) -> dict[str, float]:
+def validate(model: Segmenter, run: Run, declarations: Declarations) -> dict[str, float]:
     """Mean Dice per organ over the validation cases in which the organ is annotated and present.
 
     Hidden organs stay hidden here: whoever reads the curve to choose a number of epochs is training too.
     """
     scores: dict[str, list[float]] = {organ: [] for organ in run.organs}
+    store = run.store()
     view = TrainingView(store, declarations, run.cases("validation"))
     for case in view.cases:
         truth = view.visible_labels(case)

@@ -29,7 +29,7 @@ class TrainingView:
     def __init__(
         self, store: Store, declarations: Declarations, cases: Sequence[str], overlay: Path | None = None
     ) -> None:
-        self.store = store
+        self.store, self.declarations = store, declarations
         self.organs = store.organs
         self.cases = tuple(cases)
         self.overlay = overlay

@@ -1,0 +1,69 @@
+"""Writes the README's table from a finished demo, so that no figure there is typed by hand.
+
+    python -m bench.readme --record demo    # demo/summary.json -> bench/results/demo.json, with machine and commit
+    python -m bench.readme                  # bench/results/demo.json -> README.md
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from smile_fast.demo.phantoms import TITLES
+from smile_runtime.files import atomic_path, write_json
+
+ROOT = Path(__file__).parents[1]
+RECORD = ROOT / "bench" / "results" / "demo.json"
+BEGIN, END = "<!-- demo:begin -->\n", "<!-- demo:end -->\n"
+
+
+def record(demo: Path) -> None:
+    """Keep a demo's figures, with what they were measured on."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    summary = json.loads((demo / "summary.json").read_text())
+    machine = {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()}
+    write_json(RECORD, {"commit": commit, "machine": machine, **summary})
+
+
+def table(recorded: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    organs = list(recorded["per_organ"]["full"])
+    lines = [f"| Dice on held-out cases | {' | '.join(organs)} | mean |", "|---|" + "---|" * (len(organs) + 1)]
+    for name, mean in recorded["mean_dice"].items():
+        cells = " | ".join(f"{recorded['per_organ'][name][organ]:.3f}" for organ in organs)
+        lines.append(f"| {TITLES[name]} | {cells} | **{mean:.3f}** |")
+    machine = recorded["machine"]
+    minutes = recorded["seconds"]["total"] / 60
+    lines.append(
+        f"\n{machine['cores']} cores of {machine['cpu']}, commit {recorded['commit']}, {minutes:.0f} minutes after the "
+        "installation."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _cpu() -> str:
+    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def main() -> None:
+    """Record, or write the README."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, metavar="DEMO", help="folder of a finished demo")
+    arguments = parser.parse_args()
+    if arguments.record:
+        record(arguments.record)
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    with atomic_path(readme) as path:
+        path.write_text(before + BEGIN + table(json.loads(RECORD.read_text())) + END + after)
+
+
+if __name__ == "__main__":
+    main()
