@@ -29,11 +29,11 @@ class Recipe:
 # A pancreas is 15 to 20 mm thick: at stride 8 the slices must be 2.5 mm a pixel or finer for its Dice to be able
 # to pass 0.85 at all. A quarter of the published width makes that affordable on two cores.
 FULL = Recipe(
-    phantom=("--train", "32", "--test", "8", "--size", "160", "--slices", "24"),
+    phantom=("--train", "40", "--test", "8", "--size", "160", "--slices", "24"),
     train=(
         *("--backbone", "resnet18", "--width", "16", "--rates", "3", "6", "9", "--batch-size", "8"),
         *("--lr", "0.003", "--epochs", "5", "--round-share", "0.4", "--ema", "0.98"),
-        *("--folds", "8", "--validate-every", "1"),
+        *("--folds", "10", "--validate-every", "1"),
     ),
     promises=True,
 )

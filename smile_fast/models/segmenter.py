@@ -100,7 +100,8 @@ class Segmenter(nn.Module):
         # A feature pixel must cover `output_stride` input pixels whatever the size: without the padding a slice of 122
         # rows would be stretched to the 128 that its 16 feature rows stand for, and organs would move by several mm.
         stride, height, width = self.config.output_stride, hu.shape[-2], hu.shape[-1]
-        below, right = (-(-n // stride) * stride - n for n in (height, width))
+        # Written without negative numbers: the exported graph divides towards zero.
+        below, right = ((n + stride - 1) // stride * stride - n for n in (height, width))
         windowed = F.pad(windowed, (0, right, 0, below))  # 0 is air
         features = self.backbone((windowed - _MEAN) / _STD)
         return cast(Tensor, self.classifier(features))

@@ -28,7 +28,7 @@ from smile_fast.training.optimization import (
 )
 from smile_fast.training.relabel import Round, existing_rounds, relabel
 from smile_fast.training.run import Run, load_model_state
-from smile_fast.training.schedule import Pace, Position, learning_rate
+from smile_fast.training.schedule import Pace, Position, learning_rate, step_seed
 from smile_fast.training.validation import validate
 from smile_fast.training.view import TrainingView
 from smile_fast.training.weights import load_weights
@@ -70,6 +70,8 @@ def train(run: Run, *, weights: Path | None = None, resume: bool = False, device
     pending = trainer.restore() if resume else {}
     trainer.metrics = MetricsLog(run, keep_until=trainer.position.total_steps)
     trainer.metrics.restore(pending, device)
+    if weights is not None and not resume:
+        trainer.save(trainer.position)  # whoever resumes before the first checkpoint starts from the same weights
     with stop_signals() as trainer.stop, closing(trainer.metrics):
         for stage in range(trainer.position.stage, config.stages):
             trainer.start_stage(stage)
@@ -148,7 +150,7 @@ class Trainer:
     def step(self, batch: Batch, loss_of: Loss, lr: float) -> StepLoss:
         """One step of the optimizer on one batch."""
         # The seed makes augmentation and dropout functions of the position: nothing random has to be stored.
-        seed = (self.config.seed * 1_000_003 + self.position.stage) * 1_000_003 + self.position.step
+        seed = step_seed(self.config.seed, self.position.stage, self.position.step)
         torch.manual_seed(seed)
         hu, labels = self.augment(_to(batch.hu, self.device), _to(batch.labels, self.device), seed)
         for group in self.optimizer.param_groups:
@@ -200,6 +202,8 @@ class Trainer:
             restore_optimizer(self.optimizer, checkpoint.tensors.get("optimizer", {}))
             if self.average is not None:
                 self.average.state.update(checkpoint.tensors["average"])
+            if set(checkpoint.state) != set(vars(self.position)):  # model.safetensors under this name, for example
+                raise KeyError(*sorted(set(vars(self.position)) - set(checkpoint.state)))
             self.position = Position(**checkpoint.state)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} does not fit the settings of its run ({error!r}); train again.") from None

@@ -1,0 +1,107 @@
+import pytest
+import torch
+from torch import nn
+
+from smile_fast.training.config import TrainConfig
+from smile_fast.training.optimization import (
+    WeightAverage,
+    build_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from tests.trainings import assert_same_bits
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 2))
+
+
+def step(model, optimizer, seed):
+    x = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+    optimizer.zero_grad(set_to_none=True)
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_only_weights_decay(name, kind):
+    model = network()
+    optimizer = build_optimizer(model, TrainConfig(optimizer=name, weight_decay=0.01, lr=0.5))
+    assert isinstance(optimizer, kind)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {"0.weight": 0.01, "0.bias": 0, "1.weight": 0, "1.bias": 0, "3.weight": 0.01, "3.bias": 0}
+    assert {parameter: decay[id(p)] for parameter, p in model.named_parameters()} == expected
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+    if name == "sgd":
+        assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_restored_optimizer_takes_the_same_steps(name):
+    config = TrainConfig(optimizer=name, lr=0.01)
+    model = network()
+    optimizer = build_optimizer(model, config)
+    assert optimizer_tensors(optimizer) == {}
+    for seed in range(3):
+        step(model, optimizer, seed)
+    saved = {key: tensor.clone() for key, tensor in optimizer_tensors(optimizer).items()}
+    assert len(saved) == {"adamw": 3, "sgd": 1}[name] * 6  # step and two moments, or momentum, of six parameters
+    copy = network()
+    copy.load_state_dict(model.state_dict())
+    restored, fresh = build_optimizer(copy, config), network()
+    fresh.load_state_dict(model.state_dict())
+    forgetful = build_optimizer(fresh, config)
+    restore_optimizer(restored, saved)
+    assert_same_bits(optimizer_tensors(restored), saved)
+    for seed in range(3, 6):
+        step(model, optimizer, seed)
+        step(copy, restored, seed)
+        step(fresh, forgetful, seed)
+    assert_same_bits(copy.state_dict(), model.state_dict())
+    assert not torch.equal(fresh[0].weight, model[0].weight)  # the moments do matter
+
+
+def test_restored_moments_keep_their_learning_rate():
+    """What the loop sets before each step is not part of the state."""
+    model = network()
+    optimizer = build_optimizer(model, TrainConfig(lr=0.01))
+    step(model, optimizer, 0)
+    other = build_optimizer(network(), TrainConfig(lr=0.5))
+    restore_optimizer(other, optimizer_tensors(optimizer))
+    assert {group["lr"] for group in other.param_groups} == {0.5}
+
+
+def test_the_average_forgets_its_start_and_then_decays():
+    """Decay (1 + t) / (10 + t) until it reaches the given one."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    average = WeightAverage(model, 0.5)
+    expected = 1.0
+    for t, value in enumerate([2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0, 23.0, 29.0]):
+        nn.init.constant_(model.weight, value)
+        average.update(model, t)
+        decay = min(0.5, (1 + t) / (10 + t))
+        expected = decay * expected + (1 - decay) * value
+        assert average.state["weight"].item() == pytest.approx(expected, rel=1e-6)
+    assert model.weight.item() == 29.0
+    assert (1 + 9) / (10 + 9) > 0.5  # the last update used the given decay
+
+
+def test_the_average_takes_in_the_statistics_of_batch_norm():
+    model = network()
+    average = WeightAverage(model, 0.9)
+    model.train()
+    model(torch.randn(4, 1, 8, 8) + 5)
+    average.update(model, 1000)
+    torch.testing.assert_close(average.state["1.running_mean"], 0.1 * model[1].running_mean)
+    assert average.state["1.num_batches_tracked"] == 1  # a count is copied, not averaged
+    assert not average.state["0.weight"].requires_grad
+
+
+def test_the_average_is_a_copy():
+    model = network()
+    before = model[0].weight.detach().clone()
+    average = WeightAverage(model, 0.9)
+    nn.init.zeros_(model[0].weight)
+    assert torch.equal(average.state["0.weight"], before)

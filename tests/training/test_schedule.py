@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from smile_fast.training.config import TrainConfig
+from smile_fast.training.schedule import Pace, Position, learning_rate, step_seed
+
+
+def test_the_poly_schedule():
+    config = TrainConfig(lr=0.1, warmup=0.0)
+    for progress in (0.0, 0.25, 0.5, 0.9):
+        assert learning_rate(config, progress) == pytest.approx(0.1 * (1 - progress) ** 0.9)
+    assert learning_rate(config, 1.0) == 0
+
+
+def test_warm_up_rises_to_the_schedule():
+    config, plain = TrainConfig(lr=0.1, warmup=0.2), TrainConfig(lr=0.1, warmup=0.0)
+    rates = [learning_rate(config, progress) for progress in (0.0, 0.05, 0.1, 0.15)]
+    assert 0 < rates[0] < 0.01
+    assert rates == sorted(rates)
+    assert learning_rate(config, 0.1) == pytest.approx(0.5 * learning_rate(plain, 0.1), rel=0.02)
+    for progress in (0.2, 0.6, 0.99):
+        assert learning_rate(config, progress) == learning_rate(plain, progress)
+
+
+def test_stages_last_as_long_as_they_should():
+    config = TrainConfig(method="smiler", epochs=2.5, round_share=0.4)
+    assert [Pace(config, stage, steps_per_epoch=9).steps for stage in (0, 1, 2)] == [22, 9, 9]
+    assert Pace(TrainConfig(epochs=0.001), 0, 9).steps == 1
+    pace = Pace(config, 0, 9)
+    assert pace.progress(Position(step=0)) == 0
+    assert pace.progress(Position(step=11)) == 0.5
+    assert pace.progress(Position(step=22)) == pace.progress(Position(step=30)) == 1
+
+
+def test_a_budget_is_shared_among_the_stages():
+    config = TrainConfig(method="smiler", budget=90.0, rounds=2, round_share=0.4)
+    assert [Pace(config, stage, 9).seconds for stage in (0, 1, 2)] == [pytest.approx(s) for s in (50.0, 20.0, 20.0)]
+    assert Pace(TrainConfig(budget=90.0), 0, 9).seconds == 90
+    assert Pace(config, 1, 9).progress(Position(stage=1, step=1000, seconds=5.0)) == pytest.approx(0.25)
+
+
+def test_validation_comes_every_so_many_steps():
+    pace = Pace(TrainConfig(validate_every=0.5), 0, steps_per_epoch=8)
+    assert [step for step in range(1, 13) if pace.validates(Position(step=step))] == [4, 8, 12]
+    assert not any(Pace(TrainConfig(), 0, 8).validates(Position(step=step)) for step in range(20))
+
+
+def test_every_step_has_a_seed_of_its_own_that_torch_takes():
+    seeds = [
+        step_seed(seed, stage, step) for seed in (0, 1, 20261231, 2**63 - 1) for stage in range(3) for step in range(50)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    for seed in (min(seeds), max(seeds)):
+        torch.Generator().manual_seed(seed)
