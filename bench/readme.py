@@ -1,10 +1,12 @@
-"""Writes the README's table from a finished demo, so that no figure there is typed by hand.
+"""Writes the README's table and picture from a finished demo, so that no figure there is typed by hand.
 
-    python -m bench.readme --record demo    # demo/summary.json -> bench/results/demo.json, with machine and commit
-    python -m bench.readme                  # bench/results/demo.json -> README.md
+python -m bench.readme --record demo    # demo -> bench/results/demo.json (with machine and commit), docs/slice.png
+python -m bench.readme                  # bench/results/demo.json -> README.md
 """
 
 import argparse
+import base64
+import io
 import json
 import os
 import platform
@@ -12,11 +14,18 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageDraw, ImageFont
+
 from smile_fast.demo.phantoms import TITLES
+from smile_fast.report.collect import collect
+from smile_fast.report.gallery import prediction_rows
+from smile_fast.report.palette import organ_colours
 from smile_runtime.files import atomic_path, write_json
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "bench" / "results" / "demo.json"
+PICTURE = ROOT / "docs" / "slice.png"
+PANEL_WIDTH, CAPTION_HEIGHT, GAP = 300, 30, 6  # pixels
 BEGIN, END = "<!-- demo:begin -->\n", "<!-- demo:end -->\n"
 
 
@@ -28,6 +37,22 @@ def record(demo: Path) -> None:
     summary = json.loads((demo / "summary.json").read_text())
     machine = {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()}
     write_json(RECORD, {"commit": commit, "machine": machine, **summary})
+
+
+def picture(demo: Path) -> None:
+    """The best held-out case of the report: its truth, and what every run makes of it, side by side."""
+    records = collect([demo / run for run in ("full", "baseline", "smile", "smiler")])
+    row = prediction_rows(records, organ_colours(records[0].run.organs))[0]
+    images = [Image.open(io.BytesIO(base64.b64decode(panel.picture.split(",")[1]))) for panel in row.panels]
+    height = round(images[0].height * PANEL_WIDTH / images[0].width)
+    canvas = Image.new("RGB", (len(images) * (PANEL_WIDTH + GAP) - GAP, height + CAPTION_HEIGHT), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=17)
+    for number, (image, panel) in enumerate(zip(images, row.panels, strict=True)):
+        left = number * (PANEL_WIDTH + GAP)
+        canvas.paste(image.convert("RGB").resize((PANEL_WIDTH, height), Image.Resampling.LANCZOS), (left, 0))
+        draw.text((left + 2, height + 5), TITLES.get(panel.title, panel.title), fill="black", font=font)
+    with atomic_path(PICTURE) as path:
+        canvas.save(path)
 
 
 def table(recorded: dict[str, Any]) -> str:
@@ -58,6 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.record:
         record(arguments.record)
+        picture(arguments.record)
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(BEGIN)
     after = rest.split(END)[1]

@@ -32,7 +32,7 @@ FULL = Recipe(
     phantom=("--train", "40", "--test", "8", "--size", "160", "--slices", "24"),
     train=(
         *("--backbone", "resnet18", "--width", "16", "--rates", "3", "6", "9", "--batch-size", "8"),
-        *("--lr", "0.003", "--epochs", "5", "--round-share", "0.4", "--ema", "0.98"),
+        *("--lr", "0.003", "--epochs", "5", "--round-share", "0.6", "--ema", "0.98"),
         *("--folds", "10", "--validate-every", "1"),
     ),
     promises=True,

@@ -70,9 +70,9 @@ def train(run: Run, *, weights: Path | None = None, resume: bool = False, device
     pending = trainer.restore() if resume else {}
     trainer.metrics = MetricsLog(run, keep_until=trainer.position.total_steps)
     trainer.metrics.restore(pending, device)
-    if weights is not None and not resume:
-        trainer.save(trainer.position)  # whoever resumes before the first checkpoint starts from the same weights
     with stop_signals() as trainer.stop, closing(trainer.metrics):
+        if weights is not None and not resume:
+            trainer.save(trainer.position)  # whoever resumes before the first checkpoint starts from the same weights
         for stage in range(trainer.position.stage, config.stages):
             trainer.start_stage(stage)
             view = human_view if stage == 0 else trainer.relabelled(human_view)
@@ -197,13 +197,13 @@ class Trainer:
         if not path.exists():
             return {}
         checkpoint = Checkpoint.load(path)
+        if set(checkpoint.state) != set(vars(self.position)):  # model.safetensors under this name, for example
+            raise InputError(f"{path} does not say where training stood; restore it from a copy, or train again.")
         load_model_state(self.model, checkpoint, path)
         try:
             restore_optimizer(self.optimizer, checkpoint.tensors.get("optimizer", {}))
             if self.average is not None:
                 self.average.state.update(checkpoint.tensors["average"])
-            if set(checkpoint.state) != set(vars(self.position)):  # model.safetensors under this name, for example
-                raise KeyError(*sorted(set(vars(self.position)) - set(checkpoint.state)))
             self.position = Position(**checkpoint.state)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} does not fit the settings of its run ({error!r}); train again.") from None

@@ -137,8 +137,12 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
     """All whole lines of a run's metrics.jsonl; a line that was cut off by a kill is left out."""
     if not run.metrics_path.exists():
         return []
+    try:
+        content = run.metrics_path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"{run.metrics_path} cannot be read ({error.strerror}).") from None
     lines: list[dict[str, Any]] = []
-    for text in run.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in content.splitlines():
         try:
             line = json.loads(text)
         except ValueError:

@@ -1,0 +1,124 @@
+"""The two losses against plain formulas in float64."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from smile_fast.supervision import PSEUDO_BIT, VOID, Policy, State, build_tables
+from smile_fast.training.losses import MaskedHeads, MissingIsBackground
+from tests.tolerances import LOSS_RELATIVE
+
+CPU = torch.device("cpu")
+A, M, H, X = State.ANNOTATED, State.MISSING, State.HIDDEN, State.ABSENT
+STATES = [(A, A, A), (M, A, H), (X, M, M)]
+SIZE = (16, 24)
+
+
+def problem(planes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(4, planes, 2, 3, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 4, (4, *SIZE), generator=generator, dtype=torch.uint8)
+    labels[:, :2] = VOID
+    cases = torch.tensor([2, 0, 1, 1])
+    return logits, labels, cases
+
+
+def upsampled(logits):
+    return F.interpolate(logits.double(), size=SIZE, mode="bilinear", align_corners=False)
+
+
+def heads(policy=Policy.SMILE):
+    return MaskedHeads(build_tables(STATES, policy), CPU)
+
+
+def test_masked_heads_take_each_images_own_table():
+    """Equation 1, organ by organ and image by image."""
+    logits, labels, cases = problem(3)
+    labels[2][labels[2] == 3] = PSEUDO_BIT | 1
+    loss, sums, counts = heads()(logits, labels, cases)
+    expected_sums, expected_counts = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.int64)
+    for z, label, case in zip(upsampled(logits), labels, cases, strict=True):
+        states = STATES[case]
+        for k in range(3):
+            human = torch.isin(label, torch.tensor([o for o in (1, 2, 3) if states[o - 1] is not H]))
+            pseudo = (label == PSEUDO_BIT | (k + 1)) & (states[k] in (M, H))
+            known = ((states[k] in (A, X)) | human | pseudo) & (label != VOID)
+            positive = ((label == k + 1) & (states[k] is not H)) | pseudo
+            bce = F.binary_cross_entropy_with_logits(z[k], positive.double(), reduction="none")
+            expected_sums[k] += bce[known].sum().detach()
+            expected_counts[k] += known.sum()
+    assert counts.tolist() == expected_counts.tolist()
+    torch.testing.assert_close(sums.double(), expected_sums, rtol=LOSS_RELATIVE, atol=0)
+    expected = (expected_sums.sum() / expected_counts.sum()).item()
+    assert loss.item() == pytest.approx(expected, rel=LOSS_RELATIVE)
+    assert not sums.requires_grad
+    loss.backward()
+    assert logits.grad.abs().sum() > 0
+
+
+def test_an_unannotated_organ_has_no_gradient_on_background():
+    logits, labels, _ = problem(3)
+    labels.zero_()
+    heads()(logits, labels, torch.tensor([1, 1, 1, 1])).loss.backward()  # organs 1 missing, 2 annotated, 3 hidden
+    assert logits.grad[:, [0, 2]].abs().max() == 0
+    assert logits.grad[:, 1].abs().min() > 0
+
+
+@pytest.mark.parametrize("method", ["smile", "baseline"])
+def test_nothing_known_is_a_loss_of_zero(method):
+    loss_of = heads() if method == "smile" else MissingIsBackground()
+    logits, labels, cases = problem(3 if method == "smile" else 4)
+    labels.fill_(VOID)
+    loss, sums, counts = loss_of(logits, labels, cases)
+    loss.backward()
+    assert loss.item() == 0
+    assert sums.tolist() == [0, 0, 0]
+    assert counts.tolist() == [0, 0, 0]
+    assert logits.grad.abs().max() == 0
+
+
+def test_policies_are_those_of_the_tables():
+    logits, labels, cases = problem(3)
+    losses = {policy: heads(policy)(logits, labels, cases) for policy in Policy}
+    smile, drop, naive = (losses[policy].counts.sum() for policy in (Policy.SMILE, Policy.CHANNEL_DROP, Policy.NAIVE))
+    assert drop < smile < naive
+    assert naive == 3 * (labels != VOID).sum()
+
+
+def test_baseline_is_cross_entropy_with_missing_as_background():
+    """What was not drawn is class 0, whatever was declared; void is left out."""
+    logits, labels, cases = problem(4)
+    loss, sums, counts = MissingIsBackground()(logits, labels, cases)
+    target = torch.where(labels == VOID, -100, labels.long())
+    expected = F.cross_entropy(upsampled(logits), target)
+    assert loss.item() == pytest.approx(expected.item(), rel=LOSS_RELATIVE)
+    (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (exact,) = torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(gradient, exact, rtol=1e-5, atol=1e-7)
+    assert counts.tolist() == [(labels == organ).sum() for organ in (1, 2, 3)]
+    each = F.cross_entropy(upsampled(logits), target, reduction="none")
+    exact_sums = torch.stack([each[labels == organ].sum() for organ in (1, 2, 3)]).detach()
+    torch.testing.assert_close(sums.double(), exact_sums, rtol=1e-5, atol=0)
+    assert torch.equal(MissingIsBackground()(logits, labels, cases.flip(0)).loss, loss)  # no case is special
+    assert not sums.requires_grad
+
+
+def test_baseline_learns_that_an_undrawn_organ_is_background():
+    """The mistake that SMILE avoids: the gradient pushes a missing organ's own voxels to background."""
+    logits, labels, cases = problem(4)
+    labels.zero_()
+    MissingIsBackground()(logits, labels, cases).loss.backward()
+    assert logits.grad[:, 0].max() < 0
+    assert logits.grad[:, 1:].min() > 0
+
+
+def test_logits_in_half_precision_give_a_loss_in_full():
+    logits, labels, cases = problem(4)
+    for loss_of, planes in ((heads(), 3), (MissingIsBackground(), 4)):
+        half = logits[:, :planes].detach().bfloat16().requires_grad_()
+        loss = loss_of(half, labels, cases).loss
+        assert loss.dtype in (torch.float32, torch.float64)
+        full = loss_of(half.detach().float(), labels, cases).loss
+        assert loss.item() == pytest.approx(full.item(), rel=1e-5)
+        loss.backward()
+        assert half.grad.dtype == torch.bfloat16

@@ -1,0 +1,296 @@
+"""A training that is interrupted and resumed gives the bits of one that was left alone."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from smile_fast.data.annotations import write_annotations
+from smile_fast.training import loop
+from smile_fast.training.checkpoint import Checkpoint
+from smile_fast.training.loop import Interrupted, Trainer, stop_signals, train
+from smile_fast.training.metrics import read_metrics
+from smile_fast.training.run import Run
+from smile_runtime.errors import InputError
+from tests.trainings import (
+    CPU,
+    CURRICULUM,
+    TINY,
+    assert_same_bits,
+    interrupted,
+    metrics,
+    new_run,
+    overlays,
+    steps_of,
+    stop_after,
+    trained,
+    weights,
+)
+
+
+def assert_same_outcome(run, expected):
+    """Final weights, both checkpoints, log and rounds."""
+    assert_same_bits(weights(run), weights(expected))
+    found, wanted = Checkpoint.load(run.checkpoint_path), Checkpoint.load(expected.checkpoint_path)
+    assert found.state == wanted.state
+    assert set(found.tensors) == set(wanted.tensors)
+    for group in wanted.tensors:
+        assert_same_bits(found.tensors[group], wanted.tensors[group])
+    assert metrics(run) == metrics(expected)
+    assert overlays(run) == overlays(expected)
+
+
+# 9 steps of the first stage, 4 of each round: in the middle, at a stage's end and start, and at the very end.
+@pytest.mark.parametrize("step", [1, 5, 9, 10, 12, 13, 16, 17])
+def test_a_curriculum_resumes_anywhere(store, smiler, tmp_path, step):
+    run = new_run(tmp_path / "run", store, **CURRICULUM)
+    interrupted(run, step)
+    assert steps_of(run) == step
+    assert not run.model_path.exists()
+    train(Run.open(run.path), resume=True, device=CPU)
+    assert_same_outcome(run, smiler)
+
+
+def test_a_training_resumes_again_and_again(store, smiler, tmp_path):
+    run = new_run(tmp_path / "run", store, **CURRICULUM)
+    interrupted(run, 2)
+    for step in (4, 5, 1, 4):  # at steps 6, 11, 12, 16
+        interrupted(Run.open(run.path), step, resume=True)
+    assert steps_of(run) == 16
+    train(Run.open(run.path), resume=True, device=CPU)
+    assert_same_outcome(run, smiler)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "sgd", "channels": 3, "flip": 0.5},
+        {"method": "baseline", "ema": 0.5, "validate_every": 0.5, "folds": 3},
+        {"policy": "channel-drop", "output_stride": 16, "seed": 20261231},
+        {"amp": "bfloat16", "batch_size": 3},
+    ],
+    ids=str,
+)
+def test_other_settings_resume_as_well(store, tmp_path, settings):
+    expected = trained(tmp_path / "expected", store, **{"epochs": 1.5, **settings})
+    run = new_run(tmp_path / "run", store, **{"epochs": 1.5, **settings})
+    interrupted(run, 5)
+    train(Run.open(run.path), resume=True, device=CPU)
+    assert_same_outcome(run, expected)
+
+
+def test_losses_that_were_not_written_yet_are_not_lost(store, tmp_path):
+    """Ten steps a line: after 13 steps three losses wait, and belong to the line of step 20."""
+    expected = trained(tmp_path / "expected", store, epochs=2.5)
+    run = new_run(tmp_path / "run", store, epochs=2.5)
+    interrupted(run, 13)
+    assert [line["iteration"] for line in metrics(run)] == [10]
+    train(Run.open(run.path), resume=True, device=CPU)
+    assert [line["iteration"] for line in metrics(run)] == [10, 20, 22]
+    assert_same_outcome(run, expected)
+
+
+class Killed(BaseException):
+    """Stands for a power cut: nothing is saved any more."""
+
+
+def test_a_kill_falls_back_to_the_last_checkpoint(store, smiler, tmp_path, monkeypatch):
+    """A checkpoint every 120 s; here after every step until the 7th, then three steps that are lost."""
+    run = new_run(tmp_path / "run", store, **CURRICULUM)
+    step, save, done = Trainer.step, Trainer.save, []
+
+    def counted(self, *arguments):
+        if len(done) == 10:
+            raise Killed
+        done.append(1)
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_CHECKPOINT_SECONDS", -1.0)
+        patch.setattr(Trainer, "step", counted)
+        patch.setattr(Trainer, "save", lambda self, position: save(self, position) if len(done) <= 7 else None)
+        with pytest.raises(Killed):
+            train(run, device=CPU)
+    assert steps_of(run) == 7
+    train(Run.open(run.path), resume=True, device=CPU)
+    assert_same_outcome(run, smiler)
+
+
+def test_a_round_that_was_cut_short_begins_again_from_the_same_weights(store, smiler, tmp_path, monkeypatch):
+    run = new_run(tmp_path / "run", store, **CURRICULUM)
+    write, written = loop.relabel.__globals__["write_array"], []
+
+    def fails(path, array):
+        written.append(path)
+        if len(written) == 5:  # the second case of the second round
+            raise Killed
+        write(path, array)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(loop.relabel.__globals__, "write_array", fails)
+        with pytest.raises(Killed):
+            train(run, device=CPU)
+    assert Checkpoint.load(run.checkpoint_path).state["stage"] == 2
+    assert sorted(folder.name for folder in run.rounds_path.iterdir()) == ["1"]
+    train(Run.open(run.path), resume=True, device=CPU)
+    assert_same_outcome(run, smiler)
+
+
+def test_a_finished_training_has_nothing_left_to_do(smiler, store, tmp_path):
+    run = trained(tmp_path / "run", store, epochs=0.5)
+    before = (weights(run), metrics(run))
+    train(Run.open(run.path), resume=True, device=CPU)
+    assert_same_bits(weights(run), before[0])
+    assert metrics(run) == before[1]
+
+
+def test_without_a_checkpoint_it_starts_from_the_start(store, smiler, tmp_path):
+    run = new_run(tmp_path / "run", store, **CURRICULUM)
+    train(run, resume=True, device=CPU)
+    assert_same_outcome(run, smiler)
+
+
+def test_start_weights_survive_a_kill_before_the_first_checkpoint(store, tmp_path, monkeypatch):
+    other = trained(tmp_path / "other", store, epochs=0.3, seed=5)
+    save_file(
+        {name: t for name, t in weights(other).items() if name.startswith("backbone")}, tmp_path / "w.safetensors"
+    )
+    expected = new_run(tmp_path / "expected", store, epochs=0.5)
+    train(expected, weights=tmp_path / "w.safetensors", device=CPU)
+    run = new_run(tmp_path / "run", store, epochs=0.5)
+
+    def killed(self, *arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", killed)
+        with pytest.raises(Killed):
+            train(run, weights=tmp_path / "w.safetensors", device=CPU)
+    train(Run.open(run.path), resume=True, device=CPU)
+    assert_same_outcome(run, expected)
+
+
+WRONG = {
+    "the final weights under its name": (
+        lambda run, tensors, state: Checkpoint({"model": tensors["model"]}, {"total_steps": 5}).save(
+            run.checkpoint_path
+        ),
+        "does not say where training stood",
+    ),
+    "no average": (
+        lambda run, tensors, state: Checkpoint(
+            {name: group for name, group in tensors.items() if name != "average"}, state
+        ).save(run.checkpoint_path),
+        "does not fit the settings of its run",
+    ),
+    "another optimizer": (
+        lambda run, tensors, state: Checkpoint({**tensors, "optimizer": {"x.step": torch.ones(1)}}, state).save(
+            run.checkpoint_path
+        ),
+        "does not fit the settings of its run",
+    ),
+    "another network": (
+        lambda run, tensors, state: Checkpoint({**tensors, "model": {"conv.weight": torch.ones(1)}}, state).save(
+            run.checkpoint_path
+        ),
+        "does not hold the weights of this network",
+    ),
+    "cut off": (
+        lambda run, tensors, state: run.checkpoint_path.write_bytes(run.checkpoint_path.read_bytes()[:5000]),
+        "is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_checkpoint_is_refused(store, tmp_path, wrong):
+    run = new_run(tmp_path / "run", store, ema=0.9, epochs=0.5)
+    interrupted(run, 2)
+    checkpoint = Checkpoint.load(run.checkpoint_path)
+    spoil, message = WRONG[wrong]
+    spoil(run, checkpoint.tensors, checkpoint.state)
+    before = run.checkpoint_path.read_bytes()
+    with pytest.raises(InputError, match=message) as caught:
+        train(run, resume=True, device=CPU)
+    assert str(run.checkpoint_path) in str(caught.value)
+    assert run.checkpoint_path.read_bytes() == before
+    assert not run.model_path.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_both_signals_stop_and_are_handed_back(store, tmp_path, number):
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    run = new_run(tmp_path / "run", store)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 3, number)
+        with pytest.raises(Interrupted):
+            train(run, device=CPU)
+    assert steps_of(run) == 3
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_a_thread_trains_without_signals():
+    events = []
+
+    def inside():
+        with stop_signals() as stop:
+            events.append(stop.is_set())
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert events == [False]
+
+
+def test_a_process_that_is_terminated_saves_and_says_143(store, tmp_path):
+    """The real thing: SIGTERM to `smile-fast train`, then the same command with --resume."""
+    settings = {**TINY, "epochs": 30.0}
+    write_annotations(tmp_path / "annotations.csv", store.declarations(), list(store.cases), store.organs)
+    run_folder = tmp_path / "run"
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "rates"]
+    command = [
+        *(sys.executable, "-m", "smile_fast", "train", str(store.path), str(run_folder), "--backbone=resnet18"),
+        *("--width=8", "--rates", "1", "--threads=1", "--device=cpu", *options),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    try:
+        line = process.stderr.readline()  # comes with the tenth step
+        assert re.match(r"smile:\s+\d+%  step 10", line), line
+        process.terminate()
+        started = time.monotonic()
+        out, err = process.communicate(timeout=30)
+        waited = time.monotonic() - started
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 143, err
+    assert waited < 10
+    assert f"go on with: smile-fast train {store.path} {run_folder} --resume" in out
+    assert "Traceback" not in err
+    run = Run.open(run_folder)
+    stopped = steps_of(run)
+    assert 10 <= stopped < 270
+    assert [line["iteration"] for line in read_metrics(run)] == list(range(10, stopped + 1, 10))
+    assert {Path(file).name for file in run_folder.iterdir()} == {
+        "annotations.csv",
+        "checkpoint.safetensors",
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+    }
+    # The same process state as a stop at that step in this one.
+    other = new_run(tmp_path / "other", store, **settings)
+    interrupted(other, stopped)
+    found, wanted = Checkpoint.load(run.checkpoint_path), Checkpoint.load(other.checkpoint_path)
+    for group in wanted.tensors:
+        assert_same_bits(found.tensors[group], wanted.tensors[group])
