@@ -123,7 +123,7 @@ def test_image_neighbours_and_labels_come_from_the_same_place(view):
 
 
 def test_slices_are_drawn_organ_by_organ(view):
-    """With a share of 1 every image shows an organ; the pancreas of three slices comes as often as the liver of four."""
+    """With a share of 1 every image shows an organ; three slices of pancreas come as often as four of liver."""
     drawn = [labels for *_, labels in patches(view, organ_share=1.0)]
     assert all(((labels == LIVER) | (labels == PANCREAS)).any() for labels in drawn)
     slices = [(case, z) for z, _, _, case, _, _ in patches(view, organ_share=1.0)]

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from smile_fast.data.store import open_array
 from smile_fast.models import Segmenter
@@ -99,6 +100,10 @@ def test_rounds_are_recorded(smiler):
                 assert counts["selected"] == int(np.ceil(round(record["gamma"] * counts["candidates"], 9)))
             values = {PSEUDO_BIT | (ORGANS.index(organ) + 1) for organ in organs}
             assert set(np.unique(overlay)) <= {0, *values}
+        kept = {
+            organ: sum(case[organ]["kept"] for case in record["cases"].values() if organ in case) for organ in ORGANS
+        }
+        assert max(kept.values()) > 100, "this training is to show what pseudo-labels do"
 
 
 def test_the_same_seed_is_the_same_training(store, smiler, tmp_path):
@@ -135,7 +140,7 @@ def test_smiler_begins_as_smile(store, tmp_path, monkeypatch):
         raise FirstRound
 
     at_first_round = []
-    smile = trained(tmp_path / "smile", store, ema=0.9)
+    smile = trained(tmp_path / "smile", store, **{**CURRICULUM, "method": "smile"})
     curriculum = new_run(tmp_path / "smiler", store, **CURRICULUM)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "relabel", stop)
@@ -210,14 +215,16 @@ def test_validation_only_looks(store, tmp_path):
 
 @pytest.mark.parametrize("method", ["baseline", "smile"])
 def test_a_short_training_learns_a_bright_organ(tmp_path, method):
-    """Two hundred steps on a cohort without missing organs: Dice of the liver, and no collapse to background."""
-    store = make_store(tmp_path / "store", {"train_0": truth(), "train_1": truth(), "test_0": truth()})
-    run = trained(tmp_path / "run", store, method=method, epochs=12, lr=0.01, crop_size=64, folds=2, validate_every=12)
+    """Sixty steps on a case with bright boxes: they are found in the other case, small ones too."""
+    store = make_store(tmp_path / "store", {"train_0": truth(), "train_1": truth()})
+    settings = {"batch_size": 6, "epochs": 60, "lr": 0.01, "ema": 0.9, "rotate": 0.0, "scale": 0.0}
+    run = trained(tmp_path / "run", store, method=method, folds=2, validate_every=60, **settings)
     lines = read_metrics(run)
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < 0.5 * losses[0]
     (validation,) = [line["validation"] for line in lines if "validation" in line]
-    assert validation["liver"] > 0.5
+    assert validation["liver"] > 0.7  # 0.88 when this was written
+    assert validation["pancreas"] > 0.4  # 0.69
 
 
 def test_the_first_probability_is_the_prior(tmp_path, monkeypatch):
@@ -292,8 +299,6 @@ def test_a_case_that_vanished_is_one_sentence(tmp_path):
 
 
 def test_start_weights_are_reported_and_used(store, tmp_path, capsys):
-    from safetensors.torch import save_file
-
     source = trained(tmp_path / "source", store, epochs=0.3, seed=9)
     backbone = {name: t for name, t in weights(source).items() if name.startswith("backbone")}
     save_file(backbone, tmp_path / "w.safetensors")

@@ -48,8 +48,8 @@ def assert_same_outcome(run, expected):
     assert overlays(run) == overlays(expected)
 
 
-# 9 steps of the first stage, 4 of each round: in the middle, at a stage's end and start, and at the very end.
-@pytest.mark.parametrize("step", [1, 5, 9, 10, 12, 13, 16, 17])
+# 9 steps of the first stage, 4 of each round: in the middle of one, at its end and start, and at the very end.
+@pytest.mark.parametrize("step", [1, 9, 10, 12, 13, 17])
 def test_a_curriculum_resumes_anywhere(store, smiler, tmp_path, step):
     run = new_run(tmp_path / "run", store, **CURRICULUM)
     interrupted(run, step)
@@ -257,8 +257,8 @@ def test_a_process_that_is_terminated_saves_and_says_143(store, tmp_path):
     run_folder = tmp_path / "run"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "rates"]
     command = [
-        *(sys.executable, "-m", "smile_fast", "train", str(store.path), str(run_folder), "--backbone=resnet18"),
-        *("--width=8", "--rates", "1", "--threads=1", "--device=cpu", *options),
+        *(sys.executable, "-m", "smile_fast", "train", str(store.path), str(run_folder), *options),
+        *("--rates", "1", "--threads=1", "--device=cpu"),
     ]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}

@@ -163,7 +163,7 @@ def test_a_store_that_moved_or_changed_is_refused(own_store, tmp_path):
     run = make_run(tmp_path / "run", own_store, trained=False)
     infos = list(own_store.cases.values())
     write_index(own_store.path, own_store.organs, infos[:-2])  # cases are gone
-    with pytest.raises(InputError, match="lacks 2 cases of the run .*, the first is train_2"):
+    with pytest.raises(InputError, match=r"lacks 2 cases of the run .*, the first is train_2"):
         run.store()
     write_index(own_store.path, own_store.organs, infos)
     assert run.store().organs == ORGANS
