@@ -1,6 +1,5 @@
 """A trained run as one ONNX file: HU in, label map out, everything that is needed to run it inside."""
 
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -25,7 +24,7 @@ from smile_fast.data.store import INDEX, Store
 from smile_fast.models import Segmenter
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
-from smile_runtime.files import atomic_path, check_writable, refuse_overwrite
+from smile_runtime.files import atomic_path, check_writable, refuse_overwrite, sha256
 from smile_runtime.model import INPUT, LABELS, METADATA_KEY, PROBABILITIES, Model, ModelCard
 from smile_runtime.preprocessing import slice_context
 
@@ -87,19 +86,21 @@ def export_run(run: Run, path: Path, *, probabilities: bool = False) -> Exported
 
     Args:
         run: a run that has finished training.
-        path: the file; replaced if it exists, left alone if anything fails.
+        path: the file, its name ending in .onnx; replaced if it exists, left alone if anything fails.
         probabilities: give the organs' probabilities [N, K, H, W] as a second output.
 
     Returns:
         What was written, the parity certificate in its card.
 
     Raises:
-        InputError: the run has no final weights, its store is gone, the file cannot be written, or its label maps
-            differ from the network's in more than 0.01 % of the voxels.
+        InputError: the run has no final weights, its store is gone, the file cannot be written or has another name,
+            or its label maps differ from the network's in more than 0.01 % of the voxels.
     """
     started = time.monotonic()
-    refuse_overwrite(path, [run.model_path, run.checkpoint_path, run.path / "config.json"])
+    refuse_overwrite(path, [run.model_path, run.checkpoint_path, run.path / "config.json", run.store_path / INDEX])
     check_writable(path)
+    if path.suffix.lower() != ".onnx":
+        raise InputError(f"cannot write {path}: choose a name that ends in .onnx, so that other programs know it")
     model, store = run.load_model(), run.store()
     card = ModelCard(
         organs=run.organs,
@@ -152,7 +153,7 @@ def parity_samples(run: Run, store: Store, channels: int) -> list[Sample]:
     cases = [case for split in ("test", "validation", "train") for case in run.cases(split)]
     samples = []
     for case in dict.fromkeys(cases[:: max(1, len(cases) // PARITY_CASES)][:PARITY_CASES]):
-        image = np.asarray(store.image(case)[:], dtype=np.int16)
+        image = store.read_image(case)
         voxels = np.array(store.cases[case].counts).sum(axis=1)
         busiest = int(voxels.argmax()) if voxels.any() else len(image) // 2
         samples.append(Sample(case, slice_context(image, [busiest, 0], channels)))
@@ -217,10 +218,10 @@ def provenance(run: Run, store: Store) -> dict[str, Any]:
         "settings": run.config.to_json(),
         "model": run.model_config.to_json(),
         "cases": {split: len(run.cases(split)) for split in ("train", "validation", "test")},
-        "store_sha256": _sha256(store.path / INDEX),
-        "config_sha256": _sha256(run.path / "config.json"),
-        "annotations_sha256": _sha256(run.path / "annotations.csv"),
-        "weights_sha256": _sha256(run.model_path),
+        "store_sha256": sha256(store.path / INDEX),
+        "config_sha256": sha256(run.path / "config.json"),
+        "annotations_sha256": sha256(run.path / "annotations.csv"),
+        "weights_sha256": sha256(run.model_path),
         "commit": _commit(),
         "versions": {
             "smile-fast": smile_fast.__version__,
@@ -278,13 +279,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def _commit() -> str | None:

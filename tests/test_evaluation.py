@@ -172,7 +172,21 @@ def test_summary_averages_organs_not_pairs():
 def test_summary_of_nothing_scored_has_no_mean():
     found = summarise([pair("a", "liver", None, Outcome.NOT_DRAWN)], ORGANS, split="test", nsd_tolerance_mm=None)
     assert (found.dice, found.organs[0].dice.mean, found.worst) == (None, None, ())
-    assert "mean of organs     -" in format_table(found)
+    assert "mean of organs     –" in format_table(found)
+
+
+@pytest.mark.parametrize(("missed", "false_alarms"), [(0, 0), (1, 0), (1, 2)])
+def test_table_says_that_hd95_leaves_out_what_is_infinite(missed, false_alarms):
+    """Missing an organ improves the mean HD95: the number alone would mislead."""
+    pairs = [pair("a", "liver", 0.9, nsd=0.5, hd95=4.0)]
+    pairs += [pair(f"b{n}", "liver", 0.0, Outcome.MISSED, nsd=0.0) for n in range(missed)]
+    pairs += [pair(f"c{n}", "pancreas", 0.0, Outcome.FALSE_ALARM, nsd=0.0) for n in range(false_alarms)]
+    pairs += [pair("d", "pancreas", None, Outcome.NOT_DRAWN)]
+    table = format_table(summarise(pairs, ORGANS, split="test", nsd_tolerance_mm=3.0))
+    count = {0: None, 1: "1 missed or false-alarm pair, ", 3: "3 missed or false-alarm pairs, "}[missed + false_alarms]
+    said = [line for line in table.splitlines() if line.startswith("HD95 leaves out")]
+    assert said == ([f"HD95 leaves out {count}where it is infinite"] if count else [])
+    assert "leaves out" not in format_table(summarise(pairs, ORGANS, split="test", nsd_tolerance_mm=None))
 
 
 def test_five_worst_pairs_ties_in_order_of_the_names():

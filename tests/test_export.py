@@ -1,6 +1,7 @@
 import json
 import logging
 import re
+import tomllib
 from pathlib import Path
 
 import nibabel as nib
@@ -178,10 +179,19 @@ def test_command_prints_the_certificate(run, exported, tmp_path, monkeypatch, ca
 
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("model.safetensors", "would overwrite the input"), ("none/model.onnx", "does not exist"), (".", "is a folder")],
+    [
+        ("model.safetensors", "would overwrite the input"),
+        ("../store/index.json", "would overwrite the input"),
+        ("to the index.onnx", "would overwrite the input"),
+        ("model.bin", "ends in .onnx"),
+        ("none/model.onnx", "does not exist"),
+        (".", "is a folder"),
+    ],
 )
 def test_an_unusable_output_is_refused_before_any_work(run, monkeypatch, capsys, target, message):
     monkeypatch.setattr(type(run), "load_model", lambda self: pytest.fail("the network was loaded"))
+    if target == "to the index.onnx":
+        (run.path / target).symlink_to(run.store_path / "index.json")
     assert main(["export", str(run.path), str(run.path / target)]) == 2
     assert message in capsys.readouterr().err
 
@@ -212,3 +222,12 @@ def test_parity_cases_are_spread_over_a_large_cohort(tmp_path):
     run = make_run(tmp_path / "run", store)
     cases = list(dict.fromkeys(sample.case for sample in parity_samples(run, store, channels=1)))
     assert cases == ["train_00", "train_02", "train_04", "train_06"]
+
+
+@pytest.mark.parametrize("project", ["pyproject.toml", "export/pyproject.toml"])
+def test_no_extra_installs_a_second_onnxruntime(project):
+    """onnxruntime-gpu holds the same files as onnxruntime: it goes in its place, never beside it."""
+    content = tomllib.loads((Path(__file__).parents[1] / project).read_text())["project"]
+    extras = [name for names in content.get("optional-dependencies", {}).values() for name in names]
+    assert any(name.startswith("onnxruntime>") for name in content["dependencies"])
+    assert [name for name in extras if name.startswith("onnxruntime")] == []

@@ -32,12 +32,13 @@ ALLOWED: dict[str, set[str]] = {
     "smile_fast.report": BESIDE_TRAINING | {"PIL", "jinja2", "matplotlib", "numpy", "scipy"},
     "smile_fast.cli": EVERYTHING | {"numpy", "smile_runtime", "torch"},
     "smile_fast.demo": EVERYTHING | {"nibabel", "numpy", "scipy", "smile_runtime", "torch"},
-    "smile_runtime": {"nibabel", "numpy", "onnxruntime", "scipy"},
+    "smile_runtime": {"nibabel", "numpy", "onnxruntime"},
 }
 # What may be imported before a command's help is printed; each of them imports only the standard library and its peers.
 LIGHT = {
     "smile_fast.cli",
     "smile_fast.training.config",
+    "smile_runtime.arguments",
     "smile_runtime.errors",
     "smile_runtime.files",
 }

@@ -15,8 +15,8 @@ RESTRUCTURED_FEATURES = {"rtol": 1e-4, "atol": 1e-3}
 # A logit read back from its probability: one rounding of p, 6e-8, divided by p (1 - p), at most 57 for |z| <= 4.
 LOGIT_OF_SIGMOID = {"rtol": 0.0, "atol": 1e-5}
 
-# HU after a resampling that moves nothing: grid coordinates in [-1, 1] are rounded (6e-8), which on a patch of 64 shifts
-# a sample by some 4e-6 pixels; between neighbours that differ by 4000 HU that is 0.016 HU, twice for two axes.
+# HU after a resampling that moves nothing: grid coordinates in [-1, 1] are rounded (6e-8), which on a patch of 64
+# shifts a sample by some 4e-6 pixels; between neighbours that differ by 4000 HU that is 0.016 HU, twice for two axes.
 RESAMPLED_HU = {"rtol": 0.0, "atol": 0.05}
 
 # A sum of losses against float64. Each voxel carries a few float32 roundings (6e-8), which average out over many

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from smile_runtime import __version__
+from smile_runtime.arguments import Parser
 from smile_runtime.errors import InputError
 
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="smile-predict",
         description="Segment a CT scan with a model exported by smile-fast. The label map lies on the scan's own grid.",
     )

@@ -1,5 +1,6 @@
 """Files that appear complete or not at all."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -108,6 +109,19 @@ def check_readable(path: str | os.PathLike[str]) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"cannot read {path}: it is a device or a pipe, a regular file is wanted")
     return status.st_size
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content, hexadecimal; read in pieces, whatever its size.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def reason(error: Exception) -> str:

@@ -157,38 +157,36 @@ def slice_context(
         ValueError: ``channels`` is not a positive odd number.
         IndexError: A slice number is outside 0..D-1.
     """
-    if channels < 1 or channels % 2 == 0:
-        raise ValueError(f"channels is {channels}, a positive odd number is wanted")
-    centre = np.asarray(index, dtype=np.int64)
-    if centre.size and not (0 <= centre.min() and centre.max() < slices.shape[0]):
-        raise IndexError(f"slice numbers {centre.min()}..{centre.max()} are outside 0..{slices.shape[0] - 1}")
-    neighbours = centre[:, None] + np.arange(channels) - channels // 2  # [N, C]
-    context: Array = slices[np.clip(neighbours, 0, slices.shape[0] - 1)]
+    context: Array = slices[context_index(index, channels, slices.shape[0])]
     return context
 
 
-def window_hu(
-    hu: Array,
-    window: tuple[float, float],
-) -> npt.NDArray[np.float32]:
-    """Map Hounsfield units in a window linearly to 0..1; what lies outside is clipped.
+def context_index(
+    centre: Sequence[int] | npt.NDArray[np.integer],
+    channels: int,
+    depth: int,
+) -> npt.NDArray[np.int64]:
+    """Numbers of the slices that are seen around given slices; beyond the ends the first and the last repeat.
 
     Args:
-        hu: Any shape, HU.
-        window: (lowest, highest) HU.
+        centre: N slice numbers in 0..D-1.
+        channels: Number of slices C seen at once, odd: z - C//2 .. z + C//2.
+        depth: Number of slices D of the volume.
 
     Returns:
-        float32 in 0..1, same shape.
+        [N, C] int64 in 0..D-1.
 
     Raises:
-        ValueError: The window is empty.
+        ValueError: ``channels`` is not a positive odd number.
+        IndexError: A slice number is outside 0..D-1.
     """
-    low, high = window
-    if not low < high:
-        raise ValueError(f"window is ({low}, {high}), lowest < highest is wanted")
-    scaled: npt.NDArray[np.float32] = (np.asarray(hu, np.float32) - np.float32(low)) * np.float32(1 / (high - low))
-    np.clip(scaled, 0.0, 1.0, out=scaled)
-    return scaled
+    if channels < 1 or channels % 2 == 0:
+        raise ValueError(f"channels is {channels}, a positive odd number is wanted")
+    middle = np.asarray(centre, dtype=np.int64)
+    if middle.size and not (0 <= middle.min() and middle.max() < depth):
+        raise IndexError(f"slice numbers {middle.min()}..{middle.max()} are outside 0..{depth - 1}")
+    neighbours: npt.NDArray[np.int64] = middle[:, None] + np.arange(channels) - channels // 2  # [N, C]
+    return neighbours.clip(0, depth - 1)
 
 
 def _flipped_axes(geometry: SliceGeometry) -> tuple[int, ...]:

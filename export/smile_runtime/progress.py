@@ -58,27 +58,28 @@ def progress(
             _print(out, _line(label, done, total, elapsed))
 
 
+def clock(seconds: float) -> str:
+    """Return a duration as minutes and seconds, 03:05, or with hours in front, 1:03:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+
+
 def _line(label: str, done: int, total: int, elapsed: float) -> str:
     if done >= total:
-        return f"{label}: {done}/{total} in {_clock(elapsed)}"
-    return f"{label}: {done}/{total}, {_clock(elapsed)} passed, {_left(done, total, elapsed)} left"
+        return f"{label}: {done}/{total} in {clock(elapsed)}"
+    return f"{label}: {done}/{total}, {clock(elapsed)} passed, {_left(done, total, elapsed)} left"
 
 
 def _bar(label: str, done: int, total: int, elapsed: float) -> str:
     filled = _BAR_WIDTH * min(done, total) // max(total, 1)
     bar = "#" * filled + "." * (_BAR_WIDTH - filled)
-    end = f"in {_clock(elapsed)}" if done >= total else f"{_left(done, total, elapsed)} left"
+    end = f"in {clock(elapsed)}" if done >= total else f"{_left(done, total, elapsed)} left"
     return f"{label} [{bar}] {done}/{total} {end}"
 
 
 def _left(done: int, total: int, elapsed: float) -> str:
-    return _clock(elapsed / done * (total - done)) if done else "--:--"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+    return clock(elapsed / done * (total - done)) if done else "--:--"
 
 
 def _show(out: TextIO, text: str) -> None:

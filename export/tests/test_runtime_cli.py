@@ -84,12 +84,25 @@ def test_help_answers_in_a_third_of_a_second():
     assert min(seconds) <= 0.3  # s; the best of five, since other work may run beside
 
 
-@pytest.mark.parametrize("args", [[], ["model.onnx", "scan.nii.gz"], ["m", "s", "-o", "l", "--provider", "tpu"]])
-def test_wrong_usage_is_status_2(args, capsys):
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "model, scan, -o/--output"),
+        (["model.onnx", "scan.nii.gz"], "-o/--output"),
+        (["m", "s", "-o", "l", "--provider", "tpu"], "invalid choice: 'tpu'"),
+        (["m", "s", "-o", "l", "--threads", "two"], "invalid int value: 'two'"),
+        (["m", "s", "-o", "l", "a\nb"], "unrecognized arguments: a b"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_status_2(args, message, capsys):
     with pytest.raises(SystemExit) as caught:
         main(args)
     assert caught.value.code == 2
-    assert "error: " in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.endswith("; smile-predict --help tells more\n")
+    assert err.count("\n") == 1
 
 
 def test_ctrl_c_is_status_130(case, monkeypatch, capsys):

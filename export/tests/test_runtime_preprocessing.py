@@ -5,11 +5,11 @@ from nifti_files import orientations, rotation
 
 from smile_runtime.preprocessing import (
     canonical_affine,
+    context_index,
     from_slices,
     slice_context,
     slice_geometry,
     to_slices,
-    window_hu,
 )
 
 OBLIQUE = rotation(11, -7, 17)
@@ -99,10 +99,14 @@ def test_slice_context_does_not_wrap_around(index):
         slice_context(np.zeros((2, 2, 2)), index, 1)
 
 
-def test_window():
-    hu = np.array([-32768, -160, 40, 240, 32767], np.int16)
-    scaled = window_hu(hu, (-160, 240))
-    assert scaled.dtype == np.float32
-    assert scaled.tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
-    with pytest.raises(ValueError, match="window"):
-        window_hu(hu, (3, 3))
+def test_context_index_is_the_rule_of_slice_context():
+    slices = np.arange(7)[:, None, None] * np.ones((1, 1, 1), np.int16)
+    for channels in (1, 3, 5, 9):
+        numbers = context_index(range(7), channels, 7)
+        assert (numbers.shape, numbers.dtype) == ((7, channels), np.int64)
+        assert np.array_equal(slice_context(slices, range(7), channels)[:, :, 0, 0], numbers)
+    assert context_index([0, 6], 5, 7).tolist() == [[0, 0, 0, 1, 2], [4, 5, 6, 6, 6]]
+    with pytest.raises(ValueError, match="odd"):
+        context_index([0], 2, 7)
+    with pytest.raises(IndexError, match="outside"):
+        context_index([7], 3, 7)

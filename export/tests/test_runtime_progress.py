@@ -75,3 +75,10 @@ def test_nothing_to_do(clock):
 def test_hours_and_standard_error(clock, capsys):
     work(clock, 3725.0, 1, "train", None)
     assert capsys.readouterr().err == "train: 1/1 in 1:02:05\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "00:00"), (59.6, "01:00"), (185, "03:05"), (3599.4, "59:59"), (36000, "10:00:00")]
+)
+def test_a_duration_as_on_a_clock(seconds, text):
+    assert module.clock(seconds) == text

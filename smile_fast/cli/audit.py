@@ -49,9 +49,12 @@ def _audit_dataset(args: argparse.Namespace) -> "Audit":
     from smile_fast.data.counts import count_cases
     from smile_fast.data.dataset import RawDataset
     from smile_fast.supervision.audit import audit
+    from smile_runtime.files import refuse_overwrite
 
     dataset = RawDataset.open(args.dataset)
     path = args.annotations or args.dataset / FILE_NAME
+    if args.json is not None:
+        refuse_overwrite(args.json, [*dataset.files(), path])
     declarations = read_annotations(path, dataset.names(), dataset.organs)
     cases = [case for case in dataset.cases if args.split in ("all", case.split)]
     return audit(count_cases(dataset, cases), declarations, dataset.organs)
@@ -60,9 +63,12 @@ def _audit_dataset(args: argparse.Namespace) -> "Audit":
 def _audit_store(args: argparse.Namespace) -> "Audit":
     from smile_fast.data.store import Store
     from smile_fast.supervision.audit import audit_store
+    from smile_runtime.files import refuse_overwrite
     from smile_runtime.progress import progress
 
     store = Store.open(args.dataset)
+    if args.json is not None:
+        refuse_overwrite(args.json, [*store.files(), *([] if args.annotations is None else [args.annotations])])
     declarations = store.declarations() if args.annotations is None else store.read_declarations(args.annotations)
     cases = [name for name, info in store.cases.items() if args.split in ("all", info.split)]
     return audit_store(store, declarations, progress(cases, total=len(cases), label="reading label maps"))

@@ -37,13 +37,15 @@ def run(args: argparse.Namespace) -> None:
     from smile_fast.data.declare import draft, draft_path
     from smile_fast.supervision.states import State
     from smile_runtime.errors import InputError
-    from smile_runtime.files import check_writable
+    from smile_runtime.files import check_writable, refuse_overwrite
 
     dataset = RawDataset.open(args.dataset)
     output: Path = args.output or args.dataset / FILE_NAME
     unfinished = draft_path(output)
     if output.exists() and not args.force:
         raise InputError(f"{output} is already there; edit it, or pass --force to draft it again")
+    for file in (output, unfinished):
+        refuse_overwrite(file, dataset.files())
     check_writable(output)
 
     drafted = draft(dataset)

@@ -16,7 +16,7 @@ def run(arguments: argparse.Namespace) -> None:
     from smile_fast.ops import OPS, available
     from smile_fast.training.run import environment
 
-    record = environment()
+    record = environment("cuda" if torch.cuda.is_available() else "cpu")
     print(f"smile-fast {record['smile_fast']}, Python {record['python']}, {record['platform']}")
     print(", ".join(f"{name} {version}" for name, version in record["packages"].items()))
     print(f"threads {record['threads']}, device {record['device']}")

@@ -4,9 +4,9 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from smile_fast import __version__
+from smile_runtime.arguments import Parser
 from smile_runtime.errors import InputError
 
 # In the order of the work; the module of a command is its name with underscores.
@@ -27,16 +27,9 @@ COMMANDS = (
 _EPILOG = "smile-fast COMMAND --help tells more about a command. Volumes are segmented with smile-predict."
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one sentence, like every other mistake of a user; the usage is one --help away."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; {self.prog} --help tells more\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = _Parser(
+    parser = Parser(
         prog="smile-fast",
         description="Train organ segmentation on partially annotated CT cohorts (SMILE and SMILEr).",
         epilog=_EPILOG,
@@ -62,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit status: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM; a command may return its own.
+        Exit status: 0, 2 for bad input, 130 after Ctrl-C; 143 when a training was stopped, by either signal, and saved.
     """
     try:
         arguments = build_parser().parse_args(argv)

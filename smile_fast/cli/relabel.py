@@ -5,7 +5,7 @@ from pathlib import Path
 
 from smile_runtime.errors import InputError
 
-HELP = "run one relabelling round of a trained run on its own, or undo rounds"
+HELP = "write one more relabelling round of a trained run, to look at what it would add, or undo rounds"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"{run.path} is a baseline run: its softmax has no organ-wise scores to relabel with.")
     following = max(existing_rounds(run.rounds_path), default=0) + 1
     number = arguments.round if arguments.round is not None else following
-    gamma = arguments.gamma if arguments.gamma is not None else min(1.0, run.config.gamma(number))
+    if number in existing_rounds(run.rounds_path):
+        raise InputError(f"{run.path} has a round {number} already; drop it with --undo {number - 1} first.")
+    if arguments.gamma is None and number > run.config.rounds:
+        raise InputError(f"{run.path} has all {run.config.rounds} rounds of its curriculum; give --gamma for one more.")
+    gamma = arguments.gamma if arguments.gamma is not None else run.config.gamma(number)
     if number < 1 or not 0 <= gamma <= 1:
         raise InputError(f"Round {number} with gamma {gamma} is not possible; rounds count from 1, gamma is in [0, 1].")
     device = choose_device(arguments.device, arguments.threads)

@@ -24,12 +24,14 @@ def run(args: argparse.Namespace) -> None:
     from smile_fast.data.dataset import RawDataset
     from smile_fast.data.simulate import simulate_missing
     from smile_fast.supervision.states import State
+    from smile_runtime.files import refuse_overwrite
 
     dataset = RawDataset.open(args.dataset)
+    output = args.output or args.dataset / FILE_NAME
+    refuse_overwrite(output, dataset.files())
     declarations = read_annotations(args.dataset / FILE_NAME, dataset.names(), dataset.organs)
     training = dataset.names("train")
     simulated = simulate_missing(declarations, args.alpha, args.seed, training)
-    output = args.output or args.dataset / FILE_NAME
     write_annotations(output, simulated, dataset.names(), dataset.organs)
     print(f"wrote {output} (alpha {args.alpha:g}, seed {args.seed})")
     for organ in dataset.organs:

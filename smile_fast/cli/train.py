@@ -73,9 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for title, settings in _SETTINGS.items():
         group = parser.add_argument_group(title)
         for name, text in settings.items():
-            group.add_argument(
-                f"--{name.replace('_', '-')}", help=_help(text, defaults[name]), **_option(name, defaults[name])
-            )
+            # An option that is not given stays out of the namespace, so that --resume can tell.
+            option = _option(name, defaults[name]) | {"default": argparse.SUPPRESS}
+            group.add_argument(f"--{name.replace('_', '-')}", help=_help(text, defaults[name]), **option)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     from smile_fast.training.metrics import read_metrics
 
     device = choose_device(arguments.device, arguments.threads)
-    run = _open_run(arguments) if arguments.resume else _create_run(arguments)
+    run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device))
     try:
         train(run, weights=arguments.weights, resume=arguments.resume, device=device)
     except InputError:
@@ -116,6 +116,8 @@ def choose_device(name: str, threads: int = 0) -> Any:
         raise InputError(f"--device {name} is not supported; give cpu, cuda or cuda:N.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"--device {name} was asked for, but torch sees no CUDA device; use --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices, counted from 0.")
     return device
 
 
@@ -142,26 +144,31 @@ def _option(name: str, default: Any) -> dict[str, Any]:
     if isinstance(default, bool):
         return {"action": "store_true"}
     if name == "budget":
-        return {"type": parse_budget, "default": default, "metavar": "TIME"}
+        return {"type": parse_budget, "metavar": "TIME"}
     if name == "window":
-        return {"type": float, "nargs": 2, "default": default, "metavar": ("LOW", "HIGH")}
+        return {"type": float, "nargs": 2, "metavar": ("LOW", "HIGH")}
     if name == "rates":
-        return {"type": int, "nargs": "+", "default": default, "metavar": "RATE"}
+        return {"type": int, "nargs": "+", "metavar": "RATE"}
     kind = float if default is None else type(default)
-    return {"type": kind, "default": default, "metavar": kind.__name__.upper()}
+    return {"type": kind, "metavar": kind.__name__.upper()}
 
 
-def _create_run(arguments: argparse.Namespace) -> Any:
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the command line names."""
+    names = [name for group in _SETTINGS.values() for name in group]
+    return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+
+
+def _create_run(arguments: argparse.Namespace, device: str) -> Any:
     from smile_fast.data.store import Store
     from smile_fast.training.run import Run
 
-    settings = {name: getattr(arguments, name) for group in _SETTINGS.values() for name in group}
-    config = TrainConfig.from_json(settings)
+    config = TrainConfig.from_json(_given(arguments))
     store = Store.open(arguments.store)
     declarations = store.declarations()
     if arguments.annotations is not None:
         declarations = store.read_declarations(arguments.annotations)
-    return Run.create(arguments.run_folder, config, store, declarations)
+    return Run.create(arguments.run_folder, config, store, declarations, device)
 
 
 def _open_run(arguments: argparse.Namespace) -> Any:
@@ -169,6 +176,9 @@ def _open_run(arguments: argparse.Namespace) -> Any:
 
     if arguments.weights is not None or arguments.annotations is not None:
         raise InputError("--resume goes on with RUN's own weights and annotations: leave --weights and --annotations.")
+    if given := _given(arguments):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(f"--resume goes on under RUN's own settings: leave {options} out, or train a new run.")
     run = Run.open(arguments.run_folder)
     if run.store_path != arguments.store.resolve():
         raise InputError(f"{arguments.run_folder} was trained on {run.store_path}, not on {arguments.store}.")

@@ -85,6 +85,10 @@ class RawDataset:
         """The names of the cases, of one split or of all."""
         return [case.name for case in self.cases if split in (None, case.split)]
 
+    def files(self) -> list[Path]:
+        """dataset.json, the images and the label maps: what no command may overwrite."""
+        return [self.path / "dataset.json", *(file for case in self.cases for file in (case.image, case.label))]
+
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:

@@ -1,16 +1,10 @@
 """From a raw dataset to the fast store: check every case, convert it, quarantine what is broken."""
 
-import hashlib
 import json
-import multiprocessing
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +14,7 @@ from numpy.typing import NDArray
 from smile_fast.data.annotations import FILE_NAME, read_annotations
 from smile_fast.data.counts import check_values, slice_histograms
 from smile_fast.data.dataset import RawCase, RawDataset
+from smile_fast.data.processes import run_jobs
 from smile_fast.data.store import (
     CASE_FILE,
     CASES,
@@ -35,7 +30,7 @@ from smile_fast.data.store import (
 )
 from smile_fast.supervision.states import VOID, State
 from smile_runtime.errors import InputError
-from smile_runtime.files import write_json
+from smile_runtime.files import sha256, write_json
 from smile_runtime.nifti import Volume, read_image, read_labels
 from smile_runtime.preprocessing import canonical_affine, to_slices
 from smile_runtime.progress import progress
@@ -70,6 +65,7 @@ class _Job:
     states: dict[str, State]
     folder: Path
     force: bool
+    index: Path | None  # the index that describes the case as it stands in the store
 
 
 @dataclass(frozen=True)
@@ -94,14 +90,16 @@ def prepare(
     """Check and convert every case of a dataset.
 
     A case whose sources (SHA-256), declaration and stored arrays are unchanged is kept, so an interrupted call is
-    continued by the same call. The index is written last: a store that opens is complete.
+    continued by the same call. The index is written last, and goes before the first case that it describes is
+    changed: a store that opens is complete.
 
     Args:
         dataset: the cohort.
         out: the store's folder; made if it is not there.
         annotations: annotations.csv; by default the dataset's.
         workers: processes; by default one a CPU. 1 stays in this process.
-        force: convert every case again, and take over a folder that holds another cohort's store.
+        force: convert every case again, and take over a folder that holds the store of another cohort: of other
+            organs, or made from none of this cohort's files.
         skip_broken: finish the store without the cases that are broken.
         report: gets one sentence for every broken case, after the last case.
 
@@ -114,10 +112,26 @@ def prepare(
         raise InputError(f"--workers must be 1 or more, got {workers}")
     path = dataset.path / FILE_NAME if annotations is None else Path(annotations)
     declarations = read_annotations(path, dataset.names(), dataset.organs)
-    _claim(out, dataset, force)
+    indexed = _claim(out, dataset, force)
     bare = replace(dataset, cases=())
-    jobs = [_Job(case, bare, declarations[case.name], out / CASES / case.name, force) for case in dataset.cases]
-    outcomes = {outcome.case: outcome for outcome in _run(jobs, workers)}
+    jobs = [
+        _Job(
+            case,
+            bare,
+            declarations[case.name],
+            out / CASES / case.name,
+            force,
+            out / INDEX if case.name in indexed else None,
+        )
+        for case in dataset.cases
+    ]
+    done = run_jobs(
+        _prepare_case,
+        jobs,
+        workers or os.cpu_count() or 1,
+        advice="run it again with fewer --workers, finished cases are kept",
+    )
+    outcomes = {outcome.case: outcome for outcome in progress(done, total=len(jobs), label="preparing cases")}
     ordered = [outcomes[case.name] for case in dataset.cases]
     quarantined = {outcome.case: outcome.problem for outcome in ordered if outcome.problem is not None}
     _write_quarantine(out / QUARANTINE, quarantined)
@@ -125,8 +139,9 @@ def prepare(
         report(sentence)
     infos = [outcome.info for outcome in ordered if outcome.info is not None]
     if quarantined and not skip_broken:
+        left = "the store stays as it was" if (out / INDEX).exists() else "the store is not finished"
         raise InputError(
-            f"{out}: the store is not finished, {len(quarantined)} of {len(ordered)} cases are broken, see "
+            f"{out}: {left}, {len(quarantined)} of {len(ordered)} cases are broken, see "
             f"{out / QUARANTINE}; repair them and run again, or pass --skip-broken to go on without them"
         )
     if not any(info.split == "train" for info in infos):
@@ -140,61 +155,50 @@ def prepare(
     return Prepared(Store.open(out), len(infos) - kept, kept, quarantined, empty)
 
 
-def _claim(out: Path, dataset: RawDataset, force: bool) -> None:
-    """Make sure that `out` may be written, and take away the index of what is about to change."""
+def _claim(out: Path, dataset: RawDataset, force: bool) -> set[str]:
+    """Make sure that `out` may be written; returns the cases that a store in it describes and that may be kept."""
+    indexed: set[str] = set()
     try:
         if out.exists():
             entries = {entry.name for entry in out.iterdir()}
             if "dataset.json" in entries or (entries and CASES not in entries):
                 raise InputError(f"{out}: holds other files; give a new or empty folder for the store")
-            if INDEX in entries and not force and Store.open(out).organs != dataset.organs:
-                raise InputError(f"{out}: holds a store of other organs; give another folder, or --force to replace it")
+            if force:
+                (out / INDEX).unlink(missing_ok=True)  # no case of it will be kept
+            elif INDEX in entries:
+                store = Store.open(out)
+                if store.organs != dataset.organs:
+                    raise InputError(
+                        f"{out}: holds a store of other organs; give another folder, or --force to replace it"
+                    )
+                if not _share_a_file(store, dataset):
+                    raise InputError(
+                        f"{out}: holds a store that was made from other files than those of {dataset.path}; give "
+                        "another folder, or --force to replace it"
+                    )
+                indexed = set(store.cases)
         (out / CASES).mkdir(parents=True, exist_ok=True)
-        (out / INDEX).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{out}: the store cannot be written there ({error.strerror}); give another folder") from error
+    return indexed
 
 
-def _run(jobs: list[_Job], workers: int | None) -> Iterator[_Outcome]:
-    """Run the jobs, in this process or in several; outcomes come in any order."""
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
-    label = "preparing cases"
-    advice = "out of memory or killed; run it again with fewer --workers, finished cases are kept"
-    if workers == 1:
-        try:
-            yield from (_prepare_case(job) for job in progress(jobs, total=len(jobs), label=label))
-        except MemoryError:
-            raise InputError(f"the conversion ran {advice}") from None
-        return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
-    try:
-        futures: list[Future[_Outcome]] = [pool.submit(_prepare_case, job) for job in jobs]
-        for future in progress(as_completed(futures), total=len(futures), label=label):
-            yield future.result()
-    except (BrokenProcessPool, MemoryError):
-        raise InputError(f"a worker process ran {advice}") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even when it was killed without a word."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def follow(sentinel: int) -> None:
-            wait([sentinel])
-            os._exit(1)
-
-        threading.Thread(target=follow, args=(parent.sentinel,), daemon=True).start()
+def _share_a_file(store: Store, dataset: RawDataset) -> bool:
+    """Whether any file of the dataset is one that the store was made from; mostly the first one looked at is."""
+    known = {digest for info in store.cases.values() for digest in info.sources.values()}
+    for case in sorted(dataset.cases, key=lambda case: case.name not in store.cases):
+        for file in (case.image, case.label):
+            with suppress(InputError):  # an unreadable file has its own sentence later
+                if sha256(file) in known:
+                    return True
+    return False
 
 
 def _prepare_case(job: _Job) -> _Outcome:
     """Check and convert one case. What is wrong with the case is an outcome; a store that cannot be written raises."""
     name = job.case.name
     try:
-        sources = {"image": _sha256(job.case.image), "label": _sha256(job.case.label)}
+        sources = {"image": sha256(job.case.image), "label": sha256(job.case.label)}
         if not job.force and (info := _up_to_date(job, sources)) is not None:
             return _Outcome(name, info=info, kept=True, empty=_empty(info))
         image, labels, info = _convert(job, sources)
@@ -202,11 +206,13 @@ def _prepare_case(job: _Job) -> _Outcome:
         problem = str(error)
         return _Outcome(name, problem=problem if name in problem else f"case {name}: {problem}")
     try:
+        if job.index is not None:
+            job.index.unlink(missing_ok=True)  # from here on it would not be true
         job.folder.mkdir(parents=True, exist_ok=True)
         for leftover in job.folder.glob(".tmp-*"):  # of a call that was killed
             leftover.unlink()
     except OSError as error:
-        raise InputError(f"{job.folder}: cannot be made ({error.strerror})") from error
+        raise InputError(f"{job.folder}: cannot be written ({error.strerror})") from error
     write_array(job.folder / IMAGE, image)
     write_array(job.folder / LABELS, labels)
     write_json(job.folder / CASE_FILE, info.to_json() | _provenance(job))  # last: it vouches for the arrays
@@ -287,20 +293,12 @@ def _up_to_date(job: _Job, sources: dict[str, str]) -> CaseInfo | None:
 
 def _provenance(job: _Job) -> dict[str, Any]:
     """What case.json holds beyond the index entry."""
-    arrays = {file: _sha256(job.folder / file) for file in (IMAGE, LABELS)}
+    arrays = {file: sha256(job.folder / file) for file in (IMAGE, LABELS)}
     return {"schema": SCHEMA, "organs": list(job.dataset.organs), "ignore": job.dataset.ignore, "arrays": arrays}
 
 
 def _empty(info: CaseInfo) -> tuple[str, ...]:
     return tuple(organ for organ, state in info.states.items() if state is State.ANNOTATED and organ not in info.runs)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _write_quarantine(path: Path, quarantined: dict[str, str]) -> None:

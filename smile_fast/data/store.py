@@ -9,7 +9,7 @@ STORE/cases/CASE/case.json     the case's entry of the index and the digests of 
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +76,31 @@ def open_array(path: Path) -> Any:
     if not isinstance(array, blosc2.NDArray) or array.ndim != 3 or array.dtype not in _DTYPES:
         raise InputError(f"{path}: not an int16 or uint8 array [D, H, W]; run 'smile-fast prepare' again")
     return array
+
+
+def read_planes(array: Any, path: Path, planes: slice | Sequence[int] = slice(None)) -> NDArray[Any]:
+    """Decode axial slices of an array that `open_array` opened: damage shows only here, slice by slice.
+
+    Args:
+        array: the open array [D, H, W].
+        path: its file, for the message.
+        planes: which slices; a sequence is read plane by plane, for a chunk is a plane.
+
+    Returns:
+        [n, H, W] in memory.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        if isinstance(planes, slice):
+            return np.asarray(array[planes])
+        return np.stack([array[int(z)] for z in planes])
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: damaged, it cannot be decompressed; make it again with the command that wrote it "
+            "('smile-fast prepare' for a store)"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -239,6 +264,29 @@ class Store:
         """
         return self._array(name, LABELS, np.dtype(np.uint8))
 
+    def read_image(self, name: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.int16]:
+        """Read axial slices of the CT of a case: int16 HU [n, H, W].
+
+        Raises:
+            InputError: see `image`; or the file is damaged.
+        """
+        return read_planes(self.image(name), self._path(name, IMAGE), planes)
+
+    def read_labels(self, name: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
+        """Read axial slices of the human label map of a case: uint8 [n, H, W]. See `human_labels` for who may.
+
+        Raises:
+            InputError: see `human_labels`; or the file is damaged.
+        """
+        return read_planes(self.human_labels(name), self._path(name, LABELS), planes)
+
+    def files(self) -> list[Path]:
+        """The index and the files of the cases: what nothing but `prepare` may overwrite."""
+        return [
+            self.path / INDEX,
+            *(self._path(name, file) for name in self.cases for file in (IMAGE, LABELS, CASE_FILE)),
+        ]
+
     def declarations(self) -> Declarations:
         """The state of every (case, organ) pair that the store was prepared with."""
         return {name: dict(info.states) for name, info in self.cases.items()}
@@ -250,22 +298,31 @@ class Store:
             path: an annotations.csv; rows of cases that the store has not are skipped.
 
         Raises:
-            InputError: see `read_annotations`; or an organ whose voxels the store has counted is declared absent.
+            InputError: see `read_annotations`; or an organ that has voxels in the store is declared absent.
         """
         declarations = read_annotations(path, list(self.cases), self.organs, others=True)
         for name, info in self.cases.items():
-            for organ in info.runs:
-                if declarations[name][organ] is State.ABSENT:
+            states = declarations[name]
+            drawn = set(info.runs)
+            # The index does not know what is hidden; only a hidden organ that is called absent is worth a look.
+            if any(info.states[organ] is State.HIDDEN and states[organ] is State.ABSENT for organ in self.organs):
+                values = np.unique(self.read_labels(name)).tolist()
+                drawn |= {organ for value, organ in enumerate(self.organs, start=1) if value in values}
+            for organ in self.organs:
+                if organ in drawn and states[organ] is State.ABSENT:
                     raise InputError(
                         f"{path}: case {name}, organ {organ} is declared absent, but the store has voxels of it; "
                         "correct the file or the label map"
                     )
         return declarations
 
+    def _path(self, name: str, file: str) -> Path:
+        return self.path / CASES / name / file
+
     def _array(self, name: str, file: str, dtype: "np.dtype[Any]") -> Any:
         if name not in self.cases:
             raise InputError(f"{self.path}: the store has no case '{name}'")
-        path = self.path / CASES / name / file
+        path = self._path(name, file)
         array = open_array(path)
         if array.dtype != dtype or array.shape != self.cases[name].shape:
             raise InputError(

@@ -37,7 +37,7 @@ def evaluate_run(
         device: where the network runs.
 
     Raises:
-        InputError: the split is empty, a prediction is missing or lies on another grid.
+        InputError: the split is empty, a prediction is missing or lies on another grid, or the store is damaged.
     """
     cases = run.cases(split)
     if not cases:
@@ -51,10 +51,9 @@ def evaluate_run(
     predict = _network_predictor(run, device) if predictions is None else _folder_predictor(run, predictions)
     pairs: list[PairScore] = []
     for case in progress(cases, total=len(cases), label=f"evaluate {split}"):
-        truth = np.asarray(store.human_labels(case)[:])
         pairs += score_case(
             case,
-            truth,
+            store.read_labels(case),
             predict(case),
             states[case],
             run.organs,
@@ -74,7 +73,7 @@ def _network_predictor(run: "Run", device: "torch.device | str") -> Callable[[st
     from smile_fast.training.inference import predict_labels
 
     store, model = run.store(), run.load_model().to(device)
-    return lambda case: predict_labels(model, store.image(case))
+    return lambda case: predict_labels(model, store.read_image(case))
 
 
 def _folder_predictor(run: "Run", folder: Path) -> Callable[[str], NDArray[np.uint8]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import smile_fast
-from smile_fast.evaluation.scores import Outcome, PairScore
+from smile_fast.evaluation.scores import WITHOUT_HD95, Outcome, PairScore
 from smile_fast.supervision import State
 from smile_runtime.errors import InputError
 from smile_runtime.files import atomic_path, write_json
@@ -149,13 +149,13 @@ def format_table(evaluation: Evaluation) -> str:
     counted = [outcome.value for outcome in Outcome]
     rows = [[*head, *counted]]
     for row in evaluation.organs:
-        cells = [row.organ, _plus_minus(row.dice, 3)]
+        cells = [row.organ, format_spread(row.dice)]
         if surfaces:
-            cells += [_plus_minus(row.nsd, 3), _plus_minus(row.hd95_mm, 1)]
+            cells += [format_spread(row.nsd), format_spread(row.hd95_mm, 1)]
         rows.append([*cells, *(str(row.outcomes[name]) for name in counted)])
     means = [(evaluation.dice, 3), (evaluation.nsd, 3), (evaluation.hd95_mm, 1)][: len(head) - 1]
     total = [str(sum(row.outcomes[name] for row in evaluation.organs)) for name in counted]
-    rows.append(["mean of organs", *(format_score(mean, digits) for mean, digits in means), *total])
+    rows.append(["mean of organs", *(format_number(mean, digits) for mean, digits in means), *total])
 
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
@@ -164,25 +164,30 @@ def format_table(evaluation: Evaluation) -> str:
     ]
     lines.insert(1, "-" * len(lines[0]))
     lines.insert(-1, "-" * len(lines[0]))
+    infinite = sum(pair.outcome in WITHOUT_HD95 for pair in evaluation.pairs)
+    if surfaces and infinite:
+        pairs = "pair" if infinite == 1 else "pairs"
+        lines += ["", f"HD95 leaves out {infinite} missed or false-alarm {pairs}, where it is infinite"]
     if evaluation.worst:
         lines += ["", "lowest Dice:"]
         lines += [
-            f"  {format_score(pair.dice, 3)}  {pair.case}, {pair.organ}"
+            f"  {format_number(pair.dice)}  {pair.case}, {pair.organ}"
             + ("" if pair.outcome is Outcome.SCORED else f" ({pair.outcome.value})")
             for pair in evaluation.worst
         ]
     return "\n".join(lines)
 
 
-def format_score(value: float | None, digits: int) -> str:
-    """Return a score as text, a dash for one that does not exist."""
-    return "-" if value is None else f"{value:.{digits}f}"
+def format_number(value: float | None, digits: int = 3) -> str:
+    """Return a number with so many decimals, a dash for one that does not exist."""
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _plus_minus(spread: Spread, digits: int) -> str:
+def format_spread(spread: Spread, digits: int = 3) -> str:
+    """Return mean ± standard deviation; without the latter for one pair."""
     if spread.mean is None:
-        return "-"
-    return format_score(spread.mean, digits) + (f" ± {spread.std:.{digits}f}" if spread.pairs > 1 else "")
+        return format_number(None)
+    return format_number(spread.mean, digits) + (f" ± {spread.std:.{digits}f}" if spread.pairs > 1 else "")
 
 
 def _pair(row: Mapping[str, Any]) -> PairScore:

@@ -21,9 +21,9 @@ class Outcome(StrEnum):
     SCORED = "scored"
     """Truth and prediction both hold voxels."""
     MISSED = "missed"
-    """Truth holds voxels, the prediction none: Dice 0, NSD 0, HD95 infinite."""
+    """Truth holds voxels, the prediction none: Dice 0, NSD 0, HD95 infinite, stored as None."""
     FALSE_ALARM = "false alarm"
-    """The prediction holds voxels, truth none: Dice 0, NSD 0, HD95 infinite."""
+    """The prediction holds voxels, truth none: Dice 0, NSD 0, HD95 infinite, stored as None."""
     BOTH_EMPTY = "both empty"
     """Neither holds voxels: right, but there is no overlap to measure, hence not scored."""
     NOT_DRAWN = "not drawn"
@@ -32,12 +32,13 @@ class Outcome(StrEnum):
     """Declared missing with some voxels drawn: the truth is incomplete, hence not scored."""
 
 
-WITH_DICE = (Outcome.SCORED, Outcome.MISSED, Outcome.FALSE_ALARM)
+WITHOUT_HD95 = (Outcome.MISSED, Outcome.FALSE_ALARM)
+WITH_DICE = (Outcome.SCORED, *WITHOUT_HD95)
 
 
 @dataclass(frozen=True)
 class PairScore:
-    """The scores of one (case, organ) pair; None where a score does not exist."""
+    """The scores of one (case, organ) pair; None where a score does not exist or, HD95 only, is infinite."""
 
     case: str
     organ: str

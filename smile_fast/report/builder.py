@@ -9,8 +9,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import smile_fast
-from smile_fast.evaluation import Evaluation, Outcome, Spread
-from smile_fast.report.collect import RunRecord, collect
+from smile_fast.evaluation import Evaluation, Outcome, Spread, format_number, format_spread
+from smile_fast.report.collect import RunRecord, check_output, collect
 from smile_fast.report.figures import dice_chart, training_chart
 from smile_fast.report.gallery import prediction_rows, pseudo_rows
 from smile_fast.report.palette import PSEUDO, organ_colours
@@ -54,8 +54,9 @@ def write_report(paths: Sequence[Path], out: Path, say: Callable[[str], None] = 
         say: is told what is being done.
 
     Raises:
-        InputError: a run cannot be read, or the page not be written.
+        InputError: a run cannot be read, or the page not be written, or only over a file of a run or its store.
     """
+    check_output(out, paths)
     with atomic_path(out) as path:  # first of all: an hour's work for an unwritable name would be a pity
         path.write_text(build_report(paths, say), encoding="utf-8")
 
@@ -106,18 +107,6 @@ def build_report(paths: Sequence[Path], say: Callable[[str], None] = lambda text
         spread=format_spread, number=format_number, percent=format_percent, count=format_count, hu=format_hu
     )
     return environment.get_template("template.html").render(context)
-
-
-def format_number(value: float | None, digits: int = 3) -> str:
-    """Return a number with so many decimals, a dash for one that does not exist."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def format_spread(spread: Spread, digits: int = 3) -> str:
-    """Return mean ± standard deviation; without the latter for one pair."""
-    if spread.mean is None:
-        return "–"
-    return format_number(spread.mean, digits) + (f" ± {spread.std:.{digits}f}" if spread.pairs > 1 else "")
 
 
 def format_percent(share: float | None, digits: int = 0) -> str:

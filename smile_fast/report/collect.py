@@ -7,15 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smile_fast.data.annotations import Declarations
-from smile_fast.data.store import open_array
+from smile_fast.data.store import CASES, INDEX, open_array, read_planes
 from smile_fast.evaluation import Evaluation, read_evaluation
 from smile_fast.supervision import PSEUDO_BIT, State
 from smile_fast.training.metrics import read_metrics
+from smile_fast.training.relabel import existing_rounds, read_round
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
+from smile_runtime.files import refuse_overwrite
 from smile_runtime.progress import progress
+
+_RUN_FILES = (
+    "config.json",
+    "annotations.csv",
+    "environment.json",
+    "metrics.jsonl",
+    "checkpoint.safetensors",
+    "model.safetensors",
+    "evaluation.json",
+    "evaluation.csv",
+    "audit.json",
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,10 @@ class RunRecord:
     def rounds_kept(self) -> dict[str, int]:
         """Pseudo-labels that the last round kept, per training case."""
         numbers = [row.number for row in self.rounds]
-        return _kept_per_case(self.run.rounds_path / str(max(numbers))) if numbers else {}
+        if not numbers:
+            return {}
+        _, cases = read_round(self.run.rounds_path / str(max(numbers)))
+        return {case: sum(count["kept"] for count in organs.values()) for case, organs in cases.items()}
 
     def state_counts(self, organ: str) -> dict[str, int]:
         """Count the training cases by the organ's declared state."""
@@ -116,6 +134,18 @@ def collect(paths: Sequence[Path]) -> list[RunRecord]:
         _collect_run(Run.open(path), path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}")
         for path in resolved
     ]
+
+
+def check_output(out: Path, paths: Sequence[Path]) -> None:
+    """Refuse a page that would replace a file of a run or of its store; an older page is no such file.
+
+    Raises:
+        InputError: it would, or there is no run at one of the paths.
+    """
+    for run in map(Run.open, paths):
+        refuse_overwrite(out, (run.path / name for name in _RUN_FILES))
+        refuse_overwrite(out, run.rounds_path.rglob("*"))
+        refuse_overwrite(out, [run.store_path / INDEX, *(run.store_path / CASES).rglob("*")])
 
 
 def _collect_run(run: Run, name: str) -> RunRecord:
@@ -169,21 +199,27 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_overlay(folder: Path, case: str) -> NDArray[np.uint8]:
+    """Read the pseudo-labels [D, H, W] that a round gave to a case."""
+    path = folder / f"{case}.b2nd"
+    return read_planes(open_array(path), path)
+
+
 def _rounds(run: Run) -> list[RoundRow]:
     """Sum every finished round over its cases, and compare it with what is drawn but hidden."""
     rows = []
     store, states = run.store(), run.declarations()
-    for folder in sorted(run.rounds_path.glob("[0-9]*"), key=lambda folder: int(folder.name)):
-        record = read_json(folder / "round.json")
-        cases: dict[str, dict[str, dict[str, int]]] = record["cases"]
+    for number in existing_rounds(run.rounds_path):
+        folder = run.rounds_path / str(number)
+        this, cases = read_round(folder)
+        if unknown := set(cases) - set(states):
+            raise InputError(f"{folder / 'round.json'} names {min(unknown)}, which is no case of {store.path}")
         checks = {organ: np.zeros(3, dtype=np.int64) for organ in run.organs}  # checked, correct, hidden
-        label = f"check round {record['round']}"
-        for case, organs in progress(cases.items(), total=len(cases), label=label):
-            hidden = [organ for organ in organs if states[case][organ] == State.HIDDEN]
+        for case, organs in progress(cases.items(), total=len(cases), label=f"check round {number}"):
+            hidden = [organ for organ in run.organs if organ in organs and states[case][organ] == State.HIDDEN]
             if not hidden:
                 continue
-            overlay = np.asarray(open_array(folder / f"{case}.b2nd")[:])
-            truth = np.asarray(store.human_labels(case)[:])
+            overlay, truth = read_overlay(folder, case), store.read_labels(case)
             for organ in hidden:
                 value = run.organs.index(organ) + 1
                 pseudo, drawn = overlay == (PSEUDO_BIT | value), truth == value
@@ -194,8 +230,8 @@ def _rounds(run: Run) -> list[RoundRow]:
                 checked, correct, drawn = (int(count) for count in checks[organ])
                 rows.append(
                     RoundRow(
-                        number=int(record["round"]),
-                        gamma=float(record["gamma"]),
+                        number=number,
+                        gamma=this.gamma,
                         organ=organ,
                         cases=len(counts),
                         candidates=sum(count["candidates"] for count in counts),
@@ -207,8 +243,3 @@ def _rounds(run: Run) -> list[RoundRow]:
                     )
                 )
     return rows
-
-
-def _kept_per_case(folder: Path) -> dict[str, int]:
-    record = read_json(folder / "round.json")
-    return {case: sum(count["kept"] for count in organs.values()) for case, organs in record["cases"].items()}

@@ -2,22 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.data.store import open_array
 from smile_fast.evaluation import Outcome
-from smile_fast.report.collect import RunRecord
+from smile_fast.models import Segmenter
+from smile_fast.report.collect import RunRecord, read_overlay
 from smile_fast.report.palette import PSEUDO, TRUTH
 from smile_fast.report.pictures import Layer, draw, frame_of, informative_slice
-from smile_fast.supervision import PSEUDO_BIT, VOID, State, visible_lut
+from smile_fast.supervision import ORGAN_BITS, PSEUDO_BIT, VOID, State, visible_lut
 from smile_fast.training.inference import predict_labels
 from smile_fast.training.view import count_labels
 
 UNSCORED_CASES = 3
 NAMED_SCORES = 4
-ORGAN_BITS = 0x7F
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,15 @@ class Painter:
         self.record, self.colours = record, colours
         self.organs, self.window = record.run.organs, record.run.config.window
         self.store = record.run.store()
-        self.model = record.run.load_model() if record.run.model_path.exists() else None
+
+    @cached_property
+    def model(self) -> Segmenter | None:
+        """The run's network, loaded for the first prediction; None when the run was not trained."""
+        return self.record.run.load_model() if self.record.run.model_path.exists() else None
 
     def truth(self, case: str) -> NDArray[np.uint8]:
         """Human labels [D, H, W], hidden ones included."""
-        return np.asarray(self.store.human_labels(case)[:], dtype=np.uint8)
+        return self.store.read_labels(case)
 
     def drawn(self, case: str) -> NDArray[np.bool_]:
         """Which organs [K] have a complete truth in a case."""
@@ -101,7 +105,7 @@ class Painter:
             return None
         reach = self.record.run.config.channels // 2
         first = max(0, index - reach)
-        slices = np.asarray(self.store.image(case)[first : index + reach + 1])
+        slices = self.store.read_image(case, slice(first, index + reach + 1))
         labels: NDArray[np.uint8] = predict_labels(self.model, slices)[index - first]
         return labels
 
@@ -109,7 +113,7 @@ class Painter:
 def _prediction_row(painters: Sequence[Painter], choice: Choice, index: int, truth: NDArray[np.uint8]) -> Row:
     reference, case = painters[0], choice.case
     info = reference.store.cases[case]
-    hu = np.asarray(reference.store.image(case)[index])
+    hu = reference.store.read_image(case, [index])[0]
     frame, where = frame_of(hu, info.spacing[1:], len(painters) + 1), f"{case}, slice {index + 1}"
     drawn = reference.drawn(case)
     undrawn = [organ for organ, there in zip(reference.organs, drawn, strict=True) if not there]
@@ -172,14 +176,11 @@ def pseudo_rows(record: RunRecord, colours: Mapping[str, str]) -> list[Row]:
 def _pseudo_row(painter: Painter, case: str) -> Row:
     record, organs = painter.record, painter.organs
     gammas = {row.number: row.gamma for row in record.rounds}
-    overlays = {
-        number: np.asarray(open_array(record.run.rounds_path / str(number) / f"{case}.b2nd")[:], dtype=np.uint8)
-        for number in gammas
-    }
+    overlays = {number: read_overlay(record.run.rounds_path / str(number), case) for number in gammas}
     last = overlays[max(gammas)]
     index = informative_slice(count_labels(np.bitwise_and(last, ORGAN_BITS, dtype=np.uint8), len(organs)))
     info = painter.store.cases[case]
-    hu, truth = np.asarray(painter.store.image(case)[index]), painter.truth(case)[index]
+    (hu,), (truth,) = painter.store.read_image(case, [index]), painter.store.read_labels(case, [index])
     states = [record.states[case][organ] for organ in organs]
     frame, where = frame_of(hu, info.spacing[1:], len(gammas) + 1), f"{case}, slice {index + 1}"
     visible = painter.fills(visible_lut(states)[truth])

@@ -3,6 +3,7 @@
 from smile_fast.supervision.states import (
     LABEL_VALUES,
     MAX_ORGANS,
+    ORGAN_BITS,
     PSEUDO_BIT,
     VOID,
     Policy,
@@ -14,6 +15,7 @@ from smile_fast.supervision.tables import build_tables
 __all__ = [
     "LABEL_VALUES",
     "MAX_ORGANS",
+    "ORGAN_BITS",
     "PSEUDO_BIT",
     "VOID",
     "Policy",

@@ -28,6 +28,7 @@ from statistics import fmean
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smile_fast.supervision.states import VOID, State
 from smile_runtime.errors import InputError
@@ -163,8 +164,8 @@ class LabelSource(Protocol):
     def organs(self) -> tuple[str, ...]:
         """[K] names."""
 
-    def human_labels(self, name: str) -> Any:
-        """Label map of a case, [D, H, W] uint8, indexable by slice."""
+    def read_labels(self, name: str) -> NDArray[np.uint8]:
+        """Human label map of a case, [D, H, W]."""
 
 
 def audit(
@@ -210,10 +211,9 @@ def audit_store(
     """
     counts = {}
     for case in declarations if cases is None else cases:
-        labels = store.human_labels(case)
         histogram = np.zeros(256, dtype=np.int64)
-        for z in range(labels.shape[0]):
-            histogram += np.bincount(np.asarray(labels[z]).ravel(), minlength=256)
+        for plane in store.read_labels(case):  # slice by slice, because bincount widens its input eightfold
+            histogram += np.bincount(plane.ravel(), minlength=256)
         organs = tuple(histogram[1 : len(store.organs) + 1].tolist())
         counts[case] = CaseCounts(voxels=int(histogram.sum()), void=int(histogram[VOID]), organs=organs)
     return audit(counts, declarations, store.organs)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from smile_fast.supervision import PSEUDO_BIT, VOID
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.view import TrainingView
+from smile_runtime.preprocessing import context_index
 
 AIR = -1024  # HU
 _READ_AHEAD = 3  # batches
@@ -98,9 +99,8 @@ class BatchSource:
             label = self.view.labels(case, [plane])[0]
             target, source = _patch(label, organ, size, rng)
             labels[image][target] = label[source]
-            depth = len(self.view.counts[case])
-            neighbours = np.clip(np.arange(channels) - channels // 2 + plane, 0, depth - 1)
-            hu[image][:, *target] = self.view.image(case, neighbours.tolist())[:, *source]
+            (planes,) = context_index([plane], channels, len(self.view.counts[case]))
+            hu[image][:, *target] = self.view.image(case, planes.tolist())[:, *source]
         return Batch(hu, labels, cases)
 
     def iterate(self, first: int) -> Generator[Batch]:

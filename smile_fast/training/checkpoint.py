@@ -37,7 +37,10 @@ class Checkpoint:
         flat = {f"{group}/{name}": t.contiguous() for group, ts in self.tensors.items() for name, t in ts.items()}
         header = {"format": _FORMAT, "state": json.dumps(self.state)}
         with atomic_path(path) as temporary:
-            save_file(flat, temporary, metadata=header)
+            try:
+                save_file(flat, temporary, metadata=header)
+            except SafetensorError as error:  # not an OSError: a full disk ends here
+                raise InputError(f"{path} cannot be written ({error}).") from None
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":

@@ -65,6 +65,7 @@ def train(run: Run, *, weights: Path | None = None, resume: bool = False, device
     model.set_prior(human_view.prior(missing_is_background=config.method == "baseline"))
     if weights is not None and not resume:
         print(f"weights: {load_weights(model, weights)}")
+        run.record_weights(weights)
 
     trainer = Trainer(run, model, device)
     pending = trainer.restore() if resume else {}
@@ -114,7 +115,7 @@ class Trainer:
         if self.position.step == 0 or stage not in existing_rounds(rounds):
             this = Round(stage, self.config.gamma(stage), self.config.scope)
             with self.final_weights():
-                relabel(self.model, human_view, rounds, this)
+                relabel(self.model, human_view, rounds, this, check=self._check_stop)
         return TrainingView(human_view.store, human_view.declarations, human_view.cases, rounds / str(stage))
 
     def train_stage(self, view: TrainingView) -> None:
@@ -125,7 +126,8 @@ class Trainer:
         loss_of = _loss(config, view, self.device)
         self.model.train()
         self.metrics.start_stage(position.stage)
-        started = saved_at = time.monotonic() - position.seconds
+        saved_at = time.monotonic()
+        started = saved_at - position.seconds
         with closing(source.iterate(position.step)) as batches:
             while (done := pace.progress(position)) < 1.0:
                 lr = learning_rate(config, done)
@@ -165,6 +167,10 @@ class Trainer:
             self.average.update(self.model, self.position.total_steps)
         return loss
 
+    def _check_stop(self) -> None:
+        if self.stop.is_set():
+            raise Interrupted
+
     @contextmanager
     def final_weights(self) -> Iterator[None]:
         """The network as it would be delivered now: averaged weights if there are any; training goes on after."""
@@ -203,9 +209,10 @@ class Trainer:
         try:
             restore_optimizer(self.optimizer, checkpoint.tensors.get("optimizer", {}))
             if self.average is not None:
-                self.average.state.update(checkpoint.tensors["average"])
+                for name, tensor in self.average.state.items():
+                    tensor.copy_(checkpoint.tensors["average"][name])  # in place: they stay on their device
             self.position = Position(**checkpoint.state)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path} does not fit the settings of its run ({error!r}); train again.") from None
         return checkpoint.tensors.get("metrics", {})
 

@@ -16,6 +16,8 @@ from smile_fast.training.losses import StepLoss
 from smile_fast.training.run import Run
 from smile_fast.training.schedule import Position
 from smile_runtime.errors import InputError
+from smile_runtime.files import atomic_path
+from smile_runtime.progress import clock
 
 _PLAIN_SECONDS = 10.0
 
@@ -36,10 +38,10 @@ class MetricsLog:
         kept = [line for line in read_metrics(run) if line["iteration"] <= keep_until]
         self._board = _tensorboard(run) if run.config.tensorboard else None
         self._path = run.metrics_path
+        with atomic_path(self._path) as temporary:  # a kill in the middle must not cost the curve
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         with _writing(self._path):
-            self._file = self._path.open("w", encoding="utf-8")
-            for line in kept:
-                self._file.write(json.dumps(line) + "\n")
+            self._file = self._path.open("a", encoding="utf-8")
 
     def start_stage(self, stage: int) -> None:
         """Name the stage for the terminal."""
@@ -129,7 +131,7 @@ class MetricsLog:
             return
         self._printed_at = now
         left = position.seconds * (1 - progress) / progress if progress else 0.0
-        text = f"{self._label}: {progress:4.0%}  step {position.step}  loss {loss:.4f}  {_clock(left)} left"
+        text = f"{self._label}: {progress:4.0%}  step {position.step}  loss {loss:.4f}  {clock(left)} left"
         print(f"\r{text}\x1b[K" if tty else text, end="" if tty else "\n", file=sys.stderr, flush=True)
 
 
@@ -159,12 +161,6 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}).") from None
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _tensorboard(run: Run) -> Any:

@@ -1,6 +1,8 @@
 """One relabelling round of SMILEr: the most confident positives of missing organs become pseudo-labels."""
 
+import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,9 @@ class Round:
     scope: str
 
 
-def relabel(model: Segmenter, view: TrainingView, rounds: Path, this: Round) -> Path:
+def relabel(
+    model: Segmenter, view: TrainingView, rounds: Path, this: Round, check: Callable[[], None] = lambda: None
+) -> Path:
     """Run one round over all cases of a view and write its overlays.
 
     For each (case, organ that was not annotated) the candidates are the voxels that the model calls
@@ -47,6 +51,7 @@ def relabel(model: Segmenter, view: TrainingView, rounds: Path, this: Round) -> 
         view: the training cases, human labels only.
         rounds: folder of the run's rounds; ``<number>/`` in it is written as a whole or not at all.
         this: number, gamma and scope.
+        check: called before each case; may raise to give up the round, of which nothing is left then.
 
     Returns:
         The round's folder: ``<case>.b2nd`` overlays and round.json with the counts.
@@ -60,6 +65,7 @@ def relabel(model: Segmenter, view: TrainingView, rounds: Path, this: Round) -> 
         cases: dict[str, Any] = {}
         label = f"relabel, round {this.number}"
         for case in progress(view.cases, total=len(view.cases), label=label):
+            check()
             organs = [k for k, state in enumerate(view.states[case]) if state in (State.MISSING, State.HIDDEN)]
             if not organs:
                 continue
@@ -74,6 +80,34 @@ def relabel(model: Segmenter, view: TrainingView, rounds: Path, this: Round) -> 
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
+
+
+def read_round(folder: Path) -> tuple[Round, dict[str, dict[str, dict[str, int]]]]:
+    """Read round.json of a finished round.
+
+    Returns:
+        The round, and by case and organ the numbers of its candidates, selected and kept voxels.
+
+    Raises:
+        InputError: the file is not what `relabel` writes.
+    """
+    path = folder / "round.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        this = Round(int(record["round"]), float(record["gamma"]), str(record["scope"]))
+        cases = {
+            str(case): {
+                str(organ): {name: int(counts[name]) for name in ("candidates", "selected", "kept")}
+                for organ, counts in organs.items()
+            }
+            for case, organs in record["cases"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} cannot be read as a relabelling round ({type(error).__name__}: {error}); remove the folder "
+            f"{folder}, or restore the file from a copy."
+        ) from None
+    return this, cases
 
 
 def undo_rounds(rounds: Path, keep: int) -> list[int]:
@@ -107,9 +141,7 @@ def _relabel_case(
         # Logits order voxels as probabilities do, and tell apart what sigmoid rounds to 1.
         scores = model.upsample(logits[:, k : k + 1], (unlabelled.shape[1], unlabelled.shape[2]))[:, 0]
         candidates = unlabelled & (scores > 0)
-        selected = select_top_fraction(
-            scores.reshape(-1), candidates.reshape(-1), this.gamma, _segments(scores, this.scope)
-        ).view_as(candidates)
+        selected = _select(scores, candidates, this)
         wins = selected & (scores > best)  # organs come in order: at equal scores the lower one keeps the voxel
         best = torch.where(wins, scores, best)
         overlay[wins] = PSEUDO_BIT | (k + 1)
@@ -119,6 +151,20 @@ def _relabel_case(
     return overlay.cpu().numpy(), counts
 
 
-def _segments(scores: Tensor, scope: str) -> Tensor:  # int64 offsets
-    step = scores[0].numel() if scope == "slice" else scores.numel()
-    return torch.arange(0, scores.numel() + 1, max(step, 1), device=scores.device)
+def _select(
+    scores: Tensor,  # [D, H, W]
+    candidates: Tensor,  # [D, H, W] bool
+    this: Round,
+) -> Tensor:  # [D, H, W] bool
+    """The round's share of the candidates, per volume or per slice."""
+    # Candidates are a few percent of a volume: on their own they give the same selection for that share of the work.
+    where = candidates.flatten().nonzero()[:, 0]
+    step = scores[0].numel() if this.scope == "slice" else scores.numel()
+    ends = torch.arange(0, scores.numel() + 1, max(step, 1), device=scores.device)
+    segments = torch.searchsorted(where, ends)  # offsets among the candidates
+    chosen = select_top_fraction(
+        scores.flatten()[where], torch.ones_like(where, dtype=torch.bool), this.gamma, segments
+    )
+    selected = torch.zeros_like(candidates)
+    selected.view(-1)[where[chosen]] = True
+    return selected

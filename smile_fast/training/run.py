@@ -1,5 +1,6 @@
 """The run folder: everything that is needed to repeat, resume, evaluate and export a training."""
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -40,6 +41,7 @@ class Run:
     model_config: ModelConfig
     store_path: Path
     splits: dict[str, list[str]]
+    sources: dict[str, Any]
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -67,7 +69,9 @@ class Run:
         return self.path / "rounds"
 
     @classmethod
-    def create(cls, path: Path, config: TrainConfig, store: Store, declarations: Declarations) -> "Run":
+    def create(
+        cls, path: Path, config: TrainConfig, store: Store, declarations: Declarations, device: str = "cpu"
+    ) -> "Run":
         """Make the folder of a new run and write what is known before the first step.
 
         Raises:
@@ -77,7 +81,9 @@ class Run:
             raise InputError(f"{path} already exists and is not empty; give a new folder, or --resume to go on in it.")
         splits = split_cases(store, config)
         crop = config.crop_size or _whole_slice(store, splits["train"])
-        run = cls(path, replace(config, crop_size=crop), _model_config(config, store.organs), store.path, splits)
+        sources = {case: store.cases[case].sources for cases in splits.values() for case in cases}
+        config = replace(config, crop_size=crop)
+        run = cls(path, config, _model_config(config, store.organs), store.path, splits, sources)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -90,15 +96,24 @@ class Run:
             "settings": run.config.to_json(),
             "model": run.model_config.to_json(),
             "splits": splits,
+            "sources": sources,
+            "weights": None,
         }
         try:
             write_annotations(path / "annotations.csv", declarations, list(store.cases), store.organs)
-            write_json(path / "environment.json", environment())
+            write_json(path / "environment.json", environment(device))
             write_json(path / "config.json", record)
         except InputError:
             run.discard()
             raise
         return run
+
+    def record_weights(self, path: Path) -> None:
+        """Write into config.json which start weights were loaded: without them the run cannot be repeated."""
+        file = self.path / "config.json"
+        record = json.loads(file.read_text())
+        record["weights"] = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        write_json(file, record)
 
     def discard(self) -> None:
         """Remove a run that was just made and has trained nothing: it would only stand in the way of the next try."""
@@ -127,6 +142,7 @@ class Run:
                 ModelConfig.from_json(record["model"]),
                 Path(record["store"]),
                 {name: list(record["splits"][name]) for name in _SPLITS},
+                dict(record["sources"]),
             )
         except InputError as error:
             raise InputError(f"{file} cannot be used: {error}") from None
@@ -137,7 +153,8 @@ class Run:
         """The cohort that the run was trained on.
 
         Raises:
-            InputError: if it is not there any more, or has other organs or fewer cases than the run.
+            InputError: if it is not there any more, has other organs or fewer cases than the run, or was prepared
+                again from other files.
         """
         store = Store.open(self.store_path)
         if store.organs != self.organs:
@@ -151,11 +168,18 @@ class Run:
                 f"The store {store.path} lacks {len(lost)} cases of the run {self.path}, the first is {lost[0]}; bring "
                 "the run's own store back."
             )
+        other = [case for case, files in self.sources.items() if store.cases[case].sources != files]
+        if other:
+            raise InputError(
+                f"The store {store.path} was prepared again from other files since the run {self.path} was trained: "
+                f"{len(other)} cases differ, the first is {other[0]}; bring the old files back, or train again."
+            )
         return store
 
     def declarations(self) -> Declarations:
         """State of every (case, organ) that the run was trained under."""
-        return read_annotations(self.path / "annotations.csv", list(self.store().cases), self.organs)
+        cases = [case for split in _SPLITS for case in self.splits[split]]
+        return read_annotations(self.path / "annotations.csv", cases, self.organs, others=True)
 
     def cases(self, split: str) -> list[str]:
         """Names of the cases of "train", "validation" or "test"."""
@@ -200,8 +224,8 @@ def split_cases(store: Store, config: TrainConfig) -> dict[str, list[str]]:
     return {"train": train, "validation": validation, "test": test}
 
 
-def environment() -> dict[str, Any]:
-    """Versions and machine, for the record."""
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Versions and machine, for the record; `device` is where the work is done."""
     packages = {}
     for name in _PACKAGES:
         try:
@@ -214,7 +238,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": packages,
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
     }
 
 

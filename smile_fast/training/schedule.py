@@ -30,7 +30,7 @@ class Pace:
         whole = 1.0 + (config.stages - 1) * config.round_share
         self.seconds = config.budget * share / whole
         self.steps = max(1, round(config.epochs * share * steps_per_epoch))
-        self._every = round(config.validate_every * steps_per_epoch)
+        self._every = max(1, round(config.validate_every * steps_per_epoch)) if config.validate_every else 0
 
     def progress(self, position: Position) -> float:
         """Part of the stage that is done, 0 to 1."""

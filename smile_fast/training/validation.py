@@ -20,7 +20,7 @@ def validate(model: Segmenter, run: Run, declarations: Declarations) -> dict[str
     view = TrainingView(store, declarations, run.cases("validation"))
     for case in view.cases:
         truth = view.visible_labels(case)
-        predicted = np.where(truth == VOID, 0, predict_labels(model, store.image(case)))
+        predicted = np.where(truth == VOID, 0, predict_labels(model, store.read_image(case)))
         for value, (organ, state) in enumerate(zip(run.organs, view.states[case], strict=True), start=1):
             drawn = truth == value
             if state == State.ANNOTATED and drawn.any():

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_fast.data.annotations import Declarations
-from smile_fast.data.store import Store, open_array
-from smile_fast.supervision import Policy, State, build_tables, visible_lut
+from smile_fast.data.store import Store, open_array, read_planes
+from smile_fast.supervision import ORGAN_BITS, Policy, State, build_tables, visible_lut
 
 
 class TrainingView:
@@ -39,19 +38,18 @@ class TrainingView:
 
     def image(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.int16]:
         """HU of some axial slices, [n, H, W]."""
-        return np.asarray(_read(self.store.image(case), planes), dtype=np.int16)
+        return self.store.read_image(case, planes)
 
     def visible_labels(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
         """Human labels of some axial slices with hidden organs erased, [n, H, W]."""
-        visible: NDArray[np.uint8] = self._luts[case][_read(self.store.human_labels(case), planes)]
+        visible: NDArray[np.uint8] = self._luts[case][self.store.read_labels(case, planes)]
         return visible
 
     def labels(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
         """Visible human labels, and the round's pseudo-labels where nobody labelled anything, [n, H, W]."""
         labels = self.visible_labels(case, planes)
-        if self.overlay is None or not (file := self.overlay / f"{case}.b2nd").exists():
-            return labels
-        return np.where(labels == 0, _read(open_array(file), planes), labels)
+        pseudo = self._pseudo_labels(case, planes)
+        return labels if pseudo is None else np.where(labels == 0, pseudo, labels)
 
     def tables(self, policy: Policy, *, pseudo_negative: bool = False) -> Tensor:
         """Supervision tables of all cases in order, int32 [cases, 256, 2, words]."""
@@ -72,6 +70,12 @@ class TrainingView:
             shares.append(positive / voxels if positive else 0.01)
         return shares
 
+    def _pseudo_labels(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8] | None:
+        """The round's overlay of some axial slices, [n, H, W]; None where the round added nothing."""
+        if self.overlay is None or not (file := self.overlay / f"{case}.b2nd").exists():
+            return None
+        return read_planes(open_array(file), file, planes)
+
     def _count(self, case: str) -> NDArray[np.int64]:  # [D, K]
         """Visible voxels per slice and organ, pseudo-labels included."""
         info, organs = self.store.cases[case], len(self.organs)
@@ -82,9 +86,9 @@ class TrainingView:
             # The store has not counted what it was told to hide: this view shows it, so count here.
             counts = count_labels(self.visible_labels(case), organs)
         counts[:, [state == State.HIDDEN for state in states]] = 0
-        if self.overlay is not None and (self.overlay / f"{case}.b2nd").exists():
-            pseudo = _read(open_array(self.overlay / f"{case}.b2nd"), slice(None))
-            counts = counts + count_labels(np.bitwise_and(pseudo, 0x7F, dtype=np.uint8), organs)
+        pseudo = self._pseudo_labels(case)
+        if pseudo is not None:
+            counts = counts + count_labels(np.bitwise_and(pseudo, ORGAN_BITS, dtype=np.uint8), organs)
         return counts
 
 
@@ -94,10 +98,3 @@ def count_labels(
 ) -> NDArray[np.int64]:  # [D, K]
     """Voxels of each organ in each slice."""
     return np.stack([np.bincount(plane.ravel(), minlength=256)[1 : organs + 1] for plane in labels])
-
-
-def _read(array: Any, planes: slice | Sequence[int]) -> NDArray[Any]:
-    """Decode slices of a compressed array; a list of planes is read plane by plane (a chunk is a plane)."""
-    if isinstance(planes, slice):
-        return np.asarray(array[planes])
-    return np.stack([array[int(z)] for z in planes])

@@ -43,7 +43,7 @@ def load_weights(model: Segmenter, path: Path) -> LoadReport:
     slice gives the same response.
 
     Raises:
-        InputError: if the file is not safetensors, or nothing in it fits.
+        InputError: if the file is not safetensors, nothing in it fits, or a value is not finite.
     """
     try:
         tensors = load_file(path)
@@ -60,6 +60,8 @@ def load_weights(model: Segmenter, path: Path) -> LoadReport:
         if fitting.shape != state[target].shape:
             skipped.append(f"{name}: {list(tensor.shape)} where {list(state[target].shape)} is wanted")
             continue
+        if not torch.isfinite(fitting).all():
+            raise InputError(f"{path} holds NaN or infinite values in {name}; training cannot start from it.")
         state[target] = fitting.to(state[target].dtype)
         loaded.append(target)
     if not loaded:

@@ -118,7 +118,7 @@ def test_agrees_with_the_tables_that_training_uses(seed):
     class Source:
         organs = ("a", "b", "c", "d")
 
-        def human_labels(self, name):
+        def read_labels(self, name):
             return labels[name]
 
     report = audit_store(Source(), states)

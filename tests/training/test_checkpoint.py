@@ -3,6 +3,7 @@ import struct
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from smile_fast.training import checkpoint as module
@@ -130,3 +131,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(saved, monkeypatch):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         example().save(tmp_path / "nowhere" / "c.safetensors")
+
+
+def test_a_disk_that_fills_up_is_one_sentence(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr("smile_fast.training.checkpoint.save_file", full)
+    with pytest.raises(InputError, match=r"c\.safetensors cannot be written \(.*No space left"):
+        Checkpoint({"model": {"w": torch.zeros(2)}}).save(tmp_path / "c.safetensors")
+    assert list(tmp_path.iterdir()) == []

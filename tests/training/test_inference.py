@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,6 @@ import torch
 from smile_fast.models import ModelConfig, Segmenter
 from smile_fast.supervision import VOID, State
 from smile_fast.training.inference import iterate_logits, predict_labels, predict_logits
-from smile_fast.training.run import Run
 from smile_fast.training.validation import validate
 from smile_runtime.preprocessing import slice_context
 from tests.runs import ORGANS, balance, ct, make_run, make_store, truth
@@ -58,7 +59,7 @@ def test_validation_is_the_mean_dice_of_what_is_annotated_and_there(tmp_path, mo
     labels["c"][5] = VOID
     store = make_store(tmp_path / "store", labels, {("a", "pancreas"): State.HIDDEN, ("b", "pancreas"): State.MISSING})
     run = make_run(tmp_path / "run", store, trained=False)
-    run = Run(run.path, run.config, run.model_config, run.store_path, {"train": ["d"], "validation": ["a", "b", "c"]})
+    run = replace(run, splits={"train": ["d"], "validation": ["a", "b", "c"], "test": []})
     half = np.where(truth() == 1, 1, 0)
     half[:3] = 0  # two of the liver's four slices
     noise_in_void = truth()

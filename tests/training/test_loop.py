@@ -135,7 +135,7 @@ def test_smiler_begins_as_smile(store, tmp_path, monkeypatch):
     class FirstRound(BaseException):
         pass
 
-    def stop(model, view, rounds, this):
+    def stop(model, view, rounds, this, check):
         at_first_round.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         raise FirstRound
 

@@ -288,3 +288,18 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="Round 1 cannot be written to"):
         relabel(told(-1.0, 1.0), one_case(tmp_path, (A, M)), tmp_path / "file" / "rounds", Round(1, 0.5, "volume"))
+
+
+def test_a_round_can_be_given_up_between_two_cases(store, smiler, tmp_path):
+    class Enough(Exception):
+        pass
+
+    def check(seen=[]):  # noqa: B006 - remembers its calls
+        seen.append(1)
+        if len(seen) == 2:
+            raise Enough
+
+    view = TrainingView(store, store.declarations(), smiler.cases("train"))
+    with pytest.raises(Enough):
+        relabel(smiler.load_model(), view, tmp_path / "rounds", Round(1, 0.5, "volume"), check=check)
+    assert list((tmp_path / "rounds").iterdir()) == []

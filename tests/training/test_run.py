@@ -1,5 +1,7 @@
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,8 +175,6 @@ def test_a_store_that_moved_or_changed_is_refused(own_store, tmp_path):
         make_store(own_store.path, {case: np.minimum(truth(), len(organs)) for case in own_store.cases}, organs=organs)
         with pytest.raises(InputError, match=f"has the organs {', '.join(organs)}, the run .* was trained for liver, "):
             run.store()
-        with pytest.raises(InputError, match="has the organs"):
-            run.declarations()
     own_store.path.rename(tmp_path / "moved")
     with pytest.raises(InputError, match="there is no store here"):
         run.store()
@@ -208,3 +208,32 @@ def test_weights_of_another_network_are_refused(own_store, tmp_path):
     with pytest.raises(InputError, match="does not hold the weights of this network") as caught:
         run.load_model()
     assert len(str(caught.value)) < 500
+
+
+def test_a_case_that_joins_the_store_later_disturbs_no_run(own_store, tmp_path):
+    run = make_run(tmp_path / "run", own_store, trained=False)
+    before = run.declarations()
+    newcomer = replace(next(iter(own_store.cases.values())), name="train_9")
+    write_index(own_store.path, own_store.organs, [*own_store.cases.values(), newcomer])
+    assert "train_9" in run.store().cases
+    assert Run.open(run.path).declarations() == before
+
+
+def test_a_store_of_other_files_is_refused(own_store, tmp_path):
+    infos = [replace(info, sources={"image": "0" * 64}) for info in own_store.cases.values()]
+    write_index(own_store.path, own_store.organs, infos)
+    run = make_run(tmp_path / "run", own_store.open(own_store.path), trained=False)
+    assert Run.open(run.path).store().organs == ORGANS
+    write_index(own_store.path, own_store.organs, [*infos[:-1], replace(infos[-1], sources={"image": "1" * 64})])
+    with pytest.raises(InputError, match=f"prepared again from other files .* 1 cases differ, .* {infos[-1].name}"):
+        Run.open(run.path).store()
+
+
+def test_start_weights_are_on_record(own_store, tmp_path):
+    run = make_run(tmp_path / "run", own_store, trained=False)
+    file = tmp_path / "start.safetensors"
+    file.write_bytes(b"weights")
+    run.record_weights(file)
+    record = json.loads((run.path / "config.json").read_text())
+    assert record["weights"] == {"file": "start.safetensors", "sha256": hashlib.sha256(b"weights").hexdigest()}
+    assert Run.open(run.path).config == run.config

@@ -103,3 +103,12 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path, kind):
         path.write_bytes(b"hello, world" * (kind == "text"))
     with pytest.raises(InputError, match=r"cannot be read as a safetensors file"):
         load_weights(network(), path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    tensors = imagenet()
+    tensors["layer1.0.conv1.weight"][0, 0, 0, 0] = value
+    save_file(tensors, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"NaN or infinite values in layer1\.0\.conv1\.weight"):
+        load_weights(network(), tmp_path / "w.safetensors")

@@ -4,9 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from smile_fast.data.phantom.anatomy import procedural
 from smile_fast.data.phantom.deformation import LabelMaps, painted
 from smile_fast.data.phantom.fields import Grid
 from smile_fast.data.phantom.painting import ORGANS, Canvas
+from smile_fast.data.processes import run_jobs
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.files import write_json
@@ -99,7 +98,7 @@ def write_cohort(out: Path, options: PhantomOptions, *, workers: int = 1, force:
         force: replace an earlier phantom in ``out``.
 
     Raises:
-        InputError: bad options, or ``out`` cannot be written or holds something else.
+        InputError: bad options, ``out`` cannot be written or holds something else, or a worker was killed.
     """
     options.check()
     out = Path(os.path.abspath(out))  # "." has no name to derive a temporary one from
@@ -111,7 +110,8 @@ def write_cohort(out: Path, options: PhantomOptions, *, workers: int = 1, force:
             for sub in ("imagesTr", "labelsTr", *(("imagesTs", "labelsTs") if options.test else ())):
                 (folder / sub).mkdir()
             cases = list(_cases(options, folder))
-            for _ in progress(_made(cases, workers), total=len(cases), label="phantom"):
+            made = run_jobs(_write_case, cases, workers, advice="give fewer --workers, or smaller or fewer slices")
+            for _ in progress(made, total=len(cases), label="phantom"):
                 pass
             _write_tables(folder, cases, options)
             _move(folder, out)
@@ -149,16 +149,6 @@ def _cases(options: PhantomOptions, folder: Path) -> Iterator[_Case]:
     for split, (prefix, count) in enumerate((("case", options.train), ("test", options.test))):
         for index in range(count):
             yield _Case(f"{prefix}_{index:04d}", split, index, folder, options)
-
-
-def _made(cases: Sequence[_Case], workers: int) -> Iterator[None]:
-    """Make and write the cases, in order."""
-    if workers <= 1 or len(cases) == 1:
-        yield from map(_write_case, cases)
-        return
-    # spawn: a fork of a process with torch's threads may deadlock.
-    with ProcessPoolExecutor(min(workers, len(cases)), mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_write_case, cases)
 
 
 def _write_case(case: _Case) -> None:

@@ -1,0 +1,63 @@
+"""The same work on many cases, in several processes that cannot outlive their parent."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import TypeVar
+
+from smile_runtime.errors import InputError
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, *, advice: str) -> Iterator[R]:
+    """Call a function on every job, in this process or in several.
+
+    Args:
+        function: of a module, so that another process finds it.
+        jobs: its arguments; they travel to the processes.
+        workers: how many processes at most; 1 stays in this one.
+        advice: what to do when the memory does not suffice, the end of a sentence.
+
+    Yields:
+        The results, in any order.
+
+    Raises:
+        InputError: out of memory, or a worker was killed. What `function` raises passes unchanged; either way the jobs
+            that have not begun are given up.
+    """
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        try:
+            yield from map(function, jobs)
+        except MemoryError:
+            raise InputError(f"there is too little memory; {advice}") from None
+        return
+    # spawn: a fork of a process with torch's threads may deadlock.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        for future in as_completed([pool.submit(function, job) for job in jobs]):
+            yield future.result()
+    except (BrokenProcessPool, MemoryError):
+        raise InputError(f"a worker process was killed or ran out of memory; {advice}") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it even when it was killed without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow(sentinel: int) -> None:
+            wait([sentinel])
+            os._exit(1)
+
+        threading.Thread(target=follow, args=(parent.sentinel,), daemon=True).start()

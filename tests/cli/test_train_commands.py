@@ -1,0 +1,258 @@
+"""train and relabel as a user meets them."""
+
+import argparse
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from smile_fast.cli.main import main
+from smile_fast.cli.train import choose_device, parse_budget
+from smile_fast.data.annotations import write_annotations
+from smile_fast.data.store import open_array
+from smile_fast.supervision import State
+from smile_fast.training import loop
+from smile_fast.training.metrics import read_metrics
+from smile_fast.training.relabel import existing_rounds
+from smile_fast.training.run import Run
+from smile_runtime.errors import InputError
+from tests.cohorts import tree
+from tests.runs import balance, ct
+from tests.trainings import (
+    CURRICULUM,
+    TINY,
+    assert_same_bits,
+    differs,
+    overlays,
+    steps_of,
+    stop_after,
+    tiny_store,
+    trained,
+    weights,
+)
+
+
+@pytest.fixture(autouse=True)
+def _small(one_thread):
+    """Tensors are tiny."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tiny_store(tmp_path_factory.mktemp("commands") / "store")
+
+
+def options(settings):
+    """Settings as command-line options."""
+    found = []
+    for name, value in settings.items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            found += [option] * value
+        elif isinstance(value, list | tuple):
+            found += [option, *map(str, value)]
+        else:
+            found += [option, str(value)]
+    return found
+
+
+def train(store, run, *more, **settings):
+    return main(["train", str(store.path), str(run), *options({**TINY, **settings}), *more])
+
+
+@pytest.mark.parametrize("method", ["baseline", "smile", "smiler"])
+def test_each_method_trains(store, tmp_path, capsys, method):
+    run_folder = tmp_path / "runs" / method
+    assert train(store, run_folder, method=method, epochs=0.3, rounds=1) == 0
+    assert capsys.readouterr().out == f"trained: {run_folder / 'model.safetensors'}\n"
+    run = Run.open(run_folder)
+    assert run.config.method == method
+    assert steps_of(run) == (4 if method == "smiler" else 3)
+    assert existing_rounds(run.rounds_path) == ([1] if method == "smiler" else [])
+    assert not run.load_model().training
+
+
+def test_every_option_arrives(store, tmp_path):
+    settings = {
+        "method": "smiler",
+        "policy": "channel-drop",
+        "backbone": "resnet34",
+        "output_stride": 16,
+        "width": 16,
+        "rates": (1, 2),
+        "channels": 3,
+        "window": (-100.0, 300.0),
+        "crop_size": 64,
+        "batch_size": 3,
+        "epochs": 0.1,
+        "budget": 90.0,
+        "optimizer": "sgd",
+        "lr": 0.25,
+        "weight_decay": 0.5,
+        "warmup": 0.2,
+        "ema": 0.5,
+        "organ_share": 0.25,
+        "flip": 0.125,
+        "rotate": 1.0,
+        "scale": 0.2,
+        "translate": 0.3,
+        "intensity": 0.4,
+        "noise": 5.0,
+        "rounds": 3,
+        "gamma_max": 0.5,
+        "scope": "slice",
+        "round_share": 0.75,
+        "pseudo_negative": True,
+        "fold": 1,
+        "folds": 2,
+        "seed": 5,
+        "amp": "off",
+        "validate_every": 2.0,
+        "tensorboard": True,
+    }
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train", lambda run, **arguments: seen.append((run.config, arguments)))
+        assert main(["train", str(store.path), str(tmp_path / "run"), *options(settings)]) == 0
+    ((config, arguments),) = seen
+    assert config.to_json() == settings
+    assert arguments == {"weights": None, "resume": False, "device": torch.device("cpu")}
+
+
+def test_other_annotations_are_used_and_kept(store, tmp_path):
+    declarations = store.declarations()
+    declarations["train_1"]["pancreas"] = State.HIDDEN
+    write_annotations(tmp_path / "more.csv", declarations, list(store.cases), store.organs)
+    assert train(store, tmp_path / "run", "--annotations", str(tmp_path / "more.csv"), epochs=0.3) == 0
+    assert train(store, tmp_path / "plain", epochs=0.3) == 0
+    run = Run.open(tmp_path / "run")
+    assert run.declarations() == declarations
+    assert differs(weights(run), weights(Run.open(tmp_path / "plain")))
+
+
+def test_start_weights_are_reported(store, tmp_path, capsys):
+    source = trained(tmp_path / "source", store, epochs=0.2)
+    save_file({name: t for name, t in weights(source).items() if "layer1" in name}, tmp_path / "w.safetensors")
+    assert train(store, tmp_path / "run", "--weights", str(tmp_path / "w.safetensors"), epochs=0.2) == 0
+    assert "weights: 24 tensors loaded" in capsys.readouterr().out
+
+
+def test_a_stop_is_status_143_and_resume_goes_on(store, tmp_path, capsys, monkeypatch):
+    expected = trained(tmp_path / "expected", store, **CURRICULUM)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 11)
+        assert train(store, tmp_path / "run", **CURRICULUM) == 143
+    out, err = capsys.readouterr()
+    assert f"stopped; go on with: smile-fast train {store.path} {tmp_path / 'run'} --resume" in out
+    assert "Traceback" not in err
+    assert main(["train", str(store.path), str(tmp_path / "run"), "--resume"]) == 0  # under the run's own settings
+    run = Run.open(tmp_path / "run")
+    assert_same_bits(weights(run), weights(expected))
+    assert overlays(run) == overlays(expected)
+
+
+def test_progress_goes_to_stderr_and_time_is_told(store, tmp_path, capsys):
+    assert train(store, tmp_path / "run", epochs=1.2) == 0
+    out, err = capsys.readouterr()
+    assert "smile:" in err
+    assert "step 10" in err
+    assert "step" not in out
+    assert [line["iteration"] for line in read_metrics(Run.open(tmp_path / "run"))] == [10, 11]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("2h", 7200), ("1.5h", 5400), ("45", 45), ("0", 0)]
+)
+def test_a_budget_is_a_time(text, seconds):
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "soon", "-5m", "nan", "infh", "10d", "1e999"])
+def test_what_is_no_time(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a time such as 90s, 10m or 2h"):
+        parse_budget(text)
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(InputError, match=f"--device {name} was asked for, but torch sees no CUDA device"):
+            choose_device(name)
+    for name in ("gpu", "", "cuda:x"):
+        with pytest.raises(InputError, match="is not a device; give cpu, cuda or cuda:N"):
+            choose_device(name)
+    for name in ("mps", "meta"):
+        with pytest.raises(InputError, match="is not supported"):
+            choose_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == torch.device("cuda")
+
+
+def test_threads_are_set():
+    choose_device("cpu", threads=2)
+    assert torch.get_num_threads() == 2
+    choose_device("cpu", threads=0)
+    assert torch.get_num_threads() == 2
+    with pytest.raises(InputError, match="--threads must be 0 or more, -1 was given"):
+        choose_device("cpu", threads=-1)
+
+
+@pytest.fixture
+def run(store, tmp_path):
+    """A trained run whose network finds something everywhere."""
+    run = trained(tmp_path / "run", store, method="smiler", epochs=0.2, rounds=2)
+    model = run.load_model()
+    balance(model, ct()[:, None])
+    loop.Checkpoint({"model": dict(model.state_dict())}).save(run.model_path)
+    return run
+
+
+def test_relabel_goes_on_with_the_next_round(run, capsys):
+    before = tree(run.store_path)
+    assert existing_rounds(run.rounds_path) == [1, 2]
+    assert main(["relabel", str(run.path), "--gamma", "0.25", "--scope", "slice"]) == 0
+    assert capsys.readouterr().out == f"wrote round 3 (gamma 0.25): {run.rounds_path / '3'}\n"
+    record = json.loads((run.rounds_path / "3" / "round.json").read_text())
+    assert (record["round"], record["gamma"], record["scope"]) == (3, 0.25, "slice")
+    assert set(record["cases"]) == {"train_0", "train_1", "train_2"}  # training cases only
+    assert sum(counts["kept"] for case in record["cases"].values() for counts in case.values()) > 100
+    assert tree(run.store_path) == before
+
+
+def test_relabel_follows_the_runs_curriculum(run):
+    assert main(["relabel", str(run.path), "--undo", "0"]) == 0
+    assert main(["relabel", str(run.path)]) == 0
+    record = json.loads((run.rounds_path / "1" / "round.json").read_text())
+    assert (record["gamma"], record["scope"]) == (run.config.gamma(1), "volume")
+    for organs in record["cases"].values():
+        for counts in organs.values():
+            assert counts["selected"] == math.ceil(0.33 * counts["candidates"] - 1e-9)
+    assert main(["relabel", str(run.path), "--round", "2"]) == 0
+    assert json.loads((run.rounds_path / "2" / "round.json").read_text())["gamma"] == 0.66
+
+
+def test_relabel_undoes_rounds(run, capsys):
+    before = tree(run.store_path)
+    model = run.model_path.read_bytes()
+    assert main(["relabel", str(run.path), "--undo", "1"]) == 0
+    assert capsys.readouterr().out == "dropped rounds: 2; human labels are as they were\n"
+    assert existing_rounds(run.rounds_path) == [1]
+    assert main(["relabel", str(run.path), "--undo", "0"]) == 0
+    assert main(["relabel", str(run.path), "--undo", "0"]) == 0
+    assert "dropped rounds: none" in capsys.readouterr().out
+    assert existing_rounds(run.rounds_path) == []
+    assert main(["relabel", str(run.path)]) == 0
+    assert existing_rounds(run.rounds_path) == [1]
+    assert tree(run.store_path) == before
+    assert run.model_path.read_bytes() == model
+
+
+def test_relabel_gives_every_run_of_organ_heads_a_round(store, tmp_path):
+    run = trained(tmp_path / "run", store, method="smile", epochs=0.2)
+    assert main(["relabel", str(run.path), "--gamma", "1"]) == 0
+    overlay = np.asarray(open_array(run.rounds_path / "1" / "train_2.b2nd")[:])
+    assert overlay.shape == store.cases["train_2"].shape
