@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +17,13 @@ BOXES = {  # x, y, z
     "pancreas": (slice(10, 14), slice(8, 11), slice(2, 5)),
     "spleen": (slice(14, 19), slice(14, 20), slice(3, 6)),
 }
+
+
+class ThreadsForProcesses(ThreadPoolExecutor):
+    """Stands for a pool of processes, in which a test cannot patch anything."""
+
+    def __init__(self, workers: int, context: object, initializer: object) -> None:
+        super().__init__(workers)
 
 
 def write_nifti(path: Path, data: NDArray[np.generic], affine: NDArray[np.float64] = AFFINE) -> None:
@@ -75,6 +83,13 @@ def edit_label(path: Path, case: str, edit: Callable[[NDArray[np.uint8]], NDArra
     labels = np.asarray(nib.load(file).dataobj).astype(np.uint8)
     changed = edit(labels)
     write_nifti(file, labels if changed is None else changed)
+
+
+def damage_array(path: Path) -> None:
+    """Flip bytes in the middle of a `.b2nd` file: it opens, but does not decompress."""
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes(255 - byte for byte in content[middle:][:40]) + content[middle + 40 :])
 
 
 def tree(path: Path) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from smile_runtime.errors import InputError
-from smile_runtime.files import atomic_path, check_readable, check_writable, refuse_overwrite, write_json
+from smile_runtime.files import atomic_path, check_readable, check_writable, refuse_overwrite, sha256, write_json
 
 
 def names(folder):
@@ -126,3 +126,11 @@ def test_json_keeps_the_order_and_refuses_what_json_does_not_know(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "b.json", float("nan"))
     assert names(tmp_path) == ["a.json"]
+
+
+def test_the_digest_of_a_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")  # the first example of FIPS 180-2
+    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    for unreadable in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(InputError, match=f"{unreadable}: cannot be read"):
+            sha256(unreadable)

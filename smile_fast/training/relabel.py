@@ -124,7 +124,7 @@ def undo_rounds(rounds: Path, keep: int) -> list[int]:
 
 def existing_rounds(rounds: Path) -> list[int]:
     """Numbers of the finished rounds in a run, ascending."""
-    return sorted(int(folder.parent.name) for folder in rounds.glob("*/round.json") if folder.parent.name.isdigit())
+    return sorted(int(folder.parent.name) for folder in rounds.glob("*/round.json") if folder.parent.name.isdecimal())
 
 
 def _relabel_case(

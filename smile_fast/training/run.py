@@ -1,6 +1,5 @@
 """The run folder: everything that is needed to repeat, resume, evaluate and export a training."""
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -20,7 +19,7 @@ from smile_fast.models import ModelConfig, Segmenter
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
 from smile_runtime.errors import InputError
-from smile_runtime.files import write_json
+from smile_runtime.files import sha256, write_json
 
 _SCHEMA = 1
 _SPLITS = ("train", "validation", "test")
@@ -112,7 +111,7 @@ class Run:
         """Write into config.json which start weights were loaded: without them the run cannot be repeated."""
         file = self.path / "config.json"
         record = json.loads(file.read_text())
-        record["weights"] = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        record["weights"] = {"file": path.name, "sha256": sha256(path)}
         write_json(file, record)
 
     def discard(self) -> None:

@@ -231,6 +231,21 @@ BAD = [
     Bad("audit into nowhere", nothing, "cannot write", ["audit", "{cohort}", "--json", "{cohort}/no/where.json"]),
     Bad("declare into nowhere", nothing, "cannot write", ["declare", "{cohort}", "--output", "{cohort}/no/where.csv"]),
     Bad("audit of a split without cases", nothing, "no case to audit", [*AUDIT, "--split", "test"]),
+    *(
+        Bad(f"{command[0]} over {file}", nothing, "would overwrite the input", [*command, f"{{cohort}}/{file}"])
+        for file in ("dataset.json", "imagesTr/case_00_0000.nii.gz", "labelsTr/../labelsTr/case_02.nii.gz")
+        for command in (
+            ["audit", "{cohort}", "--json"],
+            ["declare", "{cohort}", "--assume-missing", "--force", "--output"],
+            ["simulate-missing", "{cohort}", "--alpha", "0.5", "--output"],
+        )
+    ),
+    Bad(
+        "audit over annotations.csv",
+        nothing,
+        "would overwrite the input",
+        ["audit", "{cohort}", "--json", "{cohort}/annotations.csv"],
+    ),
     Bad("declare again", nothing, "annotations.csv is already there", ["declare", "{cohort}", "--assume-missing"]),
 ]
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import stat
+from concurrent.futures.process import BrokenProcessPool
 
 import nibabel as nib
 import numpy as np
@@ -8,13 +9,16 @@ import pytest
 from scipy import ndimage
 
 from smile_fast.cli.main import main
+from smile_fast.data import processes
 from smile_fast.data.annotations import read_annotations
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.phantom import ORGANS, PhantomOptions, make_case, write_cohort
+from smile_fast.data.phantom import cohort as cohort_module
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.nifti import read_image, read_labels
 from smile_runtime.preprocessing import to_slices
+from tests.cohorts import ThreadsForProcesses
 
 SMALL = PhantomOptions(train=4, test=2, size=48, slices=12)
 
@@ -44,6 +48,21 @@ def test_same_seed_same_bytes_whatever_the_workers(cohort, tmp_path):
     write_cohort(tmp_path / "again", SMALL, workers=2)
     assert digests(tmp_path / "again") == digests(cohort)
     assert len(digests(cohort)) == 2 * 6 + 2
+
+
+def test_a_killed_worker_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def killed(*args):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", ThreadsForProcesses)
+    monkeypatch.setattr(cohort_module, "write_image", killed)
+    options = ["--train", "2", "--test", "0", "--size", "32", "--slices", "8"]
+    assert main(["phantom", str(tmp_path / "cohort"), *options, "--workers", "2"]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        "error: a worker process was killed or ran out of memory; give fewer --workers, or smaller or fewer slices"
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_seed_gives_other_patients(cohort, tmp_path):

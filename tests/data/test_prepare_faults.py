@@ -1,11 +1,6 @@
 """What may happen to `prepare`: kills, full disks, damaged files, folders of somebody else."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -13,16 +8,12 @@ import numpy as np
 import pytest
 
 from smile_fast.data import prepare as module
+from smile_fast.data import processes
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.prepare import prepare
 from smile_fast.data.store import CASES, Store
 from smile_runtime.errors import InputError
-from tests.cohorts import (
-    annotate,
-    edit_label,
-    make_cohort,
-    tree,
-)
+from tests.cohorts import SHAPE, ThreadsForProcesses, annotate, edit_label, make_cohort, tree, write_nifti
 
 
 @pytest.fixture
@@ -121,16 +112,12 @@ def test_a_full_disk_stops_everything_and_leaves_no_half_file(cohort, out, monke
 
 @pytest.mark.parametrize(("workers", "raised"), [(1, MemoryError), (2, MemoryError), (2, BrokenProcessPool)])
 def test_too_little_memory_says_what_to_do(cohort, out, monkeypatch, workers, raised):
-    class Threads(ThreadPoolExecutor):  # stands for the processes, which a test cannot patch
-        def __init__(self, workers, context, initializer):
-            super().__init__(workers)
-
     def exhausted(path):
         raise raised
 
-    monkeypatch.setattr(module, "ProcessPoolExecutor", Threads)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", ThreadsForProcesses)
     monkeypatch.setattr(module, "read_image", exhausted)
-    with pytest.raises(InputError, match="out of memory or killed; run it again with fewer --workers"):
+    with pytest.raises(InputError, match="memory; run it again with fewer --workers, finished cases are kept"):
         run(cohort, out, workers=workers)
 
 
@@ -158,6 +145,73 @@ def test_another_cohorts_store_is_replaced_only_by_force(cohort, out, tmp_path):
     assert list(Store.open(out).cases) == ["case_00"]
 
 
+def test_a_cohort_of_the_same_organs_but_other_files_is_replaced_only_by_force(cohort, out, tmp_path):
+    run(cohort, out)
+    before = tree(out)
+    other = make_cohort(tmp_path / "other", train=2)
+    annotate(other)
+    for case in ("case_00", "case_01"):
+        write_nifti(other / "imagesTr" / f"{case}_0000.nii.gz", np.zeros(SHAPE, np.int16))
+        edit_label(other, case, lambda labels: np.roll(labels, 1, axis=0))
+    with pytest.raises(InputError, match=r"made from other files than those of .*other; .*--force to replace it"):
+        run(other, out)
+    assert tree(out) == before
+    assert list(run(other, out, force=True).store.cases) == ["case_00", "case_01"]
+
+
+def test_one_common_file_makes_it_the_same_cohort(cohort, out):
+    run(cohort, out)
+    for case in ("case_00", "case_01", "case_02"):
+        edit_label(cohort, case, lambda labels: np.roll(labels, 1, axis=2))
+        if case != "case_02":
+            write_nifti(cohort / "imagesTr" / f"{case}_0000.nii.gz", np.zeros(SHAPE, np.int16))
+    (cohort / "imagesTs" / "case_03_0000.nii.gz").write_bytes(b"broken")
+    (cohort / "labelsTs" / "case_03.nii.gz").write_bytes(b"broken")
+    done = run(cohort, out, skip_broken=True)
+    assert (done.converted, list(done.quarantined)) == (3, ["case_03"])
+
+
+def test_a_case_that_broke_leaves_a_finished_store_usable(cohort, out):
+    before = run(cohort, out).store
+    (cohort / "labelsTs" / "case_03.nii.gz").write_bytes(b"broken")
+    with pytest.raises(InputError, match="the store stays as it was, 1 of 4 cases are broken"):
+        run(cohort, out)
+    assert Store.open(out) == before
+    edit_label(cohort, "case_00", lambda labels: np.roll(labels, 1, axis=2))
+    with pytest.raises(InputError, match="the store is not finished, 1 of 4 cases are broken"):
+        run(cohort, out)  # case_00 is no longer what the index says
+
+
+def test_a_new_broken_case_and_a_new_good_one_leave_the_index_alone(cohort, out):
+    before = run(cohort, out).store
+    for name in ("case_08", "case_09"):
+        for folder, suffix in (("imagesTs", "_0000"), ("labelsTs", "")):
+            source = cohort / folder / f"case_03{suffix}.nii.gz"
+            (cohort / folder / f"{name}{suffix}.nii.gz").write_bytes(source.read_bytes() if name == "case_08" else b"")
+    annotate(cohort)
+    with pytest.raises(InputError, match="the store stays as it was, 1 of 6 cases are broken"):
+        run(cohort, out)
+    assert Store.open(out) == before
+    assert list(run(cohort, out, skip_broken=True).store.cases) == [*before.cases, "case_08"]
+
+
+def test_a_removed_case_leaves_the_index_until_the_new_one_is_there(cohort, out, monkeypatch):
+    before = run(cohort, out).store
+    (cohort / "imagesTs" / "case_03_0000.nii.gz").unlink()
+    (cohort / "labelsTs" / "case_03.nii.gz").unlink()
+    annotate(cohort)
+
+    def killed(path, organs, cases):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_index", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(cohort, out)
+    assert Store.open(out) == before
+    assert list(run(cohort, out).store.cases) == ["case_00", "case_01", "case_02"]
+
+
 def test_bad_annotations_leave_a_finished_store_alone(cohort, out):
     run(cohort, out)
     before = tree(out)
@@ -165,38 +219,3 @@ def test_bad_annotations_leave_a_finished_store_alone(cohort, out):
     with pytest.raises(InputError, match="no row for 12 of the 12"):
         run(cohort, out)
     assert tree(out) == before
-
-
-def test_a_worker_ends_with_its_parent(tmp_path):
-    """A parent that is killed cannot tell its workers."""
-    script = tmp_path / "parent.py"
-    script.write_text(
-        "import multiprocessing, os, sys, time\n"
-        "from concurrent.futures import ProcessPoolExecutor\n"
-        "from smile_fast.data.prepare import _start_worker\n"
-        "if __name__ == '__main__':\n"
-        "    context = multiprocessing.get_context('spawn')\n"
-        "    pool = ProcessPoolExecutor(1, context, initializer=_start_worker)\n"
-        "    print(pool.submit(os.getpid).result(), flush=True)\n"
-        "    pool.submit(time.sleep, 60).result()\n"
-    )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as parent:
-        assert parent.stdout is not None
-        worker = int(parent.stdout.readline())
-        parent.send_signal(signal.SIGKILL)
-        parent.wait()
-        deadline = time.monotonic() + 10
-        while _alive(worker) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert not _alive(worker)
-
-
-def _alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -5,9 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from smile_fast.data.store import CASES, INDEX, CaseInfo, Store, open_array, write_array, write_index
+from smile_fast.data.store import (
+    CASES,
+    INDEX,
+    CaseInfo,
+    Store,
+    open_array,
+    read_planes,
+    write_array,
+    write_index,
+)
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
+from tests.cohorts import damage_array
 
 ORGANS = ("liver", "pancreas")
 INFO = CaseInfo(
@@ -24,9 +34,10 @@ INFO = CaseInfo(
 
 @pytest.fixture
 def path(tmp_path):
-    (tmp_path / CASES / "case").mkdir(parents=True)
-    write_array(tmp_path / CASES / "case" / "image.b2nd", np.full(INFO.shape, -1000, np.int16))
-    write_array(tmp_path / CASES / "case" / "labels.b2nd", np.ones(INFO.shape, np.uint8))
+    for case in ("case", "other"):
+        (tmp_path / CASES / case).mkdir(parents=True)
+        write_array(tmp_path / CASES / case / "image.b2nd", np.full(INFO.shape, -1000, np.int16))
+        write_array(tmp_path / CASES / case / "labels.b2nd", np.ones(INFO.shape, np.uint8))
     write_index(tmp_path, ORGANS, [INFO, replace(INFO, name="other", split="test")])
     return tmp_path
 
@@ -74,6 +85,32 @@ def test_a_damaged_array_is_one_sentence(path, damage):
         file.write_bytes(damaged)
     with pytest.raises(InputError, match=re.escape(str(file))):
         Store.open(path).image("case")
+
+
+@pytest.mark.parametrize("planes", [slice(None), slice(1, 3), [3, 0, 0], np.array([2]), range(4)], ids=str)
+def test_planes_are_read_in_the_order_asked_for(path, planes):
+    image = np.random.default_rng(0).integers(-1000, 1000, INFO.shape).astype(np.int16)
+    labels = np.random.default_rng(1).integers(0, 3, INFO.shape).astype(np.uint8)
+    write_array(path / CASES / "case" / "image.b2nd", image)
+    write_array(path / CASES / "case" / "labels.b2nd", labels)
+    store = Store.open(path)
+    for read, expected in (
+        (read_planes(store.image("case"), path, planes), image[planes]),
+        (store.read_image("case", planes), image[planes]),
+        (store.read_labels("case", planes), labels[planes]),
+    ):
+        assert read.dtype == expected.dtype
+        np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize("planes", [slice(None), range(4)], ids=str)
+@pytest.mark.parametrize(("file", "read"), [("image.b2nd", Store.read_image), ("labels.b2nd", Store.read_labels)])
+def test_an_array_that_opens_but_does_not_decompress_is_one_sentence(path, planes, file, read):
+    damaged = path / CASES / "case" / file
+    damage_array(damaged)
+    open_array(damaged)  # nothing is seen yet
+    with pytest.raises(InputError, match=re.escape(f"{damaged}: damaged") + ".*'smile-fast prepare'"):
+        read(Store.open(path), "case", planes)
 
 
 def test_opening_reads_the_index_only(path):
@@ -194,3 +231,16 @@ def test_reads_other_declarations(path, tmp_path):
     file.write_text("\n".join(rows))
     with pytest.raises(InputError, match="no row for 1 of the 4"):
         store.read_declarations(file)
+
+
+def test_a_hidden_organ_that_is_drawn_may_not_be_called_absent(path, tmp_path):
+    labels = np.ones(INFO.shape, np.uint8)
+    labels[2, 3, 4] = 2
+    write_array(path / CASES / "case" / "labels.b2nd", labels)
+    file = tmp_path / "other.csv"
+    rows = ["case,organ,state", "case,liver,annotated", "case,pancreas,hidden", "other,liver,annotated"]
+    file.write_text("\n".join([*rows, "other,pancreas,absent"]))
+    assert Store.open(path).read_declarations(file)["other"]["pancreas"] is State.ABSENT  # nobody drew it there
+    file.write_text(file.read_text().replace("pancreas,hidden", "pancreas,absent"))
+    with pytest.raises(InputError, match="case case, organ pancreas is declared absent, but the store has voxels of"):
+        Store.open(path).read_declarations(file)

@@ -144,6 +144,27 @@ def test_a_round_that_was_cut_short_begins_again_from_the_same_weights(store, sm
     assert_same_outcome(run, smiler)
 
 
+def test_a_signal_during_a_round_gives_the_round_up(store, smiler, tmp_path, monkeypatch):
+    """A round over a large cohort takes longer than whoever sent SIGTERM will wait."""
+    run = new_run(tmp_path / "run", store, **CURRICULUM)
+    write, written = loop.relabel.__globals__["write_array"], []
+
+    def signalled(path, array):
+        written.append(path)
+        write(path, array)
+        if len(written) == 4:  # the first case of the second round
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(loop.relabel.__globals__, "write_array", signalled)
+        with pytest.raises(Interrupted):
+            train(run, device=CPU)
+    assert len(written) == 4
+    assert sorted(folder.name for folder in run.rounds_path.iterdir()) == ["1"]
+    train(Run.open(run.path), resume=True, device=CPU)
+    assert_same_outcome(run, smiler)
+
+
 def test_a_finished_training_has_nothing_left_to_do(smiler, store, tmp_path):
     run = trained(tmp_path / "run", store, epochs=0.5)
     before = (weights(run), metrics(run))
