@@ -1,9 +1,13 @@
 """Fixtures that several folders of tests share."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -13,3 +17,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real CT data: $SMILE_FAST_DATA, or ../shared/data seen from the repository."""
+    folder = Path(os.environ.get("SMILE_FAST_DATA", _ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real CT data at {folder} (set SMILE_FAST_DATA)")
+    return folder

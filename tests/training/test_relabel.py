@@ -13,7 +13,7 @@ from smile_fast.models import ModelConfig
 from smile_fast.supervision import PSEUDO_BIT, VOID, State
 from smile_fast.training import relabel as module
 from smile_fast.training.inference import predict_logits
-from smile_fast.training.relabel import Round, existing_rounds, relabel, undo_rounds
+from smile_fast.training.relabel import Round, existing_rounds, read_round, relabel, undo_rounds
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from tests.cohorts import tree
@@ -268,6 +268,22 @@ def test_a_round_can_be_repeated(tmp_path):
     overlays, record = run_round(told(-1.0, 1.0), view, tmp_path, gamma=0.1)
     assert record["gamma"] == 0.1
     assert (overlays["a"] > 0).sum() == math.ceil(0.1 * VOXELS)
+
+
+def test_a_record_can_be_read_again(tmp_path):
+    _, record = run_round(told(-1.0, 1.0), one_case(tmp_path, (A, M)), tmp_path, gamma=0.25, scope="slice")
+    assert read_round(tmp_path / "rounds" / "1") == (Round(1, 0.25, "slice"), record["cases"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "{}", '{"round": 1, "gamma": 0.5, "scope": "volume"}', '{"round": 1, "gamma": "x", "cases": {}}',
+     '{"round": 1, "gamma": 0.5, "scope": "volume", "cases": {"a": {"liver": {"selected": 3}}}}', "\xff"],
+)  # fmt: skip
+def test_a_damaged_record_is_named(tmp_path, content):
+    (tmp_path / "round.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"round\.json cannot be read as a relabelling round"):
+        read_round(tmp_path)
 
 
 def test_rounds_are_undone_from_the_last(tmp_path):
