@@ -30,9 +30,9 @@ BEGIN, END = "<!-- demo:begin -->\n", "<!-- demo:end -->\n"
 
 
 def record(demo: Path) -> None:
-    """Keep a demo's figures, with what they were measured on."""
+    """Keep a demo's figures, with what they were measured on: the commit is that of the checkout the demo stands in."""
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "rev-parse", "--short", "HEAD"], cwd=demo, capture_output=True, text=True, check=True
     ).stdout.strip()
     summary = json.loads((demo / "summary.json").read_text())
     machine = {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()}
