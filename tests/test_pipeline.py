@@ -154,7 +154,8 @@ def test_prediction_lies_on_the_scans_grid(job):
     (job / "predictions" / "test_0000.nii.gz").write_bytes((job / "labels.nii.gz").read_bytes())
     by_network = json.loads((job / "smiler" / "evaluation.json").read_text())
     run(f"evaluate {job / 'smiler'} --predictions {job / 'predictions'} --threads 1")
-    by_file = json.loads((job / "smiler" / "evaluation.json").read_text())
+    by_file = json.loads((job / "smiler" / "evaluation-of-predictions.json").read_text())
+    assert json.loads((job / "smiler" / "evaluation.json").read_text()) == by_network
     for one, other in zip(by_network["pairs"], by_file["pairs"], strict=True):
         assert one["dice"] == pytest.approx(other["dice"], abs=1e-3)
 

@@ -10,11 +10,11 @@ HELP = "make a synthetic abdominal CT cohort"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; new or empty")
-    parser.add_argument("--train", type=int, default=32, help="training cases")
-    parser.add_argument("--test", type=int, default=8, help="held-out cases")
-    parser.add_argument("--size", type=int, default=96, help="rows and columns of a slice")
-    parser.add_argument("--slices", type=int, default=24, help="slices of a case")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
+    parser.add_argument("--train", type=int, default=32, help="training cases (default: %(default)s)")
+    parser.add_argument("--test", type=int, default=8, help="held-out cases (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=96, help="rows and columns of a slice (default: %(default)s)")
+    parser.add_argument("--slices", type=int, default=24, help="slices of a case (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same files (default: %(default)s)")
     parser.add_argument(
         "--organs",
         default="liver,pancreas,stomach",
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="paint the label maps of DIR (*.nii.gz and labels.json) instead of procedural anatomy",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="replace a phantom cohort that stands in OUT")
 
 

@@ -31,7 +31,10 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.undo < 0:
             raise InputError(f"--undo keeps the rounds up to a number of 0 or more, {arguments.undo} was given.")
         dropped = undo_rounds(run.rounds_path, arguments.undo)
-        print(f"dropped rounds: {', '.join(map(str, dropped)) if dropped else 'none'}; human labels are as they were")
+        print(
+            f"dropped rounds: {', '.join(map(str, dropped)) if dropped else 'none'}; human labels are as they were, "
+            "and so is the trained network"
+        )
         return
     if run.config.method == "baseline":
         raise InputError(f"{run.path} is a baseline run: its softmax has no organ-wise scores to relabel with.")

@@ -40,3 +40,6 @@ def run(args: argparse.Namespace) -> None:
         drawn = hidden + states.count(State.ANNOTATED)
         kept = "; one annotated case must remain" if args.alpha * drawn > hidden + 0.5 else ""
         print(f"  {organ}: {hidden} of {drawn} annotations hidden{kept}")
+    print(
+        f"a store that was prepared before keeps its old declarations: prepare again, or train --annotations {output}"
+    )

@@ -87,8 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
     run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device))
     try:
         train(run, weights=arguments.weights, resume=arguments.resume, device=device)
-    except InputError:
-        if not (arguments.resume or run.model_path.exists() or read_metrics(run)):
+    except (InputError, KeyboardInterrupt):
+        # Nothing was trained: the folder would only stand in the way of the next try.
+        if not (arguments.resume or run.model_path.exists() or run.checkpoint_path.exists() or read_metrics(run)):
             run.discard()
         raise
     except Interrupted:

@@ -97,6 +97,11 @@ def _rows(path: Path) -> Iterable[tuple[int, list[str]]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
+        draft = path.with_suffix(f".draft{path.suffix}")
+        if draft.exists():
+            raise InputError(
+                f"{path}: there is no such file; answer every '?' in {draft}, then rename it to {path.name}"
+            ) from None
         raise InputError(
             f"{path}: there is no such file; it declares who annotated what, draft it with 'smile-fast declare'"
         ) from None

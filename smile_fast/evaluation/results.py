@@ -99,16 +99,25 @@ def summarise(
     )
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write evaluation.json (everything) and evaluation.csv (one line a pair) into a run folder."""
-    write_json(folder / "evaluation.json", asdict(evaluation))
+def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
+    """Write evaluation.json (everything) and evaluation.csv (one line a pair) into a run folder.
+
+    Scores of somebody else's label maps go to evaluation-of-predictions.json and .csv: they are not the run's own.
+
+    Returns:
+        The JSON file.
+    """
+    stem = "evaluation" if evaluation.predictions is None else "evaluation-of-predictions"
+    path = folder / f"{stem}.json"
+    write_json(path, asdict(evaluation))
     table = io.StringIO()
     columns = [field.name for field in fields(PairScore)]
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({column: getattr(pair, column) for column in columns} for pair in evaluation.pairs)
-    with atomic_path(folder / "evaluation.csv") as path:
-        path.write_text(table.getvalue(), encoding="utf-8")
+    with atomic_path(path.with_suffix(".csv")) as temporary:
+        temporary.write_text(table.getvalue(), encoding="utf-8")
+    return path
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:

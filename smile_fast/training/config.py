@@ -1,12 +1,9 @@
 """All settings of a training run, in one place, as plain JSON."""
 
-import json
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from smile_runtime.errors import InputError
-from smile_runtime.files import write_json
 
 Method = Literal["baseline", "smile", "smiler"]
 _INF = float("inf")
@@ -18,7 +15,7 @@ class TrainConfig:
 
     Args:
         method: "baseline" (K+1 softmax, missing = background), "smile" or "smiler".
-        policy: supervision policy of the sigmoid heads: "smile", "channel-drop" or "naive".
+        policy: supervision policy of the sigmoid heads: "smile", "channel-drop" or "naive" (the baseline has none).
         backbone, output_stride, width, rates, channels, window: see `smile_fast.models.ModelConfig`.
         crop_size: height and width in pixels of the training patches; 0 takes the cohort's largest slice,
             rounded up to a multiple of 32, at most 512.
@@ -96,6 +93,7 @@ class TrainConfig:
         return [
             ("method", "baseline, smile or smiler", self.method in get_args(Method)),
             ("policy", "smile, channel-drop or naive", self.policy in ("smile", "channel-drop", "naive")),
+            ("policy", "left out for the baseline", self.method != "baseline" or self.policy == "smile"),
             (
                 "backbone",
                 "resnet18, resnet34, resnet50 or resnet101",
@@ -170,18 +168,3 @@ class TrainConfig:
             return cls(**known)
         except TypeError as error:
             raise InputError(f"The training settings hold a value of the wrong type ({error}).") from None
-
-    def save(self, path: Path) -> None:
-        """Write the settings as JSON."""
-        write_json(path, self.to_json())
-
-    @classmethod
-    def load(cls, path: Path) -> "TrainConfig":
-        """Read settings that `save` wrote."""
-        try:
-            settings = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read as JSON settings ({error}).") from None
-        if not isinstance(settings, dict):
-            raise InputError(f"{path} does not hold a JSON object of settings.")
-        return cls.from_json(settings)

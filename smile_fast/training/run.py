@@ -155,6 +155,8 @@ class Run:
             InputError: if it is not there any more, has other organs or fewer cases than the run, or was prepared
                 again from other files.
         """
+        if not self.store_path.is_dir():
+            raise InputError(f"The run {self.path} was trained on the store {self.store_path}, which is not there now.")
         store = Store.open(self.store_path)
         if store.organs != self.organs:
             raise InputError(

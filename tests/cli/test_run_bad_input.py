@@ -42,7 +42,7 @@ BAD = [
         config(lambda record: record["model"].update(organs=["liver", "pancreas", "x"])),
     ),
     Bad("annotations of the run are damaged", RELABEL, "the header must be", write("run/annotations.csv", b"a,b\n")),
-    Bad("store has moved", "evaluate run", "there is no store here", lambda: Path("store").rename("elsewhere")),
+    Bad("store has moved", "evaluate run", "was trained on the store", lambda: Path("store").rename("elsewhere")),
     Bad("store with another K, relabel", RELABEL, "has the organs liver, pancreas, spleen", other_organs),
     Bad("store with another K, evaluate", "evaluate run", "has the organs liver, pancreas, spleen", other_organs),
     Bad(

@@ -189,7 +189,11 @@ def test_devices(monkeypatch):
         with pytest.raises(InputError, match="is not supported"):
             choose_device(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(InputError, match="--device cuda:2: torch sees 2 CUDA devices, counted from 0"):
+        choose_device("cuda:2")
 
 
 def test_threads_are_set():
@@ -239,7 +243,7 @@ def test_relabel_undoes_rounds(run, capsys):
     before = tree(run.store_path)
     model = run.model_path.read_bytes()
     assert main(["relabel", str(run.path), "--undo", "1"]) == 0
-    assert capsys.readouterr().out == "dropped rounds: 2; human labels are as they were\n"
+    assert capsys.readouterr().out == "dropped rounds: 2; human labels are as they were, and so is the trained network\n"
     assert existing_rounds(run.rounds_path) == [1]
     assert main(["relabel", str(run.path), "--undo", "0"]) == 0
     assert main(["relabel", str(run.path), "--undo", "0"]) == 0
