@@ -243,7 +243,8 @@ def test_relabel_undoes_rounds(run, capsys):
     before = tree(run.store_path)
     model = run.model_path.read_bytes()
     assert main(["relabel", str(run.path), "--undo", "1"]) == 0
-    assert capsys.readouterr().out == "dropped rounds: 2; human labels are as they were, and so is the trained network\n"
+    said = "dropped rounds: 2; human labels are as they were, and so is the trained network\n"
+    assert capsys.readouterr().out == said
     assert existing_rounds(run.rounds_path) == [1]
     assert main(["relabel", str(run.path), "--undo", "0"]) == 0
     assert main(["relabel", str(run.path), "--undo", "0"]) == 0

@@ -176,7 +176,7 @@ def test_a_store_that_moved_or_changed_is_refused(own_store, tmp_path):
         with pytest.raises(InputError, match=f"has the organs {', '.join(organs)}, the run .* was trained for liver, "):
             run.store()
     own_store.path.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match="was trained on the store .* which is not there now"):
+    with pytest.raises(InputError, match=r"was trained on the store .* which is not there now"):
         run.store()
 
 
