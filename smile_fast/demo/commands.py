@@ -69,7 +69,8 @@ class Commands:
                 task.result()
 
     def _run(self, name: str, command: list[str], threads: int, show: bool) -> None:
-        environment = dict(os.environ, PYTHONUNBUFFERED="1")
+        # Threads that spin while they wait make a training several times slower on a machine that others use too.
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1"}
         if threads:
             environment["OMP_NUM_THREADS"] = str(threads)
         started = time.monotonic()
