@@ -19,6 +19,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def fair_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a test starts take this worker's share of the cores: threads that fight for one only wait."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real CT data: $SMILE_FAST_DATA, or ../shared/data seen from the repository."""

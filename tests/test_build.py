@@ -1,7 +1,8 @@
-"""What setup.py decides; the wheels themselves are built and installed by .ci/run."""
+"""What setup.py and pyproject.toml decide; the wheels themselves are built and installed by .ci/run."""
 
 import runpy
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,12 @@ def test_missing_tool_is_named_with_the_way_out(
     with pytest.raises(CompileError, match=message + "SMILE_FAST_BUILD=none"):
         command.build_extension(setup_arguments["ext_modules"][0])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("project", ["pyproject.toml", "export/pyproject.toml"])
+def test_no_extra_installs_a_second_onnxruntime(project: str) -> None:
+    """onnxruntime-gpu holds the same files as onnxruntime: it goes in its place, never beside it."""
+    content = tomllib.loads((Path(__file__).parents[1] / project).read_text())["project"]
+    extras = [name for names in content.get("optional-dependencies", {}).values() for name in names]
+    assert any(name.startswith("onnxruntime>") for name in content["dependencies"])
+    assert [name for name in extras if name.startswith("onnxruntime")] == []

@@ -132,6 +132,7 @@ def test_what_a_command_shows_is_logged_too(tmp_path, capfd):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fair_share")
 def test_the_quick_demo(tmp_path, capfd):
     """Everything but its figures: a tiny cohort and one epoch."""
     out = tmp_path / "demo"

@@ -1,7 +1,6 @@
 import json
 import logging
 import re
-import tomllib
 from pathlib import Path
 
 import nibabel as nib
@@ -222,12 +221,3 @@ def test_parity_cases_are_spread_over_a_large_cohort(tmp_path):
     run = make_run(tmp_path / "run", store)
     cases = list(dict.fromkeys(sample.case for sample in parity_samples(run, store, channels=1)))
     assert cases == ["train_00", "train_02", "train_04", "train_06"]
-
-
-@pytest.mark.parametrize("project", ["pyproject.toml", "export/pyproject.toml"])
-def test_no_extra_installs_a_second_onnxruntime(project):
-    """onnxruntime-gpu holds the same files as onnxruntime: it goes in its place, never beside it."""
-    content = tomllib.loads((Path(__file__).parents[1] / project).read_text())["project"]
-    extras = [name for names in content.get("optional-dependencies", {}).values() for name in names]
-    assert any(name.startswith("onnxruntime>") for name in content["dependencies"])
-    assert [name for name in extras if name.startswith("onnxruntime")] == []

@@ -127,6 +127,7 @@ def test_a_source_that_is_not_there_is_named(real_data, tmp_path, missing):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fair_share")
 def test_the_whole_job_on_real_data(real_data, tmp_path, capfd):
     """Audit, prepare, train, export, and segment all four volumes without torch, each on its own grid."""
     out = tmp_path / "demo"
