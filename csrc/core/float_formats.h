@@ -7,6 +7,8 @@
 
 namespace smile_fast {
 
+enum class DType { float32, bfloat16, float16 };
+
 struct BFloat16 {
   std::uint16_t bits;
 };

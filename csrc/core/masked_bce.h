@@ -7,9 +7,9 @@
 
 #include <cstdint>
 
-namespace smile_fast {
+#include "core/float_formats.h"
 
-enum class DType { float32, bfloat16, float16 };
+namespace smile_fast {
 
 // All arrays are contiguous and may be unaligned to anything but their own element.
 struct MaskedBceArguments {

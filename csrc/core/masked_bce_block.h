@@ -20,5 +20,8 @@ MaskedBceBlock masked_bce_block;
 namespace avx2 {
 MaskedBceBlock masked_bce_block;
 }
+namespace avx512 {
+MaskedBceBlock masked_bce_block;
+}
 
 }  // namespace smile_fast

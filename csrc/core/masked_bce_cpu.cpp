@@ -13,13 +13,6 @@ namespace {
 
 constexpr std::int64_t kBlock = 1 << 14;  // voxels of one work item, and of one partial sum
 
-MaskedBceBlock* block_of_this_cpu() {
-#ifdef SMILE_FAST_HAVE_AVX2
-  if (cpu_has_avx2()) return avx2::masked_bce_block;
-#endif
-  return plain::masked_bce_block;
-}
-
 }  // namespace
 
 void masked_bce_cpu(const MaskedBceArguments& a, int threads) {
@@ -28,7 +21,7 @@ void masked_bce_cpu(const MaskedBceArguments& a, int threads) {
   std::vector<double> sums(static_cast<std::size_t>(items * a.organs), 0.0);
   std::vector<std::int64_t> counts(static_cast<std::size_t>(items * a.organs), 0);
 
-  MaskedBceBlock* const block = block_of_this_cpu();
+  MaskedBceBlock* const block = SMILE_FAST_DISPATCH(masked_bce_block);
   parallel_for(items, threads, [&](std::int64_t item) {
     const std::int64_t begin = item % blocks * kBlock;
     block(a, item / blocks, begin, std::min(begin + kBlock, a.voxels), &sums[item * a.organs],

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from smile_fast.ops import loss, native, reference
+from smile_fast.ops import loss, reference
 from smile_fast.ops.checks import (
     check_float_tensor,
     check_reduction,
@@ -17,6 +17,8 @@ from smile_fast.ops.checks import (
     check_table,
     check_tensor,
 )
+from smile_fast.ops.native import masked_bce as native
+from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
 
 NAME = "masked_bce"
@@ -29,8 +31,8 @@ define(
             "native",
             native.masked_bce,
             devices=("cpu",),
-            unusable=native.UNUSABLE,
-            refusal=native.masked_bce_refusal,
+            unusable=UNUSABLE,
+            refusal=native.refusal,
         ),
         Implementation(REFERENCE, reference.masked_bce, devices=()),
     ],
