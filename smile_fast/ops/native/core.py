@@ -25,5 +25,5 @@ CORE, UNUSABLE = _load()
 def refused_dtype(dtype: torch.dtype) -> str:
     """Return why the core cannot compute with a dtype; empty when it can."""
     if dtype not in DTYPES:
-        return f"it computes in float32 and takes {', '.join(DTYPES.values())}, got {dtype}"
+        return f"it computes in float32 and takes {', '.join(DTYPES.values())} input, got {dtype}"
     return ""
