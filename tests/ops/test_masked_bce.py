@@ -321,7 +321,7 @@ def test_compiles_into_one_graph(implementation: str) -> None:
 def test_choice_by_name_never_falls_back() -> None:
     given = problem(1, 2, (5, 5), torch.float64)
     reasons = {name: reason for name, _, reason in available("masked_bce", "cpu")}
-    message = reasons["native"] or "takes float32, bfloat16, float16 logits, got torch.float64"
+    message = reasons["native"] or "takes float32, bfloat16, float16 input, got torch.float64"
     with pytest.raises(ValueError, match="'native' of masked_bce cannot be used") as error:
         masked_bce(given.logits, given.labels, given.table, implementation="native")
     assert message in str(error.value)
