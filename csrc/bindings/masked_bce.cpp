@@ -9,7 +9,7 @@ namespace {
 
 void masked_bce(const std::string& dtype, std::uintptr_t logits, std::uintptr_t labels, std::uintptr_t table,
                 std::int64_t batch, std::int64_t organs, std::int64_t voxels, std::uintptr_t sums,
-                std::uintptr_t counts, std::uintptr_t gradient, int threads) {
+                std::uintptr_t counts, std::uintptr_t gradient, bool mean, int threads) {
   const MaskedBceArguments arguments{
       .dtype = dtype_of(dtype),
       .logits = pointer<const void>(logits),
@@ -21,6 +21,7 @@ void masked_bce(const std::string& dtype, std::uintptr_t logits, std::uintptr_t 
       .sums = pointer<double>(sums),
       .counts = pointer<std::int64_t>(counts),
       .gradient = pointer<void>(gradient),
+      .mean = mean,
   };
   const py::gil_scoped_release release;
   masked_bce_cpu(arguments, threads);
@@ -31,7 +32,7 @@ void masked_bce(const std::string& dtype, std::uintptr_t logits, std::uintptr_t 
 void bind_masked_bce(py::module_& module) {
   module.def("masked_bce", &masked_bce, py::kw_only(), py::arg("dtype"), py::arg("logits"), py::arg("labels"),
              py::arg("table"), py::arg("batch"), py::arg("organs"), py::arg("voxels"), py::arg("sums"),
-             py::arg("counts"), py::arg("gradient"), py::arg("threads"),
+             py::arg("counts"), py::arg("gradient"), py::arg("mean"), py::arg("threads"),
              "masked_bce on the CPU; every array is the address of contiguous memory, gradient may be 0.");
 }
 

@@ -5,7 +5,7 @@
 //
 // Logarithms are expensive, so the sum of the second halves is taken as the log of a product: `excess` holds
 // prod(1 + e) - 1 per lane, and two of them combine as (1 + a)(1 + b) - 1 = a + b + ab, which keeps small values exact.
-// Every factor is at most 2: LossSum takes at most kLossVectors of them before a float would overflow.
+// Every factor is at most 2, so a float holds the product of kLossVectors of them.
 #pragma once
 
 #include <math.h>
@@ -66,19 +66,68 @@ SMILE_FAST_INLINE Floats bce(Floats z, Words flip, Words keep, LossSum& sum) {
   return floats((bits(slope) ^ flip) & keep);
 }
 
-// The number that a LossSum stands for.
-SMILE_FAST_INLINE double total(const LossSum& sum) {
-  double linear = 0.0, excess = 0.0;  // up to 2^(16 * 126): a double holds the product of 8 lanes of 126 only
-  double logs = 0.0;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    linear += sum.linear[lane];
-    excess += sum.excess[lane] + excess * sum.excess[lane];
-    if (lane % 8 == 7) {
-      logs += log1p(excess);
-      excess = 0.0;
+using Doubles = double __attribute__((vector_size(8 * kLanes)));
+using Doubles16 = double __attribute__((vector_size(128)));
+using Doubles8 = double __attribute__((vector_size(64)));
+using Doubles4 = double __attribute__((vector_size(32)));
+using Doubles2 = double __attribute__((vector_size(16)));
+
+// (1 + a)(1 + b) - 1, for two lanes or for all of a vector.
+template <typename Value>
+SMILE_FAST_INLINE Value joined(Value a, Value b) {
+  return a + (b + a * b);
+}
+
+SMILE_FAST_INLINE double lane_sum(Doubles2 value) { return value[0] + value[1]; }
+SMILE_FAST_INLINE double lane_product(Doubles2 value) { return joined(value[0], value[1]); }
+
+// The sum of a vector's lanes, and their product in the sense of `joined`, half by half.
+#define SMILE_FAST_FOLD(Vector, Half)                          \
+  struct Vector##Pair {                                        \
+    Half low, high;                                            \
+  };                                                           \
+  SMILE_FAST_INLINE double lane_sum(Vector value) {            \
+    const auto half = __builtin_bit_cast(Vector##Pair, value); \
+    return lane_sum(half.low + half.high);                     \
+  }                                                            \
+  SMILE_FAST_INLINE double lane_product(Vector value) {        \
+    const auto half = __builtin_bit_cast(Vector##Pair, value); \
+    return lane_product(joined(half.low, half.high));          \
+  }
+SMILE_FAST_FOLD(Doubles4, Doubles2)
+SMILE_FAST_FOLD(Doubles8, Doubles4)
+SMILE_FAST_FOLD(Doubles16, Doubles8)
+#undef SMILE_FAST_FOLD
+
+// The sum of many LossSums, without a logarithm for each of them: sum = linear + small + log(product) + exponent log 2.
+struct RunningLoss {
+  double linear = 0.0;
+  double small = 0.0;    // logarithms of factors so near to 1 that 1 + q would lose them
+  double product = 1.0;  // in [1, 2)
+  std::int64_t exponent = 0;
+
+  // Adds up to 1023 / kWays / kLanes vectors' losses: 2^1023 is the largest power of two that a double holds.
+  template <int kWays>
+  SMILE_FAST_INLINE void add(const LossSum (&parts)[kWays]) {
+    Doubles sums = {}, products = {};
+    for (const LossSum& part : parts) {
+      sums += __builtin_convertvector(part.linear, Doubles);
+      products = joined(products, __builtin_convertvector(part.excess, Doubles));
+    }
+    const double q = lane_product(products);
+    linear += lane_sum(sums) + (q - q);  // q - q: a NaN must not get lost below
+    if (q < 0x1p-20) {
+      small += q - 0.5 * q * q;  // log(1 + q), up to q^2 / 3 relative: 3e-13
+    } else {
+      const std::uint64_t grown = __builtin_bit_cast(std::uint64_t, product * (1.0 + q));
+      exponent += static_cast<std::int64_t>(grown >> 52) - 1023;
+      product = __builtin_bit_cast(double, (grown & 0xfffffffffffffull) | 0x3ff0000000000000ull);
     }
   }
-  return linear + (logs + log1p(excess));
-}
+
+  SMILE_FAST_INLINE double total() const {
+    return linear + (small + (log(product) + static_cast<double>(exponent) * 0x1.62e42fefa39efp-1));
+  }
+};
 
 }  // namespace smile_fast::SMILE_FAST_TARGET

@@ -22,7 +22,8 @@ struct MaskedBceArguments {
   std::int64_t voxels;
   double* sums;          // [batch, organs], written
   std::int64_t* counts;  // [batch, organs], written: number of known voxels
-  void* gradient;        // [batch, organs, voxels], written; null if it is not wanted
+  void* gradient;        // [batch, organs, voxels], written; may be the logits' own memory; null if it is not wanted
+  bool mean;             // divide the gradient by the number of known (voxel, organ) pairs
 };
 
 // Numerics: float32 per voxel, float64 per sum. The order of every sum is fixed by the sizes alone, so the result has

@@ -1,181 +1,125 @@
 // Compiled once per target, see core/targets.h.
 #include "core/masked_bce_block.h"
 
-#include <math.h>
-#include <string.h>
-
-#include "core/exp.h"
-#include "core/float_formats.h"
-#include "core/targets.h"
+#include "core/bce.h"
+#include "core/label_counts.h"
+#include "core/supervision.h"
 
 namespace smile_fast::SMILE_FAST_TARGET {
 namespace {
 
-constexpr std::int64_t kTile = 1024;  // voxels whose labels are decoded at a time: 8 KB of words, in L1
-constexpr int kChunk = 512;           // voxels whose losses are summed at a time
-constexpr int kLanes = 8;             // float partial sums of a chunk; 2^(512 / 8) is a float
-
 SMILE_FAST_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-// The supervision of a tile for 32 organs: their known and positive bits, voxel by voxel.
-struct Tile {
-  alignas(64) std::uint32_t known[kTile];
-  alignas(64) std::uint32_t positive[kTile];
-  std::uint32_t known_anywhere;
-  std::uint32_t known_everywhere;
-  std::uint32_t positive_anywhere;
-};
+constexpr int kRunsAtOnce = 4;              // 2 KB of float32 logits of an organ before the next organ's turn
+constexpr int kChunk = kRunsAtOnce * kRun;  // voxels whose losses are summed in single precision
+constexpr int kWays = 2;                    // vectors in flight, each adding to a sum of its own
+static_assert(kChunk / kLanes / kWays <= kLossVectors);
 
-// rows: the table of one image, shifted to the word in question; row l starts at rows + 2 * words * l.
-SMILE_FAST_INLINE void decode(const std::uint8_t* labels, int length, const std::uint32_t* rows, std::int64_t words,
-                              Tile& tile) {
-  std::uint32_t any = 0, all = ~0u, positive_any = 0;
-  std::uint8_t differing = 0;
-  for (int i = 0; i < length; ++i) differing |= labels[i] ^ labels[0];
-  if (differing == 0) {  // most tiles: background
-    const std::uint32_t* row = rows + 2 * words * labels[0];
-    any = all = row[0];
-    positive_any = row[words];
-    for (int i = 0; i < length; ++i) {
-      tile.known[i] = row[0];
-      tile.positive[i] = row[words];
-    }
-  } else {
-    for (int i = 0; i < length; ++i) {
-      const std::uint32_t* row = rows + 2 * words * labels[i];
-      tile.known[i] = row[0];
-      tile.positive[i] = row[words];
-      any |= row[0];
-      all &= row[0];
-      positive_any |= row[words];
+// One vector: adds its losses to `sum` and stores its gradient. kMixed = false: every voxel is known and none is
+// positive, and the words are not read.
+template <bool kMixed, bool kGradient, typename Logit>
+SMILE_FAST_INLINE void vector_losses(const Logit* logits, Logit* gradient, float scale, const Run& run, int voxel,
+                                     int bit, LossSum& sum) {
+  const Words flip = kMixed ? sign_where(load_as<Words>(run.positive + voxel), bit) : Words{};
+  const Words keep = kMixed ? ones_where(load_as<Words>(run.known + voxel), bit) : ~Words{};
+  const Floats slope = bce(load(logits), flip, keep, sum);
+  if constexpr (kGradient) store(gradient, slope * scale);
+}
+
+// One organ on a run of `length` voxels. `next` is what will be read later: too far away for the hardware to guess,
+// since the next organ's plane lies a whole image further.
+template <bool kMixed, bool kGradient, typename Logit>
+SMILE_FAST_INLINE void losses(const Logit* logits, Logit* gradient, float scale, const Run& run, int length, int bit,
+                              const Logit* next, LossSum (&parts)[kWays]) {
+  int voxel = 0;
+  for (; voxel + kWays * kLanes <= length; voxel += kWays * kLanes) {
+    for (int way = 0; way < kWays; ++way) {
+      const int at = voxel + way * kLanes;
+      __builtin_prefetch(next + at, kGradient);
+      vector_losses<kMixed, kGradient>(logits + at, gradient + at, scale, run, at, bit, parts[way]);
     }
   }
-  tile.known_anywhere = any;
-  tile.known_everywhere = all;
-  tile.positive_anywhere = positive_any;
-}
-
-// The two halves of a loss, softplus(x) = max(x, 0) + log(1 + e) with e = exp(-|x|), for the voxels of a chunk.
-//
-// Logarithms are expensive, so the sum of the second halves is taken as the log of a product: `excess` holds
-// prod(1 + e) - 1, and two of them combine as (1 + a)(1 + b) - 1 = a + b + ab, which keeps small values exact.
-struct Chunk {
-  alignas(64) float linear[kChunk];
-  alignas(64) float excess[kChunk];
-};
-
-template <int kWidth>
-SMILE_FAST_INLINE void fold(Chunk& chunk) {
-  for (int i = 0; i < kWidth; ++i) {
-    const float a = chunk.excess[i], b = chunk.excess[i + kWidth];
-    chunk.linear[i] += chunk.linear[i + kWidth];
-    chunk.excess[i] = a + (b + a * b);
-  }
-  if constexpr (kWidth > kLanes) fold<kWidth / 2>(chunk);
-}
-
-SMILE_FAST_INLINE double total(Chunk& chunk) {
-  fold<kChunk / 2>(chunk);
-  double linear = 0.0, excess = 0.0;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    linear += chunk.linear[lane];
-    excess += chunk.excess[lane] + excess * chunk.excess[lane];
-  }
-  return linear + log1p(excess);
-}
-
-// One organ on at most kChunk voxels. With y = 1 the sign of the logit is flipped: BCE = softplus(x) and
-// dBCE/dx = sigma(x) for both labels, and no difference of nearly equal numbers is ever taken.
-//
-// kMixed = false: every voxel is known and none is positive; the words are not read.
-template <typename Logit, bool kMixed, bool kGradient>
-SMILE_FAST_INLINE void losses(const Logit* __restrict logits, Logit* __restrict gradient,
-                              const std::uint32_t* __restrict known, const std::uint32_t* __restrict positive, int bit,
-                              int length, Chunk& chunk, std::int64_t& count) {
-  constexpr std::uint32_t sign = 0x80000000u;
-  std::int32_t known_voxels = 0;
-  for (int i = 0; i < length; ++i) {
-    const std::uint32_t flip = kMixed ? (positive[i] << (kWordBits - 1 - bit)) & sign : 0u;
-    const std::uint32_t keep = kMixed ? 0u - ((known[i] >> bit) & 1u) : ~0u;
-    const std::uint32_t margin = as_bits(to_float(logits[i])) ^ flip;
-    const float x = as_float(margin);
-    const float e = exp_nonpositive(as_float(margin | sign));
-    chunk.linear[i] = as_float(as_bits(x > 0.0f ? x : 0.0f) & keep);
-    chunk.excess[i] = as_float(as_bits(e) & keep);
-    if constexpr (kGradient) {
-      const float slope = (x >= 0.0f ? 1.0f : e) / (1.0f + e);  // sigma(x)
-      const std::uint32_t signed_slope = as_bits(slope) ^ flip;
-      gradient[i] = from_float<Logit>(as_float(signed_slope & keep));
+  if constexpr (kMixed) {
+    for (; voxel < length; voxel += kLanes) {  // the end, through a buffer: behind the last voxel, nothing is known
+      const std::size_t bytes = smaller(length - voxel, kLanes) * sizeof(Logit);
+      Logit buffer[kLanes] = {};
+      memcpy(buffer, logits + voxel, bytes);
+      vector_losses<kMixed, kGradient>(buffer, buffer, scale, run, voxel, bit, parts[0]);
+      if constexpr (kGradient) memcpy(gradient + voxel, buffer, bytes);
     }
-    known_voxels += static_cast<std::int32_t>(keep & 1u);
   }
-  for (int i = length; i < kChunk; ++i) chunk.linear[i] = chunk.excess[i] = 0.0f;
-  count += known_voxels;
 }
 
-// One organ on one tile: adds to its loss and count.
-template <typename Logit, bool kGradient>
-SMILE_FAST_INLINE void organ_on_tile(const Logit* logits, Logit* gradient, const Tile& tile, int bit, int length,
-                                     double& sum, std::int64_t& count) {
-  if (((tile.known_anywhere >> bit) & 1u) == 0) {  // nothing is known here: the logits need not be read
-    if constexpr (kGradient) memset(static_cast<void*>(gradient), 0, length * sizeof(Logit));
-    return;
-  }
-  const bool mixed = ((tile.known_everywhere & ~tile.positive_anywhere) >> bit & 1u) == 0;
-  for (int start = 0; start < length; start += kChunk) {
-    Chunk chunk;
-    const int voxels = length - start < kChunk ? length - start : kChunk;
-    Logit* out = kGradient ? gradient + start : nullptr;
-    const std::uint32_t* known = tile.known + start;
-    const std::uint32_t* positive = tile.positive + start;
-    if (mixed)
-      losses<Logit, true, kGradient>(logits + start, out, known, positive, bit, voxels, chunk, count);
+// One organ on `length` voxels, run by run.
+template <bool kGradient, typename Logit>
+SMILE_FAST_INLINE void organ_on_chunk(const Logit* logits, Logit* gradient, float scale, const Run* runs, int length,
+                                      int bit, const Logit* next, RunningLoss& sum) {
+  LossSum parts[kWays];
+  bool known = false;
+  for (int first = 0; first < length;
+       first += kRun, ++runs, logits += kRun, gradient += kGradient ? kRun : 0, next += kRun) {
+    const int voxels = length - first < kRun ? length - first : kRun;
+    const auto set = [bit](std::uint32_t word) { return (word >> bit & 1u) != 0; };
+    if (!set(runs->known_anywhere)) {  // the logits need not be read
+      if constexpr (kGradient) memset(static_cast<void*>(gradient), 0, voxels * sizeof(Logit));
+      continue;
+    }
+    known = true;
+    if (set(runs->known_everywhere) && !set(runs->positive_anywhere))
+      losses<false, kGradient>(logits, gradient, scale, *runs, kRun, bit, next, parts);
     else
-      losses<Logit, false, kGradient>(logits + start, out, known, positive, bit, voxels, chunk, count);
-    sum += total(chunk);
+      losses<true, kGradient>(logits, gradient, scale, *runs, voxels, bit, next, parts);
   }
+  if (known) sum.add(parts);
 }
 
-// All organs on the voxels [begin, end) of one image; writes one row of partial results.
-template <typename Logit, bool kGradient>
-SMILE_FAST_INLINE void block(const MaskedBceArguments& a, std::int64_t image, std::int64_t begin, std::int64_t end,
-                             double* sums, std::int64_t* counts) {
+// 32 organs, from `organ` on, on the voxels [begin, end) of one image.
+template <bool kGradient, typename Logit>
+SMILE_FAST_INLINE void word_of_organs(const MaskedBceArguments& a, std::int64_t image, std::int64_t begin,
+                                      std::int64_t end, std::int64_t organ, float scale, double* sums) {
   const std::int64_t words = (a.organs + kWordBits - 1) / kWordBits;
-  const std::uint32_t* rows = a.table + image * kLabelValues * 2 * words;
-  for (std::int64_t first = begin; first < end; first += kTile) {
-    const int length = static_cast<int>(smaller(kTile, end - first));
-    for (std::int64_t word = 0; word < words; ++word) {
-      Tile tile;
-      decode(a.labels + image * a.voxels + first, length, rows + word, words, tile);
-      const std::int64_t last = smaller(a.organs, (word + 1) * kWordBits);
-      for (std::int64_t organ = word * kWordBits; organ < last; ++organ) {
-        const std::int64_t offset = (image * a.organs + organ) * a.voxels + first;
-        Logit* gradient = kGradient ? static_cast<Logit*>(a.gradient) + offset : nullptr;
-        organ_on_tile<Logit, kGradient>(static_cast<const Logit*>(a.logits) + offset, gradient, tile,
-                                        static_cast<int>(organ % kWordBits), length, sums[organ], counts[organ]);
-      }
+  const std::uint32_t* rows = a.table + image * kLabelValues * 2 * words + organ / kWordBits;
+  const int organs = static_cast<int>(smaller(kWordBits, a.organs - organ));
+  RunningLoss losses[kWordBits];
+  for (std::int64_t first = begin; first < end; first += kChunk) {
+    const int length = static_cast<int>(smaller(kChunk, end - first));
+    Run runs[kRunsAtOnce];
+    for (int voxel = 0; voxel < length; voxel += kRun) {
+      const int voxels = length - voxel < kRun ? length - voxel : kRun;
+      decode(a.labels + image * a.voxels + first + voxel, voxels, rows, words, runs[voxel / kRun]);
+    }
+    const std::int64_t offset = (image * a.organs + organ) * a.voxels + first;
+    const Logit* logits = static_cast<const Logit*>(a.logits) + offset;
+    Logit* gradient = kGradient ? static_cast<Logit*>(a.gradient) + offset : nullptr;
+    for (int bit = 0; bit < organs; ++bit) {
+      const Logit* next = bit + 1 < organs ? logits + (bit + 1) * a.voxels : logits + kChunk;
+      organ_on_chunk<kGradient>(logits + bit * a.voxels, kGradient ? gradient + bit * a.voxels : nullptr, scale, runs,
+                                length, bit, next, losses[bit]);
     }
   }
+  for (int bit = 0; bit < organs; ++bit) sums[organ + bit] = losses[bit].total();
 }
 
 template <typename Logit>
 SMILE_FAST_INLINE void block(const MaskedBceArguments& a, std::int64_t image, std::int64_t begin, std::int64_t end,
-                             double* sums, std::int64_t* counts) {
-  a.gradient == nullptr ? block<Logit, false>(a, image, begin, end, sums, counts)
-                        : block<Logit, true>(a, image, begin, end, sums, counts);
+                             float scale, double* sums) {
+  for (std::int64_t organ = 0; organ < a.organs; organ += kWordBits) {
+    a.gradient == nullptr ? word_of_organs<false, Logit>(a, image, begin, end, organ, scale, sums)
+                          : word_of_organs<true, Logit>(a, image, begin, end, organ, scale, sums);
+  }
 }
 
 }  // namespace
 
 void masked_bce_block(const MaskedBceArguments& a, std::int64_t image, std::int64_t begin, std::int64_t end,
-                      double* sums, std::int64_t* counts) {
+                      float scale, double* sums) {
   switch (a.dtype) {
     case DType::float32:
-      return block<float>(a, image, begin, end, sums, counts);
+      return block<float>(a, image, begin, end, scale, sums);
     case DType::bfloat16:
-      return block<BFloat16>(a, image, begin, end, sums, counts);
+      return block<BFloat16>(a, image, begin, end, scale, sums);
     case DType::float16:
-      return block<Float16>(a, image, begin, end, sums, counts);
+      return block<Float16>(a, image, begin, end, scale, sums);
   }
 }
 

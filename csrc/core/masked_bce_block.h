@@ -7,12 +7,9 @@
 
 namespace smile_fast {
 
-constexpr std::int64_t kLabelValues = 256;
-constexpr std::int64_t kWordBits = 32;  // organs per word of a supervision table
-
-// Work on the voxels [begin, end) of one image: write their gradients, add to sums[organ] and counts[organ].
+// Work on the voxels [begin, end) of one image: write their gradients times scale, and their losses to sums[organ].
 using MaskedBceBlock = void(const MaskedBceArguments& arguments, std::int64_t image, std::int64_t begin,
-                            std::int64_t end, double* sums, std::int64_t* counts);
+                            std::int64_t end, float scale, double* sums);
 
 namespace plain {
 MaskedBceBlock masked_bce_block;

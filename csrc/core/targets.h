@@ -28,7 +28,7 @@ void use_target(Target target);
 
 // The function `name` of the current target's namespace.
 #ifdef SMILE_FAST_HAVE_X86
-#define SMILE_FAST_DISPATCH(name)                                          \
+#define SMILE_FAST_DISPATCH(name)                                         \
   (::smile_fast::target() == ::smile_fast::Target::avx512 ? &avx512::name \
    : ::smile_fast::target() == ::smile_fast::Target::avx2 ? &avx2::name   \
                                                           : &plain::name)

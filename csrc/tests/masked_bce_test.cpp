@@ -5,13 +5,15 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "check.h"
 #include "core/float_formats.h"
-#include "core/masked_bce_block.h"
+#include "core/label_counts.h"
+#include "core/targets.h"
 
 namespace {
 
@@ -21,6 +23,7 @@ using smile_fast::Float16;
 using smile_fast::kLabelValues;
 using smile_fast::kWordBits;
 using smile_fast::MaskedBceArguments;
+using smile_fast::Target;
 using smile_fast::testing::check;
 
 constexpr std::int64_t kCanaries = 16;  // elements after every result that must stay untouched
@@ -118,6 +121,11 @@ template <>
 constexpr double kAllowedUlps<float> = 4.0;
 
 template <typename Logit>
+constexpr double kScaledRelative = 0x1p-7;  // two roundings to bfloat16, or one and a half to float16
+template <>
+constexpr double kScaledRelative<float> = 0x1p-22;
+
+template <typename Logit>
 void check_against_double(const Problem<Logit>& p, const Result<double>& sums, const Result<std::int64_t>& counts,
                           const Result<Logit>& gradient, const std::string& name) {
   double worst_gradient = 0.0;
@@ -154,8 +162,8 @@ void test(std::int64_t batch, std::int64_t organs, std::int64_t voxels, Labels p
   Result<std::int64_t> counts(planes);
   Result<Logit> gradient(planes * voxels);
   const MaskedBceArguments arguments{
-      dtype_of<Logit>, p.logits.data(), p.labels.data(),    p.table.data(),       batch,
-      organs,          voxels,          sums.values.data(), counts.values.data(), gradient.values.data()};
+      dtype_of<Logit>, p.logits.data(),    p.labels.data(),      p.table.data(),         batch, organs,
+      voxels,          sums.values.data(), counts.values.data(), gradient.values.data(), false};
   smile_fast::masked_bce_cpu(arguments, 1);
   check_against_double(p, sums, counts, gradient, name);
 
@@ -180,18 +188,25 @@ void test(std::int64_t batch, std::int64_t organs, std::int64_t voxels, Labels p
           name + ": other bits without gradient, threads " + std::to_string(threads));
   }
 
-  // The version for CPUs without AVX2, which the dispatch above does not reach on this one.
-  Result<double> plain_sums(planes);
-  Result<std::int64_t> plain_counts(planes);
-  Result<Logit> plain_gradient(planes * voxels);
-  std::fill_n(plain_sums.values.begin(), planes, 0.0);
-  std::fill_n(plain_counts.values.begin(), planes, 0);
-  MaskedBceArguments plain = arguments;
-  plain.gradient = plain_gradient.values.data();
-  for (std::int64_t image = 0; image < batch; ++image)
-    smile_fast::plain::masked_bce_block(plain, image, 0, voxels, plain_sums.values.data() + image * organs,
-                                        plain_counts.values.data() + image * organs);
-  check_against_double(p, plain_sums, plain_counts, plain_gradient, name + ", plain");
+  // In place, and divided by the number of known pairs.
+  Problem<Logit> overwritten = p;
+  Result<double> mean_sums(planes);
+  Result<std::int64_t> mean_counts(planes);
+  MaskedBceArguments in_place = arguments;
+  in_place.logits = in_place.gradient = overwritten.logits.data();
+  in_place.sums = mean_sums.values.data();
+  in_place.counts = mean_counts.values.data();
+  in_place.mean = true;
+  smile_fast::masked_bce_cpu(in_place, 2);
+  check(std::memcmp(mean_sums.values.data(), sums.values.data(), planes * sizeof(double)) == 0, name + ": mean, sums");
+  const double known = std::accumulate(counts.values.begin(), counts.values.begin() + planes, 0.0);
+  double worst = 0.0;
+  for (std::int64_t i = 0; i < planes * voxels; ++i) {
+    const double whole = smile_fast::to_float(gradient.values[i]) / std::max(known, 1.0);
+    const double scaled = smile_fast::to_float(overwritten.logits[i]);
+    worst = std::max(worst, std::abs(scaled - whole) - kScaledRelative<Logit> * std::abs(whole));
+  }
+  check(worst <= (dtype_of<Logit> == DType::float16 ? 0x1p-24 : 0x1p-126), name + ": mean, gradient in place");
 }
 
 template <typename Logit>
@@ -208,8 +223,12 @@ void test_all() {
 }  // namespace
 
 int main() {
-  test_all<float>();
-  test_all<BFloat16>();
-  test_all<Float16>();
+  for (const Target target : {Target::plain, Target::avx2, Target::avx512}) {
+    if (!smile_fast::runs(target)) continue;
+    smile_fast::use_target(target);
+    test_all<float>();
+    test_all<BFloat16>();
+    test_all<Float16>();
+  }
   return smile_fast::testing::finish();
 }

@@ -36,6 +36,7 @@ def masked_bce(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -
         sums=sums.data_ptr(),
         counts=counts.data_ptr(),
         gradient=grad.data_ptr() if with_grad else 0,
+        mean=False,
         threads=torch.get_num_threads(),
     )
     return sums, counts, grad
