@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from smile_fast.ops import OPS, available, native, registry
+from smile_fast.ops import OPS, available, registry
+from smile_fast.ops.native import core
 from smile_fast.ops.registry import Implementation
 
 
@@ -31,8 +32,8 @@ def test_unknown_op() -> None:
 
 def test_core_that_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    core, reason = native._load()
-    assert core is None
+    module, reason = core._load()
+    assert module is None
     assert "SMILE_FAST_BUILD=none" in reason
 
 
@@ -42,8 +43,8 @@ def test_core_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
     monkeypatch.setattr(importlib, "import_module", broken)
-    core, reason = native._load()
-    assert core is None
+    module, reason = core._load()
+    assert module is None
     assert reason == "the native core does not load: libgomp.so.1: cannot open shared object file"
 
 
