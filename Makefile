@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := $(if $(DATA),--data $(DATA) --out demo-real,--out demo)
 SANITIZERS := address undefined thread
 
-.PHONY: help setup demo test lint native-test bench clean
+.PHONY: help setup demo test lint native-test exhaustive-test bench clean
 
 help:
 	@echo "make setup        environment in $(VENV), with the native core"
@@ -13,6 +13,7 @@ help:
 	@echo "make test         all tests"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make native-test  the C++ core alone, under the sanitizers"
+	@echo "make exhaustive-test  what takes minutes: every float32 logit"
 	@echo "make bench        the kernel against its peers"
 
 setup: $(VENV)/.ready
@@ -42,8 +43,13 @@ native-test: setup
 	    $(BIN)/cmake -S . -B build/csrc-$$sanitizer -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	        -DSMILE_FAST_TESTS=ON -DSMILE_FAST_SANITIZE=$$sanitizer > /dev/null && \
 	    $(BIN)/cmake --build build/csrc-$$sanitizer && \
-	    $(BIN)/ctest --test-dir build/csrc-$$sanitizer --output-on-failure || exit 1; \
+	    $(BIN)/ctest --test-dir build/csrc-$$sanitizer -LE exhaustive --output-on-failure || exit 1; \
 	done
+
+exhaustive-test: setup
+	$(BIN)/cmake -S . -B build/csrc- -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSMILE_FAST_TESTS=ON > /dev/null
+	$(BIN)/cmake --build build/csrc-
+	$(BIN)/ctest --test-dir build/csrc- -L exhaustive --verbose
 
 bench: setup
 	$(BIN)/python -m pytest bench -q -p no:xdist --benchmark-json=bench/results/latest.json

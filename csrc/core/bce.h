@@ -22,8 +22,8 @@ constexpr int kLossVectors = 126;
 //
 // exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2) / 2; ln 2 in two parts, so that r keeps all its bits.
 SMILE_FAST_INLINE Floats exp_nonpositive(Floats x) {
-  constexpr float round_to_integer = 0x1.8p23f;  // adding it leaves the nearest integer in the low mantissa bits
-  const Floats clamped = x < -104.0f ? splat(-104.0f) : x;
+  constexpr float round_to_integer = 0x1.8p23f;      // adding it leaves the nearest integer in the low mantissa bits
+  const Floats clamped = larger(splat(-104.0f), x);  // NaN stays NaN
   const Floats shifted = clamped * 0x1.715476p+0f + round_to_integer;
   const Floats n = shifted - round_to_integer;
   const Floats r = (clamped - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
@@ -60,7 +60,7 @@ SMILE_FAST_INLINE Floats bce(Floats z, Words flip, Words keep, LossSum& sum) {
   const Floats x = floats(margin);
   const Floats e = exp_nonpositive(floats(margin | kSign));
   const Floats kept = floats(bits(e) & keep);
-  sum.linear += floats(bits(x > 0.0f ? x : splat(0.0f)) & keep);
+  sum.linear += floats(bits(larger(x, splat(0.0f))) & keep);
   sum.excess += kept + kept * sum.excess;
   const Floats slope = (x < 0.0f ? e : splat(1.0f)) / (1.0f + e);  // sigma(x)
   return floats((bits(slope) ^ flip) & keep);

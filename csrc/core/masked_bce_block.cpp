@@ -15,27 +15,39 @@ constexpr int kChunk = kRunsAtOnce * kRun;  // voxels whose losses are summed in
 constexpr int kWays = 2;                    // vectors in flight, each adding to a sum of its own
 static_assert(kChunk / kLanes / kWays <= kLossVectors);
 
+// What becomes of the gradient; `overwriting`: what has been read stays in the caches, what need not be read does not
+// go there.
+enum class Gradient { none, cached, overwriting, streamed };
+
+template <Gradient kGradient, typename Logit>
+SMILE_FAST_INLINE void store_gradient(Logit* gradient, Floats value) {
+  if constexpr (kGradient == Gradient::streamed)
+    store<Store::streamed>(gradient, value);
+  else if constexpr (kGradient != Gradient::none)
+    store(gradient, value);
+}
+
 // One vector: adds its losses to `sum` and stores its gradient. kMixed = false: every voxel is known and none is
 // positive, and the words are not read.
-template <bool kMixed, bool kGradient, typename Logit>
+template <bool kMixed, Gradient kGradient, typename Logit>
 SMILE_FAST_INLINE void vector_losses(const Logit* logits, Logit* gradient, float scale, const Run& run, int voxel,
                                      int bit, LossSum& sum) {
   const Words flip = kMixed ? sign_where(load_as<Words>(run.positive + voxel), bit) : Words{};
   const Words keep = kMixed ? ones_where(load_as<Words>(run.known + voxel), bit) : ~Words{};
   const Floats slope = bce(load(logits), flip, keep, sum);
-  if constexpr (kGradient) store(gradient, slope * scale);
+  store_gradient<kGradient>(gradient, slope * scale);
 }
 
 // One organ on a run of `length` voxels. `next` is what will be read later: too far away for the hardware to guess,
 // since the next organ's plane lies a whole image further.
-template <bool kMixed, bool kGradient, typename Logit>
+template <bool kMixed, Gradient kGradient, typename Logit>
 SMILE_FAST_INLINE void losses(const Logit* logits, Logit* gradient, float scale, const Run& run, int length, int bit,
                               const Logit* next, LossSum (&parts)[kWays]) {
   int voxel = 0;
   for (; voxel + kWays * kLanes <= length; voxel += kWays * kLanes) {
     for (int way = 0; way < kWays; ++way) {
       const int at = voxel + way * kLanes;
-      __builtin_prefetch(next + at, kGradient);
+      __builtin_prefetch(next + at, kGradient == Gradient::cached || kGradient == Gradient::overwriting);
       vector_losses<kMixed, kGradient>(logits + at, gradient + at, scale, run, at, bit, parts[way]);
     }
   }
@@ -44,24 +56,35 @@ SMILE_FAST_INLINE void losses(const Logit* logits, Logit* gradient, float scale,
       const std::size_t bytes = smaller(length - voxel, kLanes) * sizeof(Logit);
       Logit buffer[kLanes] = {};
       memcpy(buffer, logits + voxel, bytes);
-      vector_losses<kMixed, kGradient>(buffer, buffer, scale, run, voxel, bit, parts[0]);
-      if constexpr (kGradient) memcpy(gradient + voxel, buffer, bytes);
+      constexpr Gradient kind = kGradient == Gradient::none ? Gradient::none : Gradient::cached;
+      vector_losses<kMixed, kind>(buffer, buffer, scale, run, voxel, bit, parts[0]);
+      if constexpr (kGradient != Gradient::none) memcpy(gradient + voxel, buffer, bytes);
     }
   }
 }
 
+template <Gradient kGradient, typename Logit>
+SMILE_FAST_INLINE void clear_gradient(Logit* gradient, int length) {
+  if constexpr (kGradient == Gradient::none) return;
+  if (kGradient != Gradient::cached && length == kRun) {
+    for (int voxel = 0; voxel < kRun; voxel += kLanes) store<Store::streamed>(gradient + voxel, Floats{});
+  } else {
+    memset(static_cast<void*>(gradient), 0, length * sizeof(Logit));
+  }
+}
+
 // One organ on `length` voxels, run by run.
-template <bool kGradient, typename Logit>
+template <Gradient kGradient, typename Logit>
 SMILE_FAST_INLINE void organ_on_chunk(const Logit* logits, Logit* gradient, float scale, const Run* runs, int length,
                                       int bit, const Logit* next, RunningLoss& sum) {
   LossSum parts[kWays];
   bool known = false;
   for (int first = 0; first < length;
-       first += kRun, ++runs, logits += kRun, gradient += kGradient ? kRun : 0, next += kRun) {
+       first += kRun, ++runs, logits += kRun, gradient += kGradient == Gradient::none ? 0 : kRun, next += kRun) {
     const int voxels = length - first < kRun ? length - first : kRun;
     const auto set = [bit](std::uint32_t word) { return (word >> bit & 1u) != 0; };
     if (!set(runs->known_anywhere)) {  // the logits need not be read
-      if constexpr (kGradient) memset(static_cast<void*>(gradient), 0, voxels * sizeof(Logit));
+      clear_gradient<kGradient>(gradient, voxels);
       continue;
     }
     known = true;
@@ -74,7 +97,7 @@ SMILE_FAST_INLINE void organ_on_chunk(const Logit* logits, Logit* gradient, floa
 }
 
 // 32 organs, from `organ` on, on the voxels [begin, end) of one image.
-template <bool kGradient, typename Logit>
+template <Gradient kGradient, typename Logit>
 SMILE_FAST_INLINE void word_of_organs(const MaskedBceArguments& a, std::int64_t image, std::int64_t begin,
                                       std::int64_t end, std::int64_t organ, float scale, double* sums) {
   const std::int64_t words = (a.organs + kWordBits - 1) / kWordBits;
@@ -90,23 +113,41 @@ SMILE_FAST_INLINE void word_of_organs(const MaskedBceArguments& a, std::int64_t 
     }
     const std::int64_t offset = (image * a.organs + organ) * a.voxels + first;
     const Logit* logits = static_cast<const Logit*>(a.logits) + offset;
-    Logit* gradient = kGradient ? static_cast<Logit*>(a.gradient) + offset : nullptr;
+    Logit* gradient = kGradient == Gradient::none ? nullptr : static_cast<Logit*>(a.gradient) + offset;
     for (int bit = 0; bit < organs; ++bit) {
       const Logit* next = bit + 1 < organs ? logits + (bit + 1) * a.voxels : logits + kChunk;
-      organ_on_chunk<kGradient>(logits + bit * a.voxels, kGradient ? gradient + bit * a.voxels : nullptr, scale, runs,
-                                length, bit, next, losses[bit]);
+      organ_on_chunk<kGradient>(logits + bit * a.voxels, gradient, scale, runs, length, bit, next, losses[bit]);
+      gradient += kGradient == Gradient::none ? 0 : a.voxels;
     }
   }
   for (int bit = 0; bit < organs; ++bit) sums[organ + bit] = losses[bit].total();
 }
 
+constexpr std::int64_t kStreamedBytes = 1 << 22;  // a larger gradient has left the caches when it is read
+
+// Whether the gradient may go past the caches: it is large, and every plane of it starts where a line does.
+template <typename Logit>
+SMILE_FAST_INLINE bool streams(const MaskedBceArguments& a) {
+  const std::int64_t plane = a.voxels * static_cast<std::int64_t>(sizeof(Logit));
+  return a.batch * a.organs * plane > kStreamedBytes && plane % kStreamAlignment == 0 &&
+         reinterpret_cast<std::uintptr_t>(a.gradient) % kStreamAlignment == 0;
+}
+
+template <Gradient kGradient, typename Logit>
+SMILE_FAST_INLINE void all_organs(const MaskedBceArguments& a, std::int64_t image, std::int64_t begin, std::int64_t end,
+                                  float scale, double* sums) {
+  for (std::int64_t organ = 0; organ < a.organs; organ += kWordBits)
+    word_of_organs<kGradient, Logit>(a, image, begin, end, organ, scale, sums);
+  if constexpr (kGradient != Gradient::none && kGradient != Gradient::cached) finish_streams();
+}
+
 template <typename Logit>
 SMILE_FAST_INLINE void block(const MaskedBceArguments& a, std::int64_t image, std::int64_t begin, std::int64_t end,
                              float scale, double* sums) {
-  for (std::int64_t organ = 0; organ < a.organs; organ += kWordBits) {
-    a.gradient == nullptr ? word_of_organs<false, Logit>(a, image, begin, end, organ, scale, sums)
-                          : word_of_organs<true, Logit>(a, image, begin, end, organ, scale, sums);
-  }
+  if (a.gradient == nullptr) return all_organs<Gradient::none, Logit>(a, image, begin, end, scale, sums);
+  if (!streams<Logit>(a)) return all_organs<Gradient::cached, Logit>(a, image, begin, end, scale, sums);
+  if (a.gradient == a.logits) return all_organs<Gradient::overwriting, Logit>(a, image, begin, end, scale, sums);
+  all_organs<Gradient::streamed, Logit>(a, image, begin, end, scale, sums);
 }
 
 }  // namespace

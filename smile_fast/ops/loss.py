@@ -7,8 +7,12 @@ from torch import Tensor
 
 from smile_fast.ops.reference import compute_dtype
 
+UNIT_FACTOR = 1e-9  # a factor this near to 1 changes no float32, bfloat16 or float16 gradient
 
-def fake(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -> tuple[Tensor, Tensor, Tensor]:
+
+def fake(
+    logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return results of the right shapes and dtypes: sums [B, K], counts [B, K], grad like logits or [0]."""
     pairs = logits.shape[:2]
     return (
@@ -20,26 +24,52 @@ def fake(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -> tupl
 
 def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     """Keep the gradient that the forward made; counts and the gradient itself are constants to autograd."""
+    _, _, _, ctx.with_grad, *mean = inputs
+    ctx.mean, ctx.inputs = mean == [True], len(inputs)
+    ctx.set_materialize_grads(False)  # no zeros of the size of `grad` for the results that have no gradient
     _, counts, grad = output
-    ctx.with_grad = inputs[-1]
     ctx.mark_non_differentiable(counts, grad)
-    ctx.save_for_backward(grad)
+    ctx.save_for_backward(counts, grad)
 
 
 def backward(
     ctx: Any,
-    grad_sums: Tensor,  # [B, K]
+    grad_sums: Tensor | None,  # [B, K]
     grad_counts: Tensor | None,
     grad_grad: Tensor | None,
-) -> tuple[Tensor, None, None, None]:
+) -> tuple[Tensor | None, ...]:
     """Scale d sums / d logits by what arrives for the sums, one factor an (image, organ) plane."""
     if not ctx.with_grad:
         raise RuntimeError("the loss was computed with with_grad=False: it has no gradient for its logits")
+    counts, grad = ctx.saved_tensors  # [B, K], [B, K, *S]
+    arrived = None if grad_sums is None else scaled(grad, grad_sums, counts, ctx.mean)
+    return arrived, *[None] * (ctx.inputs - 1)
+
+
+def scaled(grad: Tensor, grad_sums: Tensor, counts: Tensor, mean: bool) -> Tensor:
+    """Return the gradient that the forward made times what arrives for the sums.
+
+    Args:
+        grad: [B, K, *S], d sums / d logits; with `mean`, over the number of known pairs.
+        grad_sums: [B, K], what arrives.
+        counts: [B, K], known voxels.
+        mean: whether `grad` is divided already. After `loss.backward()` every factor is 1 then, and `grad` itself is
+            the result, unless the graph is kept: a second backward pass must find it unchanged.
+    """
     if torch.is_grad_enabled() and grad_sums.requires_grad:
         raise RuntimeError("the loss has no second derivative: call backward without create_graph")
-    (grad,) = ctx.saved_tensors  # [B, K, *S]
-    scale = grad_sums.to(compute_dtype(grad.dtype)).reshape(grad_sums.shape + (1,) * (grad.ndim - 2))
-    return (grad * scale).to(grad.dtype), None, None, None
+    factors = grad_sums * counts.sum().clamp(min=1) if mean else grad_sums
+    # Only a plain tensor on the CPU can be asked: a traced one has no values, and a GPU would have to be waited for.
+    if type(factors) is Tensor and factors.device.type == "cpu" and bool(((factors - 1).abs() < UNIT_FACTOR).all()):
+        return grad.clone() if _graph_is_kept() else grad
+    factors = factors.to(compute_dtype(grad.dtype)).reshape(factors.shape + (1,) * (grad.ndim - 2))
+    return (grad * factors).to(grad.dtype)
+
+
+def _graph_is_kept() -> bool:
+    """Return whether the running backward pass was asked to retain_graph; true as well if torch cannot tell."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+    return bool(asked())
 
 
 def needs_grad(logits: Tensor) -> bool:

@@ -1,10 +1,11 @@
 """masked_bce: K independent sigmoid losses, each over the voxels on which its organ is known.
 
 L = sum over k of w_k BCE(sigmoid(z_k), y*_k), equation 1 of Petit et al., DLMIA 2018. The forward pass makes the
-gradient as well, w (sigmoid(z) - y); the backward pass only scales it.
+gradient as well, w (sigmoid(z) - y), for the mean divided by the number of known pairs; the backward pass scales it
+where something other than 1 arrives.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,10 +23,12 @@ from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
 
 NAME = "masked_bce"
+IN_PLACE = "masked_bce_in_place"
 
 define(
     NAME,
-    "(Tensor logits, Tensor labels, Tensor table, bool with_grad) -> (Tensor sums, Tensor counts, Tensor grad)",
+    "(Tensor logits, Tensor labels, Tensor table, bool with_grad, bool mean)"
+    " -> (Tensor sums, Tensor counts, Tensor grad)",
     [
         Implementation(
             "native",
@@ -42,12 +45,60 @@ define(
 )
 
 
+def _fake_in_place(logits: Tensor, labels: Tensor, table: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
+    sums, counts, _ = loss.fake(logits, labels, table, False)
+    return sums, counts
+
+
+define(
+    IN_PLACE,
+    "(Tensor(a!) logits, Tensor labels, Tensor table, bool mean) -> (Tensor sums, Tensor counts)",
+    [
+        Implementation(
+            "native",
+            native.masked_bce_in_place,
+            devices=("cpu",),
+            unusable=UNUSABLE,
+            refusal=native.refusal,
+        ),
+        Implementation(REFERENCE, reference.masked_bce_in_place, devices=()),
+    ],
+    fake=_fake_in_place,
+)
+
+
+class _InPlace(torch.autograd.Function):
+    """masked_bce_in_place for autograd: torch.library knows no formula for an op that writes to its input."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, table: Tensor, mean: bool, implementation: str | None
+    ) -> tuple[Tensor, Tensor]:
+        grad = logits.detach()
+        kernel = overload(IN_PLACE, implementation, grad, labels, table, mean)
+        sums, counts = cast(tuple[Tensor, Tensor], kernel(grad, labels, table, mean))
+        torch.autograd.graph.increment_version(logits)  # whoever kept the logits for a backward pass gets an error
+        ctx.mean = mean
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(counts)
+        ctx.save_for_backward(counts, grad)
+        return sums, counts
+
+    @staticmethod
+    def backward(ctx: Any, *arriving: Tensor | None) -> tuple[Tensor | None, ...]:
+        counts, grad = ctx.saved_tensors  # [B, K], [B, K, *S]
+        grad_sums = arriving[0]
+        arrived = None if grad_sums is None else loss.scaled(grad, grad_sums, counts, ctx.mean)
+        return arrived, None, None, None, None
+
+
 def masked_bce(
     logits: Tensor,  # [B, K, *S]
     labels: Tensor,  # [B, *S]
     table: Tensor,  # [B, 256, 2, ceil(K / 32)]
     *,
     reduction: str = "mean",
+    overwrite_logits: bool = False,
     implementation: str | None = None,
 ) -> Tensor:
     """Masked multi-label binary cross entropy.
@@ -59,6 +110,9 @@ def masked_bce(
             logits' device.
         reduction: "mean" over the known (voxel, organ) pairs, exactly 0 when there are none; "sum"; or "none" for
             one sum an (image, organ).
+        overwrite_logits: write the gradient over the logits, which saves the memory and the time of another tensor
+            of their size. For logits that nobody reads afterwards and that are no leaf. Without effect where no
+            gradient is made, and under torch.compile, which plans memory itself.
         implementation: None for the best one here, or a name of `smile_fast.ops.available`; a name never falls back.
 
     Returns:
@@ -66,7 +120,8 @@ def masked_bce(
 
     Raises:
         TypeError: an argument is no tensor or has the wrong dtype.
-        ValueError: shapes or devices disagree, unknown reduction, implementation that cannot be used.
+        ValueError: shapes or devices disagree, unknown reduction, implementation that cannot be used, logits that
+            cannot be overwritten.
 
     Numerics: computes in float32 (float64 for float64 logits) and sums in float64, deterministically; the native
         implementation gives the same bits for any number of threads. A logit on which its organ is unknown may be
@@ -75,7 +130,14 @@ def masked_bce(
     Source: Petit et al., DLMIA 2018, equation 1.
     """
     check_reduction(reduction)
-    sums, counts = masked_bce_stats(logits, labels, table, implementation=implementation)
+    _check(logits, labels, table)
+    # 1 / N underflows in float16: there, the backward pass scales.
+    mean = reduction == "mean" and logits.dtype != torch.float16
+    if overwrite_logits and loss.needs_grad(logits) and not torch.compiler.is_compiling():
+        _check_overwritable(logits)
+        sums, counts = cast(tuple[Tensor, Tensor], _InPlace.apply(logits, labels, table, mean, implementation))  # type: ignore[no-untyped-call]
+    else:
+        sums, counts = _sums_and_counts(logits, labels, table, mean, implementation)
     return loss.reduce(sums, counts, reduction, logits.dtype)
 
 
@@ -92,6 +154,21 @@ def masked_bce_stats(
         sums: [B, K] float64, sum over voxels of w * BCE; differentiable.
         counts: [B, K] int64, number of known voxels. The mean loss is `sums.sum() / counts.sum().clamp(min=1)`.
     """
+    _check(logits, labels, table)
+    return _sums_and_counts(logits, labels, table, False, implementation)
+
+
+def _sums_and_counts(
+    logits: Tensor, labels: Tensor, table: Tensor, mean: bool, implementation: str | None
+) -> tuple[Tensor, Tensor]:
+    arguments = (logits, labels, table, loss.needs_grad(logits), mean)
+    kernel = overload(NAME, implementation, *arguments)
+    sums, counts, _ = cast(tuple[Tensor, Tensor, Tensor], kernel(*arguments))
+    return sums, counts
+
+
+def _check(logits: Tensor, labels: Tensor, table: Tensor) -> None:
+    """Raise TypeError or ValueError unless the three belong together."""
     check_float_tensor("logits", logits)
     if logits.ndim < 3 or logits.shape[1] == 0:
         raise ValueError(f"logits must have shape [B, K, *S] with K >= 1, got {list(logits.shape)}")
@@ -100,7 +177,12 @@ def masked_bce_stats(
     batch, organs, *spatial = logits.shape
     check_shape("labels", labels, (batch, *spatial), "[B, *S]")
     check_table(table, batch, organs)
-    with_grad = loss.needs_grad(logits)
-    kernel = overload(NAME, implementation, logits, labels, table, with_grad)
-    sums, counts, _ = cast(tuple[Tensor, Tensor, Tensor], kernel(logits, labels, table, with_grad))
-    return sums, counts
+
+
+def _check_overwritable(logits: Tensor) -> None:
+    """Raise ValueError for logits whose memory is not theirs alone to be overwritten."""
+    base = logits._base
+    if logits.is_leaf or (base is not None and base.is_leaf and base.requires_grad):
+        raise ValueError("overwrite_logits=True needs logits that an operation has made, got a leaf or a view of one")
+    if not logits.is_contiguous():
+        raise ValueError(f"overwrite_logits=True needs contiguous logits, got strides {logits.stride()}")

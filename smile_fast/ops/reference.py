@@ -64,26 +64,42 @@ def masked_bce(
     labels: Tensor,  # [B, *S] uint8
     table: Tensor,  # [B, 256, 2, ceil(K / 32)] int32
     with_grad: bool,
+    mean: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Kernel of `smile_fast::masked_bce`.
 
     Returns:
         sums: [B, K] float64, sum over voxels of w * BCE(sigmoid(z), y).
         counts: [B, K] int64, number of known voxels.
-        grad: [B, K, *S] like logits, d sums / d logits; [0] without with_grad.
+        grad: [B, K, *S] like logits, d sums / d logits, with `mean` divided by the number of known pairs (or by 1
+            if there are none); [0] without with_grad.
     """
     batch, organs = logits.shape[:2]
     sums = logits.new_zeros((batch, organs), dtype=torch.float64)
     counts = labels.new_zeros((batch, organs), dtype=torch.int64)
     grad = logits.new_empty(logits.shape if with_grad else (0,))
+    for organ, (known, _) in enumerate(decode(labels, table, organs)):
+        counts[:, organ] = known.flatten(1).sum(1)
+    scale = 1 / counts.sum().clamp(min=1).double() if mean else counts.new_ones((), dtype=torch.float64)
     for organ, (known, positive) in enumerate(decode(labels, table, organs)):
         plane = logits[:, organ].to(compute_dtype(logits.dtype)).contiguous()
         loss, gradient = bce(plane, known, positive)
         sums[:, organ] = loss.flatten(1).sum(1, dtype=torch.float64)
-        counts[:, organ] = known.flatten(1).sum(1)
         if with_grad:
-            grad[:, organ] = gradient
+            grad[:, organ] = gradient * scale.to(plane.dtype)
     return sums, counts, grad
+
+
+def masked_bce_in_place(
+    logits: Tensor,  # [B, K, *S], overwritten
+    labels: Tensor,  # [B, *S] uint8
+    table: Tensor,  # [B, 256, 2, ceil(K / 32)] int32
+    mean: bool,
+) -> tuple[Tensor, Tensor]:
+    """Kernel of `smile_fast::masked_bce_in_place`: `masked_bce`, with the gradient in place of the logits."""
+    sums, counts, grad = masked_bce(logits, labels, table, True, mean)
+    logits.copy_(grad)
+    return sums, counts
 
 
 def masked_bce_upsampled(

@@ -53,8 +53,8 @@ def define(
     implementations: Sequence[Implementation],
     *,
     fake: Callable[..., Any],
-    setup_context: Callable[..., None],
-    backward: Callable[..., Any],
+    setup_context: Callable[..., None] | None = None,
+    backward: Callable[..., Any] | None = None,
 ) -> None:
     """Define an op with all its implementations.
 
@@ -64,7 +64,8 @@ def define(
         implementations: best first; the last one is the reference, which runs anywhere and takes anything.
         fake: the shapes and dtypes of the results, for torch.compile.
         setup_context: what the backward needs, see torch.library.register_autograd.
-        backward: the gradient formula, see torch.library.register_autograd.
+        backward: the gradient formula, see torch.library.register_autograd; None for an op that writes to its inputs,
+            which can have none.
     """
     if implementations[-1].name != REFERENCE:
         raise ValueError(f"the last implementation of {op} must be the reference")
@@ -74,7 +75,10 @@ def define(
     for overload in overloads:
         _LIBRARY.define(overload + schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"{NAMESPACE}::{overload}", fake, lib=_LIBRARY)
-        torch.library.register_autograd(f"{NAMESPACE}::{overload}", backward, setup_context=setup_context, lib=_LIBRARY)
+        if backward is not None:
+            torch.library.register_autograd(
+                f"{NAMESPACE}::{overload}", backward, setup_context=setup_context, lib=_LIBRARY
+            )
     for implementation in usable:
         _LIBRARY.impl(f"{op}.{implementation.name}", implementation.run, "CompositeExplicitAutograd")
 

@@ -1,5 +1,6 @@
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -263,12 +264,25 @@ def test_same_inputs_same_bits(implementation: str) -> None:
     given = problem(3, 5, (150, 151), torch.float32)
     results = []
     # Plain torch rounds differently at the end of a thread's share; the native core must not.
-    for threads in (1, 2, 3, 1) if implementation == "native" else (1, 1):
+    for threads in (1, 2, 3, 8) if implementation == "native" else (1, 1):
         torch.set_num_threads(threads)
         results.append(gradient(sum_loss(given, implementation), given.logits))
     for loss, grad in results[1:]:
         assert torch.equal(loss, results[0][0])
         assert torch.equal(grad, results[0][1])
+
+
+@pytest.mark.slow
+def test_a_thousand_times_the_same_bits() -> None:
+    if "native" not in IMPLEMENTATIONS["masked_bce"]:
+        return
+    given = problem(2, 5, (150, 151), torch.bfloat16)
+    expected = gradient(sum_loss(given, "native"), given.logits)
+    for repeat in range(1000):
+        torch.set_num_threads((1, 2, 3, 8)[repeat % 4])
+        loss, grad = gradient(sum_loss(given, "native"), given.logits)
+        assert torch.equal(loss, expected[0])
+        assert torch.equal(grad, expected[1])
 
 
 def test_no_gradient_is_made_where_none_is_needed(implementation: str) -> None:
@@ -279,11 +293,115 @@ def test_no_gradient_is_made_where_none_is_needed(implementation: str) -> None:
     assert not loss.requires_grad
     assert torch.equal(loss, expected)
     kernel = torch.ops.smile_fast.masked_bce
-    *_, grad = kernel(given.logits, given.labels, given.table, False)
+    *_, grad = kernel(given.logits, given.labels, given.table, False, False)
     assert grad.shape == (0,)
-    sums, *_ = kernel(given.logits.clone().requires_grad_(), given.labels, given.table, False)
+    sums, *_ = kernel(given.logits.clone().requires_grad_(), given.labels, given.table, False, True)
     with pytest.raises(RuntimeError, match="with_grad=False"):
         sums.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gradient_of_the_mean_is_that_of_the_sum_over_the_known_pairs(implementation: str, dtype: torch.dtype) -> None:
+    if refuses(implementation, dtype):
+        return
+    given = problem(2, 3, (9, 10), dtype)
+    _, grad = gradient(lambda z: masked_bce(z, given.labels, given.table, implementation=implementation), given.logits)
+    exact_gradient = exact(given)[1] / given.known.sum()
+    # One rounding more than the gradient of the sum: that of the product with 1 / N.
+    assert gradient_ulps(grad, exact_gradient) <= GRADIENT_ULPS[dtype] + 1
+    _, doubled = gradient(
+        lambda z: 2 * masked_bce(z, given.labels, given.table, implementation=implementation), given.logits
+    )
+    finfo = torch.finfo(dtype)  # two roundings, of which those below the smallest normal number are absolute
+    torch.testing.assert_close(doubled, 2 * grad, rtol=2 * finfo.eps, atol=2 * finfo.tiny * finfo.eps)
+
+
+def test_gradient_of_a_kept_graph_is_not_given_away(implementation: str) -> None:
+    given = problem(2, 3, (6, 7), torch.float32)
+    leaf = given.logits.clone().requires_grad_()
+    loss = masked_bce(leaf, given.labels, given.table, implementation=implementation)
+    (first,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+    expected = first.clone()
+    first.zero_()
+    (second,) = torch.autograd.grad(loss, leaf)
+    assert torch.equal(second, expected)
+
+
+class Made(torch.autograd.Function):
+    """An operation that makes logits and keeps nothing, as a convolution does."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor) -> Tensor:
+        return leaf.clone(memory_format=torch.preserve_format)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_overwriting_the_logits_changes_nothing_else(implementation: str, reduction: str, dtype: torch.dtype) -> None:
+    if refuses(implementation, dtype):
+        return
+    given = problem(2, 3, (9, 10), dtype)
+    results = []
+    for overwrite in (False, True):
+        leaf = given.logits.clone().requires_grad_()
+        logits = Made.apply(leaf)  # type: ignore[no-untyped-call]
+        loss = masked_bce(
+            logits,
+            given.labels,
+            given.table,
+            reduction=reduction,
+            overwrite_logits=overwrite,
+            implementation=implementation,
+        )
+        assert torch.equal(logits, leaf) != overwrite
+        results.append((loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_overwritten_logits_hold_the_gradient(implementation: str) -> None:
+    given = problem(2, 3, (9, 10), torch.float32)
+    leaf = given.logits.clone().requires_grad_()
+    logits = Made.apply(leaf)  # type: ignore[no-untyped-call]
+    arguments = (given.labels, given.table)
+    masked_bce(logits, *arguments, overwrite_logits=True, implementation=implementation).backward()
+    assert torch.equal(logits, leaf.grad)
+    with torch.no_grad():
+        logits = Made.apply(leaf)  # type: ignore[no-untyped-call]
+        masked_bce(logits, *arguments, overwrite_logits=True, implementation=implementation)
+        assert torch.equal(logits, leaf)  # no gradient is made, so nothing is overwritten
+
+
+def test_who_needs_overwritten_logits_is_told() -> None:
+    given = problem(1, 2, (5, 6), torch.float32)
+    leaf = given.logits.clone().requires_grad_()
+    for logits, message in (
+        (leaf, "an operation has made"),
+        (leaf.view(1, 2, 5, 6), "an operation has made"),
+        (Made.apply(leaf).transpose(2, 3), "contiguous"),  # type: ignore[no-untyped-call]
+    ):
+        labels = given.labels if logits.shape[2] == 5 else given.labels.transpose(1, 2)
+        with pytest.raises(ValueError, match=message):
+            masked_bce(logits, labels, given.table, overwrite_logits=True)
+    probabilities = leaf.sigmoid()  # its backward reads its own result
+    masked_bce(probabilities, given.labels, given.table, overwrite_logits=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        probabilities.sum().backward()
+
+
+def test_results_outlive_the_call_and_do_not_share_memory() -> None:
+    """Large gradients come from a pool: each must have its own block for as long as it lives."""
+    given = problem(1, 3, (400, 401), torch.float32)
+    kernel = torch.ops.smile_fast.masked_bce
+    first = kernel(given.logits, given.labels, given.table, True, False)[2]
+    expected = first.clone()
+    second = kernel(given.logits * 2, given.labels, given.table, True, False)[2]
+    assert torch.equal(first, expected)
+    assert first.data_ptr() != second.data_ptr()
 
 
 def test_second_derivative_is_refused_not_wrong(implementation: str) -> None:
@@ -305,8 +423,12 @@ def test_opcheck(implementation: str) -> None:
     given = problem(2, 3, (5, 6), torch.float32)
     for overload in ("default", implementation):
         kernel = getattr(torch.ops.smile_fast.masked_bce, overload)
-        torch.library.opcheck(kernel, (given.logits, given.labels, given.table, False))
-        torch.library.opcheck(kernel, (given.logits.clone().requires_grad_(), given.labels, given.table, True))
+        torch.library.opcheck(kernel, (given.logits, given.labels, given.table, False, False))
+        leaf = given.logits.clone().requires_grad_()
+        for mean in (False, True):
+            torch.library.opcheck(kernel, (leaf, given.labels, given.table, True, mean))
+        in_place = getattr(torch.ops.smile_fast.masked_bce_in_place, overload)
+        torch.library.opcheck(in_place, (given.logits.clone(), given.labels, given.table, True))
 
 
 def test_compiles_into_one_graph(implementation: str) -> None:
@@ -334,7 +456,9 @@ def test_native_op_called_directly_reads_no_foreign_memory(wrong: str) -> None:
     given = problem(2, 3, (5, 6), torch.float32)
     arguments = {"labels": given.labels, "table": given.table} | {wrong: getattr(given, wrong)[:1]}
     with pytest.raises(ValueError, match=f"{wrong} must have shape"):
-        torch.ops.smile_fast.masked_bce.native(given.logits, **arguments, with_grad=True)
+        torch.ops.smile_fast.masked_bce.native(given.logits, **arguments, with_grad=True, mean=False)
+    with pytest.raises(ValueError, match=f"{wrong} must have shape"):
+        torch.ops.smile_fast.masked_bce_in_place.native(given.logits, **arguments, mean=False)
 
 
 GOOD = problem(2, 3, (4, 5), torch.float32)

@@ -11,7 +11,7 @@ from smile_fast.ops.registry import Implementation
 
 
 def test_every_op_has_its_reference_everywhere() -> None:
-    assert set(OPS) == {"masked_bce", "masked_bce_upsampled", "select_top_fraction"}
+    assert set(OPS) == {"masked_bce", "masked_bce_in_place", "masked_bce_upsampled", "select_top_fraction"}
     for op in OPS:
         for device in ("cpu", "cuda", "meta"):
             assert available(op, device)[-1] == ("reference", True, "")

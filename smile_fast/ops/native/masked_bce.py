@@ -5,15 +5,41 @@ from torch import Tensor
 
 from smile_fast.ops.checks import check_shape, check_table, check_tensor
 from smile_fast.ops.native.core import CORE, DTYPES, refused_dtype
+from smile_fast.ops.native.memory import empty
 
 
-def refusal(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -> str:
-    """Return why `masked_bce` cannot take these arguments; empty when it can."""
+def refusal(logits: Tensor, *others: object) -> str:
+    """Return why the kernels of this file cannot take these arguments; empty when they can."""
     return refused_dtype(logits.dtype)
 
 
-def masked_bce(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -> tuple[Tensor, Tensor, Tensor]:
+def masked_bce(
+    logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Kernel of `smile_fast::masked_bce`; results as in `smile_fast.ops.reference.masked_bce`."""
+    logits = logits.contiguous()
+    grad = empty(logits.shape, logits.dtype) if with_grad else logits.new_empty(0)
+    sums, counts = _run(logits, labels, table, grad if with_grad else None, mean)
+    return sums, counts, grad
+
+
+def masked_bce_in_place(logits: Tensor, labels: Tensor, table: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
+    """Kernel of `smile_fast::masked_bce_in_place`; results as in `smile_fast.ops.reference.masked_bce_in_place`."""
+    if logits.is_contiguous():
+        return _run(logits, labels, table, logits, mean)
+    grad = logits.contiguous()
+    results = _run(grad, labels, table, grad, mean)
+    logits.copy_(grad)
+    return results
+
+
+def _run(
+    logits: Tensor,  # [B, K, *S], contiguous
+    labels: Tensor,  # [B, *S]
+    table: Tensor,  # [B, 256, 2, ceil(K / 32)]
+    grad: Tensor | None,  # [B, K, *S], contiguous; may be the logits
+    mean: bool,
+) -> tuple[Tensor, Tensor]:
     # The op can be called without its public function, and a wrong size would read foreign memory.
     batch, organs, *spatial = logits.shape
     check_tensor("logits", logits, tuple(DTYPES), torch.device("cpu"))
@@ -21,10 +47,9 @@ def masked_bce(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -
     check_tensor("table", table, (torch.int32,), logits.device)
     check_shape("labels", labels, (batch, *spatial), "[B, *S]")
     check_table(table, batch, organs)
-    logits, labels, table = logits.contiguous(), labels.contiguous(), table.contiguous()
+    labels, table = labels.contiguous(), table.contiguous()
     sums = logits.new_empty((batch, organs), dtype=torch.float64)
     counts = logits.new_empty((batch, organs), dtype=torch.int64)
-    grad = logits.new_empty(logits.shape if with_grad else (0,))
     CORE.masked_bce(
         dtype=DTYPES[logits.dtype],
         logits=logits.data_ptr(),
@@ -35,8 +60,8 @@ def masked_bce(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -
         voxels=labels[0].numel() if batch else 0,
         sums=sums.data_ptr(),
         counts=counts.data_ptr(),
-        gradient=grad.data_ptr() if with_grad else 0,
-        mean=False,
+        gradient=0 if grad is None else grad.data_ptr(),
+        mean=mean,
         threads=torch.get_num_threads(),
     )
-    return sums, counts, grad
+    return sums, counts

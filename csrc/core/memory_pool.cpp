@@ -1,0 +1,79 @@
+#include "core/memory_pool.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace smile_fast {
+namespace {
+
+constexpr std::size_t kAlignment = std::size_t{1} << 21;  // a huge page
+
+struct Block {
+  void* data;
+  std::size_t capacity;
+};
+
+struct Pool {
+  Pool() { blocks.reserve(Memory::kKeptBlocks + 1); }
+
+  std::mutex mutex;
+  std::vector<Block> blocks;  // oldest first
+};
+
+Pool& pool() {
+  static Pool* const instance = new Pool;  // never destroyed: blocks may come back while the process ends
+  return *instance;
+}
+
+Block allocate(std::size_t capacity) {
+  void* const data = std::aligned_alloc(kAlignment, capacity);
+  if (data == nullptr) throw std::bad_alloc();
+#ifdef __linux__
+  madvise(data, capacity, MADV_HUGEPAGE);  // advice only: without it the pages are small, and nothing else changes
+#endif
+  return {data, capacity};
+}
+
+}  // namespace
+
+Memory::Memory(std::size_t bytes) : size_(bytes) {
+  const std::size_t wanted = std::max((bytes + kAlignment - 1) / kAlignment, std::size_t{1}) * kAlignment;
+  Block block{};
+  {
+    const std::lock_guard lock(pool().mutex);
+    auto& blocks = pool().blocks;
+    const auto fits = [wanted](const Block& kept) {
+      return kept.capacity >= wanted && kept.capacity - wanted <= wanted / 4;
+    };
+    const auto found = std::find_if(blocks.rbegin(), blocks.rend(), fits);  // the last one is still in the caches
+    if (found != blocks.rend()) {
+      block = *found;
+      blocks.erase(std::next(found).base());
+    }
+  }
+  if (block.data == nullptr) block = allocate(wanted);
+  data_ = block.data;
+  capacity_ = block.capacity;
+}
+
+Memory::~Memory() {
+  const std::lock_guard lock(pool().mutex);
+  auto& blocks = pool().blocks;
+  blocks.push_back({data_, capacity_});
+  std::size_t bytes = 0;
+  for (const Block& block : blocks) bytes += block.capacity;
+  while (blocks.size() > kKeptBlocks || bytes > kKeptBytes) {
+    bytes -= blocks.front().capacity;
+    std::free(blocks.front().data);
+    blocks.erase(blocks.begin());
+  }
+}
+
+}  // namespace smile_fast
