@@ -133,6 +133,7 @@ def test_doctor_names_the_implementation_of_every_operation(capsys):
         assert sum(line.strip().startswith("->") for line in lines) == 1
         assert any("reference" in line for line in lines)
     assert "\ncuda:" in out
+    assert re.search(r"\nnative core: (instruction set (avx512|avx2|plain)|.*SMILE_FAST_BUILD=none.*)\n", out)
 
 
 def test_doctor_says_why_the_better_implementation_is_not_used(capsys, monkeypatch):
