@@ -336,6 +336,7 @@ class Walk {
 
 template <typename Logit>
 void walk(const MaskedBceUpsampledArguments& a, const ColumnTables& columns, const UpsampledBand& band) {
+  static_assert(sizeof(Walk<Logit, true>) <= kUpsampledStack);
   if (a.gradient == nullptr)
     Walk<Logit, false>(a, columns, band).run();
   else

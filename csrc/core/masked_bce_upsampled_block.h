@@ -35,6 +35,8 @@ struct UpsampledBand {
   double* sums;             // [organs]
 };
 
+constexpr int kUpsampledStack = 16 << 10;  // bytes of stack that a thread takes at most
+
 using MaskedBceUpsampledBlock = void(const MaskedBceUpsampledArguments& arguments, const ColumnTables& columns,
                                      const UpsampledBand& band);
 
