@@ -27,15 +27,15 @@ LOSS_RELATIVE = 1e-6
 # or twice each: at most 4 in float32. A 16-bit gradient is a rounded float32 one: at most the neighbouring number.
 GRADIENT_ULPS = {torch.float32: 4, torch.bfloat16: 1, torch.float16: 1, torch.float64: 8}
 
-# Interpolated logits carry the rounding of two lerps, about 4 roundings of the largest logit (|z| < 16 in the tests),
-# and the adjoint adds up at most a few hundred terms of size 1: errors relative to the largest entry of the gradient.
-# A 16-bit gradient is rounded once at the end.
-UPSAMPLED_GRADIENT_RELATIVE = {
-    torch.float32: 2e-6,
-    torch.bfloat16: 2.0**-8,
-    torch.float16: 2.0**-11,
-    torch.float64: 1e-14,
-}
+# The goal for a sum of losses over the voxels of a real image, where roundings average out.
+LOSS_RELATIVE_LARGE = 1e-7
+
+# The gradient of upsampled logits adds up terms of one voxel each; its error is held against the sum of their absolute
+# values, in units of the computing dtype's rounding. An interpolated logit carries some 4 roundings of the largest
+# logit M (the weights and two lerps), and a slope s has |ds/du| <= s: 4 M. exp, division, products with the weights and
+# the sums add 16. A 16-bit gradient is rounded once more, at the end.
+UPSAMPLED_ROUNDINGS = 16.0
+UPSAMPLED_ROUNDINGS_OF_LOGIT = 4.0
 
 # flash-attention's rule: our error against float64 is at most twice that of plain PyTorch in the same dtype. Where
 # PyTorch happens to be exact, the floor is one float32 rounding, in which every loss is returned.
@@ -47,6 +47,25 @@ def assert_no_worse_than_torch(ours: float, plain_torch: float, exact: float) ->
     """Assert flash-attention's rule on one loss."""
     allowed = TIMES_TORCH_ERROR * abs(plain_torch - exact) + LOSS_FLOOR * abs(exact)
     assert abs(ours - exact) <= allowed, f"{ours} is {abs(ours - exact)} away from {exact}, {allowed} are allowed"
+
+
+def upsampled_gradient_error(gradient: Tensor, exact: Tensor, magnitude: Tensor, largest_logit: float) -> float:
+    """Return the largest error of an upsampled loss's gradient, in units of what its rule allows: at most 1.
+
+    Args:
+        gradient: what is tested.
+        exact: the same in float64.
+        magnitude: float64, the sum of the absolute values of the terms of each entry.
+        largest_logit: the largest absolute value of a logit.
+    """
+    computed_in = torch.float64 if gradient.dtype == torch.float64 else torch.float32
+    roundings = UPSAMPLED_ROUNDINGS + UPSAMPLED_ROUNDINGS_OF_LOGIT * largest_logit
+    allowed = roundings * torch.finfo(computed_in).eps / 2 * magnitude
+    if gradient.dtype != computed_in:
+        allowed += (
+            torch.finfo(gradient.dtype).eps / 2 * exact.abs() + torch.finfo(gradient.dtype).smallest_normal * 2**-11
+        )
+    return float(((gradient.double() - exact).abs() / allowed.clamp(min=1e-300)).max())
 
 
 def gradient_ulps(gradient: Tensor, exact: Tensor) -> float:

@@ -30,4 +30,5 @@ PYBIND11_MODULE(_native, module) {
   module.def("use_target", &use_target, pybind11::arg("name"), "All kernels use this instruction set from now on.");
   smile_fast::bindings::bind_masked_bce(module);
   smile_fast::bindings::bind_memory(module);
+  smile_fast::bindings::bind_masked_bce_upsampled(module);
 }

@@ -40,6 +40,21 @@ def check_table(table: Tensor, batch: int, organs: int) -> None:
     check_shape("table", table, (batch, LABEL_VALUES, 2, words), "[B, 256, 2, ceil(K / 32)]")
 
 
+def check_upsampled_sizes(logits: Tensor, labels: Tensor) -> None:
+    """Raise ValueError unless logits [B, K, *low] can be interpolated to the size of labels [B, *S]."""
+    if logits.ndim not in (4, 5) or logits.shape[1] == 0:
+        raise ValueError(
+            f"logits must have shape [B, K, h, w] or [B, K, d, h, w] with K >= 1, got {list(logits.shape)}"
+        )
+    if labels.ndim != logits.ndim - 1 or labels.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"labels must have shape [B, *S] with B = {logits.shape[0]} and {logits.ndim - 2} spatial axes, "
+            f"got {list(labels.shape)}"
+        )
+    if 0 in logits.shape[2:] and 0 not in labels.shape:
+        raise ValueError(f"logits must have no empty spatial axis, got {list(logits.shape)}")
+
+
 def check_reduction(reduction: str) -> None:
     """Raise ValueError unless `reduction` is one of mean, sum, none."""
     if reduction not in REDUCTIONS:

@@ -15,7 +15,10 @@ from smile_fast.ops.checks import (
     check_reduction,
     check_table,
     check_tensor,
+    check_upsampled_sizes,
 )
+from smile_fast.ops.native import masked_bce_upsampled as native
+from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
 
 NAME = "masked_bce_upsampled"
@@ -23,7 +26,16 @@ NAME = "masked_bce_upsampled"
 define(
     NAME,
     "(Tensor logits, Tensor labels, Tensor table, bool with_grad) -> (Tensor sums, Tensor counts, Tensor grad)",
-    [Implementation(REFERENCE, reference.masked_bce_upsampled, devices=())],
+    [
+        Implementation(
+            "native",
+            native.masked_bce_upsampled,
+            devices=("cpu",),
+            unusable=UNUSABLE,
+            refusal=native.refusal,
+        ),
+        Implementation(REFERENCE, reference.masked_bce_upsampled, devices=()),
+    ],
     fake=loss.fake,
     setup_context=loss.setup_context,
     backward=loss.backward,
@@ -58,9 +70,9 @@ def masked_bce_upsampled(
         TypeError: an argument is no tensor or has the wrong dtype.
         ValueError: shapes or devices disagree, unknown reduction, implementation that cannot be used.
 
-    Numerics: interpolates and computes in float32 (float64 for float64 logits), sums in float64, deterministically for
-        a given number of threads. A NaN or infinite logit reaches the loss only through known voxels
-        whose interpolation reads it. There is no second derivative.
+    Numerics: interpolates and computes in float32 (float64 for float64 logits), sums in float64, deterministically; the
+        native implementation gives the same bits for any number of threads. A NaN or infinite logit reaches the loss
+        only through known voxels whose interpolation reads it. There is no second derivative.
     Sync: reads nothing on the host.
     Source: Petit et al., DLMIA 2018, equation 1.
     """
@@ -83,21 +95,10 @@ def masked_bce_upsampled_stats(
         counts: [B, K] int64, number of known voxels. The mean loss is `sums.sum() / counts.sum().clamp(min=1)`.
     """
     check_float_tensor("logits", logits)
-    if logits.ndim not in (4, 5) or logits.shape[1] == 0:
-        raise ValueError(
-            f"logits must have shape [B, K, h, w] or [B, K, d, h, w] with K >= 1, got {list(logits.shape)}"
-        )
     check_tensor("labels", labels, (torch.uint8,), logits.device)
     check_tensor("table", table, (torch.int32,), logits.device)
-    batch, organs = logits.shape[:2]
-    if labels.ndim != logits.ndim - 1 or labels.shape[0] != batch:
-        raise ValueError(
-            f"labels must have shape [B, *S] with B = {batch} and {logits.ndim - 2} spatial axes, "
-            f"got {list(labels.shape)}"
-        )
-    if 0 in logits.shape[2:] and 0 not in labels.shape:
-        raise ValueError(f"logits must have no empty spatial axis, got {list(logits.shape)}")
-    check_table(table, batch, organs)
+    check_upsampled_sizes(logits, labels)
+    check_table(table, logits.shape[0], logits.shape[1])
     with_grad = loss.needs_grad(logits)
     kernel = overload(NAME, implementation, logits, labels, table, with_grad)
     sums, counts, _ = cast(tuple[Tensor, Tensor, Tensor], kernel(logits, labels, table, with_grad))

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from smile_fast.ops import available
 
-IMPLEMENTATIONS = {op: [name for name, usable, _ in available(op, "cpu") if usable] for op in ("masked_bce",)}
+LOSSES = ("masked_bce", "masked_bce_upsampled")
+IMPLEMENTATIONS = {op: [name for name, usable, _ in available(op, "cpu") if usable] for op in LOSSES}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 

@@ -1,0 +1,360 @@
+// Compiled once per target, see core/targets.h.
+//
+// A tile is up to kTileRows output rows that read the same low-resolution rows, times kTileColumns columns. Its labels
+// are decoded once for all organs. Then, organ by organ: the low-resolution rows are interpolated horizontally; column
+// by column of vectors, the output rows are interpolated between them, and their gradients gathered for the upper and
+// for the lower one in registers; at the end, these two rows of gradients are reduced horizontally.
+#include "core/masked_bce_upsampled_block.h"
+
+#include "core/bce.h"
+#include "core/interpolation.h"
+#include "core/label_counts.h"
+#include "core/supervision.h"
+
+namespace smile_fast::SMILE_FAST_TARGET {
+namespace {
+
+constexpr int kTileRows = 8;
+constexpr int kWays = 2;  // sums of losses that take turns: a single one would overflow with 4 lanes
+constexpr int kColumnsAtOnce = kTileColumns / 2;  // columns whose losses are summed in single precision
+static_assert(kTileColumns == kRun && kWeightsAtOnce % kLanes == 0);
+static_assert(kTileRows * kColumnsAtOnce <= 1023);  // RunningLoss::add
+static_assert(kTileRows * kColumnsAtOnce / kLanes / kWays <= kLossVectors);
+
+SMILE_FAST_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+// One output row of a tile, for one organ.
+struct Row {
+  const Run* run;
+  float top, bottom;  // weights of the upper and of the lower low-resolution row
+};
+
+// The rows of a tile on which an organ is known: first those without positives on which it is known everywhere.
+struct Rows {
+  Row rows[kTileRows];
+  int plain, all;
+};
+
+// A row of low-resolution logits, or two of neighbouring slices, with their weights; and where its gradient goes.
+template <typename Logit>
+struct LowRow {
+  const Logit* logits[2];
+  float* gradient[2];
+  float weight[2];
+  int slices;
+};
+
+// What a tile holds at full width, for one organ. Behind the last column there are zeros, for the reduction.
+struct Scratch {
+  alignas(64) float logits[2][kTileColumns];
+  alignas(64) float gradient[2][kTileColumns + kWeightsAtOnce];
+  alignas(64) float low[kTileColumns + 2 * kLanes];
+  Run runs[kTileRows];
+};
+
+template <typename Logit>
+SMILE_FAST_INLINE float low_value(const LowRow<Logit>& row, std::int64_t column) {
+  const float value = to_float(row.logits[0][column]);
+  return row.slices == 1 ? value : value * row.weight[0] + to_float(row.logits[1][column]) * row.weight[1];
+}
+
+// The low-resolution columns [begin, end), and up to kLanes more.
+template <typename Logit>
+SMILE_FAST_INLINE void low_values(const LowRow<Logit>& row, std::int64_t begin, std::int64_t end, std::int64_t width,
+                                  float* values) {
+  std::int64_t column = begin;
+  for (; column < end && column + kLanes <= width; column += kLanes) {
+    Floats value = load(row.logits[0] + column);
+    if (row.slices == 2) value = value * row.weight[0] + load(row.logits[1] + column) * row.weight[1];
+    store(values + (column - begin), value);
+  }
+  for (; column < end; ++column) values[column - begin] = low_value(row, column);
+}
+
+// The tile's columns of a low-resolution row: (1 - weight) of one column and weight of the next.
+template <typename Logit>
+SMILE_FAST_INLINE void interpolate_columns(const LowRow<Logit>& row, const ColumnTables& columns,
+                                           const ColumnTile& tile, std::int64_t first, std::int64_t width, float* low,
+                                           float* values) {
+  const std::int32_t *lows = columns.low + first, *nexts = columns.next + first;
+  const float* weights = columns.weight + first;
+  if (tile.low_end - tile.low_begin > kTileColumns) {  // the image shrinks: most low-resolution columns are not read
+    for (int column = 0; column < kTileColumns; ++column)
+      values[column] =
+          low_value(row, lows[column]) * (1.0f - weights[column]) + low_value(row, nexts[column]) * weights[column];
+    return;
+  }
+  low_values(row, tile.low_begin, tile.low_end, width, low);
+  for (int column = 0; column < kTileColumns; column += kLanes) {
+    const std::int32_t base = lows[column];
+    const float* read = low + (base - tile.low_begin);
+    const Integers low_at = load_as<Integers>(lows + column) - base, next_at = load_as<Integers>(nexts + column) - base;
+    Floats low_part, next_part;
+    if (nexts[column + kLanes - 1] - base < kLanes) {
+      const Floats read_values = load(read);
+      low_part = __builtin_shuffle(read_values, low_at);
+      next_part = __builtin_shuffle(read_values, next_at);
+    } else {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        low_part[lane] = read[low_at[lane]];
+        next_part[lane] = read[next_at[lane]];
+      }
+    }
+    const Floats weight = load(weights + column);
+    store(values + column, low_part * (1.0f - weight) + next_part * weight);
+  }
+}
+
+// One vector of one output row: adds its losses to `sum`, and to `gradient` what both low-resolution rows get.
+template <bool kMixed, bool kGradient>
+SMILE_FAST_INLINE void vector_losses(const Floats (&logits)[2], const Row& row, int column, int bit, LossSum& sum,
+                                     Floats (&gradient)[2]) {
+  const Words flip = kMixed ? sign_where(load_as<Words>(row.run->positive + column), bit) : Words{};
+  const Words keep = kMixed ? ones_where(load_as<Words>(row.run->known + column), bit) : ~Words{};
+  const Floats slope = bce(logits[0] * row.top + logits[1] * row.bottom, flip, keep, sum);
+  if constexpr (kGradient) {
+    gradient[0] += slope * row.top;
+    gradient[1] += slope * row.bottom;
+  }
+}
+
+// One organ on all rows of a tile, from its interpolated rows of logits to their rows of gradients.
+template <bool kGradient>
+SMILE_FAST_INLINE void losses(const Rows& rows, int bit, Scratch& scratch, RunningLoss& total) {
+  for (int half = 0; half < kTileColumns; half += kColumnsAtOnce) {
+    LossSum parts[kWays];
+    for (int first = half; first < half + kColumnsAtOnce; first += kWays * kLanes) {
+      for (int way = 0; way < kWays; ++way) {
+        const int column = first + way * kLanes;
+        const Floats logits[2] = {load(scratch.logits[0] + column), load(scratch.logits[1] + column)};
+        Floats gradient[2] = {};
+        int row = 0;
+        for (; row < rows.plain; ++row)
+          vector_losses<false, kGradient>(logits, rows.rows[row], column, bit, parts[way], gradient);
+        for (; row < rows.all; ++row)
+          vector_losses<true, kGradient>(logits, rows.rows[row], column, bit, parts[way], gradient);
+        if constexpr (kGradient) {
+          store(scratch.gradient[0] + column, gradient[0]);
+          store(scratch.gradient[1] + column, gradient[1]);
+        }
+      }
+    }
+    total.add(parts);
+  }
+}
+
+SMILE_FAST_INLINE float lane_sum(Floats value) {
+  float sum = 0.0f;
+  for (int lane = 0; lane < kLanes; ++lane) sum += value[lane];
+  return sum;
+}
+
+// A row of gradients at full width, added to the low-resolution columns. The columns of a block that do not read a
+// low-resolution column must not reach it with a NaN: their products are left out, not taken with a weight of 0.
+template <typename Logit>
+SMILE_FAST_INLINE void reduce_columns(const float* gradient, const ColumnTables& columns, const ColumnTile& tile,
+                                      const LowRow<Logit>& row) {
+  const LowColumn* entry = columns.low_columns + tile.entries;
+  for (std::int64_t low = tile.low_begin; low < tile.low_end; ++low, ++entry) {
+    Floats products = {};
+    for (int at = 0; at < entry->blocks * kWeightsAtOnce; at += kLanes) {
+      const Floats weight = load(columns.weights + entry->weights + at);
+      products += weight != 0.0f ? load(gradient + entry->first + at) * weight : splat(0.0f);
+    }
+    const float sum = lane_sum(products);
+    for (int slice = 0; slice < row.slices; ++slice) row.gradient[slice][low] += sum * row.weight[slice];
+  }
+}
+
+// Where a low-resolution row is: in one plane, or in two of which it is the weighted sum.
+struct LowPlace {
+  std::int64_t plane[2];
+  float weight[2];
+  int slices;
+  std::int64_t offset;  // within a plane
+};
+
+// The rows of a tile at full width.
+struct RowGroup {
+  const std::uint8_t* labels;  // of the first row
+  int rows;
+  float top[kTileRows], bottom[kTileRows];
+  LowPlace upper, lower;
+};
+
+// One band, from its first output plane to its last.
+template <typename Logit, bool kGradient>
+class Walk {
+ public:
+  Walk(const MaskedBceUpsampledArguments& arguments, const ColumnTables& columns, const UpsampledBand& band)
+      : a_(arguments), columns_(columns), band_(band), outer_(outer_axis(arguments)), low_plane_(band.low_begin) {
+    memset(static_cast<void*>(&scratch_), 0, sizeof scratch_);
+  }
+
+  void run() {
+    if (is_image(a_))
+      images();
+    else
+      volumes();
+    if constexpr (kGradient) {
+      advance(band_.low_end);
+      if (band_.last != nullptr) finish_plane(band_.low_end);
+    }
+    for (std::int64_t organ = 0; organ < band_.organs; ++organ) band_.sums[organ] = losses_[organ].total();
+  }
+
+ private:
+  void images() {
+    const std::uint8_t* labels = a_.labels + band_.image * a_.high.height * a_.high.width;
+    const auto place = [](std::int64_t row) { return LowPlace{{row, row}, {1.0f, 0.0f}, 1, 0}; };
+    rows(labels, band_.begin, band_.end, place);
+  }
+
+  void volumes() {
+    const std::int64_t slice_size = a_.high.height * a_.high.width;
+    for (std::int64_t slice = band_.begin; slice < band_.end; ++slice) {
+      const Source source = source_of(slice, outer_.low, outer_.high);
+      advance(source.low);
+      const auto place = [&](std::int64_t row) {
+        return LowPlace{{source.low, source.next},
+                        {1.0f - source.weight, source.weight},
+                        source.low == source.next ? 1 : 2,
+                        row * a_.low.width};
+      };
+      rows(a_.labels + (band_.image * a_.high.depth + slice) * slice_size, 0, a_.high.height, place);
+    }
+  }
+
+  // The output rows [begin, end) of the slice of labels.
+  template <typename Place>
+  void rows(const std::uint8_t* labels, std::int64_t begin, std::int64_t end, const Place& place) {
+    for (std::int64_t row = begin; row < end;) {
+      Source source = source_of(row, a_.low.height, a_.high.height);
+      RowGroup group{labels + row * a_.high.width, 0, {}, {}, place(source.low), place(source.next)};
+      const std::int64_t low = source.low;
+      for (; row < end && group.rows < kTileRows; ++row, ++group.rows) {
+        source = source_of(row, a_.low.height, a_.high.height);
+        if (source.low != low) break;
+        group.top[group.rows] = 1.0f - source.weight;
+        group.bottom[group.rows] = source.weight;
+      }
+      advance(group.upper.plane[0]);
+      for (std::int64_t column = 0; column < a_.high.width; column += kTileColumns) tile(group, column);
+    }
+  }
+
+  void tile(const RowGroup& group, std::int64_t column) {
+    const std::int64_t words = (a_.organs + kWordBits - 1) / kWordBits;
+    const std::uint32_t* table = a_.table + band_.image * kLabelValues * 2 * words + band_.organ / kWordBits;
+    const int length = static_cast<int>(smaller(kTileColumns, a_.high.width - column));
+    std::uint32_t known = 0;
+    for (int row = 0; row < group.rows; ++row) {
+      decode(group.labels + row * a_.high.width + column, length, table, words, scratch_.runs[row]);
+      known |= scratch_.runs[row].known_anywhere;
+    }
+    for (std::int64_t organ = 0; organ < band_.organs; ++organ) {
+      const int bit = static_cast<int>((band_.organ + organ) % kWordBits);
+      if (known >> bit & 1u) organ_on_tile(group, column, organ, bit);
+    }
+  }
+
+  void organ_on_tile(const RowGroup& group, std::int64_t column, std::int64_t organ, int bit) {
+    const ColumnTile& tile = columns_.tiles[column / kTileColumns];
+    const LowRow<Logit> low_rows[2] = {low_row(group.upper, organ), low_row(group.lower, organ)};
+    for (int side = 0; side < 2; ++side)
+      interpolate_columns(low_rows[side], columns_, tile, column, a_.low.width, scratch_.low, scratch_.logits[side]);
+    losses<kGradient>(rows_of(group, bit), bit, scratch_, losses_[organ]);
+    if constexpr (kGradient)
+      for (int side = 0; side < 2; ++side) reduce_columns(scratch_.gradient[side], columns_, tile, low_rows[side]);
+  }
+
+  Rows rows_of(const RowGroup& group, int bit) const {
+    const auto set = [bit](std::uint32_t word) { return (word >> bit & 1u) != 0; };
+    Rows found;
+    int count = 0;
+    for (const bool mixed : {false, true}) {
+      for (int row = 0; row < group.rows; ++row) {
+        const Run& run = scratch_.runs[row];
+        const bool plain = set(run.known_everywhere) && !set(run.positive_anywhere);
+        if (set(run.known_anywhere) && plain != mixed) found.rows[count++] = {&run, group.top[row], group.bottom[row]};
+      }
+      if (!mixed) found.plain = count;
+    }
+    found.all = count;
+    return found;
+  }
+
+  LowRow<Logit> low_row(const LowPlace& place, std::int64_t organ) const {
+    LowRow<Logit> row{{}, {}, {place.weight[0], place.weight[1]}, place.slices};
+    for (int slice = 0; slice < 2; ++slice) {
+      row.logits[slice] = static_cast<const Logit*>(a_.logits) + offset(organ, place.plane[slice]) + place.offset;
+      row.gradient[slice] = kGradient ? sums(organ, place.plane[slice]) + place.offset : nullptr;
+    }
+    return row;
+  }
+
+  std::int64_t offset(std::int64_t organ, std::int64_t plane) const {
+    return ((band_.image * a_.organs + band_.organ + organ) * outer_.low + plane) * outer_.low_plane;
+  }
+
+  // Gradients of two neighbouring planes are summed at a time: even and odd ones take turns.
+  float* sums(std::int64_t organ, std::int64_t plane) const {
+    return band_.scratch + (plane % 2 * band_.organs + organ) * outer_.low_plane;
+  }
+
+  void advance(std::int64_t plane) {
+    for (; low_plane_ < plane; ++low_plane_)
+      if constexpr (kGradient) finish_plane(low_plane_);
+  }
+
+  // Nothing will be added to a plane any more: it goes to the gradient or to what bands share, and back to zeros.
+  void finish_plane(std::int64_t plane) {
+    float* shared = plane == band_.low_begin ? band_.first : plane == band_.low_end ? band_.last : nullptr;
+    const std::int64_t size = outer_.low_plane;
+    for (std::int64_t organ = 0; organ < band_.organs; ++organ) {
+      float* values = sums(organ, plane);
+      if (shared != nullptr) {
+        memcpy(shared + organ * size, values, size * sizeof(float));
+      } else {
+        Logit* gradient = static_cast<Logit*>(a_.gradient) + offset(organ, plane);
+        std::int64_t i = 0;
+        for (; i + kLanes <= size; i += kLanes) store(gradient + i, load(values + i));
+        for (; i < size; ++i) gradient[i] = from_float<Logit>(values[i]);
+      }
+      memset(values, 0, size * sizeof(float));
+    }
+  }
+
+  const MaskedBceUpsampledArguments& a_;
+  const ColumnTables& columns_;
+  const UpsampledBand& band_;
+  const OuterAxis outer_;
+  std::int64_t low_plane_;  // the upper one of the two planes whose gradients are being summed
+  RunningLoss losses_[kWordBits];
+  Scratch scratch_;
+};
+
+template <typename Logit>
+void walk(const MaskedBceUpsampledArguments& a, const ColumnTables& columns, const UpsampledBand& band) {
+  static_assert(sizeof(Walk<Logit, true>) <= kUpsampledStack);
+  if (a.gradient == nullptr)
+    Walk<Logit, false>(a, columns, band).run();
+  else
+    Walk<Logit, true>(a, columns, band).run();
+}
+
+}  // namespace
+
+void masked_bce_upsampled_block(const MaskedBceUpsampledArguments& a, const ColumnTables& columns,
+                                const UpsampledBand& band) {
+  switch (a.dtype) {
+    case DType::float32:
+      return walk<float>(a, columns, band);
+    case DType::bfloat16:
+      return walk<BFloat16>(a, columns, band);
+    case DType::float16:
+      return walk<Float16>(a, columns, band);
+  }
+}
+
+}  // namespace smile_fast::SMILE_FAST_TARGET
