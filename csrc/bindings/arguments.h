@@ -28,5 +28,6 @@ inline DType dtype_of(const std::string& name) {
 
 // One a kernel, each in a file of the kernel's name.
 void bind_masked_bce(pybind11::module_& module);
+void bind_select_top_fraction(pybind11::module_& module);
 
 }  // namespace smile_fast::bindings

@@ -29,4 +29,5 @@ PYBIND11_MODULE(_native, module) {
   module.def("targets", &targets, "Names of the instruction sets that run here, best first.");
   module.def("use_target", &use_target, pybind11::arg("name"), "All kernels use this instruction set from now on.");
   smile_fast::bindings::bind_masked_bce(module);
+  smile_fast::bindings::bind_select_top_fraction(module);
 }
