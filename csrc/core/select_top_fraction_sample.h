@@ -11,7 +11,7 @@ namespace smile_fast {
 
 struct Guess {
   Bracket bracket;
-  std::int64_t inside;  // how many candidates are probably inside
+  std::int64_t inside;  // how many candidates are probably inside, to be listed; 0 for a single key
 };
 
 // The sample of one segment, taken in parts that may be drawn on different threads. Which voxels it looks at depends
@@ -19,8 +19,14 @@ struct Guess {
 class ScoreSample {
  public:
   static constexpr int kParts = 8;
+  static constexpr std::int64_t kSpot = 16;  // voxels looked at together: a cache line of float32 scores
 
   ScoreSample(std::int64_t begin, std::int64_t end);
+
+  std::int64_t spots() const { return spots_; }
+
+  // The first voxel of a spot: somewhere in its share of the segment.
+  std::int64_t spot(std::int64_t index) const;
 
   void draw(const SelectTopFractionArguments& arguments, int part);
 
@@ -30,7 +36,6 @@ class ScoreSample {
  private:
   struct Part {
     std::vector<std::int32_t> keys;
-    std::int64_t candidates = 0;  // in the spots that were looked at; not all of them have their key taken
     std::int64_t spots_with_candidates = 0;
   };
 
