@@ -30,5 +30,6 @@ inline DType dtype_of(const std::string& name) {
 void bind_masked_bce(pybind11::module_& module);
 void bind_memory(pybind11::module_& module);
 void bind_masked_bce_upsampled(pybind11::module_& module);
+void bind_select_top_fraction(pybind11::module_& module);
 
 }  // namespace smile_fast::bindings

@@ -31,4 +31,5 @@ PYBIND11_MODULE(_native, module) {
   smile_fast::bindings::bind_masked_bce(module);
   smile_fast::bindings::bind_memory(module);
   smile_fast::bindings::bind_masked_bce_upsampled(module);
+  smile_fast::bindings::bind_select_top_fraction(module);
 }

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from smile_fast.ops import reference
 from smile_fast.ops.checks import check_float_tensor, check_shape, check_tensor
+from smile_fast.ops.native import select_top_fraction as native
+from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
 
 NAME = "select_top_fraction"
@@ -27,7 +29,16 @@ def _backward(ctx: Any, grad_selection: Tensor | None) -> tuple[None, None, None
 define(
     NAME,
     "(Tensor scores, Tensor candidates, Tensor gamma, Tensor segments) -> Tensor",
-    [Implementation(REFERENCE, reference.select_top_fraction, devices=())],
+    [
+        Implementation(
+            "native",
+            native.select_top_fraction,
+            devices=("cpu",),
+            unusable=UNUSABLE,
+            refusal=native.refusal,
+        ),
+        Implementation(REFERENCE, reference.select_top_fraction, devices=()),
+    ],
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
