@@ -27,6 +27,8 @@ inline DType dtype_of(const std::string& name) {
 }
 
 // One a kernel, each in a file of the kernel's name.
+void bind_label_map_upsampled(pybind11::module_& module);
 void bind_masked_bce(pybind11::module_& module);
+void bind_pseudo_labels_upsampled(pybind11::module_& module);
 
 }  // namespace smile_fast::bindings
