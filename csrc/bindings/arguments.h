@@ -27,9 +27,11 @@ inline DType dtype_of(const std::string& name) {
 }
 
 // One a kernel, each in a file of the kernel's name.
+void bind_label_map_upsampled(pybind11::module_& module);
 void bind_masked_bce(pybind11::module_& module);
-void bind_memory(pybind11::module_& module);
 void bind_masked_bce_upsampled(pybind11::module_& module);
+void bind_memory(pybind11::module_& module);
+void bind_pseudo_labels_upsampled(pybind11::module_& module);
 void bind_select_top_fraction(pybind11::module_& module);
 
 }  // namespace smile_fast::bindings

@@ -28,8 +28,10 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "CPU kernels of smile_fast; see csrc/core for what they compute.";
   module.def("targets", &targets, "Names of the instruction sets that run here, best first.");
   module.def("use_target", &use_target, pybind11::arg("name"), "All kernels use this instruction set from now on.");
+  smile_fast::bindings::bind_label_map_upsampled(module);
   smile_fast::bindings::bind_masked_bce(module);
-  smile_fast::bindings::bind_memory(module);
   smile_fast::bindings::bind_masked_bce_upsampled(module);
+  smile_fast::bindings::bind_memory(module);
+  smile_fast::bindings::bind_pseudo_labels_upsampled(module);
   smile_fast::bindings::bind_select_top_fraction(module);
 }

@@ -33,4 +33,4 @@ def run(arguments: argparse.Namespace) -> None:
                 mark = "  "
                 if usable and not chosen:
                     chosen, mark = name, "->"
-                print(f"  {mark} {op:22} {name:10} {reason}")
+                print(f"  {mark} {op:24} {name:10} {reason}")

@@ -59,3 +59,20 @@ def check_reduction(reduction: str) -> None:
     """Raise ValueError unless `reduction` is one of mean, sum, none."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+
+
+def check_stride(stride: object) -> None:
+    """Raise TypeError unless `stride` is an int, ValueError unless it is positive."""
+    if isinstance(stride, bool) or not isinstance(stride, int):
+        raise TypeError(f"stride must be an int, got {type(stride).__name__}")
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1, got {stride}")
+
+
+def check_feature_grid(logits: Tensor, planes: str, size: tuple[int, int], stride: int) -> None:
+    """Raise ValueError unless logits [planes, h, w] are those of slices of `size`, of which a feature is `stride`."""
+    if logits.ndim != 4:
+        raise ValueError(f"logits must have shape [{planes}, h, w], got {list(logits.shape)}")
+    rows, columns = (-(-pixels // stride) for pixels in size)
+    meaning = f"[{planes}, ceil(H / stride), ceil(W / stride)]"
+    check_shape("logits", logits, (logits.shape[0], logits.shape[1], rows, columns), meaning)

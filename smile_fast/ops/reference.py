@@ -5,7 +5,7 @@ holds more than one organ at full resolution. They are deterministic for a given
 differently at the end of a thread's share, so the last bits may change with that number.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 WORD_BITS = 32
 INTEGER_TOLERANCE = 1e-12  # relative; a product gamma * n this close to an integer is that integer
+PSEUDO_BIT = 0x80  # of a label value that a relabelling round has given
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -197,3 +198,123 @@ def fraction_count(
     nearest = product.round()
     integral = (product - nearest).abs() <= INTEGER_TOLERANCE * nearest
     return torch.where(integral, nearest, product.ceil()).long().minimum(counts)
+
+
+def upsample_by_stride(
+    coarse: Tensor,  # [N, h, w] float
+    height: int,
+    width: int,
+    stride: int,
+) -> Tensor:  # [N, H, W] float64
+    """Interpolate bilinearly, times (2 stride)^2: a pixel is `stride` times smaller than a feature pixel, for any size.
+
+    Pixel i lies at (i + 0.5) / stride - 0.5 of the feature pixels' centres; outside of them, the border repeats. With
+    that scale every weight is an integer, so that the product of a weight and a float32 logit is exact in float64, and
+    the sum of the four is the same with and without fused multiply-add. Where the four logits are within a factor
+    2^19 (stride 8) of each other it is exact, too. The order of the sum is part of the definition.
+    """
+    above, below, top_weight, bottom_weight = _corners_of_axis(height, coarse.shape[1], stride, coarse.device)
+    left, right, left_weight, right_weight = _corners_of_axis(width, coarse.shape[2], stride, coarse.device)
+    logits = coarse.double()
+    top, bottom = logits[:, above], logits[:, below]  # [N, H, w]
+    full = top[..., left] * (top_weight[:, None] * left_weight)
+    full += top[..., right] * (top_weight[:, None] * right_weight)
+    full += bottom[..., left] * (bottom_weight[:, None] * left_weight)
+    full += bottom[..., right] * (bottom_weight[:, None] * right_weight)
+    return full
+
+
+def _corners_of_axis(
+    size: int, coarse: int, stride: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the two feature pixels [size] int64 between which each pixel lies, and their weights [size] float64."""
+    doubled = 2 * torch.arange(size, device=device) + 1 - stride  # position in 1 / (2 stride) of a feature pixel
+    lower = doubled.div(2 * stride, rounding_mode="floor")
+    weight = (doubled - lower * 2 * stride).double()
+    return lower.clamp(0), (lower + 1).clamp(max=coarse - 1), 2 * stride - weight, weight
+
+
+def label_map_upsampled(
+    logits: Tensor,  # [N, M, h, w]
+    height: int,
+    width: int,
+    stride: int,
+    softmax: bool,
+) -> Tensor:
+    """Kernel of `smile_fast::label_map_upsampled`.
+
+    Returns:
+        [N, H, W] uint8.
+    """
+    labels = logits.new_zeros((logits.shape[0], height, width), dtype=torch.uint8)
+    if labels.numel() == 0:
+        return labels
+    # Sigmoid: the background's logit is 0, and channel k is label k + 1.
+    best = torch.full_like(labels, -torch.inf if softmax else 0.0, dtype=torch.float64)
+    for channel in range(logits.shape[1]):
+        full = upsample_by_stride(logits[:, channel], height, width, stride)
+        wins = full > best  # false for NaN, and for a tie with a lower label
+        best = torch.where(wins, full, best)
+        labels.masked_fill_(wins, channel + (not softmax))
+    return labels
+
+
+def pseudo_labels_upsampled(
+    logits: Tensor,  # [D, K, h, w]
+    labels: Tensor,  # [D, H, W] uint8
+    organs: Sequence[int],
+    gamma: float,
+    stride: int,
+    per_slice: bool,
+) -> tuple[Tensor, Tensor]:
+    """Kernel of `smile_fast::pseudo_labels_upsampled`.
+
+    Returns:
+        overlay: [D, H, W] uint8, 0 or PSEUDO_BIT | label of an organ.
+        counts: [n, 3] int64, candidates, selected and kept voxels of each organ.
+    """
+    labels = labels.contiguous()  # so is everything of its shape, and can be indexed flat
+    overlay = torch.zeros_like(labels)
+    counts = torch.zeros((len(organs), 3), dtype=torch.int64, device=labels.device)
+    if labels.numel() == 0:
+        return overlay, counts
+    free = labels == 0
+    step = labels[0].numel() if per_slice else labels.numel()
+    segments = torch.arange(0, labels.numel() + 1, step, device=labels.device)
+    shares = torch.full((len(segments) - 1,), gamma, dtype=torch.float64, device=labels.device)
+    best = torch.full(labels.shape, -torch.inf, dtype=compute_dtype(logits.dtype), device=labels.device)
+    for number, organ in enumerate(organs):
+        scores = _scores(logits[:, organ], labels.shape, stride)
+        candidates = free & (scores > 0)
+        selected = _select_candidates(scores, candidates, shares, segments)
+        wins = selected & (scores > best)  # at equal scores the lower organ keeps the voxel
+        best = torch.where(wins, scores, best)
+        overlay.masked_fill_(wins, PSEUDO_BIT | (organ + 1))
+        counts[number, 0], counts[number, 1] = candidates.sum(), selected.sum()
+    for number, organ in enumerate(organs):
+        counts[number, 2] = (overlay == (PSEUDO_BIT | (organ + 1))).sum()
+    return overlay, counts
+
+
+def _scores(coarse: Tensor, shape: torch.Size, stride: int) -> Tensor:
+    """Upsample [D, h, w] to `shape` [D, H, W], each score rounded once: float32, or float64 for float64 logits."""
+    scores = torch.empty(shape, dtype=compute_dtype(coarse.dtype), device=coarse.device)
+    unit = 1.0 / (2 * stride) ** 2
+    for index in range(shape[0]):  # a float64 volume would be twice the size of the result
+        scores[index] = (upsample_by_stride(coarse[index : index + 1], shape[1], shape[2], stride) * unit)[0]
+    return scores
+
+
+def _select_candidates(
+    scores: Tensor,  # [D, H, W]
+    candidates: Tensor,  # [D, H, W] bool
+    shares: Tensor,  # [S] float64
+    segments: Tensor,  # [S + 1] int64
+) -> Tensor:  # [D, H, W] bool
+    """Select among the candidates: a few percent of a volume, and so of the work of `select_top_fraction`."""
+    where = candidates.flatten().nonzero()[:, 0]
+    offsets = torch.searchsorted(where, segments)  # of the segments, among the candidates
+    chosen = select_top_fraction(scores.flatten()[where], torch.ones_like(where, dtype=torch.bool), shares, offsets)
+    selected = torch.zeros_like(candidates)
+    selected.view(-1)[where[chosen]] = True
+    return selected

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_fast.models import Segmenter
+from smile_fast.ops import label_map_upsampled
 from smile_runtime.preprocessing import slice_context
 
 
@@ -43,6 +44,8 @@ def predict_logits(model: Segmenter, image: Any, batch_size: int = 8) -> Tensor:
 def predict_labels(model: Segmenter, image: Any, batch_size: int = 8) -> NDArray[np.uint8]:
     """Label map [D, H, W] of a whole case: 0 or the organ's value."""
     labels = np.empty(image.shape, dtype=np.uint8)
+    height, width, stride = image.shape[1], image.shape[2], model.config.output_stride
     for planes, logits in iterate_logits(model, image, batch_size):
-        labels[planes.start : planes.stop] = model.label_map(logits, image.shape[1:]).cpu().numpy()
+        decided = label_map_upsampled(logits, height, width, stride, model.config.head == "softmax")
+        labels[planes.start : planes.stop] = decided.cpu().numpy()
     return labels

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from smile_fast.data.store import write_array
 from smile_fast.models import Segmenter
-from smile_fast.ops import select_top_fraction
-from smile_fast.supervision import PSEUDO_BIT, State
+from smile_fast.ops import pseudo_labels_upsampled
+from smile_fast.supervision import State
 from smile_fast.training.inference import predict_logits
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
@@ -131,40 +130,13 @@ def _relabel_case(
     model: Segmenter, view: TrainingView, case: str, organs: list[int], this: Round
 ) -> tuple[NDArray[np.uint8], dict[str, dict[str, int]]]:
     """The overlay [D, H, W] of one case, and per organ the numbers of candidates, selected and kept voxels."""
-    unlabelled = torch.from_numpy(view.visible_labels(case) == 0)  # [D, H, W]
+    labels = torch.from_numpy(view.visible_labels(case))  # [D, H, W]
     logits = predict_logits(model, view.image(case))  # [D, K, h, w]
-    unlabelled = unlabelled.to(logits.device)
-    best = torch.full(unlabelled.shape, -torch.inf, device=logits.device)
-    overlay = torch.zeros(unlabelled.shape, dtype=torch.uint8, device=logits.device)
-    counts: dict[str, dict[str, int]] = {}
-    for k in organs:
-        # Logits order voxels as probabilities do, and tell apart what sigmoid rounds to 1.
-        scores = model.upsample(logits[:, k : k + 1], (unlabelled.shape[1], unlabelled.shape[2]))[:, 0]
-        candidates = unlabelled & (scores > 0)
-        selected = _select(scores, candidates, this)
-        wins = selected & (scores > best)  # organs come in order: at equal scores the lower one keeps the voxel
-        best = torch.where(wins, scores, best)
-        overlay[wins] = PSEUDO_BIT | (k + 1)
-        counts[view.organs[k]] = {"candidates": int(candidates.sum()), "selected": int(selected.sum())}
-    for k in organs:
-        counts[view.organs[k]]["kept"] = int((overlay == (PSEUDO_BIT | (k + 1))).sum())
-    return overlay.cpu().numpy(), counts
-
-
-def _select(
-    scores: Tensor,  # [D, H, W]
-    candidates: Tensor,  # [D, H, W] bool
-    this: Round,
-) -> Tensor:  # [D, H, W] bool
-    """The round's share of the candidates, per volume or per slice."""
-    # Candidates are a few percent of a volume: on their own they give the same selection for that share of the work.
-    where = candidates.flatten().nonzero()[:, 0]
-    step = scores[0].numel() if this.scope == "slice" else scores.numel()
-    ends = torch.arange(0, scores.numel() + 1, max(step, 1), device=scores.device)
-    segments = torch.searchsorted(where, ends)  # offsets among the candidates
-    chosen = select_top_fraction(
-        scores.flatten()[where], torch.ones_like(where, dtype=torch.bool), this.gamma, segments
+    overlay, numbers = pseudo_labels_upsampled(
+        logits, labels.to(logits.device), organs, this.gamma, model.config.output_stride, this.scope == "slice"
     )
-    selected = torch.zeros_like(candidates)
-    selected.view(-1)[where[chosen]] = True
-    return selected
+    names = ("candidates", "selected", "kept")
+    counts = {
+        view.organs[k]: dict(zip(names, row, strict=True)) for k, row in zip(organs, numbers.tolist(), strict=True)
+    }
+    return overlay.cpu().numpy(), counts

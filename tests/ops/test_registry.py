@@ -11,7 +11,14 @@ from smile_fast.ops.registry import Implementation
 
 
 def test_every_op_has_its_reference_everywhere() -> None:
-    assert set(OPS) == {"masked_bce", "masked_bce_in_place", "masked_bce_upsampled", "select_top_fraction"}
+    assert set(OPS) == {
+        "label_map_upsampled",
+        "masked_bce",
+        "masked_bce_in_place",
+        "masked_bce_upsampled",
+        "pseudo_labels_upsampled",
+        "select_top_fraction",
+    }
     for op in OPS:
         for device in ("cpu", "cuda", "meta"):
             assert available(op, device)[-1] == ("reference", True, "")
@@ -26,7 +33,7 @@ def test_what_cannot_be_used_says_why() -> None:
 
 
 def test_unknown_op() -> None:
-    with pytest.raises(ValueError, match=r"op must be one of masked_bce, .*, got 'conv'"):
+    with pytest.raises(ValueError, match=r"op must be one of .*masked_bce, .*, got 'conv'"):
         available("conv", "cpu")
 
 

@@ -8,6 +8,8 @@ import torch
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 """The dtypes of logits and scores that the core computes with, and its names for them."""
 
+MAX_STRIDE = 64  # of upsampled logits: kMaxStride of csrc/core/cell_grid.h
+
 
 def _load() -> tuple[Any, str]:
     """Return the extension module, or None and the reason why there is none."""
@@ -27,3 +29,8 @@ def refused_dtype(dtype: torch.dtype) -> str:
     if dtype not in DTYPES:
         return f"it computes in float32 and takes {', '.join(DTYPES.values())} input, got {dtype}"
     return ""
+
+
+def refused_stride(stride: int) -> str:
+    """Return why the core cannot upsample by a stride; empty when it can."""
+    return "" if stride <= MAX_STRIDE else f"it upsamples by at most {MAX_STRIDE}, got {stride}"

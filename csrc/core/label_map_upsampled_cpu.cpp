@@ -1,0 +1,46 @@
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/label_map_upsampled.h"
+#include "core/label_map_upsampled_block.h"
+#include "core/parallel.h"
+#include "core/targets.h"
+
+namespace smile_fast {
+namespace {
+
+constexpr std::int64_t kRowsAtOnce = 8;  // rows of cells of one work item
+
+// The scratch of this thread, which grows to the largest image that it has seen: fresh memory costs a page fault each.
+LabelMapScratch scratch_for(const LabelMapUpsampledArguments& a) {
+  thread_local std::vector<std::byte> memory;
+  const std::int64_t pitch = a.grid.pitch(), words = (a.channels + 31) / 32;
+  const auto bytes = static_cast<std::size_t>((3 + a.channels + 1 + 1 + words + 1) * pitch * 4);
+  if (memory.size() < bytes) memory.resize(bytes);
+  LabelMapScratch scratch{};
+  scratch.rows = reinterpret_cast<float*>(memory.data());
+  scratch.highest = scratch.rows + 3 * pitch;
+  scratch.floor = scratch.highest + a.channels * pitch;
+  scratch.owner = reinterpret_cast<std::int32_t*>(scratch.floor + pitch);
+  scratch.contenders = reinterpret_cast<std::uint32_t*>(scratch.owner + pitch);
+  scratch.settled = reinterpret_cast<std::uint8_t*>(scratch.contenders + words * pitch);
+  return scratch;
+}
+
+}  // namespace
+
+void label_map_upsampled_cpu(const LabelMapUpsampledArguments& a, int threads) {
+  if (a.images * a.grid.height * a.grid.width == 0) return;
+  const std::vector<double> weights = corner_weights(a.grid);
+  const std::int64_t items = (a.grid.cell_rows() + kRowsAtOnce - 1) / kRowsAtOnce;  // of one image
+  LabelMapUpsampledBlock* const block = SMILE_FAST_DISPATCH(label_map_upsampled_block);
+  parallel_for(a.images * items, threads, [&](std::int64_t item) {
+    const std::int64_t begin = item % items * kRowsAtOnce;
+    const std::int64_t end = std::min(begin + kRowsAtOnce, a.grid.cell_rows());
+    block(a, weights.data(), item / items, begin, end, scratch_for(a));
+  });
+}
+
+}  // namespace smile_fast
