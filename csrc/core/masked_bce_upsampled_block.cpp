@@ -23,6 +23,16 @@ static_assert(kTileRows * kColumnsAtOnce / kLanes / kWays <= kLossVectors);
 
 SMILE_FAST_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
+template <int... lane>
+struct Lanes {};
+#if SMILE_FAST_LANES == 16
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+#elif SMILE_FAST_LANES == 8
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7>;
+#else
+using AllLanes = Lanes<0, 1, 2, 3>;
+#endif
+
 // One output row of a tile, for one organ.
 struct Row {
   const Run* run;
@@ -143,26 +153,56 @@ SMILE_FAST_INLINE void losses(const Rows& rows, int bit, Scratch& scratch, Runni
   }
 }
 
-SMILE_FAST_INLINE float lane_sum(Floats value) {
-  float sum = 0.0f;
-  for (int lane = 0; lane < kLanes; ++lane) sum += value[lane];
+// Sums of neighbouring runs of kHalf lanes: those of a, then those of b.
+template <int kHalf, int... lane>
+SMILE_FAST_INLINE Floats halves_added(Floats a, Floats b, Lanes<lane...>) {
+  return __builtin_shufflevector(a, b, (lane / kHalf * 2 * kHalf + lane % kHalf)...) +
+         __builtin_shufflevector(a, b, (lane / kHalf * 2 * kHalf + lane % kHalf + kHalf)...);
+}
+
+// The sums of kReduced vectors' lanes, in the first kReduced lanes.
+constexpr int kReduced = 4;
+SMILE_FAST_INLINE Floats lane_sums(const Floats (&values)[kReduced]) {
+  constexpr AllLanes lanes;
+  const Floats low = halves_added<kLanes / 2>(values[0], values[1], lanes);
+  const Floats high = halves_added<kLanes / 2>(values[2], values[3], lanes);
+  Floats sums = halves_added<kLanes / 4>(low, high, lanes);
+  if constexpr (kLanes >= 8) sums = halves_added<kLanes / 8>(sums, sums, lanes);
+  if constexpr (kLanes >= 16) sums = halves_added<kLanes / 16>(sums, sums, lanes);
+  return sums;
+}
+
+// What one low-resolution column gets from a row of gradients at full width, lane by lane. Columns that do not read it
+// must not reach it with a NaN: their products are left out, not taken with a weight of 0.
+SMILE_FAST_INLINE Floats products(const float* gradient, const LowColumn& low, const float* weights) {
+  Floats sum = {};
+  for (int at = 0; at < low.blocks * kWeightsAtOnce; at += kLanes) {
+    const Floats weight = load(weights + low.weights + at);
+    sum += weight != 0.0f ? load(gradient + low.first + at) * weight : splat(0.0f);
+  }
   return sum;
 }
 
-// A row of gradients at full width, added to the low-resolution columns. The columns of a block that do not read a
-// low-resolution column must not reach it with a NaN: their products are left out, not taken with a weight of 0.
 template <typename Logit>
-SMILE_FAST_INLINE void reduce_columns(const float* gradient, const ColumnTables& columns, const ColumnTile& tile,
-                                      const LowRow<Logit>& row) {
-  const LowColumn* entry = columns.low_columns + tile.entries;
-  for (std::int64_t low = tile.low_begin; low < tile.low_end; ++low, ++entry) {
-    Floats products = {};
-    for (int at = 0; at < entry->blocks * kWeightsAtOnce; at += kLanes) {
-      const Floats weight = load(columns.weights + entry->weights + at);
-      products += weight != 0.0f ? load(gradient + entry->first + at) * weight : splat(0.0f);
-    }
-    const float sum = lane_sum(products);
-    for (int slice = 0; slice < row.slices; ++slice) row.gradient[slice][low] += sum * row.weight[slice];
+SMILE_FAST_INLINE void add_gradient(const LowRow<Logit>& row, std::int64_t column, float value) {
+  for (int slice = 0; slice < row.slices; ++slice) row.gradient[slice][column] += value * row.weight[slice];
+}
+
+// The rows of gradients at full width, added to the low-resolution ones.
+template <typename Logit>
+SMILE_FAST_INLINE void reduce_columns(const Scratch& scratch, const ColumnTables& columns, const ColumnTile& tile,
+                                      const LowRow<Logit> (&rows)[2]) {
+  constexpr int kColumns = kReduced / 2;
+  const LowColumn* low = columns.low_columns + tile.entries;
+  for (std::int64_t column = tile.low_begin; column < tile.low_end; column += kColumns, low += kColumns) {
+    Floats values[kReduced] = {};
+    const int wanted = static_cast<int>(smaller(kColumns, tile.low_end - column));
+    for (int i = 0; i < wanted; ++i)
+      for (int side = 0; side < 2; ++side)
+        values[i * 2 + side] = products(scratch.gradient[side], low[i], columns.weights);
+    const Floats sums = lane_sums(values);
+    for (int i = 0; i < wanted; ++i)
+      for (int side = 0; side < 2; ++side) add_gradient(rows[side], column + i, sums[i * 2 + side]);
   }
 }
 
@@ -264,8 +304,7 @@ class Walk {
     for (int side = 0; side < 2; ++side)
       interpolate_columns(low_rows[side], columns_, tile, column, a_.low.width, scratch_.low, scratch_.logits[side]);
     losses<kGradient>(rows_of(group, bit), bit, scratch_, losses_[organ]);
-    if constexpr (kGradient)
-      for (int side = 0; side < 2; ++side) reduce_columns(scratch_.gradient[side], columns_, tile, low_rows[side]);
+    if constexpr (kGradient) reduce_columns(scratch_, columns_, tile, low_rows);
   }
 
   Rows rows_of(const RowGroup& group, int bit) const {
