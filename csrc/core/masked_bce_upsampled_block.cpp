@@ -6,7 +6,7 @@
 // for the lower one in registers; at the end, these two rows of gradients are reduced horizontally.
 #include "core/masked_bce_upsampled_block.h"
 
-#include "core/bce.h"
+#include "core/bce_bits.h"
 #include "core/interpolation.h"
 #include "core/label_counts.h"
 #include "core/supervision.h"
@@ -56,7 +56,7 @@ struct LowRow {
 
 // What a tile holds at full width, for one organ. Behind the last column there are zeros, for the reduction.
 struct Scratch {
-  alignas(64) float logits[2][kTileColumns];
+  alignas(64) float logits[2][kTileColumns];  // in bits
   alignas(64) float gradient[2][kTileColumns + kWeightsAtOnce];
   alignas(64) float low[kTileColumns + 2 * kLanes];
   Run runs[kTileRows];
@@ -88,10 +88,19 @@ SMILE_FAST_INLINE void interpolate_columns(const LowRow<Logit>& row, const Colum
                                            float* values) {
   const std::int32_t *lows = columns.low + first, *nexts = columns.next + first;
   const float* weights = columns.weight + first;
+  const auto interpolate = [&](int column, Floats low_part, Floats next_part) __attribute__((always_inline)) {
+    const Floats weight = load(weights + column);
+    store(values + column, in_bits(low_part * (1.0f - weight) + next_part * weight));
+  };
   if (tile.low_end - tile.low_begin > kTileColumns) {  // the image shrinks: most low-resolution columns are not read
-    for (int column = 0; column < kTileColumns; ++column)
-      values[column] =
-          low_value(row, lows[column]) * (1.0f - weights[column]) + low_value(row, nexts[column]) * weights[column];
+    for (int column = 0; column < kTileColumns; column += kLanes) {
+      Floats low_part, next_part;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        low_part[lane] = low_value(row, lows[column + lane]);
+        next_part[lane] = low_value(row, nexts[column + lane]);
+      }
+      interpolate(column, low_part, next_part);
+    }
     return;
   }
   low_values(row, tile.low_begin, tile.low_end, width, low);
@@ -110,18 +119,18 @@ SMILE_FAST_INLINE void interpolate_columns(const LowRow<Logit>& row, const Colum
         next_part[lane] = read[next_at[lane]];
       }
     }
-    const Floats weight = load(weights + column);
-    store(values + column, low_part * (1.0f - weight) + next_part * weight);
+    interpolate(column, low_part, next_part);
   }
 }
 
-// One vector of one output row: adds its losses to `sum`, and to `gradient` what both low-resolution rows get.
+// One vector of one output row, `down` from the upper low-resolution row to the lower one: adds its losses to `sum`,
+// and to `gradient` what both low-resolution rows get.
 template <bool kMixed, bool kGradient>
-SMILE_FAST_INLINE void vector_losses(const Floats (&logits)[2], const Row& row, int column, int bit, LossSum& sum,
+SMILE_FAST_INLINE void vector_losses(Floats top, Floats down, const Row& row, int column, int bit, LossSum& sum,
                                      Floats (&gradient)[2]) {
   const Words flip = kMixed ? sign_where(load_as<Words>(row.run->positive + column), bit) : Words{};
   const Words keep = kMixed ? ones_where(load_as<Words>(row.run->known + column), bit) : ~Words{};
-  const Floats slope = bce(logits[0] * row.top + logits[1] * row.bottom, flip, keep, sum);
+  const Floats slope = bce_bits(top + down * row.bottom, flip, keep, sum);
   if constexpr (kGradient) {
     gradient[0] += slope * row.top;
     gradient[1] += slope * row.bottom;
@@ -136,13 +145,13 @@ SMILE_FAST_INLINE void losses(const Rows& rows, int bit, Scratch& scratch, Runni
     for (int first = half; first < half + kColumnsAtOnce; first += kWays * kLanes) {
       for (int way = 0; way < kWays; ++way) {
         const int column = first + way * kLanes;
-        const Floats logits[2] = {load(scratch.logits[0] + column), load(scratch.logits[1] + column)};
+        const Floats top = load(scratch.logits[0] + column), down = load(scratch.logits[1] + column) - top;
         Floats gradient[2] = {};
         int row = 0;
         for (; row < rows.plain; ++row)
-          vector_losses<false, kGradient>(logits, rows.rows[row], column, bit, parts[way], gradient);
+          vector_losses<false, kGradient>(top, down, rows.rows[row], column, bit, parts[way], gradient);
         for (; row < rows.all; ++row)
-          vector_losses<true, kGradient>(logits, rows.rows[row], column, bit, parts[way], gradient);
+          vector_losses<true, kGradient>(top, down, rows.rows[row], column, bit, parts[way], gradient);
         if constexpr (kGradient) {
           store(scratch.gradient[0] + column, gradient[0]);
           store(scratch.gradient[1] + column, gradient[1]);
@@ -240,7 +249,10 @@ class Walk {
       advance(band_.low_end);
       if (band_.last != nullptr) finish_plane(band_.low_end);
     }
-    for (std::int64_t organ = 0; organ < band_.organs; ++organ) band_.sums[organ] = losses_[organ].total();
+    for (std::int64_t organ = 0; organ < band_.organs; ++organ) {
+      losses_[organ].linear *= kNatsPerBit;
+      band_.sums[organ] = losses_[organ].total();
+    }
   }
 
  private:
