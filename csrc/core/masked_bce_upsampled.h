@@ -35,7 +35,8 @@ struct MaskedBceUpsampledArguments {
 
 // Numerics: interpolates and accumulates the gradient in float32, sums in float64. The order of every sum is fixed by
 // the sizes alone, so the result has the same bits whatever `threads` is. A logit is looked at for its value only by
-// known voxels whose interpolation reads it, also if it does so with weight 0: there NaN and Inf give NaN.
+// known voxels whose interpolation reads it, also if it does so with weight 0. There NaN gives NaN, and so does Inf
+// next to a finite logit; a finite one beyond 2.3e38 counts as infinite.
 void masked_bce_upsampled_cpu(const MaskedBceUpsampledArguments& arguments, int threads);
 
 }  // namespace smile_fast

@@ -6,7 +6,7 @@
 // for the lower one in registers; at the end, these two rows of gradients are reduced horizontally.
 #include "core/masked_bce_upsampled_block.h"
 
-#include "core/bce.h"
+#include "core/bce_bits.h"
 #include "core/interpolation.h"
 #include "core/label_counts.h"
 #include "core/supervision.h"
@@ -22,6 +22,16 @@ static_assert(kTileRows * kColumnsAtOnce <= 1023);  // RunningLoss::add
 static_assert(kTileRows * kColumnsAtOnce / kLanes / kWays <= kLossVectors);
 
 SMILE_FAST_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+template <int... lane>
+struct Lanes {};
+#if SMILE_FAST_LANES == 16
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+#elif SMILE_FAST_LANES == 8
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7>;
+#else
+using AllLanes = Lanes<0, 1, 2, 3>;
+#endif
 
 // One output row of a tile, for one organ.
 struct Row {
@@ -46,7 +56,7 @@ struct LowRow {
 
 // What a tile holds at full width, for one organ. Behind the last column there are zeros, for the reduction.
 struct Scratch {
-  alignas(64) float logits[2][kTileColumns];
+  alignas(64) float logits[2][kTileColumns];  // in bits
   alignas(64) float gradient[2][kTileColumns + kWeightsAtOnce];
   alignas(64) float low[kTileColumns + 2 * kLanes];
   Run runs[kTileRows];
@@ -78,10 +88,19 @@ SMILE_FAST_INLINE void interpolate_columns(const LowRow<Logit>& row, const Colum
                                            float* values) {
   const std::int32_t *lows = columns.low + first, *nexts = columns.next + first;
   const float* weights = columns.weight + first;
+  const auto interpolate = [&](int column, Floats low_part, Floats next_part) __attribute__((always_inline)) {
+    const Floats weight = load(weights + column);
+    store(values + column, in_bits(low_part * (1.0f - weight) + next_part * weight));
+  };
   if (tile.low_end - tile.low_begin > kTileColumns) {  // the image shrinks: most low-resolution columns are not read
-    for (int column = 0; column < kTileColumns; ++column)
-      values[column] =
-          low_value(row, lows[column]) * (1.0f - weights[column]) + low_value(row, nexts[column]) * weights[column];
+    for (int column = 0; column < kTileColumns; column += kLanes) {
+      Floats low_part, next_part;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        low_part[lane] = low_value(row, lows[column + lane]);
+        next_part[lane] = low_value(row, nexts[column + lane]);
+      }
+      interpolate(column, low_part, next_part);
+    }
     return;
   }
   low_values(row, tile.low_begin, tile.low_end, width, low);
@@ -100,18 +119,18 @@ SMILE_FAST_INLINE void interpolate_columns(const LowRow<Logit>& row, const Colum
         next_part[lane] = read[next_at[lane]];
       }
     }
-    const Floats weight = load(weights + column);
-    store(values + column, low_part * (1.0f - weight) + next_part * weight);
+    interpolate(column, low_part, next_part);
   }
 }
 
-// One vector of one output row: adds its losses to `sum`, and to `gradient` what both low-resolution rows get.
+// One vector of one output row, `down` from the upper low-resolution row to the lower one: adds its losses to `sum`,
+// and to `gradient` what both low-resolution rows get.
 template <bool kMixed, bool kGradient>
-SMILE_FAST_INLINE void vector_losses(const Floats (&logits)[2], const Row& row, int column, int bit, LossSum& sum,
+SMILE_FAST_INLINE void vector_losses(Floats top, Floats down, const Row& row, int column, int bit, LossSum& sum,
                                      Floats (&gradient)[2]) {
   const Words flip = kMixed ? sign_where(load_as<Words>(row.run->positive + column), bit) : Words{};
   const Words keep = kMixed ? ones_where(load_as<Words>(row.run->known + column), bit) : ~Words{};
-  const Floats slope = bce(logits[0] * row.top + logits[1] * row.bottom, flip, keep, sum);
+  const Floats slope = bce_bits(top + down * row.bottom, flip, keep, sum);
   if constexpr (kGradient) {
     gradient[0] += slope * row.top;
     gradient[1] += slope * row.bottom;
@@ -126,13 +145,13 @@ SMILE_FAST_INLINE void losses(const Rows& rows, int bit, Scratch& scratch, Runni
     for (int first = half; first < half + kColumnsAtOnce; first += kWays * kLanes) {
       for (int way = 0; way < kWays; ++way) {
         const int column = first + way * kLanes;
-        const Floats logits[2] = {load(scratch.logits[0] + column), load(scratch.logits[1] + column)};
+        const Floats top = load(scratch.logits[0] + column), down = load(scratch.logits[1] + column) - top;
         Floats gradient[2] = {};
         int row = 0;
         for (; row < rows.plain; ++row)
-          vector_losses<false, kGradient>(logits, rows.rows[row], column, bit, parts[way], gradient);
+          vector_losses<false, kGradient>(top, down, rows.rows[row], column, bit, parts[way], gradient);
         for (; row < rows.all; ++row)
-          vector_losses<true, kGradient>(logits, rows.rows[row], column, bit, parts[way], gradient);
+          vector_losses<true, kGradient>(top, down, rows.rows[row], column, bit, parts[way], gradient);
         if constexpr (kGradient) {
           store(scratch.gradient[0] + column, gradient[0]);
           store(scratch.gradient[1] + column, gradient[1]);
@@ -143,26 +162,56 @@ SMILE_FAST_INLINE void losses(const Rows& rows, int bit, Scratch& scratch, Runni
   }
 }
 
-SMILE_FAST_INLINE float lane_sum(Floats value) {
-  float sum = 0.0f;
-  for (int lane = 0; lane < kLanes; ++lane) sum += value[lane];
+// Sums of neighbouring runs of kHalf lanes: those of a, then those of b.
+template <int kHalf, int... lane>
+SMILE_FAST_INLINE Floats halves_added(Floats a, Floats b, Lanes<lane...>) {
+  return __builtin_shufflevector(a, b, (lane / kHalf * 2 * kHalf + lane % kHalf)...) +
+         __builtin_shufflevector(a, b, (lane / kHalf * 2 * kHalf + lane % kHalf + kHalf)...);
+}
+
+// The sums of kReduced vectors' lanes, in the first kReduced lanes.
+constexpr int kReduced = 4;
+SMILE_FAST_INLINE Floats lane_sums(const Floats (&values)[kReduced]) {
+  constexpr AllLanes lanes;
+  const Floats low = halves_added<kLanes / 2>(values[0], values[1], lanes);
+  const Floats high = halves_added<kLanes / 2>(values[2], values[3], lanes);
+  Floats sums = halves_added<kLanes / 4>(low, high, lanes);
+  if constexpr (kLanes >= 8) sums = halves_added<kLanes / 8>(sums, sums, lanes);
+  if constexpr (kLanes >= 16) sums = halves_added<kLanes / 16>(sums, sums, lanes);
+  return sums;
+}
+
+// What one low-resolution column gets from a row of gradients at full width, lane by lane. Columns that do not read it
+// must not reach it with a NaN: their products are left out, not taken with a weight of 0.
+SMILE_FAST_INLINE Floats products(const float* gradient, const LowColumn& low, const float* weights) {
+  Floats sum = {};
+  for (int at = 0; at < low.blocks * kWeightsAtOnce; at += kLanes) {
+    const Floats weight = load(weights + low.weights + at);
+    sum += weight != 0.0f ? load(gradient + low.first + at) * weight : splat(0.0f);
+  }
   return sum;
 }
 
-// A row of gradients at full width, added to the low-resolution columns. The columns of a block that do not read a
-// low-resolution column must not reach it with a NaN: their products are left out, not taken with a weight of 0.
 template <typename Logit>
-SMILE_FAST_INLINE void reduce_columns(const float* gradient, const ColumnTables& columns, const ColumnTile& tile,
-                                      const LowRow<Logit>& row) {
-  const LowColumn* entry = columns.low_columns + tile.entries;
-  for (std::int64_t low = tile.low_begin; low < tile.low_end; ++low, ++entry) {
-    Floats products = {};
-    for (int at = 0; at < entry->blocks * kWeightsAtOnce; at += kLanes) {
-      const Floats weight = load(columns.weights + entry->weights + at);
-      products += weight != 0.0f ? load(gradient + entry->first + at) * weight : splat(0.0f);
-    }
-    const float sum = lane_sum(products);
-    for (int slice = 0; slice < row.slices; ++slice) row.gradient[slice][low] += sum * row.weight[slice];
+SMILE_FAST_INLINE void add_gradient(const LowRow<Logit>& row, std::int64_t column, float value) {
+  for (int slice = 0; slice < row.slices; ++slice) row.gradient[slice][column] += value * row.weight[slice];
+}
+
+// The rows of gradients at full width, added to the low-resolution ones.
+template <typename Logit>
+SMILE_FAST_INLINE void reduce_columns(const Scratch& scratch, const ColumnTables& columns, const ColumnTile& tile,
+                                      const LowRow<Logit> (&rows)[2]) {
+  constexpr int kColumns = kReduced / 2;
+  const LowColumn* low = columns.low_columns + tile.entries;
+  for (std::int64_t column = tile.low_begin; column < tile.low_end; column += kColumns, low += kColumns) {
+    Floats values[kReduced] = {};
+    const int wanted = static_cast<int>(smaller(kColumns, tile.low_end - column));
+    for (int i = 0; i < wanted; ++i)
+      for (int side = 0; side < 2; ++side)
+        values[i * 2 + side] = products(scratch.gradient[side], low[i], columns.weights);
+    const Floats sums = lane_sums(values);
+    for (int i = 0; i < wanted; ++i)
+      for (int side = 0; side < 2; ++side) add_gradient(rows[side], column + i, sums[i * 2 + side]);
   }
 }
 
@@ -200,7 +249,10 @@ class Walk {
       advance(band_.low_end);
       if (band_.last != nullptr) finish_plane(band_.low_end);
     }
-    for (std::int64_t organ = 0; organ < band_.organs; ++organ) band_.sums[organ] = losses_[organ].total();
+    for (std::int64_t organ = 0; organ < band_.organs; ++organ) {
+      losses_[organ].linear *= kNatsPerBit;
+      band_.sums[organ] = losses_[organ].total();
+    }
   }
 
  private:
@@ -264,8 +316,7 @@ class Walk {
     for (int side = 0; side < 2; ++side)
       interpolate_columns(low_rows[side], columns_, tile, column, a_.low.width, scratch_.low, scratch_.logits[side]);
     losses<kGradient>(rows_of(group, bit), bit, scratch_, losses_[organ]);
-    if constexpr (kGradient)
-      for (int side = 0; side < 2; ++side) reduce_columns(scratch_.gradient[side], columns_, tile, low_rows[side]);
+    if constexpr (kGradient) reduce_columns(scratch_, columns_, tile, low_rows);
   }
 
   Rows rows_of(const RowGroup& group, int bit) const {

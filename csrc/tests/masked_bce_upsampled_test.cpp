@@ -39,7 +39,7 @@ constexpr std::size_t kHeader = 16;  // in front of what is handed out: how much
 
 }  // namespace
 
-void* operator new(std::size_t size) {
+[[gnu::noinline]] void* operator new(std::size_t size) {
   auto* block = static_cast<std::uint64_t*>(std::malloc(size + kHeader));
   if (block == nullptr) throw std::bad_alloc();
   *block = size;
@@ -50,7 +50,7 @@ void* operator new(std::size_t size) {
   return reinterpret_cast<char*>(block) + kHeader;
 }
 
-void operator delete(void* address) noexcept {
+[[gnu::noinline]] void operator delete(void* address) noexcept {
   if (address == nullptr) return;
   auto* block = reinterpret_cast<std::uint64_t*>(static_cast<char*>(address) - kHeader);
   allocated -= static_cast<std::int64_t>(*block);
