@@ -36,10 +36,21 @@ SMILE_FAST_INLINE typename KeyVector<Score>::Type load_keys(const Score* scores)
   return magnitude > Format::infinity ? Keys{} - highest : key;
 }
 
+// A mask register's bits as a number. GCC 12 keeps a 16-bit mask that was widened to 64 bits in a mask register, spills
+// 16 bits of it and reloads 64, with three quarters of garbage: an empty statement moves it to a general register.
+SMILE_FAST_INLINE std::uint64_t number(std::uint32_t mask) {
+  asm("" : "+r"(mask));
+  return mask;
+}
+SMILE_FAST_INLINE std::uint64_t number(std::uint64_t mask) {
+  asm("" : "+r"(mask));
+  return mask;
+}
+
 // Bit i: whether a[i] > b[i].
 SMILE_FAST_INLINE std::uint64_t greater(Integers a, Integers b) {
 #if defined(__AVX512BW__)
-  return _mm512_cmpgt_epi32_mask((__m512i)a, (__m512i)b);
+  return number(std::uint32_t{_mm512_cmpgt_epi32_mask((__m512i)a, (__m512i)b)});
 #elif defined(__AVX2__)
   return static_cast<std::uint32_t>(_mm256_movemask_ps((__m256)(a > b)));
 #elif defined(__SSE2__)
@@ -53,7 +64,7 @@ SMILE_FAST_INLINE std::uint64_t greater(Integers a, Integers b) {
 
 SMILE_FAST_INLINE std::uint64_t greater(ShortKeys a, ShortKeys b) {
 #if defined(__AVX512BW__)
-  return _mm512_cmpgt_epi16_mask((__m512i)a, (__m512i)b);
+  return number(std::uint32_t{_mm512_cmpgt_epi16_mask((__m512i)a, (__m512i)b)});
 #elif defined(__AVX2__)
   const __m256i found = (__m256i)(a > b);
   const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(found, found), 0x08);
@@ -72,7 +83,7 @@ SMILE_FAST_INLINE std::uint64_t greater(ShortKeys a, ShortKeys b) {
 SMILE_FAST_INLINE std::uint64_t nonzero_bytes(const std::uint8_t* bytes) {
 #if defined(__AVX512BW__)
   const __m512i value = load_as<__m512i>(bytes);
-  return _mm512_test_epi8_mask(value, value);
+  return number(std::uint64_t{_mm512_test_epi8_mask(value, value)});
 #elif defined(__SSE2__)
   std::uint64_t zero = 0;
   for (int i = 0; i < kGroup; i += 16) {

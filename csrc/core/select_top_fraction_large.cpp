@@ -24,11 +24,11 @@ std::int64_t blocks_of(std::int64_t voxels, std::int64_t block) { return (voxels
 
 EntryPool::EntryPool(std::int64_t capacity)
     : capacity_(capacity),
-      entries_(static_cast<Entry*>(::operator new(capacity * sizeof(Entry), std::align_val_t{kHugePage}))) {
+      entries_(static_cast<Entry*>(::operator new(capacity * sizeof(Entry)))) {
   advise_huge_pages(entries_.get(), capacity * sizeof(Entry));
 }
 
-void EntryPool::Free::operator()(Entry* entries) const { ::operator delete(entries, std::align_val_t{kHugePage}); }
+void EntryPool::Free::operator()(Entry* entries) const { ::operator delete(entries); }
 
 Entry* EntryPool::take(std::int64_t count) {
   const std::int64_t first = used_.fetch_add(count, std::memory_order_relaxed);

@@ -27,10 +27,18 @@ using smile_fast::Target;
 using smile_fast::testing::check;
 
 // With kSegments each and in three dtypes: 108,000 segments, on every target.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_THREAD__)  // every thread is started anew there: core/parallel.h
+constexpr int kProblems = 10;
+constexpr int kThreads[] = {1, 3};
+constexpr std::uint32_t kDensities[] = {5};
+#elif defined(__SANITIZE_ADDRESS__)
 constexpr int kProblems = 40;
+constexpr int kThreads[] = {1, 2, 3, 8};
+constexpr std::uint32_t kDensities[] = {1, 5, 100};
 #else
 constexpr int kProblems = 600;
+constexpr int kThreads[] = {1, 2, 3, 8};
+constexpr std::uint32_t kDensities[] = {1, 5, 100};
 #endif
 constexpr int kSegments = 60;
 constexpr std::int64_t kDenominator = 1000000;
@@ -75,7 +83,7 @@ void test(Problem p, const std::string& name) {
   for (const Target target : {Target::plain, Target::avx2, Target::avx512}) {
     if (!smile_fast::runs(target)) continue;
     smile_fast::use_target(target);
-    for (const int threads : {1, 2, 3, 8}) {
+    for (const int threads : kThreads) {
       std::vector<std::uint8_t> selection(length + 2 * kCanaries, kCanary);
       smile_fast::select_top_fraction_cpu(
           {dtype_of<Score>, scores.data(), p.candidates.data(), length, gamma.data(), p.offsets.data(),
@@ -174,7 +182,7 @@ void test_long_segments() {
       {"saturated", [&](std::int64_t) { return std::min(std::abs(normal(random)), 0.5f); }},
   };
   for (const auto& [name, content] : contents)
-    for (const std::uint32_t density : {1, 5, 100})
+    for (const std::uint32_t density : kDensities)
       for (const std::int64_t share : {std::int64_t{1}, std::int64_t{330000}, std::int64_t{700000}, kDenominator})
         test_everywhere(
             long_segments(content, density, share),
@@ -186,7 +194,7 @@ void test_samples_that_mislead() {
   std::mt19937 random(4);
   std::normal_distribution<float> normal;
   const Content content = [&](std::int64_t) { return normal(random); };
-  for (const std::uint32_t density : {5, 100}) {
+  for (const std::uint32_t density : kDensities) {
     const Problem honest = long_segments(content, density, 330000);
     for (const float lie : {-100.0f, 100.0f}) {
       Problem p = honest;

@@ -1,12 +1,29 @@
+import os
 from fractions import Fraction
 
 import pytest
 import torch
 from torch import Tensor
 
-from smile_fast.ops import select_top_fraction
+from smile_fast.ops import available, select_top_fraction
 
 INF, NAN = torch.inf, torch.nan
+IMPLEMENTATIONS = [name for name, usable, _ in available("select_top_fraction", "cpu") if usable]
+
+
+def refuses(implementation: str, dtype: torch.dtype) -> bool:
+    return implementation == "native" and dtype == torch.float64
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def implementation(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_native_is_there_where_it_must_be() -> None:
+    usable = dict((name, reason) for name, ok, reason in available("select_top_fraction", "cpu") if not ok)
+    required = os.environ.get("SMILE_FAST_REQUIRE_NATIVE") == "1"
+    assert "native" not in usable or not required, usable["native"]
 
 
 def by_hand(scores: Tensor, candidates: Tensor, shares: list[Fraction], segments: list[int]) -> Tensor:
@@ -33,7 +50,9 @@ def select(scores: list[float], gamma: float, candidates: list[int] | None = Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("seed", range(4))
-def test_random_segments_with_ties(dtype: torch.dtype, seed: int) -> None:
+def test_random_segments_with_ties(implementation: str, dtype: torch.dtype, seed: int) -> None:
+    if refuses(implementation, dtype):
+        return
     generator = torch.Generator().manual_seed(seed)
     segments = [0, 0, 37, 38, 120, 120, 200]
     special = torch.tensor([NAN, INF, -INF, 0.0, -0.0, 1.0, 2.0**-24])
@@ -44,7 +63,8 @@ def test_random_segments_with_ties(dtype: torch.dtype, seed: int) -> None:
     candidates = torch.rand(200, generator=generator) < 0.6
     hundredths = torch.randint(0, 101, (6,), generator=generator)
     shares = [Fraction(int(hundredth), 100) for hundredth in hundredths]
-    found = select_top_fraction(scores, candidates, hundredths.double() / 100, torch.tensor(segments))
+    gamma = hundredths.double() / 100
+    found = select_top_fraction(scores, candidates, gamma, torch.tensor(segments), implementation=implementation)
     assert torch.equal(found, by_hand(scores, candidates, shares, segments))
 
 
@@ -109,11 +129,52 @@ def test_strided_scores_that_require_gradients() -> None:
     assert not found.requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("density", [0.05, 1.0])
+def test_long_segments_are_those_of_the_reference(dtype: torch.dtype, density: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(3, 200001, generator=generator).to(dtype).T.flatten()[::2]  # not contiguous
+    candidates = torch.rand(2 * len(scores), generator=generator)[::2] < density
+    segments = torch.tensor([5, 100000, 100000, 220001, len(scores) - 3])
+    gamma = torch.tensor([0.33, 0.5, 0.66, 1.0], dtype=torch.float64)
+    found, expected = (
+        select_top_fraction(scores, candidates, gamma, segments, implementation=implementation)
+        for implementation in (None, "reference")
+    )
+    assert torch.equal(found, expected)
+
+
+def test_threads_change_nothing() -> None:
+    scores, candidates = torch.randn(100_000), torch.rand(100_000) < 0.5
+    segments, selections = torch.tensor([0, 30, 60_000, 100_000]), []
+    for threads in (1, 2, 3, 8):
+        torch.set_num_threads(threads)
+        selections.append(select_top_fraction(scores, candidates, 0.33, segments))
+    assert all(torch.equal(selections[0], other) for other in selections[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("native" not in IMPLEMENTATIONS, reason="the reference would need 100 GB")
+def test_more_than_two_to_the_31_voxels() -> None:
+    small, length = 1000, 2**31 + 5000
+    scores = torch.zeros(length, dtype=torch.bfloat16)
+    candidates = torch.zeros(length, dtype=torch.bool)
+    places = torch.arange(3, length, length // small)[:small]
+    places = torch.cat([places, torch.arange(length - 100, length)])
+    candidates[places] = True
+    scores[places] = torch.randn(len(places), generator=torch.Generator().manual_seed(0)).bfloat16()
+    offsets = torch.tensor([1, length - 50, length])
+    found = select_top_fraction(scores, candidates, 0.33, offsets)
+    packed = torch.searchsorted(places, offsets)  # the same segments without the voxels between the candidates
+    expected = select_top_fraction(scores[places], candidates[places], 0.33, packed, implementation="reference")
+    assert torch.equal(found.nonzero()[:, 0], places[expected])
+
+
 def test_opcheck_and_compile() -> None:
     scores, candidates = torch.randn(9), torch.ones(9).bool()
     segments, gamma = torch.tensor([0, 4, 9]), torch.tensor([0.5, 0.3], dtype=torch.float64)
     op = torch.ops.smile_fast.select_top_fraction
-    for kernel in (op.default, op.reference):
+    for kernel in (op.default, *(getattr(op, name) for name in IMPLEMENTATIONS)):
         torch.library.opcheck(kernel, (scores, candidates, gamma, segments))
         torch.library.opcheck(kernel, (scores.clone().requires_grad_(), candidates, gamma, segments))
     compiled = torch.compile(
