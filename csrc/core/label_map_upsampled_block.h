@@ -7,7 +7,7 @@
 
 namespace smile_fast {
 
-// What a block needs beside its arguments, in memory that its thread keeps.
+// What a block needs beside its arguments.
 struct LabelMapScratch {
   float* rows;                // [3, pitch]: two rows of feature pixels, lowest corners
   float* highest;             // [channels, pitch]

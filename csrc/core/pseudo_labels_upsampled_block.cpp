@@ -41,12 +41,12 @@ SMILE_FAST_INLINE void patch_keys(const CellGrid& grid, const double* weights, c
   const double unit = 1.0 / (4.0 * grid.stride * grid.stride);
   for (std::uint32_t pixel = 0; pixel < grid.pixels(); pixel += kDoubles) {
     const Doubles score = interpolate(weights + pixel, grid.patch(), corners) * unit;
-    const DoubleIntegers key = (DoubleIntegers) __builtin_convertvector(score, DoubleFloats) - 1;
+    const DoubleWords key = (DoubleWords) __builtin_convertvector(score, DoubleFloats) - 1u;
     using Bytes = std::uint8_t __attribute__((vector_size(kDoubles)));
     const auto label = __builtin_convertvector(load_as<Bytes>(labels + pixel), DoubleIntegers);
     // Unsigned: a score of 0, a negative one and a NaN all have larger keys than infinity's.
-    const DoubleIntegers candidate = ((DoubleWords)key < kInfinity) & (label == 0);
-    store_as(keys + pixel, candidate ? key : DoubleIntegers{} + kNone);
+    const DoubleIntegers candidate = (key < kInfinity) & (label == 0);
+    store_as(keys + pixel, candidate ? (DoubleIntegers)key : DoubleIntegers{} + kNone);
   }
 }
 
