@@ -21,9 +21,10 @@ SMILE_FAST_INLINE std::int64_t row_below(const CellGrid& grid, std::int64_t cell
 }
 
 // A feature row as float32, its first and last element repeated on both sides: cell c lies between elements c and
-// c + 1. Adds 0 times every element to `doubt`, which turns into NaN if one is not finite.
+// c + 1. Returns whether all of it is finite.
 template <typename Logit>
-SMILE_FAST_INLINE void load_row(const Logit* source, const CellGrid& grid, float* row, Floats& doubt) {
+SMILE_FAST_INLINE bool load_row(const Logit* source, const CellGrid& grid, float* row) {
+  Floats doubt = {};  // 0 times every element: NaN if one is not finite
   row[0] = to_float(source[0]);
   std::int64_t column = 0;
   for (; column + kLanes <= grid.columns; column += kLanes) {
@@ -33,29 +34,42 @@ SMILE_FAST_INLINE void load_row(const Logit* source, const CellGrid& grid, float
   }
   for (; column < grid.columns; ++column) {
     row[1 + column] = to_float(source[column]);
-    doubt += splat(row[1 + column]) * 0.0f;
+    doubt[0] += row[1 + column] * 0.0f;
   }
-  for (++column; column < grid.pitch(); ++column) row[column] = row[grid.columns];
+  const Floats last = splat(row[grid.columns]);
+  for (++column; column + kLanes <= grid.pitch(); column += kLanes) store(row + column, last);
+  const Integers finite = doubt == 0.0f;
+  std::int32_t all = -1;
+  for (int lane = 0; lane < kLanes; ++lane) all &= finite[lane];
+  return all != 0;
 }
 
-// The lowest and the highest corner of every cell of a row, [pitch] each. If any logit of the row is not finite, -inf
-// and inf: infinite corners can make a NaN, of which the corners' range knows nothing.
-template <typename Logit>
-SMILE_FAST_INLINE void corner_range(const Logit* plane, const CellGrid& grid, std::int64_t cell_row, float* top,
-                                    float* bottom, float* lowest, float* highest) {
-  Floats doubt = {};
-  load_row(plane + row_above(cell_row) * grid.columns, grid, top, doubt);
-  load_row(plane + row_below(grid, cell_row) * grid.columns, grid, bottom, doubt);
-  bool finite = true;
-  for (int lane = 0; lane < kLanes; ++lane) finite &= doubt[lane] == 0.0f;
+// Call body(cell, lowest, highest corner) for vectors of the cells of a row, whose feature row below is given. `pairs`,
+// [2, pitch], holds the lower and the higher one of all neighbours in the row above; afterwards, of the row below.
+// If any logit of a row is not finite, its pairs are -inf and inf: infinite corners can make a NaN, of which a range
+// knows nothing. row: [pitch], scratch.
+template <typename Logit, typename Body>
+SMILE_FAST_INLINE void for_corner_ranges(const Logit* below, const CellGrid& grid, float* row, float* pairs,
+                                         const Body& body) {
+  const bool finite = load_row(below, grid, row);
   const Floats infinite = splat(__builtin_inff());
-  for (std::int64_t cell = 0; cell < grid.cells(); cell += kLanes) {
-    const Floats a = load(top + cell), b = load(top + cell + 1), c = load(bottom + cell), d = load(bottom + cell + 1);
-    const Floats low_top = a < b ? a : b, low_bottom = c < d ? c : d;
-    const Floats high_top = a > b ? a : b, high_bottom = c > d ? c : d;
-    store(lowest + cell, finite ? (low_top < low_bottom ? low_top : low_bottom) : -infinite);
-    store(highest + cell, finite ? (high_top > high_bottom ? high_top : high_bottom) : infinite);
+  for (std::int64_t cell = 0; cell < grid.cells(); cell += kLanes, pairs += kLanes) {
+    const Floats left = load(row + cell), right = load(row + cell + 1);
+    const Floats low = finite ? (left < right ? left : right) : -infinite;
+    const Floats high = finite ? (left > right ? left : right) : infinite;
+    const Floats low_above = load(pairs), high_above = load(pairs + grid.pitch());
+    store(pairs, low);
+    store(pairs + grid.pitch(), high);
+    body(cell, low < low_above ? low : low_above, high > high_above ? high : high_above);
   }
+}
+
+// Make `pairs` those of the feature row above a row of cells.
+template <typename Logit>
+SMILE_FAST_INLINE void start_pairs(const Logit* plane, const CellGrid& grid, std::int64_t cell_row, float* row,
+                                   float* pairs) {
+  memset(pairs, 0, static_cast<std::size_t>(2 * grid.pitch()) * sizeof(float));
+  for_corner_ranges(plane + row_above(cell_row) * grid.columns, grid, row, pairs, [](std::int64_t, Floats, Floats) {});
 }
 
 // The four corners of a cell of a plane, in the order of corner_weights.

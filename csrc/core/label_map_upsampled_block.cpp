@@ -28,22 +28,22 @@ SMILE_FAST_INLINE void rank_corners(const LabelMapUpsampledArguments& a, const L
                                     const LabelMapScratch& scratch) {
   const CellGrid& grid = a.grid;
   const std::int64_t pitch = grid.pitch();
-  float* top = scratch.rows;
-  float* bottom = top + pitch;
-  float* lowest = bottom + pitch;
   for (std::int64_t cell = 0; cell < grid.cells(); cell += kLanes) {
     store(scratch.floor + cell, splat(a.softmax ? -__builtin_inff() : 0.0f));
     store_as(scratch.owner + cell, ~Integers{});
   }
   for (std::int64_t channel = 0; channel < a.channels; ++channel) {
-    corner_range(image + channel * grid.rows * grid.columns, grid, cell_row, top, bottom, lowest,
-                 scratch.highest + channel * pitch);
-    for (std::int64_t cell = 0; cell < grid.cells(); cell += kLanes) {
-      const Floats low = load(lowest + cell), floor = load(scratch.floor + cell);
-      const Integers owner = load_as<Integers>(scratch.owner + cell);
-      store(scratch.floor + cell, low > floor ? low : floor);
-      store_as(scratch.owner + cell, low > floor ? Integers{} + static_cast<std::int32_t>(channel) : owner);
-    }
+    const Logit* below = image + (channel * grid.rows + row_below(grid, cell_row)) * grid.columns;
+    float* highest = scratch.highest + channel * pitch;
+    for_corner_ranges(below, grid, scratch.row, scratch.pairs + 2 * channel * pitch,
+                      [&](std::int64_t cell, Floats low, Floats high) {
+                        store(highest + cell, high);
+                        const Floats floor = load(scratch.floor + cell);
+                        const Integers owner = load_as<Integers>(scratch.owner + cell);
+                        store(scratch.floor + cell, low > floor ? low : floor);
+                        const Integers number = Integers{} + static_cast<std::int32_t>(channel);
+                        store_as(scratch.owner + cell, low > floor ? number : owner);
+                      });
   }
 }
 
@@ -127,15 +127,11 @@ SMILE_FAST_INLINE void label_chunk(const double* weights, std::int64_t patch, co
       labels[i * kDoubles + lane] = static_cast<std::uint8_t>(winner[i][lane]);
 }
 
+// The pixels of the cells of a row whose corners do not decide.
 template <typename Logit>
-SMILE_FAST_INLINE void label_row_of_cells(const LabelMapUpsampledArguments& a, const double* weights,
-                                          std::int64_t image, std::int64_t cell_row, const LabelMapScratch& scratch) {
+SMILE_FAST_INLINE void label_unsettled(const LabelMapUpsampledArguments& a, const double* weights, const Logit* logits,
+                                       std::uint8_t* labels, std::int64_t cell_row, const LabelMapScratch& scratch) {
   const CellGrid& grid = a.grid;
-  const Logit* logits = static_cast<const Logit*>(a.logits) + image * a.channels * grid.rows * grid.columns;
-  std::uint8_t* labels = a.labels + image * grid.height * grid.width;
-  rank_corners(a, logits, cell_row, scratch);
-  find_contenders(a, scratch);
-  fill_settled(a, labels, cell_row, scratch.settled);
   const double floor = a.softmax ? -__builtin_inf() : 0.0;
   for (std::int64_t cell = 0; cell < grid.cells(); ++cell) {
     if (scratch.settled[cell] != kUnsettled) continue;
@@ -150,22 +146,35 @@ SMILE_FAST_INLINE void label_row_of_cells(const LabelMapUpsampledArguments& a, c
   }
 }
 
+template <typename Logit>
+SMILE_FAST_INLINE void label_rows_of_cells(const LabelMapUpsampledArguments& a, const double* weights,
+                                           std::int64_t image, std::int64_t begin, std::int64_t end,
+                                           const LabelMapScratch& scratch) {
+  const CellGrid& grid = a.grid;
+  const std::int64_t plane = grid.rows * grid.columns;
+  const Logit* logits = static_cast<const Logit*>(a.logits) + image * a.channels * plane;
+  std::uint8_t* labels = a.labels + image * grid.height * grid.width;
+  for (std::int64_t channel = 0; channel < a.channels; ++channel)
+    start_pairs(logits + channel * plane, grid, begin, scratch.row, scratch.pairs + 2 * channel * grid.pitch());
+  for (std::int64_t cell_row = begin; cell_row < end; ++cell_row) {
+    rank_corners(a, logits, cell_row, scratch);
+    find_contenders(a, scratch);
+    fill_settled(a, labels, cell_row, scratch.settled);
+    label_unsettled(a, weights, logits, labels, cell_row, scratch);
+  }
+}
+
 }  // namespace
 
 void label_map_upsampled_block(const LabelMapUpsampledArguments& a, const double* weights, std::int64_t image,
                                std::int64_t begin, std::int64_t end, const LabelMapScratch& scratch) {
-  for (std::int64_t cell_row = begin; cell_row < end; ++cell_row) {
-    switch (a.dtype) {
-      case DType::float32:
-        label_row_of_cells<float>(a, weights, image, cell_row, scratch);
-        break;
-      case DType::bfloat16:
-        label_row_of_cells<BFloat16>(a, weights, image, cell_row, scratch);
-        break;
-      case DType::float16:
-        label_row_of_cells<Float16>(a, weights, image, cell_row, scratch);
-        break;
-    }
+  switch (a.dtype) {
+    case DType::float32:
+      return label_rows_of_cells<float>(a, weights, image, begin, end, scratch);
+    case DType::bfloat16:
+      return label_rows_of_cells<BFloat16>(a, weights, image, begin, end, scratch);
+    case DType::float16:
+      return label_rows_of_cells<Float16>(a, weights, image, begin, end, scratch);
   }
 }
 

@@ -7,9 +7,10 @@
 
 namespace smile_fast {
 
-// What a block needs beside its arguments, in memory that its thread keeps.
+// What a block needs beside its arguments.
 struct LabelMapScratch {
-  float* rows;                // [3, pitch]: two rows of feature pixels, lowest corners
+  float* row;                 // [pitch] a row of feature pixels
+  float* pairs;               // [channels, 2, pitch] see core/cells.h
   float* highest;             // [channels, pitch]
   float* floor;               // [pitch] what a channel must exceed somewhere in the cell, to win a pixel there
   std::int32_t* owner;        // [pitch] the channel whose lowest corner the floor is; -1 if none

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/label_map_upsampled.h"
@@ -13,19 +14,24 @@ namespace {
 
 constexpr std::int64_t kRowsAtOnce = 8;  // rows of cells of one work item
 
-// The scratch of this thread, which grows to the largest image that it has seen: fresh memory costs a page fault each.
-LabelMapScratch scratch_for(const LabelMapUpsampledArguments& a) {
-  thread_local std::vector<std::byte> memory;
-  const std::int64_t pitch = a.grid.pitch(), words = (a.channels + 31) / 32;
-  const auto bytes = static_cast<std::size_t>((3 + a.channels + 1 + 1 + words + 1) * pitch * 4);
-  if (memory.size() < bytes) memory.resize(bytes);
+std::int64_t words_of(const LabelMapUpsampledArguments& a) { return (a.channels + 31) / 32; }
+
+// Some ten kilobytes, which malloc reuses: a work item takes them for itself.
+std::unique_ptr<std::byte[]> scratch_memory(const LabelMapUpsampledArguments& a) {
+  const std::int64_t elements = (1 + 3 * a.channels + 1 + 1 + words_of(a) + 1) * a.grid.pitch();
+  return std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(elements) * sizeof(float));
+}
+
+LabelMapScratch scratch_in(std::byte* memory, const LabelMapUpsampledArguments& a) {
+  const std::int64_t pitch = a.grid.pitch();
   LabelMapScratch scratch{};
-  scratch.rows = reinterpret_cast<float*>(memory.data());
-  scratch.highest = scratch.rows + 3 * pitch;
+  scratch.row = reinterpret_cast<float*>(memory);
+  scratch.pairs = scratch.row + pitch;
+  scratch.highest = scratch.pairs + 2 * a.channels * pitch;
   scratch.floor = scratch.highest + a.channels * pitch;
   scratch.owner = reinterpret_cast<std::int32_t*>(scratch.floor + pitch);
   scratch.contenders = reinterpret_cast<std::uint32_t*>(scratch.owner + pitch);
-  scratch.settled = reinterpret_cast<std::uint8_t*>(scratch.contenders + words * pitch);
+  scratch.settled = reinterpret_cast<std::uint8_t*>(scratch.contenders + words_of(a) * pitch);
   return scratch;
 }
 
@@ -39,7 +45,8 @@ void label_map_upsampled_cpu(const LabelMapUpsampledArguments& a, int threads) {
   parallel_for(a.images * items, threads, [&](std::int64_t item) {
     const std::int64_t begin = item % items * kRowsAtOnce;
     const std::int64_t end = std::min(begin + kRowsAtOnce, a.grid.cell_rows());
-    block(a, weights.data(), item / items, begin, end, scratch_for(a));
+    const auto memory = scratch_memory(a);
+    block(a, weights.data(), item / items, begin, end, scratch_in(memory.get(), a));
   });
 }
 

@@ -41,12 +41,12 @@ SMILE_FAST_INLINE void patch_keys(const CellGrid& grid, const double* weights, c
   const double unit = 1.0 / (4.0 * grid.stride * grid.stride);
   for (std::uint32_t pixel = 0; pixel < grid.pixels(); pixel += kDoubles) {
     const Doubles score = interpolate(weights + pixel, grid.patch(), corners) * unit;
-    const DoubleIntegers key = (DoubleIntegers) __builtin_convertvector(score, DoubleFloats) - 1;
+    const DoubleWords key = (DoubleWords) __builtin_convertvector(score, DoubleFloats) - 1u;
     using Bytes = std::uint8_t __attribute__((vector_size(kDoubles)));
     const auto label = __builtin_convertvector(load_as<Bytes>(labels + pixel), DoubleIntegers);
     // Unsigned: a score of 0, a negative one and a NaN all have larger keys than infinity's.
-    const DoubleIntegers candidate = ((DoubleWords)key < kInfinity) & (label == 0);
-    store_as(keys + pixel, candidate ? key : DoubleIntegers{} + kNone);
+    const DoubleIntegers candidate = (key < kInfinity) & (label == 0);
+    store_as(keys + pixel, candidate ? (DoubleIntegers)key : DoubleIntegers{} + kNone);
   }
 }
 
@@ -59,12 +59,17 @@ SMILE_FAST_INLINE void for_patches_with_keys(const PseudoLabelsUpsampledArgument
   const Logit* plane = plane_of<Logit>(a, slice, channel);
   const float from = score_of(begin);
   const float below = end <= kInfinity - 1 ? score_of(static_cast<std::int32_t>(end)) : __builtin_nanf("");
-  float *top = scratch, *bottom = top + grid.pitch();
-  float *lowest = bottom + grid.pitch(), *highest = lowest + grid.pitch();
+  float *row = scratch, *lowest = row + grid.pitch(), *highest = lowest + grid.pitch();
+  float* pairs = highest + grid.pitch();  // [2, pitch]
   std::uint8_t labels[kPatchPixels + kPatchMultiple];
   std::int32_t keys[kPatchPixels + kPatchMultiple];
+  start_pairs(plane, grid, 0, row, pairs);
   for (std::int64_t cell_row = 0; cell_row < grid.cell_rows(); ++cell_row) {
-    corner_range(plane, grid, cell_row, top, bottom, lowest, highest);
+    for_corner_ranges(plane + row_below(grid, cell_row) * grid.columns, grid, row, pairs,
+                      [&](std::int64_t cell, Floats low, Floats high) {
+                        store(lowest + cell, low);
+                        store(highest + cell, high);
+                      });
     for (std::int64_t cell = 0; cell < grid.cells(); ++cell) {
       if (!(highest[cell] >= from) || lowest[cell] >= below) continue;
       const PatchWindow window = patch_window(grid, cell_row, cell);
@@ -142,52 +147,60 @@ SMILE_FAST_INLINE void select_by_cut(const CellGrid& grid, const PatchWindow& wi
   });
 }
 
+// Write one cell of the overlay. highest: of the cell's corners, [organ_count] with steps of `pitch`.
 template <typename Logit>
-SMILE_FAST_INLINE void overlay_row_of_cells(const PseudoLabelsUpsampledArguments& a, const double* weights,
-                                            std::int64_t slice, std::int64_t cell_row, const Cut* cuts, float* scratch,
-                                            std::int64_t* kept) {
+SMILE_FAST_INLINE void overlay_cell(const PseudoLabelsUpsampledArguments& a, const double* weights, std::int64_t slice,
+                                    std::int64_t cell_row, std::int64_t cell, const Cut* cuts, const float* highest,
+                                    std::int64_t* kept) {
   const CellGrid& grid = a.grid;
-  const std::uint32_t pixels = grid.pixels();
-  const std::int64_t pitch = grid.pitch();
-  float *top = scratch, *bottom = top + pitch, *lowest = bottom + pitch, *wanted = lowest + pitch;
-  float* highest = wanted + pitch;  // [organ_count, pitch]
-  for (std::int64_t cell = 0; cell < grid.cells(); cell += kLanes) store(wanted + cell, Floats{});
-  for (std::int64_t organ = 0; organ < a.organ_count; ++organ) {
-    float* high = highest + organ * pitch;
-    corner_range(plane_of<Logit>(a, slice, a.organs[organ]), grid, cell_row, top, bottom, lowest, high);
-    const Floats cut = splat(score_of(cuts[organ].key));
-    for (std::int64_t cell = 0; cell < grid.cells(); cell += kLanes)
-      store(wanted + cell, load(high + cell) >= cut ? splat(1.0f) : load(wanted + cell));
-  }
-  std::uint8_t* image = a.overlay + slice * grid.height * grid.width;
-  const std::int64_t begin = larger(grid.first_pixel(cell_row), 0);
-  const std::int64_t end = smaller(grid.first_pixel(cell_row) + grid.stride, grid.height);
-  if (begin >= end) return;
-  memset(image + begin * grid.width, 0, static_cast<std::size_t>((end - begin) * grid.width));
+  const PatchWindow window = patch_window(grid, cell_row, cell);
   std::uint8_t labels[kPatchPixels + kPatchMultiple];
   std::int32_t keys[kPatchPixels + kPatchMultiple];
   PatchOverlay overlay;
-  for (std::int64_t cell = 0; cell < grid.cells(); ++cell) {
-    if (wanted[cell] == 0.0f) continue;
-    const PatchWindow window = patch_window(grid, cell_row, cell);
-    load_labels(a, slice, window, labels);
-    overlay.clear(pixels);
+  load_labels(a, slice, window, labels);
+  overlay.clear(grid.pixels());
+  for (std::int64_t organ = 0; organ < a.organ_count; ++organ) {
+    if (!(highest[organ * grid.pitch()] >= score_of(cuts[organ].key))) continue;
+    const Logit* plane = plane_of<Logit>(a, slice, a.organs[organ]);
+    patch_keys(grid, weights, corners_of(plane, grid, cell_row, cell), labels, keys);
+    // The position among the organs for now: it counts, and becomes a label below.
+    select_by_cut(grid, window, keys, cuts[organ], static_cast<std::uint8_t>(organ + 1), overlay);
+  }
+  for (std::uint32_t pixel = 0; pixel < grid.pixels(); ++pixel) {
+    const std::uint8_t organ = overlay.labels[pixel];
+    if (organ == 0) continue;
+    ++kept[organ - 1];
+    overlay.labels[pixel] = static_cast<std::uint8_t>(kPseudoBit | (a.organs[organ - 1] + 1));
+  }
+  std::uint8_t* image = a.overlay + slice * grid.height * grid.width;
+  for_rows_of(window, grid, [&](std::int64_t to, std::int64_t from, std::int64_t length) {
+    copy_row(image + to, overlay.labels + from, length);
+  });
+}
+
+template <typename Logit>
+SMILE_FAST_INLINE void overlay_slice(const PseudoLabelsUpsampledArguments& a, const double* weights, std::int64_t slice,
+                                     const Cut* cuts, float* scratch, std::int64_t* kept) {
+  const CellGrid& grid = a.grid;
+  const std::int64_t pitch = grid.pitch();
+  float *row = scratch, *wanted = row + pitch;  // wanted: 1 where the cuts leave voxels of any organ
+  float *highest = wanted + pitch, *pairs = highest + a.organ_count * pitch;  // [organ_count, (2,) pitch]
+  memset(a.overlay + slice * grid.height * grid.width, 0, static_cast<std::size_t>(grid.height * grid.width));
+  for (std::int64_t organ = 0; organ < a.organ_count; ++organ)
+    start_pairs(plane_of<Logit>(a, slice, a.organs[organ]), grid, 0, row, pairs + 2 * organ * pitch);
+  for (std::int64_t cell_row = 0; cell_row < grid.cell_rows(); ++cell_row) {
+    for (std::int64_t cell = 0; cell < grid.cells(); cell += kLanes) store(wanted + cell, Floats{});
     for (std::int64_t organ = 0; organ < a.organ_count; ++organ) {
-      if (!(highest[organ * pitch + cell] >= score_of(cuts[organ].key))) continue;
       const Logit* plane = plane_of<Logit>(a, slice, a.organs[organ]);
-      patch_keys(grid, weights, corners_of(plane, grid, cell_row, cell), labels, keys);
-      // The position among the organs for now: it counts, and is a label below.
-      select_by_cut(grid, window, keys, cuts[organ], static_cast<std::uint8_t>(organ + 1), overlay);
+      const Floats cut = splat(score_of(cuts[organ].key));
+      for_corner_ranges(plane + row_below(grid, cell_row) * grid.columns, grid, row, pairs + 2 * organ * pitch,
+                        [&](std::int64_t cell, Floats, Floats high) {
+                          store(highest + organ * pitch + cell, high);
+                          store(wanted + cell, high >= cut ? splat(1.0f) : load(wanted + cell));
+                        });
     }
-    for (std::uint32_t pixel = 0; pixel < pixels; ++pixel) {
-      const std::uint8_t organ = overlay.labels[pixel];
-      if (organ == 0) continue;
-      ++kept[organ - 1];
-      overlay.labels[pixel] = static_cast<std::uint8_t>(kPseudoBit | (a.organs[organ - 1] + 1));
-    }
-    for_rows_of(window, grid, [&](std::int64_t to, std::int64_t from, std::int64_t length) {
-      copy_row(image + to, overlay.labels + from, length);
-    });
+    for (std::int64_t cell = 0; cell < grid.cells(); ++cell)
+      if (wanted[cell] != 0.0f) overlay_cell<Logit>(a, weights, slice, cell_row, cell, cuts, highest + cell, kept);
   }
 }
 
@@ -220,18 +233,13 @@ std::int64_t* find_key_block(const PseudoLabelsUpsampledArguments& a, const doub
 
 void overlay_block(const PseudoLabelsUpsampledArguments& a, const double* weights, std::int64_t slice, const Cut* cuts,
                    float* scratch, std::int64_t* kept) {
-  for (std::int64_t cell_row = 0; cell_row < a.grid.cell_rows(); ++cell_row) {
-    switch (a.dtype) {
-      case DType::float32:
-        overlay_row_of_cells<float>(a, weights, slice, cell_row, cuts, scratch, kept);
-        break;
-      case DType::bfloat16:
-        overlay_row_of_cells<BFloat16>(a, weights, slice, cell_row, cuts, scratch, kept);
-        break;
-      case DType::float16:
-        overlay_row_of_cells<Float16>(a, weights, slice, cell_row, cuts, scratch, kept);
-        break;
-    }
+  switch (a.dtype) {
+    case DType::float32:
+      return overlay_slice<float>(a, weights, slice, cuts, scratch, kept);
+    case DType::bfloat16:
+      return overlay_slice<BFloat16>(a, weights, slice, cuts, scratch, kept);
+    case DType::float16:
+      return overlay_slice<Float16>(a, weights, slice, cuts, scratch, kept);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/parallel.h"
@@ -20,13 +21,6 @@ constexpr std::int32_t kAboveAll = 0x7f7fffff;  // the key of infinity: none is 
 constexpr std::array<KeyBins, 3> kPasses = {{{0, 20, kMaxBins}, {0, 10, 1024}, {0, 0, 1024}}};
 
 using LocalHistogram = std::array<std::uint32_t, kMaxBins + 1>;
-
-// Floats of this thread; they grow to the largest image that it has seen: fresh memory costs a page fault each.
-float* scratch_of(std::int64_t floats) {
-  thread_local std::vector<float> memory;
-  if (static_cast<std::int64_t>(memory.size()) < floats) memory.resize(static_cast<std::size_t>(floats));
-  return memory.data();
-}
 
 // ceil(gamma n), where a product within 1e-12 of an integer is that integer: 0.07 of 100 are 7, not 8.
 std::int64_t fraction_count(double gamma, std::int64_t count) {
@@ -77,8 +71,8 @@ class Selection {
   LocalHistogram count_slice(std::int64_t slice, const KeyBins& bins) const {
     LocalHistogram histogram;
     std::fill_n(histogram.begin(), bins.bins + 1, 0u);
-    float* scratch = scratch_of(4 * a_.grid.pitch());
-    SMILE_FAST_DISPATCH(count_keys_block)(a_, weights_, slice, channel_, bins, scratch, histogram.data());
+    const auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(5 * a_.grid.pitch()));
+    SMILE_FAST_DISPATCH(count_keys_block)(a_, weights_, slice, channel_, bins, scratch.get(), histogram.data());
     return histogram;
   }
 
@@ -114,8 +108,8 @@ class Selection {
   // The index in the slice of the voxel that has `number` voxels with this key before it.
   std::int64_t place_of(std::int64_t slice, std::int32_t key, std::int64_t ties, std::int64_t number) const {
     std::vector<std::int64_t> places(static_cast<std::size_t>(ties));
-    float* scratch = scratch_of(4 * a_.grid.pitch());
-    SMILE_FAST_DISPATCH(find_key_block)(a_, weights_, slice, channel_, key, scratch, places.data());
+    const auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(5 * a_.grid.pitch()));
+    SMILE_FAST_DISPATCH(find_key_block)(a_, weights_, slice, channel_, key, scratch.get(), places.data());
     std::nth_element(places.begin(), places.begin() + number, places.end());
     return places[static_cast<std::size_t>(number)];
   }
@@ -161,8 +155,10 @@ void pseudo_labels_upsampled_cpu(const PseudoLabelsUpsampledArguments& a, int th
   std::vector<std::int64_t> kept(static_cast<std::size_t>(a.depth * a.organ_count));
   OverlayBlock* const block = SMILE_FAST_DISPATCH(overlay_block);
   parallel_for(a.depth, threads, [&](std::int64_t slice) {
-    float* scratch = scratch_of((4 + a.organ_count) * a.grid.pitch());
-    block(a, weights.data(), slice, cuts.data() + slice * a.organ_count, scratch, kept.data() + slice * a.organ_count);
+    const auto floats = static_cast<std::size_t>((2 + 3 * a.organ_count) * a.grid.pitch());
+    const auto scratch = std::make_unique_for_overwrite<float[]>(floats);
+    block(a, weights.data(), slice, cuts.data() + slice * a.organ_count, scratch.get(),
+          kept.data() + slice * a.organ_count);
   });
   for (std::int64_t slice = 0; slice < a.depth; ++slice)
     for (std::int64_t organ = 0; organ < a.organ_count; ++organ)

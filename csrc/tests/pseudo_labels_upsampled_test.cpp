@@ -9,6 +9,7 @@ namespace {
 
 using smile_fast::BFloat16;
 using smile_fast::CellGrid;
+using smile_fast::DType;
 using smile_fast::Float16;
 using smile_fast::kPseudoBit;
 using smile_fast::PseudoLabelsUpsampledArguments;
@@ -85,6 +86,7 @@ void test(std::int64_t depth, std::int64_t channels, const CellGrid& grid, Logit
   check(std::equal(wanted.overlay.begin(), wanted.overlay.end(), overlay.data()), name + ": overlay");
   check(std::equal(wanted.counts.begin(), wanted.counts.end(), counts.data()), name + ": counts");
   check(overlay.canaries_live() && counts.canaries_live(), name + ": canaries");
+  if (dtype_of<Logit> != DType::float32) return;  // threads know nothing of dtypes
   for (int threads : {2, 3, 8}) {
     Guarded<std::uint8_t> other_overlay(overlay.size);
     Guarded<std::int64_t> other_counts(counts.size);
@@ -102,13 +104,13 @@ void test_all() {
   for (const Logits kind : smile_fast::testing::kAllLogits) {
     for (const bool per_slice : {false, true}) {
       for (int percent : {0, 7, 33, 100}) {
-        test<Logit>(3, 3, cell_grid(43, 35, 8), kind, percent, per_slice);
-        test<Logit>(2, 1, cell_grid(20, 37, 16), kind, percent, per_slice);
-        for (int stride : {1, 3, 64}) test<Logit>(2, 2, cell_grid(13, 22, stride), kind, percent, per_slice);
+        test<Logit>(3, 3, cell_grid(27, 35, 8), kind, percent, per_slice);
+        test<Logit>(2, 1, cell_grid(10, 37, 16), kind, percent, per_slice);
+        for (int stride : {1, 3, 64}) test<Logit>(2, 2, cell_grid(7, 12, stride), kind, percent, per_slice);
       }
-      for (std::int64_t channels : {13, 126}) test<Logit>(2, channels, cell_grid(12, 21, 8), kind, 58, per_slice);
+      for (std::int64_t channels : {13, 126}) test<Logit>(2, channels, cell_grid(9, 13, 8), kind, 58, per_slice);
     }
-    test<Logit>(1, 1, cell_grid(70, 300, 8), kind, 50, false);  // more cells than the widest vector
+    test<Logit>(1, 1, cell_grid(20, 300, 8), kind, 50, false);  // more cells than the widest vector
   }
   for (const CellGrid& grid : {cell_grid(0, 8, 8), cell_grid(8, 0, 8)})
     test<Logit>(2, 3, grid, Logits::constant, 50, false);
