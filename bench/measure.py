@@ -1,0 +1,59 @@
+"""One workload: agreement first, then all contestants in turn, then figures beside pytest-benchmark's own."""
+
+from typing import Any
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.interleaved import REPETITIONS, Contest, Contestant, Schedule, milliseconds, ratio, repetitions
+
+
+def measure(benchmark: BenchmarkFixture, name: str, contest: Contest, most: int = REPETITIONS) -> None:
+    """Time a contest.
+
+    pytest-benchmark times the first of ours; all others run in the set-up of each of its rounds, so that its JSON
+    keeps its own format and every round holds one run of each.
+
+    Args:
+        benchmark: the fixture.
+        name: "op/workload".
+        contest: what is compared.
+        most: repetitions at most.
+    """
+    errors = contest.check()
+    first, *others = [*contest.ours, *contest.peers]
+    # The check was everybody's first run: compiled, warm. This one says how long a run takes.
+    wanted = {one.name: min(most, repetitions(one.seconds())) for one in (first, *others)}
+    rounds = wanted[first.name]
+    schedule = Schedule({one.name: wanted[one.name] for one in others}, rounds)
+    times: dict[str, list[float]] = {one.name: [] for one in others}
+
+    def run_the_others() -> None:
+        due = schedule.next_round()
+        for one in others:
+            if one.name in due:
+                times[one.name].append(one.seconds())
+        first.refresh()
+
+    def run() -> None:  # returns nothing: the result is freed inside of the timed part, as for the others
+        first.run()
+
+    benchmark.pedantic(run, setup=run_the_others, rounds=rounds)
+    times[first.name] = list(benchmark.stats.stats.data)
+    benchmark.extra_info.update(figures(name, contest, times, errors))
+
+
+def figures(
+    name: str, contest: Contest, times: dict[str, list[float]], errors: dict[str, float]
+) -> dict[str, Any]:
+    """What is recorded of a contest: facts, errors, times, and for each of ours the ratio to each peer."""
+
+    def ratios(ours: Contestant) -> dict[str, dict[str, float]]:
+        return {peer.name: ratio(times[peer.name], times[ours.name]) for peer in contest.peers}
+
+    return {
+        "name": name,
+        **contest.facts,
+        "errors": errors,
+        "milliseconds": {one.name: milliseconds(times[one.name]) for one in (*contest.ours, *contest.peers)},
+        "peer / ours": {ours.name: ratios(ours) for ours in contest.ours},
+    }

@@ -1,0 +1,141 @@
+"""What the two losses share: eager and compiled peers, the exact result, and the check that all agree."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.agreement import Result, assert_agrees, gradient_ulps, relative_error, ulps_of_largest
+from bench.interleaved import Contest, Contestant
+from bench.ops.peers import COMPILE, EAGER, ONE_GRAPH, Scale, compiled
+from bench.scenes import Scene, masks
+from smile_fast.ops import reference
+
+# float16 gradients of a mean over millions of voxels vanish; everybody scales the loss, as one does in training.
+LOSS_SCALE = {torch.float16: 2.0**14}
+
+
+class Step(NamedTuple):
+    """A loss to be differentiated, over logits [B, K, *s] that require a gradient."""
+
+    logits: Tensor
+    scale: float
+
+    def of(self, loss: Callable[[Tensor], Tensor]) -> Result:
+        """Compute the loss and its gradient for the logits."""
+        value = loss(self.logits)
+        (gradient,) = torch.autograd.grad(value, self.logits, torch.full_like(value, self.scale))
+        return Result(value.detach(), gradient)
+
+
+Spread = Callable[[Tensor], Tensor]
+"""Logits at their own resolution -> logits at the labels' resolution."""
+Gather = Callable[[Tensor], Tensor]
+"""Its transpose, for the gradient."""
+
+
+class Peers:
+    """The peers on one workload, their masks ready-made in the dtype of the logits.
+
+    Floats, and not booleans: measured, torch.compile needs half the time with them, for all their bytes.
+    """
+
+    def __init__(self, step: Step, of: Scene, scale: Scale, spread: Spread, gather: Gather) -> None:
+        organs, dtype = step.logits.shape[1], step.logits.dtype
+        self._step, self._spread, self._gather = step, spread, gather
+        self.known, self.positive = masks(of, organs, dtype)
+        count = max(1, int(self.known.sum(dtype=torch.float64)))
+        # reduction="mean" divides before it rounds to 16 bits; a sum would overflow float16.
+        self._correction = self.known.numel() / count
+        self._per_voxel = step.scale / count
+        self._compiled = compiled(self._loss, scale)
+        self._graph = compiled(self._loss_and_gradient, scale)
+
+    def eager(self) -> Result:
+        """What one writes without a kernel."""
+        return self._step.of(lambda logits: self._loss(logits, self.known, self.positive))
+
+    def compiled(self) -> Result:
+        """The same through torch.compile, differentiated by autograd."""
+        return self._step.of(lambda logits: self._compiled(logits, self.known, self.positive))
+
+    def one_graph(self) -> Result:
+        """Loss and analytic gradient in one compiled graph: nobody waits for autograd."""
+        return Result(*self._graph(self._step.logits.detach(), self.known, self.positive))
+
+    def contestants(self) -> list[Contestant]:
+        """All three."""
+        return [
+            Contestant(EAGER, self.eager),
+            Contestant(COMPILE, self.compiled),
+            Contestant(ONE_GRAPH, self.one_graph),
+        ]
+
+    def _loss(self, logits: Tensor, known: Tensor, positive: Tensor) -> Tensor:
+        losses = F.binary_cross_entropy_with_logits(self._spread(logits), positive, weight=known, reduction="mean")
+        return losses * self._correction
+
+    def _loss_and_gradient(self, logits: Tensor, known: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+        full = self._spread(logits)
+        losses = known * (full.clamp(min=0) - full * positive + torch.log1p(torch.exp(-full.abs())))
+        slopes = known * (torch.sigmoid(full) - positive) * self._per_voxel
+        return losses.mean() * self._correction, self._gather(slopes)
+
+
+def contest(
+    step: Step,
+    of: Scene,
+    ours: Sequence[Contestant],
+    peers: Peers,
+    floors: Sequence[Contestant],
+    exact: Callable[..., tuple[Tensor, Tensor, Tensor]],
+    facts: dict[str, Any],
+) -> Contest:
+    """Bring ours, which return a Result, and the peers together.
+
+    Args:
+        step: the logits.
+        of: labels and table.
+        ours: variants, the first as users call it.
+        peers: of the workload.
+        floors: what no implementation can pass.
+        exact: the op's reference kernel, which is called in float64.
+        facts: for the record.
+    """
+    rivals = peers.contestants()
+
+    def check() -> dict[str, float]:
+        sums, counts, gradient = exact(step.logits.detach().double(), of.labels, of.table, True)
+        count = counts.sum().clamp(min=1)
+        truth = Result(sums.sum() / count, gradient * (step.scale / count))
+        for one in [*ours[1:], *rivals]:
+            one.refresh()
+            assert_agrees(one.name, one.run(), truth)
+        ours[0].refresh()
+        result = ours[0].run()
+        assert_agrees(ours[0].name, result, truth)
+        return {
+            "loss": relative_error(result.loss, truth.loss),
+            "gradient ulps": gradient_ulps(result.gradient, truth.gradient),
+            "gradient ulps of the largest": ulps_of_largest(result.gradient, truth.gradient),
+        }
+
+    known = peers.known
+    return Contest(
+        ours=ours,
+        peers=[*rivals, *floors],
+        check=check,
+        facts={
+            "logits": f"{list(step.logits.shape)} {str(step.logits.dtype).removeprefix('torch.')}",
+            "labels": list(of.labels.shape),
+            "missing": of.missing,
+            "labelled": round(float((of.labels != 0).double().mean()), 4),
+            "known": round(float(known.sum(dtype=torch.float64)) / known.numel(), 4),
+            **facts,
+        },
+    )
+
+
+EXACT = {"masked_bce": reference.masked_bce, "masked_bce_upsampled": reference.masked_bce_upsampled}
