@@ -19,12 +19,12 @@ ALLOCATORS: dict[str, dict[str, str]] = {
     "default": {},
     "keep": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)},
 }
-_ALLOCATOR_VARIABLES = re.compile("MALLOC_|GLIBC_TUNABLES$|THP_MEM_ALLOC_ENABLE$|LD_PRELOAD$|PYTORCH_NO_")
+ALLOCATOR_VARIABLES = re.compile("MALLOC_|GLIBC_TUNABLES$|THP_MEM_ALLOC_ENABLE$|LD_PRELOAD$|PYTORCH_NO_")
 
 
 def allocator(environment: dict[str, str]) -> str:
     """The name of the allocator's setting that a process with this environment has, or "other"."""
-    given = {name: value for name, value in environment.items() if _ALLOCATOR_VARIABLES.match(name)}
+    given = {name: value for name, value in environment.items() if ALLOCATOR_VARIABLES.match(name)}
     return next((name for name, variables in ALLOCATORS.items() if variables == given), "other")
 
 
@@ -74,7 +74,9 @@ def record_name(machine: dict[str, Any]) -> str:
 
 
 def _cpu() -> str:
-    names = [line.split(":")[1].strip() for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
+    names = [
+        line.split(":")[1].strip() for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")
+    ]
     return names[0] if names else platform.processor() or platform.machine()
 
 

@@ -5,6 +5,9 @@ from typing import Any
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.interleaved import REPETITIONS, Contest, Contestant, Schedule, milliseconds, ratio, repetitions
+from smile_fast.ops import available
+
+MILLISECONDS, RATIOS, ERRORS = "milliseconds", "peer / ours", "errors"
 
 
 def measure(benchmark: BenchmarkFixture, name: str, contest: Contest, most: int = REPETITIONS) -> None:
@@ -42,9 +45,7 @@ def measure(benchmark: BenchmarkFixture, name: str, contest: Contest, most: int 
     benchmark.extra_info.update(figures(name, contest, times, errors))
 
 
-def figures(
-    name: str, contest: Contest, times: dict[str, list[float]], errors: dict[str, float]
-) -> dict[str, Any]:
+def figures(name: str, contest: Contest, times: dict[str, list[float]], errors: dict[str, float]) -> dict[str, Any]:
     """What is recorded of a contest: facts, errors, times, and for each of ours the ratio to each peer."""
 
     def ratios(ours: Contestant) -> dict[str, dict[str, float]]:
@@ -52,8 +53,9 @@ def figures(
 
     return {
         "name": name,
+        "implementation": next(name for name, usable, _ in available(name.split("/")[0], "cpu") if usable),
         **contest.facts,
-        "errors": errors,
-        "milliseconds": {one.name: milliseconds(times[one.name]) for one in (*contest.ours, *contest.peers)},
-        "peer / ours": {ours.name: ratios(ours) for ours in contest.ours},
+        ERRORS: errors,
+        MILLISECONDS: {one.name: milliseconds(times[one.name]) for one in (*contest.ours, *contest.peers)},
+        RATIOS: {ours.name: ratios(ours) for ours in contest.ours},
     }

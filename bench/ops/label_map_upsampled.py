@@ -7,11 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.interleaved import Contest, Contestant
-from bench.ops.peers import COMPILE, EAGER, OURS, Scale, compiled, op_or_skip
+from bench.ops.peers import COMPILE, EAGER, OURS, WRONG_VOXELS, Scale, compiled, op_or_skip
 from bench.scenes import smooth_logits
 
 STRIDE = 8
-UNDECIDED = 1e-5  # share of pixels: float32 interpolation may decide a near tie the other way, a wrong formula does more
+UNDECIDED = (
+    1e-5  # share of pixels: float32 interpolation may decide a near tie the other way, a wrong formula does more
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def contest(workload: Workload, scale: Scale) -> Contest:
         for one in (ours, *peers):
             differing = float((one.run() != exact).double().mean())
             assert differing <= UNDECIDED, f"{one.name}: {differing:.2%} of the pixels have another label"
-        return {"voxels": float((ours.run() != exact).sum())}
+        return {WRONG_VOXELS: float((ours.run() != exact).sum())}
 
     facts = {"logits": list(logits.shape), "labels": [workload.batch, size, size]}
     return Contest([ours], peers, check, facts)

@@ -16,6 +16,8 @@ from smile_fast.ops import reference
 # float16 gradients of a mean over millions of voxels vanish; everybody scales the loss, as one does in training.
 LOSS_SCALE = {torch.float16: 2.0**14}
 
+LOSS_ERROR, ULPS, ULPS_OF_LARGEST = "loss, relative", ", ulps", ", ulps of the largest"
+
 
 class Step(NamedTuple):
     """A loss to be differentiated, over logits [B, K, *s] that require a gradient."""
@@ -110,17 +112,14 @@ def contest(
         sums, counts, gradient = exact(step.logits.detach().double(), of.labels, of.table, True)
         count = counts.sum().clamp(min=1)
         truth = Result(sums.sum() / count, gradient * (step.scale / count))
-        for one in [*ours[1:], *rivals]:
+        found = []
+        for one in (*ours, *rivals):
             one.refresh()
-            assert_agrees(one.name, one.run(), truth)
-        ours[0].refresh()
-        result = ours[0].run()
-        assert_agrees(ours[0].name, result, truth)
-        return {
-            "loss": relative_error(result.loss, truth.loss),
-            "gradient ulps": gradient_ulps(result.gradient, truth.gradient),
-            "gradient ulps of the largest": ulps_of_largest(result.gradient, truth.gradient),
-        }
+            result = one.run()
+            assert_agrees(one.name, result, truth)
+            if one in ours:
+                found.append(errors(result, truth))
+        return {name: max(error[name] for error in found) for name in found[0]}
 
     known = peers.known
     return Contest(
@@ -136,6 +135,16 @@ def contest(
             **facts,
         },
     )
+
+
+def errors(result: Result, exact: Result) -> dict[str, float]:
+    """Our errors; a 16-bit gradient has its own names, because it has its own goals."""
+    kind = "gradient" if result.gradient.dtype == torch.float32 else "16-bit gradient"
+    return {
+        LOSS_ERROR: relative_error(result.loss, exact.loss),
+        f"{kind}{ULPS}": gradient_ulps(result.gradient, exact.gradient),
+        f"{kind}{ULPS_OF_LARGEST}": ulps_of_largest(result.gradient, exact.gradient),
+    }
 
 
 EXACT = {"masked_bce": reference.masked_bce, "masked_bce_upsampled": reference.masked_bce_upsampled}

@@ -14,6 +14,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 OURS, IN_PLACE = "ours", "ours in place"
 EAGER, COMPILE, ONE_GRAPH = "eager", "compile", "compile, one graph"
 COPY, READ = "copy", "one read"
+WRONG_VOXELS = "wrong voxels"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.interleaved import Contest, Contestant
-from bench.ops.peers import COMPILE, EAGER, OURS, Scale, compiled, op_or_skip
+from bench.ops.peers import COMPILE, EAGER, OURS, WRONG_VOXELS, Scale, compiled, op_or_skip
 from bench.scenes import logits_of, scene, smooth_logits
 from smile_fast.supervision import PSEUDO_BIT
 
@@ -92,7 +92,7 @@ def contest(workload: Workload, scale: Scale) -> Contest:
         for name, found in ((OURS, overlay), *((peer.name, peer.run()) for peer in peers)):
             differing = float((found != exact).double().mean())
             assert differing <= UNDECIDED, f"{name}: {differing:.2%} of the voxels have another pseudo-label"
-        return {"voxels": float((overlay != exact).sum())}
+        return {WRONG_VOXELS: float((overlay != exact).sum())}
 
     facts = {"logits": list(logits.shape), "labels": list(labels.shape), "organs": len(organs), "gamma": GAMMA}
     return Contest([ours], peers, check, facts)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.interleaved import Contest, Contestant
-from bench.ops.peers import OURS, READ, Scale
+from bench.ops.peers import OURS, READ, WRONG_VOXELS, Scale
 from bench.scenes import ellipsoid
 from smile_fast.ops import select_top_fraction
 
@@ -115,7 +115,7 @@ def contest(workload: Workload, scale: Scale) -> Contest:
         assert torch.equal(selected, wanted), f"{ours.name}: {int((selected ^ wanted).sum())} voxels differ"
         for peer in peers:
             _assert_as_good(peer.name, peer.run(), wanted, given)
-        return {"voxels": float((selected ^ wanted).sum())}
+        return {WRONG_VOXELS: float((selected ^ wanted).sum())}
 
     return Contest(
         ours=[ours],
