@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import check, goals, machine, record, table
+from bench import check, goals, heap, machine, record, table
 from bench.ops import NAMES
 from bench.run import DisagreementError, Settings, run, smoke
 
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.add_argument("--threads", type=int, default=2)
         command.add_argument("--target", default=machine.instruction_set(), help="instruction set")
-        command.add_argument("--allocator", choices=machine.ALLOCATORS, default="default")
+        command.add_argument("--allocator", choices=heap.ALLOCATORS, default="default")
         if name != "smoke":
             command.add_argument("--select", default="", help="ops or patterns of op/workload, comma-separated")
     commands.add_parser("table", help="write the README's table from the newest record")

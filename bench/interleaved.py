@@ -1,10 +1,11 @@
 """Several ways to do one thing, timed in turn in one process: what the machine does to one, it does to the others."""
 
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 REPETITIONS = 11
 PATIENCE = 2.0  # seconds: a contestant that takes longer runs less often, for REPETITIONS of this in all
@@ -29,12 +30,33 @@ class Contestant:
     run: Callable[[], Any]
     refresh: Callable[[], object] = _nothing
 
-    def seconds(self) -> float:
-        """Time one run."""
+    def measured(self) -> "Run":
+        """Run once."""
         self.refresh()
+        counters = Counters()
         started = time.perf_counter()
         self.run()
-        return time.perf_counter() - started
+        return Run(time.perf_counter() - started, *counters.since())
+
+
+class Run(NamedTuple):
+    """One run: how long it took, and what the kernel did to the process meanwhile."""
+
+    seconds: float
+    faults: int
+    preemptions: int
+
+
+class Counters:
+    """The kernel's counters of this process, from now on."""
+
+    def __init__(self) -> None:
+        self._start = resource.getrusage(resource.RUSAGE_SELF)
+
+    def since(self) -> tuple[int, int]:
+        """Page faults, and how often a thread lost its core to another process."""
+        now = resource.getrusage(resource.RUSAGE_SELF)
+        return now.ru_minflt - self._start.ru_minflt, now.ru_nivcsw - self._start.ru_nivcsw
 
 
 @dataclass(frozen=True)
@@ -77,20 +99,24 @@ class Schedule:
         ]
 
 
-def ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
+def ratio(theirs: Sequence[Run], ours: Sequence[Run]) -> dict[str, float]:
     """Their time over ours: of the medians and of the minima."""
+    their_times, our_times = ([run.seconds for run in runs] for runs in (theirs, ours))
     return {
-        "medians": _rounded(statistics.median(theirs) / statistics.median(ours)),
-        "minima": _rounded(min(theirs) / min(ours)),
+        "medians": _rounded(statistics.median(their_times) / statistics.median(our_times)),
+        "minima": _rounded(min(their_times) / min(our_times)),
     }
 
 
-def milliseconds(times: Sequence[float]) -> dict[str, float]:
-    """Median and minimum of times in seconds."""
+def summary(runs: Sequence[Run]) -> dict[str, float]:
+    """What is recorded of one contestant's runs: milliseconds, and medians of the counters."""
+    seconds, faults, preemptions = zip(*runs, strict=True)
     return {
-        "median": _rounded(1e3 * statistics.median(times)),
-        "minimum": _rounded(1e3 * min(times)),
-        "repetitions": len(times),
+        "median": _rounded(1e3 * statistics.median(seconds)),
+        "minimum": _rounded(1e3 * min(seconds)),
+        "repetitions": len(runs),
+        "page faults": statistics.median(faults),
+        "preemptions": statistics.median(preemptions),
     }
 
 

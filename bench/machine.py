@@ -10,22 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.heap import allocator
 from smile_fast.ops.native.core import CORE
 
 ROOT = Path(__file__).parents[1]
-
-# Page faults of temporaries are most of eager's time. Under "keep" nobody gives memory back, so nobody faults twice.
-ALLOCATORS: dict[str, dict[str, str]] = {
-    "default": {},
-    "keep": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**26)},
-}
-ALLOCATOR_VARIABLES = re.compile("MALLOC_|GLIBC_TUNABLES$|THP_MEM_ALLOC_ENABLE$|LD_PRELOAD$|PYTORCH_NO_")
-
-
-def allocator(environment: dict[str, str]) -> str:
-    """The name of the allocator's setting that a process with this environment has, or "other"."""
-    given = {name: value for name, value in environment.items() if ALLOCATOR_VARIABLES.match(name)}
-    return next((name for name, variables in ALLOCATORS.items() if variables == given), "other")
 
 
 def instruction_set() -> str:
@@ -48,7 +36,7 @@ def describe(target: str) -> dict[str, Any]:
         "instruction set of torch": torch.backends.cpu.get_cpu_capability(),
         "kernel": platform.release(),
         "transparent huge pages": _read("/sys/kernel/mm/transparent_hugepage/enabled"),
-        "allocator": allocator(dict(os.environ)),
+        "allocator": allocator(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -1,7 +1,6 @@
 """Runs workloads, each in a process of its own: what one leaves in the heap changes the page faults of the next."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -9,10 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import machine
+from bench import heap, machine
 from bench.measure import MILLISECONDS, RATIOS
 from bench.record import Figures, Record, figures, joined
 
+DISTURBED = 100  # preemptions a second: the kernel's own threads make fewer, one busy process on two cores makes more
 TORCH_CAPABILITY = {"avx512": "avx512", "avx2": "avx2", "plain": "default"}
 
 
@@ -24,7 +24,7 @@ class Settings(NamedTuple):
     """What all processes of a run share.
 
     Attributes:
-        threads: of everybody. allocator: a name of machine.ALLOCATORS. target: instruction set, of torch as well.
+        threads: of everybody. allocator: a name of heap.ALLOCATORS. target: instruction set, of torch as well.
     """
 
     threads: int = 2
@@ -33,15 +33,12 @@ class Settings(NamedTuple):
 
     def environment(self) -> dict[str, str]:
         """Environment of the processes: this one's, but for what would change the figures."""
-        kept = {name: value for name, value in os.environ.items() if not machine.ALLOCATOR_VARIABLES.match(name)}
-        kept |= machine.ALLOCATORS[self.allocator]
-        kept |= {
-            "OMP_NUM_THREADS": str(self.threads),
-            "ATEN_CPU_CAPABILITY": TORCH_CAPABILITY.get(self.target, "default"),
-        }
-        if self.target == machine.instruction_set():
-            del kept["ATEN_CPU_CAPABILITY"]  # torch knows best
-        return kept
+        variables = heap.environment(self.allocator) | {"OMP_NUM_THREADS": str(self.threads)}
+        if self.target != machine.instruction_set():  # else torch knows best
+            variables["ATEN_CPU_CAPABILITY"] = TORCH_CAPABILITY[self.target]
+            # The compiler's cache would hand out code made for wider vectors, which then skips half of the numbers.
+            variables["TORCHINDUCTOR_CACHE_DIR"] = str(machine.ROOT / "build" / f"inductor-{self.target}")
+        return variables
 
     def machine(self) -> dict[str, Any]:
         """Description of the machine as those processes will see it."""
@@ -76,6 +73,8 @@ def summary(measured: Figures) -> str:
     for ours, ratios in measured[RATIOS].items():
         times = ", ".join(f"{peer} {ratio['medians']:.3g}x" for peer, ratio in ratios.items())
         parts.append(f"{ours} {measured[MILLISECONDS][ours]['median']:.3g} ms: {times}")
+    if any(1e3 * runs["preemptions"] > DISTURBED * runs["median"] > 0 for runs in measured[MILLISECONDS].values()):
+        parts.append("NOT QUIET: other processes took the cores")
     return "; ".join(parts)
 
 

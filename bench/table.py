@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.machine import ALLOCATORS, ROOT
+from bench.heap import ALLOCATORS
+from bench.machine import ROOT
 from bench.measure import MILLISECONDS, RATIOS
 from bench.ops.peers import COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, READ
 from bench.ops.select_top_fraction import COMPACT_PARTITION, COMPACT_TOPK, KTHVALUE, SORT, TOPK
@@ -41,7 +42,10 @@ SELECTORS = {
     COMPACT_PARTITION: "compact + argpartition",
     READ: "one read",
 }
-ALLOCATOR_NAMES = {"default": "glibc's default allocator", "keep": "an allocator that keeps freed memory for everybody"}
+ALLOCATOR_NAMES = {
+    "default": "glibc's default allocator",
+    "keep": "glibc told to keep freed memory, for everybody",
+}
 
 
 def ratio(value: float) -> str:
