@@ -26,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
         ("smoke", "run every workload once, small: whether all runs and agrees"),
     ):
         command = commands.add_parser(name, help=text)
-        command.add_argument("--threads", type=int, default=2)
+        # Threads that fight for a busy core only wait: a smoke run has one.
+        command.add_argument("--threads", type=int, default=1 if name == "smoke" else 2)
         command.add_argument("--target", default=machine.instruction_set(), help="instruction set")
         command.add_argument("--allocator", choices=heap.ALLOCATORS, default="default")
         if name != "smoke":
