@@ -1,7 +1,7 @@
 """What the two losses share: eager and compiled peers, the exact result, and the check that all agree."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from bench.agreement import Result, assert_agrees, gradient_ulps, relative_error
 from bench.interleaved import Contest, Contestant
 from bench.ops.peers import COMPILE, EAGER, ONE_GRAPH, Scale, compiled
 from bench.scenes import Scene, masks
-from smile_fast.ops import reference
 
 # float16 gradients of a mean over millions of voxels vanish; everybody scales the loss, as one does in training.
 LOSS_SCALE = {torch.float16: 2.0**14}
@@ -28,7 +27,8 @@ class Step(NamedTuple):
     def of(self, loss: Callable[[Tensor], Tensor]) -> Result:
         """Compute the loss and its gradient for the logits."""
         value = loss(self.logits)
-        (gradient,) = torch.autograd.grad(value, self.logits, torch.full_like(value, self.scale))
+        weight = None if self.scale == 1 else torch.full_like(value, self.scale)
+        (gradient,) = torch.autograd.grad(value, self.logits, weight)
         return Result(value.detach(), gradient)
 
 
@@ -92,8 +92,7 @@ def contest(
     ours: Sequence[Contestant],
     peers: Peers,
     floors: Sequence[Contestant],
-    exact: Callable[..., tuple[Tensor, Tensor, Tensor]],
-    facts: dict[str, Any],
+    stats: Callable[..., tuple[Tensor, Tensor]],
 ) -> Contest:
     """Bring ours, which return a Result, and the peers together.
 
@@ -103,15 +102,16 @@ def contest(
         ours: variants, the first as users call it.
         peers: of the workload.
         floors: what no implementation can pass.
-        exact: the op's reference kernel, which is called in float64.
-        facts: for the record.
+        stats: the op's sums and counts, which are exact in float64.
     """
     rivals = peers.contestants()
 
     def check() -> dict[str, float]:
-        sums, counts, gradient = exact(step.logits.detach().double(), of.labels, of.table, True)
-        count = counts.sum().clamp(min=1)
-        truth = Result(sums.sum() / count, gradient * (step.scale / count))
+        exact = step.logits.detach().double().requires_grad_()
+        sums, counts = stats(exact, of.labels, of.table, implementation="reference")
+        loss = sums.sum() / counts.sum().clamp(min=1)
+        (gradient,) = torch.autograd.grad(loss * step.scale, exact)
+        truth = Result(loss.detach(), gradient)
         found = []
         for one in (*ours, *rivals):
             one.refresh()
@@ -132,7 +132,6 @@ def contest(
             "missing": of.missing,
             "labelled": round(float((of.labels != 0).double().mean()), 4),
             "known": round(float(known.sum(dtype=torch.float64)) / known.numel(), 4),
-            **facts,
         },
     )
 
@@ -145,6 +144,3 @@ def errors(result: Result, exact: Result) -> dict[str, float]:
         f"{kind}{ULPS}": gradient_ulps(result.gradient, exact.gradient),
         f"{kind}{ULPS_OF_LARGEST}": ulps_of_largest(result.gradient, exact.gradient),
     }
-
-
-EXACT = {"masked_bce": reference.masked_bce, "masked_bce_upsampled": reference.masked_bce_upsampled}

@@ -11,7 +11,7 @@ from bench.interleaved import Contest, Contestant
 from bench.ops import losses
 from bench.ops.peers import COPY, IN_PLACE, OURS, Scale
 from bench.scenes import Scene, logits_of, scene
-from smile_fast.ops import masked_bce
+from smile_fast.ops import masked_bce, masked_bce_stats
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,8 @@ def contest(workload: Workload, scale: Scale) -> Contest:
         of,
         ours,
         losses.Peers(step, of, scale, spread=_itself, gather=_itself),
-        floors=[Contestant(COPY, lambda: target.copy_(logits.detach()))],
-        exact=losses.EXACT["masked_bce"],
-        facts={},
+        [Contestant(COPY, lambda: target.copy_(logits.detach()))],
+        masked_bce_stats,
     )
 
 

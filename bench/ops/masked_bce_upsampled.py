@@ -11,7 +11,7 @@ from bench.interleaved import Contest, Contestant
 from bench.ops import losses
 from bench.ops.peers import OURS, Scale
 from bench.scenes import logits_of, scene
-from smile_fast.ops import masked_bce_upsampled
+from smile_fast.ops import masked_bce_upsampled, masked_bce_upsampled_stats
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,8 @@ def contest(workload: Workload, scale: Scale) -> Contest:
         of,
         [Contestant(OURS, lambda: step.of(lambda given: masked_bce_upsampled(given, of.labels, of.table)))],
         losses.Peers(step, of, scale, *interpolation(logits.shape, size)),
-        floors=[],
-        exact=losses.EXACT["masked_bce_upsampled"],
-        facts={},
+        [],
+        masked_bce_upsampled_stats,
     )
 
 
