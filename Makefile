@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(if $(DATA),--data $(DATA) --out demo-real,--out demo)
+# Which benchmarks: BENCH=masked_bce or BENCH='*/K13-*'; ALLOCATOR=keep, TARGET=avx2: see bench/README.md.
+BENCH_OPTIONS = $(if $(BENCH),--select '$(BENCH)') $(if $(ALLOCATOR),--allocator $(ALLOCATOR)) $(if $(TARGET),--target $(TARGET))
 SANITIZERS := address undefined thread
 
-.PHONY: help setup demo test lint native-test exhaustive-test bench clean
+.PHONY: help setup demo test lint native-test exhaustive-test bench bench-check bench-table bench-goals bench-smoke clean
 
 help:
 	@echo "make setup        environment in $(VENV), with the native core"
@@ -14,7 +16,11 @@ help:
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make native-test  the C++ core alone, under the sanitizers"
 	@echo "make exhaustive-test  what takes minutes: every float32 logit"
-	@echo "make bench        the kernel against its peers"
+	@echo "make bench        ours against their peers, recorded in bench/results; BENCH=OP: only that"
+	@echo "make bench-check  the same again: is anything slower than recorded?"
+	@echo "make bench-table  the recorded figures into README.md"
+	@echo "make bench-goals  the recorded figures against the goals"
+	@echo "make bench-smoke  whether all benchmarks run and agree, in seconds"
 
 setup: $(VENV)/.ready
 
@@ -52,7 +58,13 @@ exhaustive-test: setup
 	$(BIN)/ctest --test-dir build/csrc- -L exhaustive --verbose
 
 bench: setup
-	$(BIN)/python -m pytest bench -q -p no:xdist --benchmark-json=bench/results/latest.json
+	$(BIN)/python -m bench run $(BENCH_OPTIONS)
+
+bench-check: setup
+	$(BIN)/python -m bench check $(BENCH_OPTIONS)
+
+bench-table bench-goals bench-smoke: bench-%: setup
+	$(BIN)/python -m bench $*
 
 clean:
 	rm -rf build dist demo demo-real *.egg-info export/*.egg-info export/build

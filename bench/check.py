@@ -1,0 +1,78 @@
+"""The regression gate: are ours slower, against the same peers, than they were when this machine was recorded?
+
+Times of a shared machine mean nothing, and one ratio may be noise, or a peer that got faster. So a workload is worse
+only when ours lost more than TOLERANCE against every one of its peers, by the ratio of medians and by that of minima.
+"""
+
+from collections.abc import Callable
+
+from bench.measure import RATIOS
+from bench.record import Figures
+
+TOLERANCE = 1.25
+
+
+def losses(recorded: Figures, measured: Figures) -> dict[str, float]:
+    """How many times slower ours got, for each variant of ours that both have and that has a common peer.
+
+    The smaller of medians and minima, of the peer against which it lost least: above TOLERANCE it is worse.
+    """
+    found = {}
+    for ours, peers in recorded[RATIOS].items():
+        now = measured[RATIOS].get(ours, {})
+        lost = [
+            min(then[statistic] / now[peer][statistic] for statistic in ("medians", "minima"))
+            for peer, then in peers.items()
+            if peer in now
+        ]
+        if lost:
+            found[ours] = min(lost)
+    return found
+
+
+def worse(recorded: dict[str, Figures], measured: dict[str, Figures]) -> list[str]:
+    """Workloads that got worse, of those that both have."""
+    return [
+        name
+        for name, figures in measured.items()
+        if name in recorded and any(lost > TOLERANCE for lost in losses(recorded[name], figures).values())
+    ]
+
+
+def gate(
+    recorded: dict[str, Figures],
+    names: list[str],
+    measure: Callable[[list[str]], dict[str, Figures]],
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Measure and compare; what looks worse is measured once more, and fails only if it is worse again.
+
+    Args:
+        recorded: what the machine once reached.
+        names: workloads to look at.
+        measure: measures workloads.
+        say: takes the lines of the report.
+
+    Returns:
+        Whether nothing got worse.
+    """
+    known = [name for name in names if name in recorded]
+    for name in names:
+        if name not in recorded:
+            say(f"no record    {name}: not in this machine's record, not compared")
+    measured = measure(known) if known else {}
+    suspects = worse(recorded, measured)
+    if suspects:
+        say(f"once more: {', '.join(suspects)}")
+        again = measure(suspects)
+        measured.update(again)
+        suspects = worse(recorded, again)
+    for name, figures in measured.items():
+        for ours, lost in losses(recorded[name], figures).items():
+            verdict = "worse" if lost > TOLERANCE else "as recorded"
+            say(f"{verdict:12} {name}, {ours}: {lost:.2f} times the recorded time relative to its peers")
+    missing = [name for name in known if name not in measured]
+    for name in missing:
+        say(f"gone         {name}: recorded, but it cannot be measured any more")
+    say(f"{len(measured)} compared, {len(suspects)} worse by more than {TOLERANCE:.2f}, {len(missing)} gone")
+    return not suspects and not missing

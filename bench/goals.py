@@ -1,0 +1,135 @@
+"""The goals of PERFORMANCE.md for a CPU with 2 cores, held against a recorded run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Literal
+
+from bench.measure import ERRORS, RATIOS
+from bench.ops.losses import LOSS_ERROR, ULPS, ULPS_OF_LARGEST
+from bench.ops.peers import COMPILE, COPY, EAGER, IN_PLACE, OURS, READ, WRONG_VOXELS
+from bench.ops.select_top_fraction import COMPACT_PARTITION, COMPACT_TOPK, SORT, TOPK
+from bench.record import Figures
+
+Direction = Literal["at least", "at most"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One goal.
+
+    Attributes:
+        wording: as PERFORMANCE.md has it.
+        workload: "op/workload" or a pattern of them, of which the worst counts; "" if no suite measures it yet.
+        peer: which one, or several, of which the best counts; or the name of an error.
+        threshold: peer's time over ours, at least; or ours over the peer's, or an error, at most.
+        direction: see threshold.
+    """
+
+    wording: str
+    workload: str = ""
+    peer: str | tuple[str, ...] = ()
+    threshold: float = 0.0
+    direction: Direction = "at least"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a goal stands: "met", "missed" or "not measured", and the figure that says so."""
+
+    goal: Goal
+    state: str
+    figure: float | None = None
+    remark: str = ""
+
+    def line(self) -> str:
+        """One line of the report."""
+        wanted = f"{self.goal.direction} {self.goal.threshold:g}" if self.goal.workload else ""
+        figure = "" if self.figure is None else f"{self.figure:.3g}"
+        remark = f"  ({self.remark})" if self.remark else ""
+        return f"{self.state:12}  {self.goal.wording:72}  {figure:>9}  {wanted}{remark}".rstrip()
+
+
+def _goals() -> Iterator[Goal]:
+    def against(wording: str, workload: str, **wanted: float) -> Iterator[Goal]:
+        for name, threshold in wanted.items():
+            peer = {"eager": EAGER, "compile": COMPILE}[name]
+            yield Goal(f"{wording}: {peer}", workload, peer, threshold)
+
+    bce, upsampled, select = "masked_bce", "masked_bce_upsampled", "select_top_fraction"
+    yield from against(f"{bce} fp32, K=13, none missing", f"{bce}/K13-none", eager=25, compile=10)
+    yield Goal(f"{bce} fp32, K=13, none missing: times a copy of the logits", f"{bce}/K13-none", COPY, 3, "at most")
+    yield from against(f"{bce} fp32, K=13, 70% missing", f"{bce}/K13-70", eager=40, compile=18)
+    yield from against(f"{bce} K=3 fp32, half missing", f"{bce}/K3-half", eager=18, compile=6)
+    yield from against(f"{bce} K=13 bf16, half missing", f"{bce}/K13-bf16-half", eager=12, compile=9)
+    for organs in (3, 13):
+        wording = f"{upsampled}, stride 8, K={organs}"
+        yield from against(f"{wording}, half missing", f"{upsampled}/K{organs}-half", eager=40, compile=50)
+        yield from against(f"{wording}, 70% missing", f"{upsampled}/K{organs}-70", eager=60)
+    main = f"{select}/3x26M-5pct"
+    yield Goal(f"{select}, 3 x 26.2M: sort", main, SORT, 400)
+    yield Goal(f"{select}, 3 x 26.2M: topk", main, TOPK, 70)
+    yield Goal(f"{select}, 3 x 26.2M: the best compact baseline", main, (COMPACT_TOPK, COMPACT_PARTITION), 5)
+    yield Goal(f"{select}, 3 x 26.2M: times one read", main, READ, 2.2, "at most")
+    yield from against("label map from logits, stride 8, K=13", "label_map_upsampled/K13", eager=40, compile=15)
+    yield from against("label map from logits, stride 8, K=3", "label_map_upsampled/K3", eager=25, compile=6)
+    for op in (bce, upsampled):
+        yield Goal(f"{op}: loss relative to float64", f"{op}/*", LOSS_ERROR, 1e-7, "at most")
+    yield Goal(f"{bce}: fp32 gradient, ulp", f"{bce}/*", f"gradient{ULPS}", 4, "at most")
+    # An entry is a sum of up to 256 terms of both signs: it has no fixed error relative to itself, in any order.
+    of_largest = "fp32 gradient, ulp of its largest entry"
+    yield Goal(f"{upsampled}: {of_largest}", f"{upsampled}/*", f"gradient{ULPS_OF_LARGEST}", 4, "at most")
+    for op in (bce, upsampled):
+        yield Goal(f"{op}: bf16 and fp16 gradient, ulp", f"{op}/*", f"16-bit gradient{ULPS}", 1, "at most")
+    for op in (select, "label_map_upsampled", "pseudo_labels_upsampled"):
+        yield Goal(f"{op}: voxels that are not exact", f"{op}/*", WRONG_VOXELS, 0, "at most")
+    for wording in (
+        "loader: random 512x512 int16 slices/s/core: >= 4,000",
+        "loader: >= 10 zarr v3, >= 15 nnU-Net-style chunks, >= 80 an open .nii.gz",
+        "prepare: 1,000 volumes of 512x512x100 in <= 5 min, memory constant",
+        "training step on top of the bare network: <= 5%",
+        "whole volume: <= 1.05x the bare onnxruntime session",
+        "whole volume: peak memory <= 5 bytes a voxel beyond the session",
+    ):
+        yield Goal(wording)
+
+
+GOALS = tuple(_goals())
+
+
+def judge(goal: Goal, measured: dict[str, Figures]) -> Verdict:
+    """Hold one goal against what was measured, by workload."""
+    if not goal.workload:
+        return Verdict(goal, "not measured", remark="no suite for it yet")
+    found = {name: _figure(goal, figures) for name, figures in measured.items() if fnmatch(name, goal.workload)}
+    values = [(value, remark) for value, remark in found.values() if value is not None]
+    if not values:
+        return Verdict(goal, "not measured", remark=f"{goal.workload} is not in the record")
+    at_least = goal.direction == "at least"
+    value, remark = (min if at_least else max)(values)
+    met = value >= goal.threshold if at_least else value <= goal.threshold
+    return Verdict(goal, "met" if met else "missed", value, remark)
+
+
+def _figure(goal: Goal, figures: Figures) -> tuple[float | None, str]:
+    """The figure of one workload, and what should be said of it."""
+    peers = (goal.peer,) if isinstance(goal.peer, str) else goal.peer
+    if peers[0] in figures[ERRORS]:
+        return figures[ERRORS][peers[0]], ""
+    by_variant = {}
+    for ours, ratios in figures[RATIOS].items():
+        medians = [ratios[peer]["medians"] for peer in peers if peer in ratios]
+        if medians:
+            by_variant[ours] = min(medians) if goal.direction == "at least" else 1 / min(medians)
+    # Users who care for speed let the gradient overwrite the logits; the other figure is not kept secret.
+    best = IN_PLACE if IN_PLACE in by_variant else OURS
+    others = [f"{value:.3g} in a new buffer" for ours, value in by_variant.items() if ours != best]
+    return by_variant.get(best), ", ".join(["in place", *others]) if best == IN_PLACE else ""
+
+
+def report(measured: dict[str, Figures]) -> tuple[list[str], bool]:
+    """All goals: the lines, and whether none is missed. What is not measured is not missed."""
+    verdicts = [judge(goal, measured) for goal in GOALS]
+    states = [verdict.state for verdict in verdicts]
+    summary = ", ".join(f"{states.count(state)} {state}" for state in ("met", "missed", "not measured"))
+    return [*(verdict.line() for verdict in verdicts), summary], "missed" not in states

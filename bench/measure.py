@@ -1,0 +1,65 @@
+"""One workload: agreement first, then all contestants in turn, then figures beside pytest-benchmark's own."""
+
+from typing import Any
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.interleaved import REPETITIONS, Contest, Contestant, Counters, Run, Schedule, ratio, repetitions, summary
+from smile_fast.ops import available
+
+MILLISECONDS, RATIOS, ERRORS = "milliseconds", "peer / ours", "errors"
+
+
+def measure(benchmark: BenchmarkFixture, name: str, contest: Contest, most: int = REPETITIONS) -> None:
+    """Time a contest.
+
+    pytest-benchmark times the first of ours; all others run in the set-up of each of its rounds, so that its JSON
+    keeps its own format and every round holds one run of each.
+
+    Args:
+        benchmark: the fixture.
+        name: "op/workload".
+        contest: what is compared.
+        most: repetitions at most.
+    """
+    errors = contest.check()
+    first, *others = [*contest.ours, *contest.peers]
+    # The check was everybody's first run: compiled, warm. This one says how long a run takes.
+    wanted = {one.name: min(most, repetitions(one.measured().seconds)) for one in (first, *others)}
+    rounds = wanted[first.name]
+    schedule = Schedule({one.name: wanted[one.name] for one in others}, rounds)
+    runs: dict[str, list[Run]] = {one.name: [] for one in others}
+    counters: list[Counters] = []
+    counted: list[tuple[int, int]] = []
+
+    def run_the_others() -> None:
+        due = schedule.next_round()
+        for one in others:
+            if one.name in due:
+                runs[one.name].append(one.measured())
+        first.refresh()
+        counters[:] = [Counters()]
+
+    def run() -> None:  # returns nothing: the result is freed inside of the timed part, as for the others
+        first.run()
+
+    benchmark.pedantic(run, setup=run_the_others, teardown=lambda: counted.append(counters[0].since()), rounds=rounds)
+    times = benchmark.stats.stats.data
+    runs[first.name] = [Run(seconds, *counts) for seconds, counts in zip(times, counted, strict=True)]
+    benchmark.extra_info.update(figures(name, contest, runs, errors))
+
+
+def figures(name: str, contest: Contest, runs: dict[str, list[Run]], errors: dict[str, float]) -> dict[str, Any]:
+    """What is recorded of a contest: facts, errors, times, and for each of ours the ratio to each peer."""
+
+    def ratios(ours: Contestant) -> dict[str, dict[str, float]]:
+        return {peer.name: ratio(runs[peer.name], runs[ours.name]) for peer in contest.peers}
+
+    return {
+        "name": name,
+        "implementation": next(name for name, usable, _ in available(name.split("/")[0], "cpu") if usable),
+        **contest.facts,
+        ERRORS: errors,
+        MILLISECONDS: {one.name: summary(runs[one.name]) for one in (*contest.ours, *contest.peers)},
+        RATIOS: {ours.name: ratios(ours) for ours in contest.ours},
+    }

@@ -1,0 +1,146 @@
+"""What the two losses share: eager and compiled peers, the exact result, and the check that all agree."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.agreement import Result, assert_agrees, gradient_ulps, relative_error, ulps_of_largest
+from bench.interleaved import Contest, Contestant
+from bench.ops.peers import COMPILE, EAGER, ONE_GRAPH, Scale, compiled
+from bench.scenes import Scene, masks
+
+# float16 gradients of a mean over millions of voxels vanish; everybody scales the loss, as one does in training.
+LOSS_SCALE = {torch.float16: 2.0**14}
+
+LOSS_ERROR, ULPS, ULPS_OF_LARGEST = "loss, relative", ", ulps", ", ulps of the largest"
+
+
+class Step(NamedTuple):
+    """A loss to be differentiated, over logits [B, K, *s] that require a gradient."""
+
+    logits: Tensor
+    scale: float
+
+    def of(self, loss: Callable[[Tensor], Tensor]) -> Result:
+        """Compute the loss and its gradient for the logits."""
+        value = loss(self.logits)
+        weight = None if self.scale == 1 else torch.full_like(value, self.scale)
+        (gradient,) = torch.autograd.grad(value, self.logits, weight)
+        return Result(value.detach(), gradient)
+
+
+Spread = Callable[[Tensor], Tensor]
+"""Logits at their own resolution -> logits at the labels' resolution."""
+Gather = Callable[[Tensor], Tensor]
+"""Its transpose, for the gradient."""
+
+
+class Peers:
+    """The peers on one workload, their masks ready-made in the dtype of the logits.
+
+    Floats, and not booleans: measured, torch.compile needs half the time with them, for all their bytes.
+    """
+
+    def __init__(self, step: Step, of: Scene, scale: Scale, spread: Spread, gather: Gather) -> None:
+        organs, dtype = step.logits.shape[1], step.logits.dtype
+        self._step, self._spread, self._gather = step, spread, gather
+        self.known, self.positive = masks(of, organs, dtype)
+        count = max(1, int(self.known.sum(dtype=torch.float64)))
+        # reduction="mean" divides before it rounds to 16 bits; a sum would overflow float16.
+        self._correction = self.known.numel() / count
+        self._per_voxel = step.scale / count
+        self._compiled = compiled(self._loss, scale)
+        self._graph = compiled(self._loss_and_gradient, scale)
+
+    def eager(self) -> Result:
+        """What one writes without a kernel."""
+        return self._step.of(lambda logits: self._loss(logits, self.known, self.positive))
+
+    def compiled(self) -> Result:
+        """The same through torch.compile, differentiated by autograd."""
+        return self._step.of(lambda logits: self._compiled(logits, self.known, self.positive))
+
+    def one_graph(self) -> Result:
+        """Loss and analytic gradient in one compiled graph: nobody waits for autograd."""
+        return Result(*self._graph(self._step.logits.detach(), self.known, self.positive))
+
+    def contestants(self) -> list[Contestant]:
+        """All three."""
+        return [
+            Contestant(EAGER, self.eager),
+            Contestant(COMPILE, self.compiled),
+            Contestant(ONE_GRAPH, self.one_graph),
+        ]
+
+    def _loss(self, logits: Tensor, known: Tensor, positive: Tensor) -> Tensor:
+        losses = F.binary_cross_entropy_with_logits(self._spread(logits), positive, weight=known, reduction="mean")
+        return losses * self._correction
+
+    def _loss_and_gradient(self, logits: Tensor, known: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+        full = self._spread(logits)
+        losses = known * (full.clamp(min=0) - full * positive + torch.log1p(torch.exp(-full.abs())))
+        slopes = known * (torch.sigmoid(full) - positive) * self._per_voxel
+        return losses.mean() * self._correction, self._gather(slopes)
+
+
+def contest(
+    step: Step,
+    of: Scene,
+    ours: Sequence[Contestant],
+    peers: Peers,
+    floors: Sequence[Contestant],
+    stats: Callable[..., tuple[Tensor, Tensor]],
+) -> Contest:
+    """Bring ours, which return a Result, and the peers together.
+
+    Args:
+        step: the logits.
+        of: labels and table.
+        ours: variants, the first as users call it.
+        peers: of the workload.
+        floors: what no implementation can pass.
+        stats: the op's sums and counts, which are exact in float64.
+    """
+    rivals = peers.contestants()
+
+    def check() -> dict[str, float]:
+        exact = step.logits.detach().double().requires_grad_()
+        sums, counts = stats(exact, of.labels, of.table, implementation="reference")
+        loss = sums.sum() / counts.sum().clamp(min=1)
+        (gradient,) = torch.autograd.grad(loss * step.scale, exact)
+        truth = Result(loss.detach(), gradient)
+        found = []
+        for one in (*ours, *rivals):
+            one.refresh()
+            result = one.run()
+            assert_agrees(one.name, result, truth)
+            if one in ours:
+                found.append(errors(result, truth))
+        return {name: max(error[name] for error in found) for name in found[0]}
+
+    known = peers.known
+    return Contest(
+        ours=ours,
+        peers=[*rivals, *floors],
+        check=check,
+        facts={
+            "logits": f"{list(step.logits.shape)} {str(step.logits.dtype).removeprefix('torch.')}",
+            "labels": list(of.labels.shape),
+            "missing": of.missing,
+            "labelled": round(float((of.labels != 0).double().mean()), 4),
+            "known": round(float(known.sum(dtype=torch.float64)) / known.numel(), 4),
+        },
+    )
+
+
+def errors(result: Result, exact: Result) -> dict[str, float]:
+    """Our errors; a 16-bit gradient has its own names, because it has its own goals."""
+    kind = "gradient" if result.gradient.dtype == torch.float32 else "16-bit gradient"
+    return {
+        LOSS_ERROR: relative_error(result.loss, exact.loss),
+        f"{kind}{ULPS}": gradient_ulps(result.gradient, exact.gradient),
+        f"{kind}{ULPS_OF_LARGEST}": ulps_of_largest(result.gradient, exact.gradient),
+    }

@@ -1,0 +1,1 @@
+"""What pytest-benchmark runs: see bench/README.md."""

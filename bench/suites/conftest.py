@@ -1,0 +1,26 @@
+"""Options of the suites, and what pytest-benchmark writes about the machine."""
+
+from typing import Any
+
+import pytest
+
+from bench import machine
+from smile_fast.ops.native.core import CORE
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--smoke", action="store_true", help="small sizes, two repetitions: whether all runs and agrees")
+    parser.addoption("--target", default=machine.instruction_set(), help="instruction set of our kernels")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if CORE:
+        CORE.use_target(config.getoption("--target"))
+
+
+def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
+    return machine.describe(config.getoption("--target"))
+
+
+def pytest_benchmark_generate_commit_info(config: pytest.Config) -> dict[str, Any]:
+    return machine.commit()

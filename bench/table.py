@@ -1,0 +1,106 @@
+"""The README's table of benchmarks, from the newest recorded runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.heap import ALLOCATORS
+from bench.machine import ROOT
+from bench.measure import MILLISECONDS, RATIOS
+from bench.ops.peers import COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, READ
+from bench.ops.select_top_fraction import COMPACT_PARTITION, COMPACT_TOPK, KTHVALUE, SORT, TOPK
+from bench.record import Figures, NoRecordError, Record, figures, newest
+from smile_runtime.files import atomic_path
+
+README = ROOT / "README.md"
+BEGIN, END = "<!-- bench:begin -->\n", "<!-- bench:end -->\n"
+
+TITLES = {
+    "masked_bce/K3-half": "masked_bce, K = 3, half missing",
+    "masked_bce/K13-none": "masked_bce, K = 13, none missing",
+    "masked_bce/K13-half": "masked_bce, K = 13, half missing",
+    "masked_bce/K13-70": "masked_bce, K = 13, 70% missing",
+    "masked_bce/K13-bf16-half": "masked_bce, K = 13, bf16, half missing",
+    "masked_bce_upsampled/K3-half": "masked_bce_upsampled, K = 3, half missing",
+    "masked_bce_upsampled/K13-half": "masked_bce_upsampled, K = 13, half missing",
+    "masked_bce_upsampled/K13-70": "masked_bce_upsampled, K = 13, 70% missing",
+    "label_map_upsampled/K3": "label_map_upsampled, K = 3",
+    "label_map_upsampled/K13": "label_map_upsampled, K = 13",
+    "pseudo_labels_upsampled/K13": "pseudo_labels_upsampled, K = 13, 32 slices",
+}
+SELECTIONS = {
+    "select_top_fraction/3x26M-5pct": "5% candidates",
+    "select_top_fraction/3x26M-5pct-scattered": "5% candidates, scattered",
+    "select_top_fraction/3x26M-50pct": "50% candidates",
+    "select_top_fraction/3x26M-near-one": "5%, all scores within 2^-12 of 1",
+}
+PEERS = {EAGER: "eager", COMPILE: "torch.compile", ONE_GRAPH: "the same, gradient by hand", COPY: "copy of the logits"}
+SELECTORS = {
+    SORT: "sort",
+    TOPK: "topk",
+    KTHVALUE: "kthvalue",
+    COMPACT_TOPK: "compact + topk",
+    COMPACT_PARTITION: "compact + argpartition",
+    READ: "one read",
+}
+ALLOCATOR_NAMES = {
+    "default": "glibc's default allocator",
+    "keep": "glibc told to keep freed memory, for everybody",
+}
+
+
+def ratio(value: float) -> str:
+    """Write a ratio: three digits below 10, else none behind the point."""
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def rows(measured: dict[str, Figures], titles: dict[str, str], peers: dict[str, str], corner: str) -> Iterator[str]:
+    """Lines of one Markdown table: a row for each workload and variant of ours that was measured."""
+    found = [name for name in titles if name in measured]
+    if not found:
+        return
+    yield f"| {corner} | ours, ms | {' | '.join(peers.values())} |"
+    yield "|---|" + "---|" * (len(peers) + 1)
+    for name in found:
+        for ours, ratios in measured[name][RATIOS].items():
+            title = f"{titles[name]}, in place" if ours == IN_PLACE else titles[name]
+            cells = [ratio(ratios[peer]["medians"]) if peer in ratios else "" for peer in peers]
+            time = measured[name][MILLISECONDS][ours]["median"]
+            yield f"| {title} | {time:.3g} | {' | '.join(cells)} |"
+    yield ""
+
+
+def table(record: Record) -> str:
+    """A record as Markdown."""
+    machine, measured = record["machine_info"], figures(record)
+    commits = sorted({figure["commit"] for figure in measured.values()})
+    lines = [
+        *rows(measured, TITLES, PEERS, "[4, K, 512, 512] fp32; their time / ours"),
+        *rows(measured, SELECTIONS, SELECTORS, "select_top_fraction, 3 x 26.2M scores"),
+        f"Medians of interleaved runs with {ALLOCATOR_NAMES[machine['allocator']]}; {machine['threads']} threads of "
+        f"{machine['cpu']}, {machine['instruction set']}, torch {machine['torch']}, commit {', '.join(commits)}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def tables(folder: Path) -> str:
+    """The tables of the newest run with each allocator; the default one must be there.
+
+    Raises:
+        NoRecordError: nothing was recorded with the default allocator.
+    """
+    found = [table(newest(folder)[1])]
+    for allocator in ALLOCATORS:
+        if allocator != "default":
+            try:
+                found.append(table(newest(folder, allocator)[1]))
+            except NoRecordError:
+                continue  # the second setting is measured on request only
+    return "\n".join(found)
+
+
+def write(text: str, readme: Path = README) -> None:
+    """Put the tables between the markers."""
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    with atomic_path(readme) as path:
+        path.write_text(before + BEGIN + text + END + after, encoding="utf-8")

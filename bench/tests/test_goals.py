@@ -1,0 +1,66 @@
+import pytest
+
+from bench.goals import GOALS, Goal, judge, report
+from bench.ops import NAMES
+from bench.ops.peers import COPY, EAGER, IN_PLACE, OURS
+from bench.record import selected
+from bench.tests.records import figures
+
+FAST = Goal("fast", "op/a", EAGER, 10)
+CLOSE = Goal("close to a copy", "op/a", COPY, 3, "at most")
+RIGHT = Goal("right", "op/*", "voxels", 0, "at most")
+
+
+@pytest.mark.parametrize(
+    ("goal", "ratio", "state", "figure"),
+    [
+        (FAST, 10.0, "met", 10.0),
+        (FAST, 9.9, "missed", 9.9),
+        (CLOSE, 0.4, "met", 2.5),
+        (CLOSE, 0.25, "missed", 4.0),
+    ],
+)
+def test_medians_decide(goal: Goal, ratio: float, state: str, figure: float) -> None:
+    verdict = judge(goal, {"op/a": figures("op/a", {OURS: {EAGER: (ratio, 99.0), COPY: (ratio, 99.0)}})})
+    assert (verdict.state, verdict.figure) == (state, figure)
+
+
+def test_in_place_counts_and_the_other_figure_is_told() -> None:
+    verdict = judge(FAST, {"op/a": figures("op/a", {OURS: {EAGER: (8, 8)}, IN_PLACE: {EAGER: (12, 12)}})})
+    assert (verdict.state, verdict.remark) == ("met", "in place, 8 in a new buffer")
+
+
+def test_the_best_of_several_peers_and_the_worst_of_several_workloads_count() -> None:
+    best = Goal("best", "op/*", ("x", "y"), 5)
+    measured = {
+        "op/a": figures("op/a", {OURS: {"x": (9, 9), "y": (6, 6)}}, voxels=0),
+        "op/b": figures("op/b", {OURS: {"x": (8, 8)}}, voxels=2),
+        "other/c": figures("other/c", {OURS: {"x": (1, 1)}}, voxels=7),
+    }
+    assert (judge(best, measured).state, judge(best, measured).figure) == ("met", 6)
+    assert (judge(RIGHT, measured).state, judge(RIGHT, measured).figure) == ("missed", 2)
+
+
+def test_what_is_not_measured_is_not_missed() -> None:
+    assert judge(FAST, {}).state == "not measured"
+    assert judge(Goal("somebody else's"), {}).state == "not measured"
+    lines, none_missed = report({})
+    assert none_missed
+    assert lines[-1] == f"0 met, 0 missed, {len(GOALS)} not measured"
+
+
+def test_a_miss_fails_the_report() -> None:
+    name = "masked_bce/K13-none"
+    lines, none_missed = report({name: figures(name, {OURS: {EAGER: (24.9, 99)}})})
+    assert not none_missed
+    assert sum(line.startswith("missed") for line in lines) == 1
+
+
+def test_every_goal_names_workloads_that_exist() -> None:
+    for goal in GOALS:
+        if goal.workload:
+            assert selected(NAMES, goal.workload)
+
+
+def test_wordings_are_told_apart() -> None:
+    assert len({goal.wording for goal in GOALS}) == len(GOALS)
