@@ -5,15 +5,15 @@ BIN := $(VENV)/bin
 DEMO := $(if $(DATA),--data $(DATA) --out demo-real,--out demo)
 SANITIZERS := address undefined thread
 
-.PHONY: help setup demo test lint native-test fuzz bench clean
+.PHONY: help setup demo test lint native-test bench clean
 
 help:
 	@echo "make setup        environment in $(VENV), with the native core"
 	@echo "make demo         phantoms, four trainings, report; DATA=DIR: on real CT volumes"
 	@echo "make test         all tests"
 	@echo "make lint         ruff, mypy, clang-format"
-	@echo "make native-test  the C++ core alone, under the sanitizers"
 	@echo "make fuzz         the C++ core on fuzzed input, FUZZ_SECONDS=60 a kernel; needs clang"
+	@echo "make native-test  the C++ core alone, under the sanitizers"
 	@echo "make bench        the kernel against its peers"
 
 setup: $(VENV)/.ready
@@ -38,17 +38,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-native-test: setup
-	for sanitizer in "" $(SANITIZERS); do \
-	    $(BIN)/cmake -S . -B build/csrc-$$sanitizer -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
-	        -DSMILE_FAST_TESTS=ON -DSMILE_FAST_SANITIZE=$$sanitizer > /dev/null && \
-	    $(BIN)/cmake --build build/csrc-$$sanitizer && \
-	    $(BIN)/ctest --test-dir build/csrc-$$sanitizer --output-on-failure || exit 1; \
-	done
-
 FUZZ_SECONDS ?= 60
 FUZZED := $(patsubst csrc/tests/fuzz/%_fuzz.cpp,%,$(wildcard csrc/tests/fuzz/*_fuzz.cpp))
 
+.PHONY: fuzz
 fuzz: setup
 	$(BIN)/cmake -S . -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	    -DCMAKE_CXX_COMPILER=clang++ -DSMILE_FAST_FUZZ=ON -DSMILE_FAST_OPENMP=OFF > /dev/null
@@ -56,6 +49,14 @@ fuzz: setup
 	printf '%s\n' $(FUZZED) | xargs -P 2 -I OP sh -c 'cd build/fuzz && mkdir -p corpus/OP && ./OP_fuzz \
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=OP- corpus/OP $(CURDIR)/csrc/tests/fuzz/corpus/OP \
 	    > OP.log 2>&1 && echo "OP: $$(tail -n 1 OP.log)" || { tail -n 50 OP.log; echo "FAILED: OP, see build/fuzz"; exit 1; }'
+
+native-test: setup
+	for sanitizer in "" $(SANITIZERS); do \
+	    $(BIN)/cmake -S . -B build/csrc-$$sanitizer -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	        -DSMILE_FAST_TESTS=ON -DSMILE_FAST_SANITIZE=$$sanitizer > /dev/null && \
+	    $(BIN)/cmake --build build/csrc-$$sanitizer && \
+	    $(BIN)/ctest --test-dir build/csrc-$$sanitizer --output-on-failure || exit 1; \
+	done
 
 bench: setup
 	$(BIN)/python -m pytest bench -q -p no:xdist --benchmark-json=bench/results/latest.json
