@@ -14,6 +14,7 @@ help:
 	@echo "make demo         phantoms, four trainings, report; DATA=DIR: on real CT volumes"
 	@echo "make test         all tests"
 	@echo "make lint         ruff, mypy, clang-format"
+	@echo "make fuzz         the C++ core on fuzzed input, FUZZ_SECONDS=60 a kernel; needs clang"
 	@echo "make native-test  the C++ core alone, under the sanitizers"
 	@echo "make exhaustive-test  what takes minutes: every float32 logit"
 	@echo "make bench        ours against their peers, recorded in bench/results; BENCH=OP: only that"
@@ -43,6 +44,18 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
+
+FUZZ_SECONDS ?= 60
+FUZZED := $(patsubst csrc/tests/fuzz/%_fuzz.cpp,%,$(wildcard csrc/tests/fuzz/*_fuzz.cpp))
+
+.PHONY: fuzz
+fuzz: setup
+	$(BIN)/cmake -S . -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	    -DCMAKE_CXX_COMPILER=clang++ -DSMILE_FAST_FUZZ=ON -DSMILE_FAST_OPENMP=OFF > /dev/null
+	$(BIN)/cmake --build build/fuzz
+	printf '%s\n' $(FUZZED) | xargs -P 2 -I OP sh -c 'cd build/fuzz && mkdir -p corpus/OP && ./OP_fuzz \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=OP- corpus/OP $(CURDIR)/csrc/tests/fuzz/corpus/OP \
+	    > OP.log 2>&1 && echo "OP: $$(tail -n 1 OP.log)" || { tail -n 50 OP.log; echo "FAILED: OP, see build/fuzz"; exit 1; }'
 
 native-test: setup
 	for sanitizer in "" $(SANITIZERS); do \

@@ -2,6 +2,10 @@
 
 #include <atomic>
 
+#ifdef SMILE_FAST_HAVE_X86
+#include <cpuid.h>
+#endif
+
 namespace smile_fast {
 namespace {
 
@@ -10,6 +14,14 @@ Target best() {
   if (runs(Target::avx2)) return Target::avx2;
   return Target::plain;
 }
+
+#ifdef SMILE_FAST_HAVE_X86
+// __builtin_cpu_supports of clang 14 does not know this name.
+bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+#endif
 
 std::atomic<Target>& chosen() {
   static std::atomic<Target> value{best()};
@@ -20,7 +32,7 @@ std::atomic<Target>& chosen() {
 
 bool runs(Target target) {
 #ifdef SMILE_FAST_HAVE_X86
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (target == Target::avx512) return avx512;

@@ -1,0 +1,90 @@
+// What the fuzz targets share: the fuzz input as a stream of choices, and a check that ends the process.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+
+#include "core/float_formats.h"
+#include "core/targets.h"
+
+namespace smile_fast::fuzz {
+
+// Choices, byte by byte; zeros when the input has ended.
+class Choices {
+ public:
+  Choices(const std::uint8_t* data, std::size_t size) : data_(data), left_(size) {}
+
+  std::uint8_t byte() {
+    if (left_ == 0) return 0;
+    --left_;
+    return *data_++;
+  }
+  std::uint32_t word() {
+    std::uint32_t value = 0;
+    for (int i = 0; i < 4; ++i) value = value << 8 | byte();
+    return value;
+  }
+  // In [0, bound]; two bytes.
+  int up_to(int bound) {
+    const int value = byte() << 8 | byte();
+    return value % (bound + 1);
+  }
+  bool ended() const { return left_ == 0; }
+
+ private:
+  const std::uint8_t* data_;
+  std::size_t left_;
+};
+
+// Numbers that continue what the input says, so that a short input fills large arrays with something.
+class Filler {
+ public:
+  explicit Filler(std::uint32_t seed) : state_(seed * 2654435761u + 1) {}
+  std::uint32_t next() {
+    state_ = state_ * 1664525u + 1013904223u;
+    return state_ >> 8 ^ state_ << 11;
+  }
+
+ private:
+  std::uint32_t state_;
+};
+
+// An array of exactly so many elements on the heap: AddressSanitizer sees the first one behind its end.
+template <typename T>
+class Exact {
+ public:
+  explicit Exact(std::size_t size) : size_(size), values_(new T[size]) {}
+  T* data() const { return values_.get(); }
+  std::size_t size() const { return size_; }
+  T& operator[](std::size_t i) const { return values_[i]; }
+
+ private:
+  std::size_t size_;
+  std::unique_ptr<T[]> values_;
+};
+
+// Bits that stand for a float: one of the values where formats differ, any bits at all, or a common number.
+inline float choose_float(std::uint32_t bits) {
+  constexpr std::uint32_t special[] = {0,          0x80000000, 1,          0x80000001, 0x7f800000, 0xff800000,
+                                       0x7fc00000, 0xffc00001, 0x7f7fffff, 0x00800000, 0x3f800000, 0x33800000};
+  if (bits % 8 == 0) return as_float(special[bits / 8 % 12]);
+  if (bits % 8 == 1) return as_float(bits * 2654435761u);
+  return static_cast<float>(static_cast<int>(bits / 8 % 4097) - 2048) / 256.0f;
+}
+
+inline void choose_target(int choice) {
+  constexpr Target targets[] = {Target::plain, Target::avx2, Target::avx512};
+  const Target wanted = targets[choice % 3];
+  use_target(runs(wanted) ? wanted : Target::plain);
+}
+
+inline void require(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "WRONG RESULT: %s\n", what);
+  std::abort();
+}
+
+}  // namespace smile_fast::fuzz

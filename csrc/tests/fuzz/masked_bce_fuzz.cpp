@@ -1,0 +1,126 @@
+// masked_bce_cpu against a loop over the voxels in double precision.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "core/label_counts.h"
+#include "core/masked_bce.h"
+#include "fuzz.h"
+
+namespace {
+
+using namespace smile_fast;
+using fuzz::Choices;
+using fuzz::Exact;
+
+// A gradient's error, relative to its size: rounding to the dtype, and float32 arithmetic before it.
+template <typename Logit>
+constexpr double kGradientRelative = 0x1p-7;
+template <>
+constexpr double kGradientRelative<float> = 0x1p-20;
+template <>
+constexpr double kGradientRelative<Float16> = 0x1p-10;
+constexpr double kGradientAbsolute = 0x1p-24;  // below it, float16 has no digits
+constexpr double kLossRelative = 1e-6;
+
+struct Shape {
+  std::int64_t batch, organs, voxels, words;
+};
+
+struct Voxel {
+  bool known, positive;
+};
+
+Voxel look_up(const Shape& s, const Exact<std::uint32_t>& table, std::int64_t image, std::uint8_t label,
+              std::int64_t organ) {
+  const std::uint32_t* row = table.data() + (image * kLabelValues + label) * 2 * s.words + organ / kWordBits;
+  return {(row[0] >> organ % kWordBits & 1) != 0, (row[s.words] >> organ % kWordBits & 1) != 0};
+}
+
+template <typename Logit>
+void check(const Shape& s, const std::vector<double>& logits, const Exact<std::uint8_t>& labels,
+           const Exact<std::uint32_t>& table, const Exact<double>& sums, const Exact<std::int64_t>& counts,
+           const Logit* gradient, double scale) {
+  for (std::int64_t plane = 0; plane < s.batch * s.organs; ++plane) {
+    double sum = 0.0;
+    std::int64_t count = 0;
+    for (std::int64_t voxel = 0; voxel < s.voxels; ++voxel) {
+      const std::int64_t image = plane / s.organs;
+      const Voxel is = look_up(s, table, image, labels[image * s.voxels + voxel], plane % s.organs);
+      const double x = is.positive ? -logits[plane * s.voxels + voxel] : logits[plane * s.voxels + voxel];
+      if (is.known) sum += std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x)));
+      count += is.known;
+      if (gradient == nullptr) continue;
+      const double slope = x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x));
+      const double exact = is.known ? (is.positive ? -slope : slope) * scale : 0.0;
+      const double computed = to_float(gradient[plane * s.voxels + voxel]);
+      fuzz::require(std::abs(computed - exact) <= kGradientRelative<Logit> * std::abs(exact) +
+                                                      kGradientAbsolute * scale +
+                                                      (sizeof(Logit) == 2 ? kGradientAbsolute : 0.0),
+                    "gradient");
+    }
+    fuzz::require(counts[plane] == count, "count");
+    fuzz::require(std::abs(sums[plane] - sum) <= kLossRelative * sum, "sum");
+  }
+}
+
+template <typename Logit>
+void run(DType dtype, Choices& choices) {
+  Shape s;
+  s.batch = choices.byte() % 4;
+  s.organs = 1 + choices.byte() % 70;
+  s.voxels = choices.up_to(s.organs < 8 ? 3000 : 300);
+  s.words = (s.organs + kWordBits - 1) / kWordBits;
+  const std::uint8_t options = choices.byte();
+  const bool mean = options & 1, with_gradient = options & 2, in_place = options & 4;
+  const int threads = 1 + choices.byte() % 3;
+  fuzz::Filler filler(choices.word());
+  const std::uint32_t distinct_labels = 1 + choices.byte(), run_length = 1 + choices.up_to(400);
+
+  Exact<std::uint32_t> table(s.batch * kLabelValues * 2 * s.words);
+  const std::uint32_t never = choices.word(), always = choices.word();  // known
+  for (std::size_t i = 0; i < table.size(); ++i) table[i] = (filler.next() & ~never) | always;
+  Exact<std::uint8_t> labels(s.batch * s.voxels);
+  std::uint8_t label = 0;
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    if (filler.next() % run_length == 0) label = static_cast<std::uint8_t>(filler.next() % distinct_labels);
+    labels[i] = label;
+  }
+  // Where an organ is known, the loss of an infinite logit would be infinite or NaN: those stay where it is unknown.
+  Exact<Logit> logits(s.batch * s.organs * s.voxels);
+  std::vector<double> values(logits.size());
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    const std::int64_t plane = i / s.voxels, image = plane / s.organs;
+    Logit logit = from_float<Logit>(fuzz::choose_float(choices.ended() ? filler.next() : choices.word()));
+    const std::uint8_t of_voxel = labels[image * s.voxels + i % s.voxels];
+    if (look_up(s, table, image, of_voxel, plane % s.organs).known && !(std::abs(to_float(logit)) < 1e6f))
+      logit = from_float<Logit>(3.0f);
+    logits[i] = logit;
+    values[i] = to_float(logit);
+  }
+
+  Exact<double> sums(s.batch * s.organs);
+  Exact<std::int64_t> counts(s.batch * s.organs);
+  Exact<Logit> gradient(logits.size());
+  Logit* const written = !with_gradient ? nullptr : in_place ? logits.data() : gradient.data();
+  masked_bce_cpu({dtype, logits.data(), labels.data(), table.data(), s.batch, s.organs, s.voxels, sums.data(),
+                  counts.data(), written, mean},
+                 threads);
+  std::int64_t known = 0;
+  for (std::size_t plane = 0; plane < counts.size(); ++plane) known += counts[plane];
+  const double scale = mean ? 1.0 / static_cast<double>(std::max<std::int64_t>(known, 1)) : 1.0;
+  check<Logit>(s, values, labels, table, sums, counts, written, scale);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  Choices choices(data, size);
+  fuzz::choose_target(choices.byte());
+  const int dtype = choices.byte() % 3;
+  if (dtype == 0) run<float>(DType::float32, choices);
+  if (dtype == 1) run<BFloat16>(DType::bfloat16, choices);
+  if (dtype == 2) run<Float16>(DType::float16, choices);
+  return 0;
+}
