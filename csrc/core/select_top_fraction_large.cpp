@@ -23,8 +23,7 @@ std::int64_t blocks_of(std::int64_t voxels, std::int64_t block) { return (voxels
 }  // namespace
 
 EntryPool::EntryPool(std::int64_t capacity)
-    : capacity_(capacity),
-      entries_(static_cast<Entry*>(::operator new(capacity * sizeof(Entry)))) {
+    : capacity_(capacity), entries_(static_cast<Entry*>(::operator new(capacity * sizeof(Entry)))) {
   advise_huge_pages(entries_.get(), capacity * sizeof(Entry));
 }
 
