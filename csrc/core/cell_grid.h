@@ -29,10 +29,8 @@ struct CellGrid {
 
   SMILE_FAST_INLINE std::int64_t cell_rows() const { return rows + 1; }
   SMILE_FAST_INLINE std::int64_t cells() const { return columns + 1; }  // of a row of cells
-  // Floats of a row of feature pixels, or of cells, that vectors may read beyond its end and one element ahead.
-  SMILE_FAST_INLINE std::int64_t pitch() const {
-    return (columns + 2 + kRowMultiple - 1) / kRowMultiple * kRowMultiple + kRowMultiple;
-  }
+  // Elements of a row of cells, padded to the widest vectors.
+  SMILE_FAST_INLINE std::int64_t pitch() const { return (cells() + kRowMultiple - 1) / kRowMultiple * kRowMultiple; }
   // Pixels of a patch, which is what one cell covers; and padded.
   SMILE_FAST_INLINE std::uint32_t pixels() const { return static_cast<std::uint32_t>(stride) * stride; }
   SMILE_FAST_INLINE std::int64_t patch() const {

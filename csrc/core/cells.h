@@ -20,41 +20,38 @@ SMILE_FAST_INLINE std::int64_t row_below(const CellGrid& grid, std::int64_t cell
   return smaller(cell_row, grid.rows - 1);
 }
 
-// A feature row as float32, its first and last element repeated on both sides: cell c lies between elements c and
-// c + 1. Returns whether all of it is finite.
+// kLanes elements of a feature row, as float32; behind its end, the last one repeats.
 template <typename Logit>
-SMILE_FAST_INLINE bool load_row(const Logit* source, const CellGrid& grid, float* row) {
-  Floats doubt = {};  // 0 times every element: NaN if one is not finite
-  row[0] = to_float(source[0]);
-  std::int64_t column = 0;
-  for (; column + kLanes <= grid.columns; column += kLanes) {
-    const Floats value = load(source + column);
-    store(row + 1 + column, value);
-    doubt += value * 0.0f;
-  }
-  for (; column < grid.columns; ++column) {
-    row[1 + column] = to_float(source[column]);
-    doubt[0] += row[1 + column] * 0.0f;
-  }
-  const Floats last = splat(row[grid.columns]);
-  for (++column; column + kLanes <= grid.pitch(); column += kLanes) store(row + column, last);
-  const Integers finite = doubt == 0.0f;
-  std::int32_t all = -1;
-  for (int lane = 0; lane < kLanes; ++lane) all &= finite[lane];
-  return all != 0;
+SMILE_FAST_INLINE Floats load_columns(const Logit* row, std::int64_t columns, std::int64_t column) {
+  if (column + kLanes <= columns) return load(row + column);
+  Floats value = splat(to_float(row[columns - 1]));
+  for (int lane = 0; column + lane < columns; ++lane) value[lane] = to_float(row[column + lane]);
+  return value;
+}
+
+// `next`, moved by one lane: the last lane of `previous` comes first.
+SMILE_FAST_INLINE Floats shifted(Floats previous, Floats next) {
+#if SMILE_FAST_LANES == 16
+  return __builtin_shufflevector(previous, next, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30);
+#elif SMILE_FAST_LANES == 8
+  return __builtin_shufflevector(previous, next, 7, 8, 9, 10, 11, 12, 13, 14);
+#else
+  static_assert(kLanes == 4);
+  return __builtin_shufflevector(previous, next, 3, 4, 5, 6);
+#endif
 }
 
 // Call body(cell, lowest, highest corner) for vectors of the cells of a row, whose feature row below is given. `pairs`,
 // [2, pitch], holds the lower and the higher one of all neighbours in the row above; afterwards, of the row below.
-// If any logit of a row is not finite, its pairs are -inf and inf: infinite corners can make a NaN, of which a range
-// knows nothing. row: [pitch], scratch.
+// A pair that is not finite is -inf and inf: infinite corners can make a NaN, of which a range knows nothing.
 template <typename Logit, typename Body>
-SMILE_FAST_INLINE void for_corner_ranges(const Logit* below, const CellGrid& grid, float* row, float* pairs,
-                                         const Body& body) {
-  const bool finite = load_row(below, grid, row);
+SMILE_FAST_INLINE void for_corner_ranges(const Logit* below, const CellGrid& grid, float* pairs, const Body& body) {
   const Floats infinite = splat(__builtin_inff());
+  Floats previous = splat(to_float(below[0]));
   for (std::int64_t cell = 0; cell < grid.cells(); cell += kLanes, pairs += kLanes) {
-    const Floats left = load(row + cell), right = load(row + cell + 1);
+    const Floats right = load_columns(below, grid.columns, cell), left = shifted(previous, right);
+    previous = right;
+    const Integers finite = left * 0.0f + right * 0.0f == 0.0f;
     const Floats low = finite ? (left < right ? left : right) : -infinite;
     const Floats high = finite ? (left > right ? left : right) : infinite;
     const Floats low_above = load(pairs), high_above = load(pairs + grid.pitch());
@@ -66,10 +63,9 @@ SMILE_FAST_INLINE void for_corner_ranges(const Logit* below, const CellGrid& gri
 
 // Make `pairs` those of the feature row above a row of cells.
 template <typename Logit>
-SMILE_FAST_INLINE void start_pairs(const Logit* plane, const CellGrid& grid, std::int64_t cell_row, float* row,
-                                   float* pairs) {
+SMILE_FAST_INLINE void start_pairs(const Logit* plane, const CellGrid& grid, std::int64_t cell_row, float* pairs) {
   memset(pairs, 0, static_cast<std::size_t>(2 * grid.pitch()) * sizeof(float));
-  for_corner_ranges(plane + row_above(cell_row) * grid.columns, grid, row, pairs, [](std::int64_t, Floats, Floats) {});
+  for_corner_ranges(plane + row_above(cell_row) * grid.columns, grid, pairs, [](std::int64_t, Floats, Floats) {});
 }
 
 // The four corners of a cell of a plane, in the order of corner_weights.

@@ -35,7 +35,7 @@ SMILE_FAST_INLINE void rank_corners(const LabelMapUpsampledArguments& a, const L
   for (std::int64_t channel = 0; channel < a.channels; ++channel) {
     const Logit* below = image + (channel * grid.rows + row_below(grid, cell_row)) * grid.columns;
     float* highest = scratch.highest + channel * pitch;
-    for_corner_ranges(below, grid, scratch.row, scratch.pairs + 2 * channel * pitch,
+    for_corner_ranges(below, grid, scratch.pairs + 2 * channel * pitch,
                       [&](std::int64_t cell, Floats low, Floats high) {
                         store(highest + cell, high);
                         const Floats floor = load(scratch.floor + cell);
@@ -155,7 +155,7 @@ SMILE_FAST_INLINE void label_rows_of_cells(const LabelMapUpsampledArguments& a, 
   const Logit* logits = static_cast<const Logit*>(a.logits) + image * a.channels * plane;
   std::uint8_t* labels = a.labels + image * grid.height * grid.width;
   for (std::int64_t channel = 0; channel < a.channels; ++channel)
-    start_pairs(logits + channel * plane, grid, begin, scratch.row, scratch.pairs + 2 * channel * grid.pitch());
+    start_pairs(logits + channel * plane, grid, begin, scratch.pairs + 2 * channel * grid.pitch());
   for (std::int64_t cell_row = begin; cell_row < end; ++cell_row) {
     rank_corners(a, logits, cell_row, scratch);
     find_contenders(a, scratch);

@@ -9,7 +9,6 @@ namespace smile_fast {
 
 // What a block needs beside its arguments.
 struct LabelMapScratch {
-  float* row;                 // [pitch] a row of feature pixels
   float* pairs;               // [channels, 2, pitch] see core/cells.h
   float* highest;             // [channels, pitch]
   float* floor;               // [pitch] what a channel must exceed somewhere in the cell, to win a pixel there

@@ -18,15 +18,14 @@ std::int64_t words_of(const LabelMapUpsampledArguments& a) { return (a.channels 
 
 // Some ten kilobytes, which malloc reuses: a work item takes them for itself.
 std::unique_ptr<std::byte[]> scratch_memory(const LabelMapUpsampledArguments& a) {
-  const std::int64_t elements = (1 + 3 * a.channels + 1 + 1 + words_of(a) + 1) * a.grid.pitch();
+  const std::int64_t elements = (3 * a.channels + 1 + 1 + words_of(a) + 1) * a.grid.pitch();
   return std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(elements) * sizeof(float));
 }
 
 LabelMapScratch scratch_in(std::byte* memory, const LabelMapUpsampledArguments& a) {
   const std::int64_t pitch = a.grid.pitch();
   LabelMapScratch scratch{};
-  scratch.row = reinterpret_cast<float*>(memory);
-  scratch.pairs = scratch.row + pitch;
+  scratch.pairs = reinterpret_cast<float*>(memory);
   scratch.highest = scratch.pairs + 2 * a.channels * pitch;
   scratch.floor = scratch.highest + a.channels * pitch;
   scratch.owner = reinterpret_cast<std::int32_t*>(scratch.floor + pitch);

@@ -59,13 +59,13 @@ SMILE_FAST_INLINE void for_patches_with_keys(const PseudoLabelsUpsampledArgument
   const Logit* plane = plane_of<Logit>(a, slice, channel);
   const float from = score_of(begin);
   const float below = end <= kInfinity - 1 ? score_of(static_cast<std::int32_t>(end)) : __builtin_nanf("");
-  float *row = scratch, *lowest = row + grid.pitch(), *highest = lowest + grid.pitch();
+  float *lowest = scratch, *highest = lowest + grid.pitch();
   float* pairs = highest + grid.pitch();  // [2, pitch]
   std::uint8_t labels[kPatchPixels + kPatchMultiple];
   std::int32_t keys[kPatchPixels + kPatchMultiple];
-  start_pairs(plane, grid, 0, row, pairs);
+  start_pairs(plane, grid, 0, pairs);
   for (std::int64_t cell_row = 0; cell_row < grid.cell_rows(); ++cell_row) {
-    for_corner_ranges(plane + row_below(grid, cell_row) * grid.columns, grid, row, pairs,
+    for_corner_ranges(plane + row_below(grid, cell_row) * grid.columns, grid, pairs,
                       [&](std::int64_t cell, Floats low, Floats high) {
                         store(lowest + cell, low);
                         store(highest + cell, high);
@@ -183,17 +183,17 @@ SMILE_FAST_INLINE void overlay_slice(const PseudoLabelsUpsampledArguments& a, co
                                      const Cut* cuts, float* scratch, std::int64_t* kept) {
   const CellGrid& grid = a.grid;
   const std::int64_t pitch = grid.pitch();
-  float *row = scratch, *wanted = row + pitch;  // wanted: 1 where the cuts leave voxels of any organ
+  float* wanted = scratch;  // [pitch] 1 where the cuts leave voxels of any organ
   float *highest = wanted + pitch, *pairs = highest + a.organ_count * pitch;  // [organ_count, (2,) pitch]
   memset(a.overlay + slice * grid.height * grid.width, 0, static_cast<std::size_t>(grid.height * grid.width));
   for (std::int64_t organ = 0; organ < a.organ_count; ++organ)
-    start_pairs(plane_of<Logit>(a, slice, a.organs[organ]), grid, 0, row, pairs + 2 * organ * pitch);
+    start_pairs(plane_of<Logit>(a, slice, a.organs[organ]), grid, 0, pairs + 2 * organ * pitch);
   for (std::int64_t cell_row = 0; cell_row < grid.cell_rows(); ++cell_row) {
     for (std::int64_t cell = 0; cell < grid.cells(); cell += kLanes) store(wanted + cell, Floats{});
     for (std::int64_t organ = 0; organ < a.organ_count; ++organ) {
       const Logit* plane = plane_of<Logit>(a, slice, a.organs[organ]);
       const Floats cut = splat(score_of(cuts[organ].key));
-      for_corner_ranges(plane + row_below(grid, cell_row) * grid.columns, grid, row, pairs + 2 * organ * pitch,
+      for_corner_ranges(plane + row_below(grid, cell_row) * grid.columns, grid, pairs + 2 * organ * pitch,
                         [&](std::int64_t cell, Floats, Floats high) {
                           store(highest + organ * pitch + cell, high);
                           store(wanted + cell, high >= cut ? splat(1.0f) : load(wanted + cell));

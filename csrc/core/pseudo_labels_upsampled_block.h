@@ -24,7 +24,7 @@ struct KeyBins {
 };
 
 // Count the candidates of one organ in each of the ranges; histogram: [bins.bins + 1], added to, the last one being
-// for everything else. scratch: [5, pitch].
+// for everything else. scratch: [4, pitch].
 using CountKeysBlock = void(const PseudoLabelsUpsampledArguments& arguments, const double* weights, std::int64_t slice,
                             std::int64_t channel, const KeyBins& bins, float* scratch, std::uint32_t* histogram);
 
@@ -34,7 +34,7 @@ using FindKeyBlock = std::int64_t*(const PseudoLabelsUpsampledArguments& argumen
                                    std::int64_t* places);
 
 // Write the overlay of one slice, and add to the numbers of kept voxels. cuts, kept: [organ_count]; scratch:
-// [2 + 3 organ_count, pitch].
+// [1 + 3 organ_count, pitch].
 using OverlayBlock = void(const PseudoLabelsUpsampledArguments& arguments, const double* weights, std::int64_t slice,
                           const Cut* cuts, float* scratch, std::int64_t* kept);
 

@@ -71,7 +71,7 @@ class Selection {
   LocalHistogram count_slice(std::int64_t slice, const KeyBins& bins) const {
     LocalHistogram histogram;
     std::fill_n(histogram.begin(), bins.bins + 1, 0u);
-    const auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(5 * a_.grid.pitch()));
+    const auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(4 * a_.grid.pitch()));
     SMILE_FAST_DISPATCH(count_keys_block)(a_, weights_, slice, channel_, bins, scratch.get(), histogram.data());
     return histogram;
   }
@@ -108,7 +108,7 @@ class Selection {
   // The index in the slice of the voxel that has `number` voxels with this key before it.
   std::int64_t place_of(std::int64_t slice, std::int32_t key, std::int64_t ties, std::int64_t number) const {
     std::vector<std::int64_t> places(static_cast<std::size_t>(ties));
-    const auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(5 * a_.grid.pitch()));
+    const auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(4 * a_.grid.pitch()));
     SMILE_FAST_DISPATCH(find_key_block)(a_, weights_, slice, channel_, key, scratch.get(), places.data());
     std::nth_element(places.begin(), places.begin() + number, places.end());
     return places[static_cast<std::size_t>(number)];
@@ -155,7 +155,7 @@ void pseudo_labels_upsampled_cpu(const PseudoLabelsUpsampledArguments& a, int th
   std::vector<std::int64_t> kept(static_cast<std::size_t>(a.depth * a.organ_count));
   OverlayBlock* const block = SMILE_FAST_DISPATCH(overlay_block);
   parallel_for(a.depth, threads, [&](std::int64_t slice) {
-    const auto floats = static_cast<std::size_t>((2 + 3 * a.organ_count) * a.grid.pitch());
+    const auto floats = static_cast<std::size_t>((1 + 3 * a.organ_count) * a.grid.pitch());
     const auto scratch = std::make_unique_for_overwrite<float[]>(floats);
     block(a, weights.data(), slice, cuts.data() + slice * a.organ_count, scratch.get(),
           kept.data() + slice * a.organ_count);

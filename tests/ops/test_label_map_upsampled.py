@@ -91,7 +91,7 @@ def test_labels_are_those_of_the_model(implementation, head, stride, make) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("channels", [1, 2, 13, 65, 126])
 @pytest.mark.parametrize("stride", [1, 3, 8, 16])
-@pytest.mark.skipif("native" not in IMPLEMENTATIONS, reason="needs the native core")
+@pytest.mark.skipif("native" not in IMPLEMENTATIONS, reason="the native core is not built")
 def test_native_is_the_reference(dtype: torch.dtype, channels: int, stride: int) -> None:
     size = (61, 45)
     logits = noise((2, channels, *coarse(size, stride)), seed=channels, dtype=dtype)
@@ -207,7 +207,7 @@ def test_wrong_input_is_refused(change: dict[str, object], kind: type[Exception]
         label_map_upsampled(**arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif("native" not in IMPLEMENTATIONS, reason="needs the native core")
+@pytest.mark.skipif("native" not in IMPLEMENTATIONS, reason="the native core is not built")
 def test_what_native_refuses() -> None:
     with pytest.raises(ValueError, match="it upsamples by at most 64, got 65"):
         label_map_upsampled(LOGITS, 130, 195, 65, implementation="native")

@@ -60,7 +60,7 @@ def test_it_is_the_selection_on_full_resolution_scores(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("per_slice", [False, True])
 @pytest.mark.parametrize("stride", [1, 3, 8, 16])
-@pytest.mark.skipif("native" not in IMPLEMENTATIONS, reason="needs the native core")
+@pytest.mark.skipif("native" not in IMPLEMENTATIONS, reason="the native core is not built")
 def test_native_is_the_reference(dtype: torch.dtype, per_slice: bool, stride: int) -> None:
     labels, shape = some_labels(3, SIZE), (3, 6, *coarse(SIZE, stride))
     logits = noise(shape, dtype=dtype)
@@ -200,7 +200,7 @@ def test_wrong_input_is_refused(change: dict[str, object], kind: type[Exception]
         pseudo_labels_upsampled(**arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif("native" not in IMPLEMENTATIONS, reason="needs the native core")
+@pytest.mark.skipif("native" not in IMPLEMENTATIONS, reason="the native core is not built")
 def test_what_native_refuses() -> None:
     labels = torch.zeros((1, 130, 195), dtype=torch.uint8)
     with pytest.raises(ValueError, match="it upsamples by at most 64, got 65"):
