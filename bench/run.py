@@ -12,9 +12,7 @@ from bench import heap, machine
 from bench.measure import MILLISECONDS, RATIOS
 from bench.record import Figures, Record, figures, joined
 
-DISTURBED = (
-    150  # preemptions a second: the kernel's own threads make about 100, a busy process on two cores 200 and more
-)
+DISTURBED = 150  # preemptions a second: the kernel's threads make about 100, a busy process on two cores over 200
 TORCH_CAPABILITY = {"avx512": "avx512", "avx2": "avx2", "plain": "default"}
 
 
