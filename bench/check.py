@@ -70,7 +70,7 @@ def gate(
     for name, figures in measured.items():
         for ours, lost in losses(recorded[name], figures).items():
             verdict = "worse" if lost > TOLERANCE else "as recorded"
-            say(f"{verdict:12} {name}, {ours}: {lost:.2f} times the recorded time relative to its peers")
+            say(f"{verdict:12} {name}, {ours}: {lost:.2f} times the recorded time, seen by the peer that shows least")
     missing = [name for name in known if name not in measured]
     for name in missing:
         say(f"gone         {name}: recorded, but it cannot be measured any more")

@@ -74,7 +74,7 @@ def table(record: Record) -> str:
     machine, measured = record["machine_info"], figures(record)
     commits = sorted({figure["commit"] for figure in measured.values()})
     lines = [
-        *rows(measured, TITLES, PEERS, "[4, K, 512, 512] fp32; their time / ours"),
+        *rows(measured, TITLES, PEERS, "logits [4, K, 512, 512] or to that size; their time / ours"),
         *rows(measured, SELECTIONS, SELECTORS, "select_top_fraction, 3 x 26.2M scores"),
         f"Medians of interleaved runs with {ALLOCATOR_NAMES[machine['allocator']]}; {machine['threads']} threads of "
         f"{machine['cpu']}, {machine['instruction set']}, torch {machine['torch']}, commit {', '.join(commits)}.",

@@ -4,6 +4,7 @@ import pytest
 
 from bench.ops import NAMES
 from bench.ops.peers import COPY, EAGER, IN_PLACE, OURS
+from bench.run import summary
 from bench.table import BEGIN, END, README, SELECTIONS, TITLES, table, write
 from bench.tests.records import figures, record
 
@@ -33,3 +34,11 @@ def test_only_what_is_between_the_markers_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("marker", [BEGIN, END])
 def test_the_readme_has_the_markers(marker: str) -> None:
     assert README.read_text().count(marker) == 1
+
+
+@pytest.mark.parametrize(("preemptions", "told"), [(1, False), (2, True)])
+def test_a_disturbed_run_says_so(preemptions: int, told: bool) -> None:
+    one = figures("op/a", {OURS: {EAGER: (8.26, 9)}})  # 2 ms
+    one["milliseconds"][OURS]["preemptions"] = preemptions
+    assert ("NOT QUIET" in summary(one)) is told
+    assert summary(one).startswith("ours 2 ms: eager 8.26x")
