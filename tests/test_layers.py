@@ -175,10 +175,12 @@ def test_lazy_imports_of_a_command_are_told_apart() -> None:
 
 
 CORE_INCLUDES = r"core/[a-z0-9_]+\.h"
+SIBLINGS = r"[a-z_]+\.h"
+SYSTEM = r"(sys/)?[a-z_]+(\.h)?"
 INCLUDES = {
-    "core": (CORE_INCLUDES, r"[a-z_]+(\.h)?"),
-    "bindings": (CORE_INCLUDES, r"[a-z_]+(\.h)?|pybind11/[a-z0-9_]+\.h"),
-    "tests": (CORE_INCLUDES + r"|check\.h", r"[a-z_]+(\.h)?"),
+    "core": (CORE_INCLUDES, SYSTEM),
+    "bindings": (f"{CORE_INCLUDES}|{SIBLINGS}", SYSTEM + r"|pybind11/[a-z0-9_]+\.h"),
+    "tests": (f"{CORE_INCLUDES}|{SIBLINGS}", SYSTEM),
 }
 
 

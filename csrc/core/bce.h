@@ -17,15 +17,30 @@ namespace smile_fast::SMILE_FAST_TARGET {
 constexpr std::uint32_t kSign = 0x80000000u;
 constexpr int kLossVectors = 126;
 
+constexpr float kRoundToInteger = 0x1.8p23f;  // adding it leaves the nearest integer in the low mantissa bits
+
+// p 2^n, for shifted = n + kRoundToInteger and n in [-150, 0].
+SMILE_FAST_INLINE Floats scaled_by_power(Floats p, Floats shifted) {
+#ifdef __AVX512F__
+  return (Floats)_mm512_scalef_ps((__m512)p, (__m512)(shifted - kRoundToInteger));
+#else
+  // 2^n in two factors: n may lie below the exponent of the smallest normal number.
+  const Integers exponent = (Integers)(bits(shifted) - as_bits(kRoundToInteger));
+  const Integers half = exponent >> 1;
+  const Floats first = floats((Words)(half + 127) << 23);
+  const Floats second = floats((Words)(exponent - half + 127) << 23);
+  return (p * first) * second;
+#endif
+}
+
 // exp(x) for x <= 0. Numerics: within 1.2 ulp (0.9 with FMA) for x in (-inf, 0], denormal results included, exactly 0
 // from -104 down; NaN gives NaN.
 //
 // exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2) / 2; ln 2 in two parts, so that r keeps all its bits.
 SMILE_FAST_INLINE Floats exp_nonpositive(Floats x) {
-  constexpr float round_to_integer = 0x1.8p23f;      // adding it leaves the nearest integer in the low mantissa bits
   const Floats clamped = larger(splat(-104.0f), x);  // NaN stays NaN
-  const Floats shifted = clamped * 0x1.715476p+0f + round_to_integer;
-  const Floats n = shifted - round_to_integer;
+  const Floats shifted = clamped * 0x1.715476p+0f + kRoundToInteger;
+  const Floats n = shifted - kRoundToInteger;
   const Floats r = (clamped - n * 0x1.62e4p-1f) - n * 0x1.7f7d1cp-20f;
   // exp(r) = 1 + r + r^2 P(r), P the minimax polynomial of degree 4 for the relative error: 3.1e-9.
   Floats p = splat(0x1.6a23d0p-10f);
@@ -35,16 +50,7 @@ SMILE_FAST_INLINE Floats exp_nonpositive(Floats x) {
   p = p * r + 0x1.fffffcp-2f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-#ifdef __AVX512F__
-  return (Floats)_mm512_scalef_ps((__m512)p, (__m512)n);
-#else
-  // 2^n in two factors: n goes down to -150, below the exponent of the smallest normal number.
-  const Integers exponent = (Integers)(bits(shifted) - as_bits(round_to_integer));
-  const Integers half = exponent >> 1;
-  const Floats first = floats((Words)(half + 127) << 23);
-  const Floats second = floats((Words)(exponent - half + 127) << 23);
-  return (p * first) * second;
-#endif
+  return scaled_by_power(p, shifted);
 }
 
 // Losses of known voxels, summed lane by lane.
@@ -53,17 +59,22 @@ struct LossSum {
   Floats excess = {};  // prod(1 + e) - 1
 };
 
-// One vector of logits z. `flip` holds the sign bit where y = 1 and nothing elsewhere; `keep` all bits where the voxel
-// is known and none elsewhere, where z is never looked at for its value. Adds to `sum`; returns w (sigma(z) - y).
-SMILE_FAST_INLINE Floats bce(Floats z, Words flip, Words keep, LossSum& sum) {
-  const Words margin = bits(z) ^ flip;
-  const Floats x = floats(margin);
-  const Floats e = exp_nonpositive(floats(margin | kSign));
+// One vector of margins, x = -z where y = 1 and x = z elsewhere, and its e = exp(-|x|), to which two units of x are
+// open: nats, or bits. `flip` holds the sign bit where y = 1 and nothing elsewhere; `keep` all bits where the voxel is
+// known and none elsewhere, where nothing is looked at for its value. Adds to `sum`, whose linear half is in the unit
+// of x; returns w (sigma(z) - y).
+SMILE_FAST_INLINE Floats bce_of_margin(Floats x, Floats e, Words flip, Words keep, LossSum& sum) {
   const Floats kept = floats(bits(e) & keep);
   sum.linear += floats(bits(larger(x, splat(0.0f))) & keep);
   sum.excess += kept + kept * sum.excess;
   const Floats slope = (x < 0.0f ? e : splat(1.0f)) / (1.0f + e);  // sigma(x)
   return floats((bits(slope) ^ flip) & keep);
+}
+
+// The same for a vector of logits z.
+SMILE_FAST_INLINE Floats bce(Floats z, Words flip, Words keep, LossSum& sum) {
+  const Words margin = bits(z) ^ flip;
+  return bce_of_margin(floats(margin), exp_nonpositive(floats(margin | kSign)), flip, keep, sum);
 }
 
 using Doubles = double __attribute__((vector_size(8 * kLanes)));

@@ -6,14 +6,10 @@
 #include <new>
 #include <vector>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
+#include "core/huge_pages.h"
 
 namespace smile_fast {
 namespace {
-
-constexpr std::size_t kAlignment = std::size_t{1} << 21;  // a huge page
 
 struct Block {
   void* data;
@@ -33,18 +29,16 @@ Pool& pool() {
 }
 
 Block allocate(std::size_t capacity) {
-  void* const data = std::aligned_alloc(kAlignment, capacity);
+  void* const data = std::aligned_alloc(kHugePage, capacity);
   if (data == nullptr) throw std::bad_alloc();
-#ifdef __linux__
-  madvise(data, capacity, MADV_HUGEPAGE);  // advice only: without it the pages are small, and nothing else changes
-#endif
+  advise_huge_pages(data, capacity);
   return {data, capacity};
 }
 
 }  // namespace
 
 Memory::Memory(std::size_t bytes) : size_(bytes) {
-  const std::size_t wanted = std::max((bytes + kAlignment - 1) / kAlignment, std::size_t{1}) * kAlignment;
+  const std::size_t wanted = std::max((bytes + kHugePage - 1) / kHugePage, std::size_t{1}) * kHugePage;
   Block block{};
   {
     const std::lock_guard lock(pool().mutex);

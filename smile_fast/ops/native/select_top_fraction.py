@@ -5,6 +5,7 @@ from torch import Tensor
 
 from smile_fast.ops.checks import check_shape, check_tensor
 from smile_fast.ops.native.core import CORE, DTYPES, refused_dtype
+from smile_fast.ops.native.memory import empty
 
 
 def refusal(scores: Tensor, candidates: Tensor, gamma: Tensor, segments: Tensor) -> str:
@@ -23,7 +24,7 @@ def select_top_fraction(scores: Tensor, candidates: Tensor, gamma: Tensor, segme
     check_shape("segments", segments, (gamma.numel() + 1,), "[S + 1]")
     scores, candidates = scores.contiguous(), candidates.contiguous()
     gamma, segments = gamma.contiguous(), segments.contiguous()
-    selection = torch.empty_like(candidates)
+    selection = empty(candidates.shape, torch.bool)
     CORE.select_top_fraction(
         dtype=DTYPES[scores.dtype],
         scores=scores.data_ptr(),
