@@ -17,13 +17,18 @@ from smile_fast.ops.checks import (
     check_tensor,
 )
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
+from smile_fast.ops.triton_kernels.core import implementation as triton
+from smile_fast.ops.triton_kernels.core import upsampled_refusal
 
 NAME = "masked_bce_upsampled"
 
 define(
     NAME,
     "(Tensor logits, Tensor labels, Tensor table, bool with_grad) -> (Tensor sums, Tensor counts, Tensor grad)",
-    [Implementation(REFERENCE, reference.masked_bce_upsampled, devices=())],
+    [
+        triton(NAME, NAME, upsampled_refusal),
+        Implementation(REFERENCE, reference.masked_bce_upsampled, devices=()),
+    ],
     fake=loss.fake,
     setup_context=loss.setup_context,
     backward=loss.backward,

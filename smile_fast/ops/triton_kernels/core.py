@@ -13,6 +13,8 @@ from smile_fast.ops.registry import Implementation
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """The dtypes of logits and scores that the kernels compute with."""
+LARGEST_AXIS = 32_000
+"""Of low-resolution logits and of the labels they are interpolated to: 2 h (H + 1) fits in an int32."""
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether the kernels run in Triton's interpreter, on the CPU. Triton reads the variable when a kernel is defined."""
 ROUNDING = {"enable_fp_fusion": False}
@@ -40,7 +42,15 @@ def refusal(values: Tensor, *others: object) -> str:
     return ""
 
 
-def implementation(module: str, op: str) -> Implementation:
+def upsampled_refusal(logits: Tensor, labels: Tensor, *others: object) -> str:
+    """Return why the kernels cannot take these logits and labels of another size; empty when they can."""
+    largest = max(*logits.shape[2:], *labels.shape[1:])
+    if largest > LARGEST_AXIS:
+        return f"it takes axes of up to {LARGEST_AXIS} voxels, got one of {largest}"
+    return refusal(logits)
+
+
+def implementation(module: str, op: str, refusal: Callable[..., str] = refusal) -> Implementation:
     """Return the registry's entry of an op that a file of this package implements.
 
     The file, and with it Triton, is imported at the first call.
