@@ -8,6 +8,7 @@ from torch import Tensor
 from smile_fast.ops import reference
 from smile_fast.ops.checks import check_float_tensor, check_shape, check_tensor
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
+from smile_fast.ops.triton_kernels.core import implementation as triton
 
 NAME = "select_top_fraction"
 
@@ -27,7 +28,10 @@ def _backward(ctx: Any, grad_selection: Tensor | None) -> tuple[None, None, None
 define(
     NAME,
     "(Tensor scores, Tensor candidates, Tensor gamma, Tensor segments) -> Tensor",
-    [Implementation(REFERENCE, reference.select_top_fraction, devices=())],
+    [
+        triton(NAME, NAME),
+        Implementation(REFERENCE, reference.select_top_fraction, devices=()),
+    ],
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,
