@@ -37,6 +37,9 @@ UPSAMPLED_GRADIENT_RELATIVE = {
     torch.float64: 1e-14,
 }
 
+# Triton's interpreter truncates to bfloat16 where a GPU rounds to the nearest: twice the error.
+TIMES_TRUNCATED = 2.0
+
 # flash-attention's rule: our error against float64 is at most twice that of plain PyTorch in the same dtype. Where
 # PyTorch happens to be exact, the floor is one float32 rounding, in which every loss is returned.
 TIMES_TORCH_ERROR = 2.0

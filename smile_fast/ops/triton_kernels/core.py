@@ -57,9 +57,26 @@ def implementation(module: str, op: str, refusal: Callable[..., str] = refusal) 
     """
 
     def run(*arguments: Any) -> Any:
-        return getattr(importlib.import_module(f"smile_fast.ops.triton_kernels.{module}"), op)(*arguments)
+        return _load(module, op)(*arguments)
 
     return Implementation("triton", run, ("cuda",), UNUSABLE, refusal, ON_REQUEST)
+
+
+def scales_in_place(gradient: Tensor) -> bool:
+    """Return whether `scale_gradient` takes a gradient: a plain one on a GPU, where Triton is."""
+    plain = type(gradient) is Tensor and gradient.is_contiguous()
+    return plain and gradient.device.type == "cuda" and not UNUSABLE and not refusal(gradient)
+
+
+def scale_gradient(gradient: Tensor, factors: Tensor) -> None:
+    """See `smile_fast.ops.triton_kernels.scale_gradient`."""
+    _load("scale_gradient", "scale_gradient")(gradient, factors)
+
+
+def _load(module: str, name: str) -> Callable[..., Any]:
+    """Import a file of this package, and Triton with it, and return a function of it."""
+    function: Callable[..., Any] = getattr(importlib.import_module(f"smile_fast.ops.triton_kernels.{module}"), name)
+    return function
 
 
 class Configuration(NamedTuple):

@@ -91,13 +91,9 @@ def slice_loss(
 ):  # fmt: skip
     """Walk through the voxels of one slice of every cell; [GROUP, CELLS] loss and the gradients of its corners.
 
-    Args:
-        labels: [CELLS] pointers to the first label of the slice.
-        rows: the image's table, of the word that holds the group.
-        bits: [GROUP, 1] where the group's bits are.
-        inside: [CELLS] whether the cell has this slice.
-        width: labels a row.
-        most_y: the largest number of voxels of a cell; likewise most_x.
+    `labels` are [CELLS] pointers to the first label of the slice, `rows` points to the image's table at the word of
+    the group, whose bits stand at `bits` [GROUP, 1]; `inside` [CELLS] says whether the cell has this slice; a row has
+    `width` labels, and no cell more than most_y x most_x voxels.
     """
     zero = tl.zeros_like(n00)
     loss, g00, g01, g10, g11 = zero, zero, zero, zero, zero

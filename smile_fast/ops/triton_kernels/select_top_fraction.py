@@ -1,7 +1,7 @@
 """select_top_fraction in Triton: compact the candidates, find the threshold by radix refinement, write.
 
 Scores become 32-bit keys of the same order. One pass over the scores writes every tile's candidates, key and place,
-to the tile's own slot of the workspace, and counts the keys' first 8 bits an segment. Each refinement counts the next
+to the tile's own slot of the workspace, and counts the keys' first 8 bits a segment. Each refinement counts the next
 8 bits of the keys that agree with the threshold so far; how many are wanted is computed on the device. Keys above
 the threshold are selected, and of those equal to it the first ones: ranks come from a running sum of ties a tile.
 
@@ -117,7 +117,8 @@ def compact_kernel(
         for chunk in range(aligned, tl.minimum(high, end), BLOCK):
             voxel = chunk + lanes
             inside = (voxel >= low) & (voxel < high) & (voxel < end)
-            candidate = tl.load(candidates + voxel, mask=inside, other=0) != 0
+            # Not masked by the segment, whose unknown ends would split the access into single bytes.
+            candidate = inside & (tl.load(candidates + voxel, mask=voxel < end, other=0) != 0)
             key = order_key(tl.load(scores + voxel, mask=candidate, other=0.0).to(tl.float32))
             place = start + size + tl.cumsum(candidate.to(tl.int32)) - 1
             tl.store(keys + place, key, mask=candidate)
@@ -152,7 +153,7 @@ def refine_kernel(
         while (segment < count) & (low < end):
             high = bound(segments, tl.minimum(segment + 1, count), length)
             histogram = histograms + segment.to(tl.int64) * LEVELS * BINS
-            prefix, wanted = threshold(histogram, tl.load(shares + segment), LEVEL)
+            prefix, _ = threshold(histogram, tl.load(shares + segment), LEVEL)
             counts = tl.zeros([BINS], tl.int32)
             for chunk in range(0, size, BLOCK):
                 filled = chunk + lanes < size
@@ -186,7 +187,7 @@ def ties_kernel(
         if segment < count:
             low = bound(segments, segment, length)
             histogram = histograms + segment.to(tl.int64) * LEVELS * BINS
-            prefix, wanted = threshold(histogram, tl.load(shares + segment), LEVELS)
+            prefix, _ = threshold(histogram, tl.load(shares + segment), LEVELS)
             for chunk in range(0, size, BLOCK):
                 filled = chunk + lanes < size
                 key = tl.load(keys + start + chunk + lanes, mask=filled, other=0)
