@@ -87,6 +87,7 @@ def slice_loss(
     n00, n01, n10, n11,  # [GROUP, CELLS] logits of the corners (y, x)
     labels, rows, words, bits, inside, width,
     count_y, base_y, step_y, count_x, base_x, step_x, most_y, most_x,
+    WITH_GRAD: tl.constexpr,
     PRECISE: tl.constexpr,
 ):  # fmt: skip
     """Walk through the voxels of one slice of every cell; [GROUP, CELLS] loss and the gradients of its corners.
@@ -114,13 +115,15 @@ def slice_loss(
                 linear, e, gradient = bce(lerp(near, far, share_x), known, positive, PRECISE)
                 loss += linear
                 product = join(product, e)
-                near_gradient = tl.fma(gradient, 1.0 - share_x, near_gradient)
-                far_gradient = tl.fma(gradient, share_x, far_gradient)
+                if WITH_GRAD:
+                    near_gradient = tl.fma(gradient, 1.0 - share_x, near_gradient)
+                    far_gradient = tl.fma(gradient, share_x, far_gradient)
             loss += log1p(product)
-        g00 = tl.fma(near_gradient, 1.0 - share_y, g00)
-        g01 = tl.fma(far_gradient, 1.0 - share_y, g01)
-        g10 = tl.fma(near_gradient, share_y, g10)
-        g11 = tl.fma(far_gradient, share_y, g11)
+        if WITH_GRAD:
+            g00 = tl.fma(near_gradient, 1.0 - share_y, g00)
+            g01 = tl.fma(far_gradient, 1.0 - share_y, g01)
+            g10 = tl.fma(near_gradient, share_y, g10)
+            g11 = tl.fma(far_gradient, share_y, g11)
     return loss, g00, g01, g10, g11
 
 
@@ -211,13 +214,14 @@ def masked_bce_upsampled_kernel(
                 slice_sum, g00, g01, g10, g11 = slice_loss(
                     lerp(a00, b00, share), lerp(a01, b01, share), lerp(a10, b10, share), lerp(a11, b11, share),
                     pixels + iz * slice_stride, rows, words, bits, iz < count_z, voxels_x,
-                    count_y, base_y, step_y, count_x, base_x, step_x, most_y, most_x, PRECISE,
+                    count_y, base_y, step_y, count_x, base_x, step_x, most_y, most_x, WITH_GRAD, PRECISE,
                 )  # fmt: skip
                 loss += slice_sum
-                f00, n00 = tl.fma(g00, share, f00), tl.fma(g00, 1.0 - share, n00)
-                f01, n01 = tl.fma(g01, share, f01), tl.fma(g01, 1.0 - share, n01)
-                f10, n10 = tl.fma(g10, share, f10), tl.fma(g10, 1.0 - share, n10)
-                f11, n11 = tl.fma(g11, share, f11), tl.fma(g11, 1.0 - share, n11)
+                if WITH_GRAD:
+                    f00, n00 = tl.fma(g00, share, f00), tl.fma(g00, 1.0 - share, n00)
+                    f01, n01 = tl.fma(g01, share, f01), tl.fma(g01, 1.0 - share, n01)
+                    f10, n10 = tl.fma(g10, share, f10), tl.fma(g10, 1.0 - share, n10)
+                    f11, n11 = tl.fma(g11, share, f11), tl.fma(g11, 1.0 - share, n11)
             if WITH_GRAD:
                 near_slice = slice_nodes(n00, n01, n10, n11, size_x, GROUP, CELLS)
                 far_slice = slice_nodes(f00, f01, f10, f11, size_x, GROUP, CELLS)
@@ -225,7 +229,7 @@ def masked_bce_upsampled_kernel(
         else:
             loss, g00, g01, g10, g11 = slice_loss(
                 a00, a01, a10, a11, pixels, rows, words, bits, used, voxels_x,
-                count_y, base_y, step_y, count_x, base_x, step_x, most_y, most_x, PRECISE,
+                count_y, base_y, step_y, count_x, base_x, step_x, most_y, most_x, WITH_GRAD, PRECISE,
             )  # fmt: skip
             if WITH_GRAD:
                 node_gradient = slice_nodes(g00, g01, g10, g11, size_x, GROUP, CELLS)

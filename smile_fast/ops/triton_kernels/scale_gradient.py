@@ -26,11 +26,11 @@ def scale_gradient_kernel(
     start = (tl.program_id(0) % parts).to(tl.int64) * (BLOCK * BLOCKS)
     factor = tl.load(factors + plane)
     if not (tl.abs(factor - 1.0) < UNIT_FACTOR):  # NaN is no 1
-        factor = factor.to(tl.float32)
+        narrow = factor.to(tl.float32)
         for block in range(BLOCKS):
             voxel = start + block * BLOCK + tl.arange(0, BLOCK)
             place = gradient + plane * voxels + voxel
-            value = tl.load(place, mask=voxel < voxels, other=0.0).to(tl.float32) * factor
+            value = tl.load(place, mask=voxel < voxels, other=0.0).to(tl.float32) * narrow
             tl.store(place, value.to(gradient.dtype.element_ty), mask=voxel < voxels)
 
 
