@@ -8,7 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from smile_fast.ops.triton_kernels import counts, masked_bce, masked_bce_upsampled, scale_gradient, select_top_fraction
-from smile_fast.ops.triton_kernels.core import INTERPRETED, ROUNDING
+from smile_fast.ops.triton_kernels.core import INTERPRETED, Configuration
 
 ARCHITECTURES = [80, 90]
 POINTERS = {
@@ -35,49 +35,52 @@ MULTIPLES_OF_16 = ("voxels", "length")  # Triton compiles such sizes anew, with 
 
 
 class Case(NamedTuple):
-    """One kernel with the constants of one launch."""
+    """One kernel as one launch would compile it."""
 
     module: ModuleType
     kernel: str
     dtype: str
-    constants: dict[str, Any]
-    warps: int = 4
+    choice: Configuration
 
     def __str__(self) -> str:
-        values = "-".join(f"{name}={value}" for name, value in self.constants.items())
-        return f"{self.kernel}-{self.dtype}-{values}-warps={self.warps}"
+        values = "-".join(f"{name}={value}" for name, value in self.choice.constants.items())
+        return f"{self.kernel}-{self.dtype}-{values}-warps={self.choice.warps}"
+
+
+def with_constants(choice: Configuration, **constants: object) -> Configuration:
+    return choice._replace(constants={**choice.constants, **constants})
 
 
 def loss_cases() -> list[Case]:
     cases = []
     for dtype in ("fp32", "bf16", "fp16"):
-        for choice in masked_bce.CONFIGURATIONS if dtype != "fp16" else masked_bce.CONFIGURATIONS[:1]:
-            constants = {"PRECISE": dtype == "fp32", "WITH_GRAD": True, "MEAN": True}
-            cases.append(Case(masked_bce, "masked_bce_kernel", dtype, {**choice.constants, **constants}, choice.warps))
+        for choice in masked_bce.CONFIGURATIONS:
+            for with_grad in (True, False) if dtype == "fp32" else (True,):
+                full = with_constants(choice, PRECISE=dtype == "fp32", WITH_GRAD=with_grad, MEAN=with_grad)
+                cases.append(Case(masked_bce, "masked_bce_kernel", dtype, full))
         for volume, choices in masked_bce_upsampled.CONFIGURATIONS.items():
             for choice in choices if dtype == "fp32" else choices[:1]:
-                constants = {**choice.constants, "PRECISE": False, "WITH_GRAD": True, "VOLUME": volume}
-                cases.append(Case(masked_bce_upsampled, "masked_bce_upsampled_kernel", dtype, constants, choice.warps))
-    forward = {**masked_bce_upsampled.CONFIGURATIONS[True][0].constants, "PRECISE": False, "WITH_GRAD": False}
-    cases.append(Case(masked_bce_upsampled, "masked_bce_upsampled_kernel", "fp32", {**forward, "VOLUME": True}))
-    forward = {**masked_bce.CONFIGURATIONS[0].constants, "PRECISE": True, "WITH_GRAD": False, "MEAN": False}
-    cases.append(Case(masked_bce, "masked_bce_kernel", "fp32", forward, masked_bce.CONFIGURATIONS[0].warps))
+                for with_grad in (True, False) if dtype == "fp32" else (True,):
+                    full = with_constants(choice, PRECISE=False, WITH_GRAD=with_grad, VOLUME=volume)
+                    cases.append(Case(masked_bce_upsampled, "masked_bce_upsampled_kernel", dtype, full))
     return cases
 
 
 def other_cases() -> list[Case]:
-    cases = [
-        *(Case(counts, "histogram_kernel", "fp32", {"CHUNK": counts.CHUNK, "MEAN": mean}) for mean in (False, True)),
-        Case(counts, "finish_kernel", "fp32", {"PARTIALS": counts.PARTIALS}),
-    ]
-    for dtype in ("fp32", "bf16"):
-        blocks = {"BLOCK": scale_gradient.BLOCK, "BLOCKS": scale_gradient.BLOCKS}
-        cases.append(Case(scale_gradient, "scale_gradient_kernel", dtype, blocks))
+    cases = [Case(counts, "finish_kernel", "fp32", Configuration({"PARTIALS": counts.PARTIALS}))]
+    for mean in (False, True):
+        choice = Configuration({"CHUNK": counts.CHUNK, "MEAN": mean})
+        cases.append(Case(counts, "histogram_kernel", "fp32", choice))
+    for dtype in ("fp32", "bf16", "fp16"):
+        choice = Configuration({"BLOCK": scale_gradient.BLOCK, "BLOCKS": scale_gradient.BLOCKS})
+        cases.append(Case(scale_gradient, "scale_gradient_kernel", dtype, choice))
     for dtype, levels in (("fp32", 4), ("fp16", 3), ("bf16", 2)):
         sizing = {"LEVELS": levels, "TILE": select_top_fraction.TILE, "BLOCK": select_top_fraction.BLOCK}
         for kernel in ("compact_kernel", "ties_kernel", "write_kernel"):
-            cases.append(Case(select_top_fraction, kernel, dtype, sizing))
-        cases.append(Case(select_top_fraction, "refine_kernel", dtype, {**sizing, "LEVEL": levels - 1}))
+            cases.append(Case(select_top_fraction, kernel, dtype, Configuration(sizing)))
+        for level in range(1, levels):
+            choice = Configuration({**sizing, "LEVEL": level})
+            cases.append(Case(select_top_fraction, "refine_kernel", dtype, choice))
     return cases
 
 
@@ -89,17 +92,18 @@ def compiled(case: Case, architecture: int) -> CompiledKernel:
     assert not INTERPRETED, "these tests compile; unset TRITON_INTERPRET"
     kernel = getattr(case.module, case.kernel)
     types = POINTERS | dict.fromkeys(OF_THE_LOGITS, f"*{case.dtype}")
-    signature = {name: "constexpr" if name in case.constants else types.get(name, "i32") for name in kernel.arg_names}
-    if case.kernel == "finish_kernel":
-        assert signature["counts"] == "*i64"
+    signature = {
+        name: "constexpr" if name in case.choice.constants else types.get(name, "i32") for name in kernel.arg_names
+    }
     aligned = {
         (index,): [["tt.divisibility", 16]]
         for index, (name, kind) in enumerate(signature.items())
         if kind.startswith("*") or name in MULTIPLES_OF_16
     }
-    source = ASTSource(kernel, signature, case.constants, aligned)
+    source = ASTSource(kernel, signature, case.choice.constants, aligned)
     target = GPUTarget("cuda", architecture, 32)
-    return triton.compile(source, target=target, options={"num_warps": case.warps, **ROUNDING})
+    options = {name: value for name, value in case.choice.launch_options.items() if name not in case.choice.constants}
+    return triton.compile(source, target=target, options=options)
 
 
 def stack_bytes(kernel: CompiledKernel, folder: Path) -> int:
@@ -133,7 +137,8 @@ def test_logits_are_read_and_gradients_written_16_bytes_at_a_time() -> None:
 
 def test_a_kernel_that_spills_is_noticed(tmp_path: Path) -> None:
     constants = {"CELLS": 1024, "GROUP": 1, "PRECISE": False, "WITH_GRAD": True, "VOLUME": True}
-    case = Case(masked_bce_upsampled, "masked_bce_upsampled_kernel", "fp32", constants, warps=8)
+    choice = Configuration(constants, warps=8)
+    case = Case(masked_bce_upsampled, "masked_bce_upsampled_kernel", "fp32", choice)
     assert stack_bytes(compiled(case, 90), tmp_path) > 0
 
 

@@ -85,11 +85,14 @@ class Configuration(NamedTuple):
     constants: dict[str, Any]
     """Constants of the kernel, by name."""
     warps: int = 4
+    registers: int | None = None
+    """A limit for the assembler, which else chooses one for itself and may spill to reach it."""
 
     @property
     def launch_options(self) -> dict[str, Any]:
         """The keyword arguments of a launch."""
-        return {**self.constants, "num_warps": self.warps, **ROUNDING}
+        limit = {} if self.registers is None else {"maxnreg": self.registers}
+        return {**self.constants, "num_warps": self.warps, **limit, **ROUNDING}
 
 
 _CHOSEN: dict[tuple[object, ...], Configuration] = {}
