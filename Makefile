@@ -7,7 +7,7 @@ DEMO := $(if $(DATA),--data $(DATA) --out demo-real,--out demo)
 BENCH_OPTIONS = $(if $(BENCH),--select '$(BENCH)') $(if $(ALLOCATOR),--allocator $(ALLOCATOR)) $(if $(TARGET),--target $(TARGET))
 SANITIZERS := address undefined thread
 
-.PHONY: help setup demo test lint native-test exhaustive-test bench bench-check bench-table bench-goals bench-smoke clean
+.PHONY: help setup demo test lint native-test exhaustive-test bench bench-check bench-table bench-goals bench-smoke gpu-compile clean
 
 help:
 	@echo "make setup        environment in $(VENV), with the native core"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make fuzz         the C++ core on fuzzed input, FUZZ_SECONDS=60 a kernel; needs clang"
 	@echo "make native-test  the C++ core alone, under the sanitizers"
+	@echo "make gpu-compile  the Triton kernels for sm_80 and sm_90, without a GPU"
 	@echo "make exhaustive-test  what takes minutes: every float32 logit"
 	@echo "make bench        ours against their peers, recorded in bench/results; BENCH=OP: only that"
 	@echo "make bench-check  the same again: is anything slower than recorded?"
@@ -35,7 +36,9 @@ $(VENV)/.ready: pyproject.toml export/pyproject.toml setup.py CMakeLists.txt req
 demo: setup
 	$(BIN)/python -m smile_fast.demo $(DEMO)
 
+# The Triton kernels first, in a process of their own: the interpreter is chosen before they are defined.
 test: setup
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/ops/triton
 	SMILE_FAST_REQUIRE_NATIVE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 \
 	    --cov=smile_fast --cov=smile_runtime --cov-report=term:skip-covered --cov-fail-under=90
 
@@ -56,6 +59,9 @@ fuzz: setup
 	printf '%s\n' $(FUZZED) | xargs -P 2 -I OP sh -c 'cd build/fuzz && mkdir -p corpus/OP && ./OP_fuzz \
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -len_control=0 -artifact_prefix=OP- corpus/OP $(CURDIR)/csrc/tests/fuzz/corpus/OP \
 	    > OP.log 2>&1 && echo "OP: $$(tail -n 1 OP.log)" || { tail -n 50 OP.log; echo "FAILED: OP, see build/fuzz"; exit 1; }'
+
+gpu-compile: setup
+	$(BIN)/python -m pytest -q -n 2 tests/ops/test_triton_compile.py
 
 native-test: setup
 	for sanitizer in "" $(SANITIZERS); do \

@@ -21,7 +21,7 @@ BESIDE_TRAINING = BELOW_TRAINING | {"smile_fast.training", "smile_fast.evaluatio
 ALLOWED: dict[str, set[str]] = {
     "smile_fast": set(),
     "smile_fast.__main__": {"smile_fast.cli"},
-    "smile_fast.ops": {"torch", "smile_fast._native"},
+    "smile_fast.ops": {"torch", "triton", "smile_fast._native"},
     "smile_fast.ops.reference": {"torch"},
     "smile_fast.supervision": {"numpy", "torch", "smile_runtime"},
     "smile_fast.models": {"torch"},

@@ -37,6 +37,9 @@ LOSS_RELATIVE_LARGE = 1e-7
 UPSAMPLED_ROUNDINGS = 16.0
 UPSAMPLED_ROUNDINGS_OF_LOGIT = 4.0
 
+# Triton's interpreter truncates to bfloat16 where a GPU rounds to the nearest: twice the error.
+TIMES_TRUNCATED = 2.0
+
 # flash-attention's rule: our error against float64 is at most twice that of plain PyTorch in the same dtype. Where
 # PyTorch happens to be exact, the floor is one float32 rounding, in which every loss is returned.
 TIMES_TORCH_ERROR = 2.0

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from smile_fast.ops.reference import compute_dtype
+from smile_fast.ops.triton_kernels import core as triton
 
 UNIT_FACTOR = 1e-9  # a factor this near to 1 changes no float32, bfloat16 or float16 gradient
 
@@ -54,7 +55,8 @@ def scaled(grad: Tensor, grad_sums: Tensor, counts: Tensor, mean: bool) -> Tenso
         grad_sums: [B, K], what arrives.
         counts: [B, K], known voxels.
         mean: whether `grad` is divided already. After `loss.backward()` every factor is 1 then, and `grad` itself is
-            the result, unless the graph is kept: a second backward pass must find it unchanged.
+            the result, unless the graph is kept: a second backward pass must find it unchanged. On a GPU it is
+            scaled where it is, by a kernel that reads the factors and leaves planes alone whose factor is 1.
     """
     if torch.is_grad_enabled() and grad_sums.requires_grad:
         raise RuntimeError("the loss has no second derivative: call backward without create_graph")
@@ -62,6 +64,9 @@ def scaled(grad: Tensor, grad_sums: Tensor, counts: Tensor, mean: bool) -> Tenso
     # Only a plain tensor on the CPU can be asked: a traced one has no values, and a GPU would have to be waited for.
     if type(factors) is Tensor and factors.device.type == "cpu" and bool(((factors - 1).abs() < UNIT_FACTOR).all()):
         return grad.clone() if _graph_is_kept() else grad
+    if type(factors) is Tensor and triton.scales_in_place(grad) and not _graph_is_kept():
+        triton.scale_gradient(grad, factors.double())  # which costs nothing where the factors are 1
+        return grad
     factors = factors.to(compute_dtype(grad.dtype)).reshape(factors.shape + (1,) * (grad.ndim - 2))
     return (grad * factors).to(grad.dtype)
 

@@ -21,6 +21,7 @@ from smile_fast.ops.checks import (
 from smile_fast.ops.native import masked_bce as native
 from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
+from smile_fast.ops.triton_kernels.core import implementation as triton
 
 NAME = "masked_bce"
 IN_PLACE = "masked_bce_in_place"
@@ -37,6 +38,7 @@ define(
             unusable=UNUSABLE,
             refusal=native.refusal,
         ),
+        triton("masked_bce", NAME),
         Implementation(REFERENCE, reference.masked_bce, devices=()),
     ],
     fake=loss.fake,
@@ -61,6 +63,7 @@ define(
             unusable=UNUSABLE,
             refusal=native.refusal,
         ),
+        triton("masked_bce", IN_PLACE),
         Implementation(REFERENCE, reference.masked_bce_in_place, devices=()),
     ],
     fake=_fake_in_place,

@@ -20,6 +20,8 @@ from smile_fast.ops.checks import (
 from smile_fast.ops.native import masked_bce_upsampled as native
 from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
+from smile_fast.ops.triton_kernels.core import implementation as triton
+from smile_fast.ops.triton_kernels.core import upsampled_refusal
 
 NAME = "masked_bce_upsampled"
 
@@ -34,6 +36,7 @@ define(
             unusable=UNUSABLE,
             refusal=native.refusal,
         ),
+        triton(NAME, NAME, upsampled_refusal),
         Implementation(REFERENCE, reference.masked_bce_upsampled, devices=()),
     ],
     fake=loss.fake,

@@ -36,10 +36,12 @@ class Implementation:
     """Why it cannot run in this installation at all; empty when it can."""
     refusal: Callable[..., str] = _accepts_everything
     """Called with the schema's arguments: why it cannot take these; empty when it can."""
+    on_request: tuple[str, ...] = ()
+    """Further device types on which it runs when it is asked for by name, and only then."""
 
     def why_not_on(self, device: str) -> str:
         """Return why this implementation cannot run on a device type; empty when it can."""
-        if self.devices and device not in self.devices:
+        if self.devices and device not in self.devices + self.on_request:
             return f"it runs on {', '.join(self.devices)} only"
         return self.unusable
 
@@ -84,7 +86,11 @@ def define(
 
     _LIBRARY.impl(op, implementations[-1].run, "CompositeExplicitAutograd")
     for device, key in _DISPATCH_KEYS.items():
-        candidates = [implementation for implementation in usable if not implementation.why_not_on(device)]
+        candidates = [
+            implementation
+            for implementation in usable
+            if not implementation.why_not_on(device) and device not in implementation.on_request
+        ]
         if len(candidates) > 1:
             _LIBRARY.impl(op, _first_that_accepts(candidates), key)
 
@@ -148,7 +154,8 @@ def available(op: str, device: str) -> list[tuple[str, bool, str]]:
     if op not in _IMPLEMENTATIONS:
         raise ValueError(f"op must be one of {', '.join(_IMPLEMENTATIONS)}, got {op!r}")
     rows = []
-    for implementation in _IMPLEMENTATIONS[op]:
+    # What only runs on request stands last: the first usable row is what the op runs.
+    for implementation in sorted(_IMPLEMENTATIONS[op], key=lambda candidate: device in candidate.on_request):
         reason = implementation.why_not_on(device)
         rows.append((implementation.name, not reason, reason))
     return rows

@@ -10,6 +10,7 @@ from smile_fast.ops.checks import check_float_tensor, check_shape, check_tensor
 from smile_fast.ops.native import select_top_fraction as native
 from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
+from smile_fast.ops.triton_kernels.core import implementation as triton
 
 NAME = "select_top_fraction"
 
@@ -37,6 +38,7 @@ define(
             unusable=UNUSABLE,
             refusal=native.refusal,
         ),
+        triton(NAME, NAME),
         Implementation(REFERENCE, reference.select_top_fraction, devices=()),
     ],
     fake=_fake,

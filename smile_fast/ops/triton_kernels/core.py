@@ -1,0 +1,146 @@
+"""Whether Triton can be used, and how the ops load and launch their kernels. Imports Triton at the first call only."""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from smile_fast.ops.registry import Implementation
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""The dtypes of logits and scores that the kernels compute with."""
+LARGEST_AXIS = 32_000
+"""Of low-resolution logits and of the labels they are interpolated to: 2 h (H + 1) fits in an int32."""
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether the kernels run in Triton's interpreter, on the CPU. Triton reads the variable when a kernel is defined."""
+ROUNDING = {"enable_fp_fusion": False}
+"""An option of every launch: products and sums are fused only where a kernel says so, as in the interpreter."""
+ON_REQUEST = ("cpu",) if INTERPRETED else ()
+
+Result = TypeVar("Result")
+
+
+def _unusable() -> str:
+    """Return why no kernel can run in this installation; empty when they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton; there are packages for Linux)"
+    return ""
+
+
+UNUSABLE = _unusable()
+
+
+def refusal(values: Tensor, *others: object) -> str:
+    """Return why the kernels cannot take logits or scores of this dtype; empty when they can."""
+    if values.dtype not in DTYPES:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        return f"it computes in float32 and takes {names} input, got {values.dtype}"
+    return ""
+
+
+def upsampled_refusal(logits: Tensor, labels: Tensor, *others: object) -> str:
+    """Return why the kernels cannot take these logits and labels of another size; empty when they can."""
+    largest = max(*logits.shape[2:], *labels.shape[1:])
+    if largest > LARGEST_AXIS:
+        return f"it takes axes of up to {LARGEST_AXIS} voxels, got one of {largest}"
+    return refusal(logits)
+
+
+def implementation(module: str, op: str, refusal: Callable[..., str] = refusal) -> Implementation:
+    """Return the registry's entry of an op that a file of this package implements.
+
+    The file, and with it Triton, is imported at the first call.
+    """
+
+    def run(*arguments: Any) -> Any:
+        return _load(module, op)(*arguments)
+
+    return Implementation("triton", run, ("cuda",), UNUSABLE, refusal, ON_REQUEST)
+
+
+def scales_in_place(gradient: Tensor) -> bool:
+    """Return whether `scale_gradient` takes a gradient: a plain one on a GPU, where Triton is."""
+    plain = type(gradient) is Tensor and gradient.is_contiguous()
+    return plain and gradient.device.type == "cuda" and not UNUSABLE and not refusal(gradient)
+
+
+def scale_gradient(gradient: Tensor, factors: Tensor) -> None:
+    """See `smile_fast.ops.triton_kernels.scale_gradient`."""
+    _load("scale_gradient", "scale_gradient")(gradient, factors)
+
+
+def _load(module: str, name: str) -> Callable[..., Any]:
+    """Import a file of this package, and Triton with it, and return a function of it."""
+    function: Callable[..., Any] = getattr(importlib.import_module(f"smile_fast.ops.triton_kernels.{module}"), name)
+    return function
+
+
+class Configuration(NamedTuple):
+    """One way to cut the work of a kernel into pieces."""
+
+    constants: dict[str, Any]
+    """Constants of the kernel, by name."""
+    warps: int = 4
+    registers: int | None = None
+    """A limit for the assembler, which else chooses one for itself and may spill to reach it."""
+
+    @property
+    def launch_options(self) -> dict[str, Any]:
+        """The keyword arguments of a launch."""
+        limit = {} if self.registers is None else {"maxnreg": self.registers}
+        return {**self.constants, "num_warps": self.warps, **limit, **ROUNDING}
+
+
+_CHOSEN: dict[tuple[object, ...], Configuration] = {}
+
+
+def size_bucket(size: int) -> int:
+    """Return the bucket of a size: sizes within a factor of four share a configuration."""
+    return size.bit_length() // 2
+
+
+def tuned(
+    key: tuple[object, ...],
+    configurations: Sequence[Configuration],
+    run: Callable[[Configuration], Result],
+    *,
+    overwritten: Tensor | None = None,
+) -> Result:
+    """Run with the fastest configuration, which the first call for a key finds out.
+
+    Measuring waits for the device, so nothing is measured while a CUDA graph is captured, while torch reports
+    synchronisations, and when torch is asked for deterministic algorithms (another configuration adds in another
+    order): the first configuration runs then, or the one that an earlier call has found.
+
+    Args:
+        key: whatever the choice may depend on: op, dtype, number of organs, bucket of the size, device.
+        configurations: the candidates, the best guess first.
+        run: does the work with a configuration; may be called many times.
+        overwritten: an input that `run` overwrites, to be put back between measurements.
+    """
+    if key not in _CHOSEN and len(configurations) > 1 and _may_wait():
+        _CHOSEN[key] = _fastest(configurations, run, overwritten)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    return run(configurations[0] if deterministic else _CHOSEN.get(key, configurations[0]))
+
+
+def _may_wait() -> bool:
+    """Return whether nobody minds that the host waits for the device now."""
+    if INTERPRETED or torch.are_deterministic_algorithms_enabled():
+        return False
+    return torch.cuda.get_sync_debug_mode() == 0 and not torch.cuda.is_current_stream_capturing()
+
+
+def _fastest(
+    configurations: Sequence[Configuration], run: Callable[[Configuration], Any], overwritten: Tensor | None
+) -> Configuration:
+    measure = importlib.import_module("triton.testing").do_bench
+    saved = None if overwritten is None else overwritten.clone()
+    times = [measure(lambda c=c: run(c), warmup=5, rep=20, return_mode="min") for c in configurations]
+    if overwritten is not None and saved is not None:
+        overwritten.copy_(saved)
+    return configurations[times.index(min(times))]

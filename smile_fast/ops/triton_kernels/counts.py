@@ -1,0 +1,110 @@
+"""Both ends of the two losses: label counts before the main kernel, sums and counts an organ after it."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from smile_fast.ops.triton_kernels.core import INTERPRETED, ROUNDING
+from smile_fast.ops.triton_kernels.numerics import population
+
+LABELS = tl.constexpr(256)
+CHUNK = 256 if INTERPRETED else 4096  # labels a step of the histogram
+PROGRAMS = 1024  # enough to fill a GPU; each adds one histogram to the global one
+PARTIALS = 1024  # partial sums a step of the final sum
+
+
+@triton.jit
+def histogram_kernel(
+    labels,  # [B, voxels] uint8
+    table,  # [B, 256, 2, words] int32
+    histogram,  # [B, 256] int64, zero
+    total,  # [1] int64, zero: known (voxel, organ) pairs
+    voxels,
+    words,
+    programs,
+    organs,
+    CHUNK: tl.constexpr,
+    MEAN: tl.constexpr,
+):
+    """Count the labels of every image, and with MEAN the known pairs that they stand for.
+
+    Integers add up to the same sum in any order: atomics do not cost the determinism.
+    """
+    image = (tl.program_id(0) // programs).to(tl.int64)
+    program = tl.program_id(0) % programs
+    lanes = tl.arange(0, CHUNK)
+    counts = tl.zeros([LABELS], tl.int32)
+    for start in range(program.to(tl.int64) * CHUNK, voxels, programs.to(tl.int64) * CHUNK):
+        inside = start + lanes < voxels
+        label = tl.load(labels + image * voxels + start + lanes, mask=inside, other=0)
+        counts += tl.histogram(label.to(tl.int32), LABELS, mask=inside)
+    values = tl.arange(0, LABELS)
+    tl.atomic_add(histogram + image * LABELS + values, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
+    if MEAN:
+        organs_known = tl.zeros([LABELS], tl.int32)
+        for word in range(words):
+            known = tl.load(table + (image * LABELS + values) * 2 * words + word)
+            used = tl.minimum(organs - word * 32, 32)  # bits beyond K mean nothing
+            organs_known += population(known.to(tl.uint32) << (32 - used).to(tl.uint32))
+        pairs = tl.sum(counts.to(tl.int64) * organs_known)
+        tl.atomic_add(total, pairs, sem="relaxed")
+
+
+@triton.jit
+def finish_kernel(
+    partials,  # [B, K, parts] float32
+    histogram,  # [B, 256] int64
+    table,  # [B, 256, 2, words] int32
+    sums,  # [B, K] float64
+    counts,  # [B, K] int64
+    organs,
+    words,
+    parts,
+    PARTIALS: tl.constexpr,
+):
+    """Add the partial sums of one (image, organ) in float64, in a fixed order, and its known voxels."""
+    plane = tl.program_id(0).to(tl.int64)
+    image, organ = plane // organs, plane % organs
+    lanes = tl.arange(0, PARTIALS)
+    sum_ = tl.zeros([PARTIALS], tl.float64)
+    for start in range(0, parts, PARTIALS):
+        part = tl.load(partials + plane * parts + start + lanes, mask=start + lanes < parts, other=0.0)
+        sum_ += part.to(tl.float64)
+    tl.store(sums + plane, tl.sum(sum_))
+    values = tl.arange(0, LABELS)
+    known = tl.load(table + (image * LABELS + values) * 2 * words + organ // 32)
+    known = (known >> (organ % 32).to(tl.int32)) & 1
+    tl.store(counts + plane, tl.sum(tl.load(histogram + image * LABELS + values) * known))
+
+
+def count_labels(
+    labels: Tensor,  # [B, *S] contiguous
+    table: Tensor,  # [B, 256, 2, words] contiguous
+    organs: int,
+    mean: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return histogram [B, 256] int64 of the labels, and with `mean` [1] int64, the number of known pairs."""
+    batch, voxels = labels.shape[0], labels[0].numel()
+    memory = torch.zeros(batch * 256 + 1, dtype=torch.int64, device=labels.device)
+    histogram, total = memory[:-1].view(batch, 256), memory[-1:]
+    programs = max(1, min(-(-voxels // CHUNK), PROGRAMS // batch))
+    histogram_kernel[(programs * batch,)](
+        labels, table, histogram, total, voxels, table.shape[-1], programs, organs, CHUNK=CHUNK, MEAN=mean, **ROUNDING
+    )
+    return histogram, total
+
+
+def finish(
+    partials: Tensor,  # [B, K, parts] float32
+    histogram: Tensor,  # [B, 256] int64
+    table: Tensor,  # [B, 256, 2, words]
+) -> tuple[Tensor, Tensor]:
+    """Return sums [B, K] float64 and counts [B, K] int64."""
+    batch, organs, parts = partials.shape
+    sums = partials.new_empty((batch, organs), dtype=torch.float64)
+    counts = partials.new_empty((batch, organs), dtype=torch.int64)
+    finish_kernel[(batch * organs,)](
+        partials, histogram, table, sums, counts, organs, table.shape[-1], parts, PARTIALS=PARTIALS, **ROUNDING
+    )
+    return sums, counts

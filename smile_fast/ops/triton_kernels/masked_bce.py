@@ -1,0 +1,147 @@
+"""masked_bce in Triton: label counts, then loss and gradient in one pass over the logits, then a final sum.
+
+A program owns a run of voxels of one image. It reads their labels once, looks up the words of known and positive bits
+of 32 organs at a time, and goes through the organs in groups. A group for which no voxel of the run is known costs
+no read of its logits. Every program leaves one partial sum an organ; the final sum adds them in a fixed order.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from smile_fast.ops.checks import check_shape, check_table, check_tensor
+from smile_fast.ops.triton_kernels.core import DTYPES, INTERPRETED, Configuration, size_bucket, tuned
+from smile_fast.ops.triton_kernels.counts import count_labels, finish
+from smile_fast.ops.triton_kernels.numerics import bce, either, join, log1p
+
+CONFIGURATIONS = (
+    (Configuration({"BLOCK": 128, "GROUP": 2}),)
+    if INTERPRETED
+    else tuple(
+        Configuration({"BLOCK": block, "GROUP": group}, warps)
+        for block, group, warps in ((1024, 2, 8), (1024, 1, 4), (512, 2, 4), (2048, 1, 8), (512, 1, 4))
+    )
+)
+
+
+@triton.jit
+def masked_bce_kernel(
+    logits,  # [B, K, voxels]
+    labels,  # [B, voxels] uint8
+    table,  # [B, 256, 2, words] int32
+    gradient,  # [B, K, voxels]; may be the logits
+    partials,  # [B, K, blocks] float32
+    total,  # [1] int64: known pairs
+    organs,
+    words,
+    voxels,
+    blocks,
+    BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
+    PRECISE: tl.constexpr,
+    WITH_GRAD: tl.constexpr,
+    MEAN: tl.constexpr,
+):
+    """Loss, its partial sums and its gradient for BLOCK voxels of one image, all organs."""
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    block = tl.program_id(0) % blocks
+    voxel = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
+    inside = voxel < voxels
+    label = tl.load(labels + image * voxels + voxel, mask=inside, other=0).to(tl.int32)
+    rows = table + (image * 256 + label) * 2 * words
+    scale = 1.0
+    if MEAN:
+        scale = (1.0 / tl.maximum(tl.load(total), 1).to(tl.float64)).to(tl.float32)
+    for word in range(words):
+        known_word = tl.load(rows + word, mask=inside, other=0)
+        positive_word = tl.load(rows + words + word, mask=inside, other=0)
+        any_word = tl.reduce(known_word, 0, either)
+        first = word * 32
+        for start in range(0, tl.minimum(organs - first, 32), GROUP):
+            bit = start + tl.arange(0, GROUP)[:, None]  # [GROUP, 1]
+            exists = first + bit < organs
+            plane = image * organs + first + bit
+            place = plane * voxels + voxel[None, :]  # [GROUP, BLOCK]
+            writes = exists & inside[None, :]
+            wanted = (any_word >> bit) & 1  # a row without any known voxel is not read
+            if ((any_word >> start) & ((1 << GROUP) - 1)) != 0:
+                logit = tl.load(logits + place, mask=writes & (wanted != 0), other=0.0).to(tl.float32)
+                known = ((known_word[None, :] >> bit) & 1) != 0
+                positive = ((positive_word[None, :] >> bit) & 1) != 0
+                linear, e, slope = bce(logit, known, positive, PRECISE)
+                if WITH_GRAD:
+                    tl.store(gradient + place, (slope * scale).to(gradient.dtype.element_ty), mask=writes)
+                # One logarithm for four voxels.
+                e0, e1 = tl.split(e.reshape(GROUP, BLOCK // 2, 2))
+                e0, e1 = tl.split(join(e0, e1).reshape(GROUP, BLOCK // 4, 2))
+                l0, l1 = tl.split(linear.reshape(GROUP, BLOCK // 2, 2))
+                l0, l1 = tl.split((l0 + l1).reshape(GROUP, BLOCK // 4, 2))
+                sums = tl.sum(log1p(join(e0, e1)) + (l0 + l1), axis=1)  # [GROUP]
+            else:
+                sums = tl.zeros([GROUP], tl.float32)
+                if WITH_GRAD:
+                    tl.store(gradient + place, tl.zeros([GROUP, BLOCK], gradient.dtype.element_ty), mask=writes)
+            organ = first + start + tl.arange(0, GROUP)
+            tl.store(partials + (image * organs + organ) * blocks + block, sums, mask=organ < organs)
+
+
+def masked_bce(
+    logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Kernel of `smile_fast::masked_bce`; results as in `smile_fast.ops.reference.masked_bce`."""
+    logits = logits.contiguous()
+    grad = logits.new_empty(logits.shape if with_grad else (0,))
+    sums, counts = _run(logits, labels, table, grad if with_grad else None, mean)
+    return sums, counts, grad
+
+
+def masked_bce_in_place(logits: Tensor, labels: Tensor, table: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
+    """Kernel of `smile_fast::masked_bce_in_place`; results as in `smile_fast.ops.reference.masked_bce_in_place`."""
+    if logits.is_contiguous():
+        return _run(logits, labels, table, logits, mean)
+    grad = logits.contiguous()
+    results = _run(grad, labels, table, grad, mean)
+    logits.copy_(grad)
+    return results
+
+
+def _run(
+    logits: Tensor,  # [B, K, *S], contiguous
+    labels: Tensor,  # [B, *S]
+    table: Tensor,  # [B, 256, 2, words]
+    grad: Tensor | None,  # [B, K, *S], contiguous; may be the logits
+    mean: bool,
+) -> tuple[Tensor, Tensor]:
+    # The op can be called without its public function, and a wrong size would read foreign memory.
+    batch, organs, *spatial = logits.shape
+    check_tensor("logits", logits, DTYPES, logits.device)
+    check_tensor("labels", labels, (torch.uint8,), logits.device)
+    check_tensor("table", table, (torch.int32,), logits.device)
+    check_shape("labels", labels, (batch, *spatial), "[B, *S]")
+    check_table(table, batch, organs)
+    if labels.numel() == 0:
+        empty = logits.new_zeros((batch, organs), dtype=torch.float64)
+        return empty, empty.long()
+    labels, table = labels.contiguous(), table.contiguous()
+    voxels = labels[0].numel()
+
+    def main(configuration: Configuration) -> Tensor:
+        blocks = -(-voxels // configuration.constants["BLOCK"])
+        partials = logits.new_empty((batch, organs, blocks), dtype=torch.float32)
+        masked_bce_kernel[(batch * blocks,)](
+            *(logits, labels, table, logits if grad is None else grad, partials, total),
+            *(organs, table.shape[-1], voxels, blocks),
+            PRECISE=logits.dtype == torch.float32,
+            WITH_GRAD=grad is not None,
+            MEAN=mean,
+            **configuration.launch_options,
+        )
+        return partials
+
+    with torch.cuda.device_of(logits):
+        histogram, total = count_labels(labels, table, organs, mean)
+        key = ("masked_bce", logits.device, logits.dtype, organs, size_bucket(voxels * batch), grad is None)
+        fitting = [c for c in CONFIGURATIONS if c.constants["GROUP"] <= organs] or CONFIGURATIONS[-1:]
+        partials = tuned(key, fitting, main, overwritten=logits if grad is logits else None)
+        return finish(partials, histogram, table)

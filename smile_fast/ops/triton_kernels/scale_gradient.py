@@ -1,0 +1,52 @@
+"""The backward pass of the losses in Triton: a saved gradient, scaled where it is."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from smile_fast.ops.triton_kernels.core import INTERPRETED, ROUNDING
+
+UNIT_FACTOR = tl.constexpr(1e-9)  # a factor this near to 1 changes no gradient of at most 32 bits
+BLOCK = 64 if INTERPRETED else 1024
+BLOCKS = 4 if INTERPRETED else 16  # of a program: few programs have to find out that there is nothing to do
+
+
+@triton.jit
+def scale_gradient_kernel(
+    gradient,  # [planes, voxels]
+    factors,  # [planes] float64
+    voxels,
+    parts,
+    BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    """Multiply a part of a plane by the plane's factor; touch nothing if that is 1."""
+    plane = (tl.program_id(0) // parts).to(tl.int64)
+    start = (tl.program_id(0) % parts).to(tl.int64) * (BLOCK * BLOCKS)
+    factor = tl.load(factors + plane)
+    if not (tl.abs(factor - 1.0) < UNIT_FACTOR):  # NaN is no 1
+        narrow = factor.to(tl.float32)
+        for block in range(BLOCKS):
+            voxel = start + block * BLOCK + tl.arange(0, BLOCK)
+            place = gradient + plane * voxels + voxel
+            value = tl.load(place, mask=voxel < voxels, other=0.0).to(tl.float32) * narrow
+            tl.store(place, value.to(gradient.dtype.element_ty), mask=voxel < voxels)
+
+
+def scale_gradient(gradient: Tensor, factors: Tensor) -> None:
+    """Multiply a gradient by one factor a plane, in place; a plane whose factor is 1 costs no memory traffic.
+
+    Args:
+        gradient: [B, K, *S] float32, bfloat16 or float16, contiguous; overwritten.
+        factors: [B, K] float64.
+
+    Sync: reads nothing on the host.
+    """
+    voxels = gradient[0, 0].numel() if gradient.numel() else 0
+    if voxels:
+        parts = -(-voxels // (BLOCK * BLOCKS))
+        with torch.cuda.device_of(gradient):
+            scale_gradient_kernel[(factors.numel() * parts,)](
+                gradient, factors.contiguous(), voxels, parts, BLOCK=BLOCK, BLOCKS=BLOCKS, **ROUNDING
+            )

@@ -1,0 +1,273 @@
+"""select_top_fraction in Triton: compact the candidates, find the threshold by radix refinement, write.
+
+Scores become 32-bit keys of the same order. One pass over the scores writes every tile's candidates, key and place,
+to the tile's own slot of the workspace, and counts the keys' first 8 bits a segment. Each refinement counts the next
+8 bits of the keys that agree with the threshold so far; how many are wanted is computed on the device. Keys above
+the threshold are selected, and of those equal to it the first ones: ranks come from a running sum of ties a tile.
+
+Workspace: 6 bytes a voxel, of which only the candidates' share is touched, 8 KiB a segment, 16 bytes a tile. Its size
+depends on the shapes alone, so the whole can be captured in a CUDA graph.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from smile_fast.ops.checks import check_shape, check_tensor
+from smile_fast.ops.reference import INTEGER_TOLERANCE as _INTEGER_TOLERANCE
+from smile_fast.ops.triton_kernels.core import DTYPES, INTERPRETED, ROUNDING
+
+INTEGER_TOLERANCE = tl.constexpr(_INTEGER_TOLERANCE)
+BINS = tl.constexpr(256)
+LEVELS = {torch.float32: 4, torch.float16: 3, torch.bfloat16: 2}
+"""How many times 8 bits tell all numbers of a dtype apart; the rest of the key is the same for equal numbers."""
+TILE = 64 if INTERPRETED else 8192  # voxels of a program; their offsets fit in 16 bits
+BLOCK = 32 if INTERPRETED else 1024  # voxels or candidates a step
+
+
+@triton.jit
+def order_key(score):
+    """Return the 32-bit key of a float32 score: larger for larger ones, equal for the zeros, 0 for NaN."""
+    bits = tl.where(score == 0, 0.0, score).to(tl.uint32, bitcast=True)
+    key = tl.where(bits >> 31 != 0, ~bits, bits | 0x80000000)
+    return tl.where(score == score, key, 0)
+
+
+@triton.jit
+def bound(segments, index, length):
+    """Return a segment's offset; one that is no offset must not lead outside of the scores."""
+    return tl.minimum(tl.maximum(tl.load(segments + index), 0), length)
+
+
+@triton.jit
+def first_segment(segments, count, position):
+    """Return the first segment that ends after a position; `count` if none does. By bisection."""
+    low = count * 0
+    high = count
+    while low < high:
+        middle = (low + high) // 2
+        if tl.load(segments + middle + 1) <= position:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@triton.jit
+def quota(share, candidates):
+    """Return ceil(share * candidates), the product put back on an integer that it only missed by rounding."""
+    share = tl.minimum(tl.maximum(tl.where(share == share, share, 0.0), 0.0), 1.0)
+    product = share * candidates.to(tl.float64)
+    nearest = tl.floor(product + 0.5)
+    integral = tl.abs(product - nearest) <= INTEGER_TOLERANCE * nearest
+    return tl.minimum(tl.where(integral, nearest, tl.ceil(product)).to(tl.int64), candidates)
+
+
+@triton.jit
+def threshold(histogram, share, LEVEL: tl.constexpr):
+    """Descend LEVEL levels of a segment's histogram [levels, 256].
+
+    Returns:
+        prefix: uint32, the first 8 * LEVEL bits of the smallest key that is selected; all ones if none is.
+        wanted: int64, how many of the keys that start with it are selected.
+    """
+    bins = tl.arange(0, BINS)
+    wanted = quota(share, tl.sum(tl.load(histogram + bins)))
+    prefix = wanted * 0
+    for level in tl.static_range(LEVEL):
+        counts = tl.load(histogram + level * BINS + bins)
+        at_least = tl.sum(counts) - tl.cumsum(counts) + counts  # keys in this bin or a higher one
+        digit = tl.sum((at_least >= wanted).to(tl.int64)) - 1
+        wanted -= tl.sum(tl.where(bins > digit, counts, 0))
+        prefix = prefix * BINS + digit
+    return prefix.to(tl.uint32), wanted
+
+
+@triton.jit
+def compact_kernel(
+    scores,  # [N]
+    candidates,  # [N] uint8
+    segments,  # [S + 1] int64
+    selection,  # [N] uint8: set to 0
+    keys,  # [tiles, TILE] uint32
+    offsets,  # [tiles, TILE] int16
+    sizes,  # [tiles] int32: candidates a tile
+    histograms,  # [S, LEVELS, 256] int64, zero
+    length,
+    count,
+    LEVELS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write the candidates of one tile to its slot, segment after segment, and count their first 8 bits."""
+    tile = tl.program_id(0).to(tl.int64)
+    start = tile * TILE
+    end = tl.minimum(start + TILE, length)
+    lanes = tl.arange(0, BLOCK)
+    for chunk in range(start, end, BLOCK):
+        tl.store(selection + chunk + lanes, tl.zeros([BLOCK], tl.uint8), mask=chunk + lanes < end)
+    size = tl.zeros([], tl.int32)
+    segment = first_segment(segments, count, start)
+    low = bound(segments, segment, length)
+    while (segment < count) & (low < end):
+        high = bound(segments, tl.minimum(segment + 1, count), length)
+        counts = tl.zeros([BINS], tl.int32)
+        aligned = start + (tl.maximum(low, start) - start) // BLOCK * BLOCK  # for wide accesses
+        for chunk in range(aligned, tl.minimum(high, end), BLOCK):
+            voxel = chunk + lanes
+            inside = (voxel >= low) & (voxel < high) & (voxel < end)
+            # Not masked by the segment, whose unknown ends would split the access into single bytes.
+            candidate = inside & (tl.load(candidates + voxel, mask=voxel < end, other=0) != 0)
+            key = order_key(tl.load(scores + voxel, mask=candidate, other=0.0).to(tl.float32))
+            place = start + size + tl.cumsum(candidate.to(tl.int32)) - 1
+            tl.store(keys + place, key, mask=candidate)
+            tl.store(offsets + place, (voxel - start).to(tl.int16), mask=candidate)
+            counts += tl.histogram((key >> 24).to(tl.int32), BINS, mask=candidate)
+            size += tl.sum(candidate.to(tl.int32))
+        bins = tl.arange(0, BINS)
+        place = histograms + segment.to(tl.int64) * LEVELS * BINS + bins
+        tl.atomic_add(place, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
+        segment += 1
+        low = high
+    tl.store(sizes + tile, size)
+
+
+@triton.jit
+def refine_kernel(
+    keys, offsets, sizes, segments, shares, histograms, length, count,
+    LEVEL: tl.constexpr,
+    LEVELS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Count 8 more bits of one tile's keys that start like the threshold; `shares` is gamma, [S] float64."""
+    tile = tl.program_id(0).to(tl.int64)
+    start = tile * TILE
+    end = tl.minimum(start + TILE, length)
+    size = tl.load(sizes + tile)
+    lanes = tl.arange(0, BLOCK)
+    if size > 0:
+        segment = first_segment(segments, count, start)
+        low = bound(segments, segment, length)
+        while (segment < count) & (low < end):
+            high = bound(segments, tl.minimum(segment + 1, count), length)
+            histogram = histograms + segment.to(tl.int64) * LEVELS * BINS
+            prefix, _ = threshold(histogram, tl.load(shares + segment), LEVEL)
+            counts = tl.zeros([BINS], tl.int32)
+            for chunk in range(0, size, BLOCK):
+                filled = chunk + lanes < size
+                key = tl.load(keys + start + chunk + lanes, mask=filled, other=0)
+                voxel = start + tl.load(offsets + start + chunk + lanes, mask=filled, other=0)
+                inside = filled & (voxel >= low) & (voxel < high)
+                digit = (key >> (24 - 8 * LEVEL)) & 255
+                counts += tl.histogram(digit.to(tl.int32), BINS, mask=inside & (key >> (32 - 8 * LEVEL) == prefix))
+            place = histogram + LEVEL * BINS + tl.arange(0, BINS)
+            tl.atomic_add(place, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
+            segment += 1
+            low = high
+
+
+@triton.jit
+def ties_kernel(
+    keys, offsets, sizes, segments, shares, histograms, ties, length, count,
+    LEVELS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Count the keys of one tile that equal the threshold of the segment that goes on behind the tile."""
+    tile = tl.program_id(0).to(tl.int64)
+    start = tile * TILE
+    end = tl.minimum(start + TILE, length)
+    size = tl.load(sizes + tile)
+    lanes = tl.arange(0, BLOCK)
+    found = tl.zeros([], tl.int64)
+    if size > 0:
+        segment = first_segment(segments, count, end - 1)
+        if segment < count:
+            low = bound(segments, segment, length)
+            histogram = histograms + segment.to(tl.int64) * LEVELS * BINS
+            prefix, _ = threshold(histogram, tl.load(shares + segment), LEVELS)
+            for chunk in range(0, size, BLOCK):
+                filled = chunk + lanes < size
+                key = tl.load(keys + start + chunk + lanes, mask=filled, other=0)
+                voxel = start + tl.load(offsets + start + chunk + lanes, mask=filled, other=0)
+                tie = filled & (voxel >= low) & (key >> (32 - 8 * LEVELS) == prefix)
+                found += tl.sum(tie.to(tl.int64))
+    tl.store(ties + tile, found)
+
+
+@triton.jit
+def write_kernel(
+    keys, offsets, sizes, segments, shares, histograms,
+    ties_until,  # [tiles] int64: ties of this tile and all before it
+    selection,  # [N] uint8
+    length, count,
+    LEVELS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Mark what is selected of one tile: keys above the threshold, and the first of those that equal it."""
+    tile = tl.program_id(0).to(tl.int64)
+    start = tile * TILE
+    end = tl.minimum(start + TILE, length)
+    size = tl.load(sizes + tile)
+    lanes = tl.arange(0, BLOCK)
+    if size > 0:
+        segment = first_segment(segments, count, start)
+        low = bound(segments, segment, length)
+        while (segment < count) & (low < end):
+            high = bound(segments, tl.minimum(segment + 1, count), length)
+            histogram = histograms + segment.to(tl.int64) * LEVELS * BINS
+            prefix, wanted = threshold(histogram, tl.load(shares + segment), LEVELS)
+            # All tiles from the segment's first one to the one before this end inside of it: their ties are its ties.
+            first = low // TILE
+            rank = tl.load(ties_until + tile - 1, mask=first < tile, other=0)
+            rank -= tl.load(ties_until + first - 1, mask=(first < tile) & (first > 0), other=0)
+            for chunk in range(0, size, BLOCK):
+                filled = chunk + lanes < size
+                key = tl.load(keys + start + chunk + lanes, mask=filled, other=0) >> (32 - 8 * LEVELS)
+                voxel = start + tl.load(offsets + start + chunk + lanes, mask=filled, other=0)
+                inside = filled & (voxel >= low) & (voxel < high)
+                tie = inside & (key == prefix)
+                ranks = rank + tl.cumsum(tie.to(tl.int32))  # from 1 on
+                chosen = (inside & (key > prefix)) | (tie & (ranks <= wanted))
+                tl.store(selection + voxel, tl.full([BLOCK], 1, tl.uint8), mask=chosen)
+                rank += tl.sum(tie.to(tl.int32))
+            segment += 1
+            low = high
+
+
+def select_top_fraction(scores: Tensor, candidates: Tensor, gamma: Tensor, segments: Tensor) -> Tensor:
+    """Kernel of `smile_fast::select_top_fraction`; results as in `smile_fast.ops.reference.select_top_fraction`."""
+    # The op can be called without its public function, and a wrong size would read foreign memory.
+    check_tensor("scores", scores, DTYPES, scores.device)
+    check_tensor("candidates", candidates, (torch.bool,), scores.device)
+    check_tensor("gamma", gamma, (torch.float64,), scores.device)
+    check_tensor("segments", segments, (torch.int64,), scores.device)
+    length, count = scores.numel(), gamma.numel()
+    check_shape("candidates", candidates, (length,), "[N]")
+    check_shape("segments", segments, (count + 1,), "[S + 1]")
+    if length == 0 or count == 0:
+        return torch.zeros_like(candidates, memory_format=torch.contiguous_format)
+    scores, segments, gamma = scores.contiguous(), segments.contiguous(), gamma.contiguous()
+    codes = candidates.contiguous().view(torch.uint8)
+    levels = LEVELS[scores.dtype]
+    tiles = -(-length // TILE)
+    with torch.cuda.device_of(scores):
+        selection = torch.empty_like(codes)
+        keys = codes.new_empty((tiles, TILE), dtype=torch.uint32)
+        offsets = codes.new_empty((tiles, TILE), dtype=torch.int16)
+        sizes = codes.new_empty(tiles, dtype=torch.int32)
+        ties = codes.new_empty(tiles, dtype=torch.int64)
+        histograms = codes.new_zeros((count, levels, 256), dtype=torch.int64)
+        sizing = {"LEVELS": levels, "TILE": TILE, "BLOCK": BLOCK, **ROUNDING}
+        slots = (keys, offsets, sizes, segments, gamma, histograms)
+        compact_kernel[(tiles,)](
+            scores, codes, segments, selection, keys, offsets, sizes, histograms, length, count, **sizing
+        )
+        for level in range(1, levels):
+            refine_kernel[(tiles,)](*slots, length, count, LEVEL=level, **sizing)
+        ties_kernel[(tiles,)](*slots, ties, length, count, **sizing)
+        write_kernel[(tiles,)](*slots, ties.cumsum(0), selection, length, count, **sizing)
+    return selection.view(torch.bool)
