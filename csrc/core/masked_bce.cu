@@ -179,7 +179,7 @@ __device__ __forceinline__ float reciprocal(Count count) {
 }
 
 template <typename Logit, int kWidth>
-__global__ void __launch_bounds__(kThreads) losses_kernel(Problem p) {
+__global__ void __launch_bounds__(kThreads, kWidth == 1 ? 3 : 6) losses_kernel(Problem p) {
   using Places = Layout<Logit, kWidth>;
   SMILE_FAST_SHARED(Shared, shared);
   const std::int64_t image = blockIdx.x / p.blocks, block = blockIdx.x % p.blocks;
