@@ -81,7 +81,7 @@ void check_against_double(const Case<Logit>& c, const Results& results, const Gu
       const Exact exact = exact_bce(to_float(c.logits[plane * s.voxels + voxel]), positive);
       sum += known ? exact.loss : 0.0;
       count += known;
-      worst = std::max(worst, ulps(gradient[plane * s.voxels + voxel], known ? exact.slope : 0.0));
+      worst = worse(worst, ulps(gradient[plane * s.voxels + voxel], known ? exact.slope : 0.0));
     }
     check(std::abs(results.sums[plane] - sum) <= 1e-6 * sum, c.name + ": sum of plane " + std::to_string(plane));
     check(results.counts[plane] == count, c.name + ": count of plane " + std::to_string(plane));
@@ -107,7 +107,7 @@ void check_mean_in_place(const Case<Logit>& c, const Results& results, const Gua
   for (std::int64_t i = 0; i < mean.counts.size(); ++i) known += static_cast<double>(mean.counts[i]);
   for (std::int64_t i = 0; i < gradient.size(); ++i) {
     const double whole = to_float(gradient[i]) / std::max(known, 1.0);
-    worst = std::max(worst, std::abs(to_float(overwritten[i]) - whole) - kScaledRelative<Logit> * std::abs(whole));
+    worst = worse(worst, std::abs(to_float(overwritten[i]) - whole) - kScaledRelative<Logit> * std::abs(whole));
   }
   check(worst <= (dtype_of<Logit> == DType::float16 ? 0x1p-24 : 0x1p-126), c.name + ": mean, gradient in place, " + std::to_string(worst * known));
   check(overwritten.canaries_live(), c.name + ": canaries in place");

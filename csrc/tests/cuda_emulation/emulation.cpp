@@ -138,13 +138,18 @@ void fiber_main() {
   }
 }
 
+// Apart, since GCC 12 warns of getcontext where it is inlined.
+__attribute__((noinline)) void prepare(ucontext_t& context) {
+  if (getcontext(&context) != 0) fail("no context for a fiber");
+}
+
 Fiber& fiber(std::size_t number) {
   while (fibers.size() <= number) {
     auto made = std::make_unique<Fiber>();
     made->stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (made->stack == MAP_FAILED) fail("no memory for a stack");
     made->identity = new_identity();
-    getcontext(&made->context);
+    prepare(made->context);
     made->context.uc_stack.ss_sp = made->stack;
     made->context.uc_stack.ss_size = kStackBytes;
     makecontext(&made->context, fiber_main, 0);
