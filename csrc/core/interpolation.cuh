@@ -1,8 +1,8 @@
 // Linear interpolation along one axis, by the rule of torch.nn.functional.interpolate with align_corners=False, cell by
 // cell.
 //
-// Element x of the output reads the input at src = (x + 1/2) in / out - 1/2. Cell c holds the x with floor(src) = c, from
-// -1, left of the first input element, to in - 1, right of the last one. As a quotient of integers, src is exact:
+// Element x of the output reads the input at src = (x + 1/2) in / out - 1/2. Cell c holds the x with floor(src) = c,
+// from -1, left of the first input element, to in - 1, right of the last one. As a quotient of integers, src is exact:
 // 4 in out must stay below 2^63.
 #pragma once
 

@@ -135,9 +135,9 @@ __device__ __forceinline__ float losses(const Held<Logit>& held, const Decoded<H
 #pragma unroll
   for (int i = 0; i < Held<Logit>::kCount; ++i) {
     const float z = held.get(i);
-    const float slope = kMixed ? masked_bce<Logit>(z, sign_where(decoded.positive[i], bit),
-                                                   ones_where(decoded.known[i], bit), sum)
-                               : bce<Logit>(z, 0u, sum);
+    const float slope =
+        kMixed ? masked_bce<Logit>(z, sign_where(decoded.positive[i], bit), ones_where(decoded.known[i], bit), sum)
+               : bce<Logit>(z, 0u, sum);
     gradient.set(i, slope * scale);
   }
   return sum.total();
@@ -145,9 +145,9 @@ __device__ __forceinline__ float losses(const Held<Logit>& held, const Decoded<H
 
 // All organs of a word on one tile. logits, gradient: of the word's first organ, at the tile's first voxel.
 template <typename Logit, int kWidth>
-__device__ __forceinline__ void tile_losses(const Problem& p, const Logit* logits, Logit* gradient,
-                                            std::int64_t length, int organs, float scale,
-                                            const Decoded<Held<Logit>::kCount>& decoded, double* sums) {
+__device__ __forceinline__ void tile_losses(const Problem& p, const Logit* logits, Logit* gradient, std::int64_t length,
+                                            int organs, float scale, const Decoded<Held<Logit>::kCount>& decoded,
+                                            double* sums) {
   using Places = Layout<Logit, kWidth>;
   const unsigned wanted = organs == kWordBits ? decoded.known_anywhere : decoded.known_anywhere & ((1u << organs) - 1);
   Held<Logit> next = {};
@@ -179,7 +179,7 @@ __device__ __forceinline__ float reciprocal(Count count) {
 }
 
 template <typename Logit, int kWidth>
-__global__ void __launch_bounds__(kThreads, kWidth == 1 ? 3 : 6) losses_kernel(Problem p) {
+__global__ void __launch_bounds__(kThreads, kWidth == 1 ? 1 : 6) losses_kernel(Problem p) {
   using Places = Layout<Logit, kWidth>;
   SMILE_FAST_SHARED(Shared, shared);
   const std::int64_t image = blockIdx.x / p.blocks, block = blockIdx.x % p.blocks;
@@ -244,7 +244,9 @@ struct Workspace {
   double* partials;
 
   Workspace(void* memory, const MaskedBceArguments& a)
-      : pieces(memory), histograms(pieces, a.batch), partials(pieces.take<double>(a.batch * a.organs * cut(a).blocks)) {}
+      : pieces(memory),
+        histograms(pieces, a.batch),
+        partials(pieces.take<double>(a.batch * a.organs * cut(a).blocks)) {}
 };
 
 template <typename Logit>
@@ -252,8 +254,8 @@ void queue_losses(const MaskedBceArguments& a, Problem& p, void* stream) {
   constexpr int kWidth = 16 / sizeof(Logit);
   p.tiles = cut(a).tiles;
   p.blocks = static_cast<unsigned>(cut(a).blocks);
-  const bool wide = a.voxels % kWidth == 0 && aligned(a.logits, 16) && aligned(a.gradient, 16) &&
-                    aligned(a.labels, kWidth);
+  const bool wide =
+      a.voxels % kWidth == 0 && aligned(a.logits, 16) && aligned(a.gradient, 16) && aligned(a.labels, kWidth);
   launch("masked_bce", wide ? losses_kernel<Logit, kWidth> : losses_kernel<Logit, 1>, a.batch * p.blocks, kThreads,
          stream, p);
 }

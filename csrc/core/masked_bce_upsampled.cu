@@ -1,5 +1,5 @@
-// A block owns a tile of logits and makes their gradients as a gather: it computes every voxel whose interpolation reads
-// one of them, those of its halo included, which a neighbour computes, too. Nothing is added atomically.
+// A block owns a tile of logits and makes their gradients as a gather: it computes every voxel whose interpolation
+// reads one of them, those of its halo included, which a neighbour computes, too. Nothing is added atomically.
 //
 // A thread has a span: up to eight neighbouring voxels of one row that lie between the same two logits. It interpolates
 // along the other axes once, goes along the span, and reduces its gradients to two numbers, one for each of the two
@@ -29,18 +29,18 @@ struct Problem {
   double* partials;  // [batch * organs, tiles]
   std::int64_t organs, words;
   Axis z, y, x;
-  int tile_z, tile_y, tile_x;        // logits of a tile
+  int tile_z, tile_y, tile_x;  // logits of a tile
   unsigned tiles_z, tiles_y, tiles_x;
   int parts;  // spans of a cell and row
 };
 
 // A tile: the logits it owns, and the voxels that it computes.
 struct Tile {
-  std::int64_t z, y, x;           // first logit
-  int depth, height, width;       // logits
-  std::int64_t row_z, row_y;      // first voxel
-  int rows_z, rows_y;             // voxels
-  int cells_x;                    // width + 1, from cell x - 1 on
+  std::int64_t z, y, x;       // first logit
+  int depth, height, width;   // logits
+  std::int64_t row_z, row_y;  // first voxel
+  int rows_z, rows_y;         // voxels
+  int cells_x;                // width + 1, from cell x - 1 on
 };
 
 struct Row {
@@ -53,8 +53,8 @@ struct Shared {
   double losses[kWarps][kWordBits];
   float left[2][kThreads], right[2][kThreads];  // of the spans, for this organ and the one before
   float gradient[kWordBits][kMaxPixels];
-  Row rows[kThreads / 2];    // of the round
-  unsigned known[kWarps];    // anywhere in a warp
+  Row rows[kThreads / 2];  // of the round
+  unsigned known[kWarps];  // anywhere in a warp
 };
 
 __device__ __forceinline__ int smaller(std::int64_t a, int b) { return a < b ? static_cast<int>(a) : b; }
@@ -78,14 +78,14 @@ __device__ __forceinline__ Tile tile_of(const Problem& p, unsigned number) {
 // Up to kSpan voxels of one row and cell, and what they read.
 struct Span {
   int count;
-  bool owned;                  // their losses are this tile's, not only a neighbour's
-  std::int64_t voxel;          // the first one, in the image
-  float first, step;           // weight of the right logit: first + i * step
-  float weight_z, weight_y;    // of the far rows of logits
-  std::int64_t corners[4];     // offsets of the rows' left logits in a plane: near and far in y, then the same far in z
-  int right;                   // from the left logit to the right one: 0 or 1
+  bool owned;                // their losses are this tile's, not only a neighbour's
+  std::int64_t voxel;        // the first one, in the image
+  float first, step;         // weight of the right logit: first + i * step
+  float weight_z, weight_y;  // of the far rows of logits
+  std::int64_t corners[4];   // offsets of the rows' left logits in a plane: near and far in y, then the same far in z
+  int right;                 // from the left logit to the right one: 0 or 1
   unsigned known[kSpan], positive[kSpan];
-  unsigned known_anywhere;     // in the warp
+  unsigned known_anywhere;  // in the warp
 };
 
 __device__ __forceinline__ Span span_of(const Problem& p, const Tile& t, int first_row, int rows, Row* about) {
@@ -175,8 +175,8 @@ __device__ __forceinline__ float row_weight(float weight, int cell, int logit, s
 }
 
 // Adds the round's spans to the gradients of one organ: four threads a logit, each takes every fourth row.
-__device__ __forceinline__ void gather(const Problem& p, const Tile& t, int rows, const float* left,
-                                       const float* right, const Row* about, float* gradient) {
+__device__ __forceinline__ void gather(const Problem& p, const Tile& t, int rows, const float* left, const float* right,
+                                       const Row* about, float* gradient) {
   const int pixels = t.depth * t.height * t.width, spans = t.cells_x * p.parts;
   const int part = threadIdx.x % kLanesPerPixel;
   for (int first = 0; first < pixels; first += kThreads / kLanesPerPixel) {
@@ -186,8 +186,7 @@ __device__ __forceinline__ void gather(const Problem& p, const Tile& t, int rows
       const int x = pixel % t.width, y = pixel / t.width % t.height, z = pixel / t.width / t.height;
       for (int row = part; row < rows; row += kLanesPerPixel) {
         const Row r = about[row];
-        const float weight = row_weight(r.weight_y, r.cell_y, y, t.y) *
-                             row_weight(r.weight_z, r.cell_z, z, t.z);
+        const float weight = row_weight(r.weight_y, r.cell_y, y, t.y) * row_weight(r.weight_z, r.cell_z, z, t.z);
         if (weight == 0.0f) continue;
         float along = 0.0f;
         for (int i = 0; i < p.parts; ++i) {

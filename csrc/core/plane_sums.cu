@@ -4,7 +4,7 @@ namespace smile_fast::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kUnit = 16;              // labels that a thread reads at a time
+constexpr int kUnit = 16;               // labels that a thread reads at a time
 constexpr std::int64_t kChunk = 32768;  // labels of a block
 
 struct Bins {
@@ -111,16 +111,17 @@ void count_labels(const std::uint8_t* labels, const std::uint32_t* table, std::i
                   std::int64_t voxels, const LabelHistograms& histograms, void* stream) {
   clear(histograms.bins, static_cast<std::size_t>(batch * kLabelValues + 1) * sizeof(Count), stream);
   const std::int64_t blocks = ceil_div(voxels, kChunk);
-  launch("histogram of the labels", histogram_kernel, batch * blocks, kThreads, stream, labels, table,
-         organs, voxels, static_cast<unsigned>(blocks), histograms.bins, histograms.known);
+  launch("histogram of the labels", histogram_kernel, batch * blocks, kThreads, stream, labels, table, organs, voxels,
+         static_cast<unsigned>(blocks), histograms.bins, histograms.known);
 }
 
 void sum_planes(const double* partials, std::int64_t parts, const LabelHistograms& histograms,
-                const std::uint32_t* table, std::int64_t batch, std::int64_t organs, double* sums,
-                std::int64_t* counts, void* stream) {
+                const std::uint32_t* table, std::int64_t batch, std::int64_t organs, double* sums, std::int64_t* counts,
+                void* stream) {
   const std::int64_t planes = batch * organs;
   launch("sums of the planes", sum_kernel, ceil_div(planes, kThreads / kWarp), kThreads, stream, partials, parts,
-         histograms.bins, table, ceil_div(organs, kWordBits), static_cast<unsigned>(planes), static_cast<unsigned>(organs), sums, counts);
+         histograms.bins, table, ceil_div(organs, kWordBits), static_cast<unsigned>(planes),
+         static_cast<unsigned>(organs), sums, counts);
 }
 
 }  // namespace smile_fast::cuda

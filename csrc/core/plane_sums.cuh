@@ -24,7 +24,7 @@ void count_labels(const std::uint8_t* labels, const std::uint32_t* table, std::i
 
 // Queues: partials [batch * organs, parts] -> sums [batch, organs], and histograms -> counts [batch, organs].
 void sum_planes(const double* partials, std::int64_t parts, const LabelHistograms& histograms,
-                const std::uint32_t* table, std::int64_t batch, std::int64_t organs, double* sums,
-                std::int64_t* counts, void* stream);
+                const std::uint32_t* table, std::int64_t batch, std::int64_t organs, double* sums, std::int64_t* counts,
+                void* stream);
 
 }  // namespace smile_fast::cuda

@@ -8,10 +8,10 @@ namespace smile_fast::cuda {
 
 constexpr int kSelectThreads = 256;
 constexpr int kSelectWarps = kSelectThreads / kWarp;
-constexpr int kPerThread = 16;                           // neighbouring voxels that a thread compacts at a time
-constexpr int kRound = kWarp * kPerThread;               // voxels that a warp compacts at a time
-constexpr int kStrip = 4 * kRound;                       // voxels of a warp: an aligned stretch, or what of it is inside
-constexpr std::int64_t kItem = kSelectWarps * kStrip;    // 16,384
+constexpr int kPerThread = 16;                         // neighbouring voxels that a thread compacts at a time
+constexpr int kRound = kWarp * kPerThread;             // voxels that a warp compacts at a time
+constexpr int kStrip = 4 * kRound;                     // voxels of a warp: an aligned stretch, or what of it is inside
+constexpr std::int64_t kItem = kSelectWarps * kStrip;  // 16,384
 static_assert(kStrip <= 65536, "places in a strip are 16-bit");
 
 struct Item {

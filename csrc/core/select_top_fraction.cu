@@ -36,15 +36,15 @@ struct Threshold {
 struct Workspace {
   Pieces pieces;
   std::int64_t items;
-  unsigned* keys;             // [length]: a strip's list starts at the strip's first voxel
-  unsigned short* places;     // [length]: in the strip
-  unsigned* sizes;            // [items, kWarps]: of the lists
-  Count* cleared;             // begin of what has to be 0 at the start:
-  Count* histograms;          // [segments, kDigits, kBins]
-  Count* ties;                // [items]: voxels that equal the threshold, see `publish`
-  Threshold* thresholds;      // [segments]
-  unsigned* finished;         // [segments, kDigits]: items that are in the histogram
-  unsigned* ticket;           // [1]
+  unsigned* keys;          // [length]: a strip's list starts at the strip's first voxel
+  unsigned short* places;  // [length]: in the strip
+  unsigned* sizes;         // [items, kWarps]: of the lists
+  Count* cleared;          // begin of what has to be 0 at the start:
+  Count* histograms;       // [segments, kDigits, kBins]
+  Count* ties;             // [items]: voxels that equal the threshold, see `publish`
+  Threshold* thresholds;   // [segments]
+  unsigned* finished;      // [segments, kDigits]: items that are in the histogram
+  unsigned* ticket;        // [1]
   std::size_t cleared_bytes;
 
   Workspace(void* memory, std::int64_t length, std::int64_t segments)
@@ -328,6 +328,7 @@ __device__ Count ties_before(const Problem& p, const Item& item, std::int64_t nu
   for (std::int64_t other = number - 1, voxel = item.begin; other >= 0 && voxel > begin; --other) {
     const Item earlier = item_of(other, p.offsets, p.segments, p.length);
     if (earlier.begin >= earlier.end) continue;
+    if (earlier.segment != item.segment) break;  // only with offsets that decrease: nobody would publish
     Count published = atomicAdd(p.ties + other, Count{0});
     while (published == 0) {
       __nanosleep(100);

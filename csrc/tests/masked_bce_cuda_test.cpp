@@ -50,7 +50,7 @@ struct Case {
       const std::int64_t plane = i / voxels, voxel = i % voxels;
       const bool known = supervision.bit(plane / organs, voxel, 0, plane % organs);
       const float poison = voxel % 3 == 0 ? 1.0f : voxel % 3 == 1 ? nan : -inf;  // under w = 0
-      const float extreme = voxel % 101 == 5 ? 15.0f : 1.0f;                      // down to denormal gradients
+      const float extreme = voxel % 101 == 5 ? 15.0f : 1.0f;                     // down to denormal gradients
       logits[i] = from_float<Logit>(known ? normal(random) * extreme : poison);
     }
   }
@@ -109,7 +109,8 @@ void check_mean_in_place(const Case<Logit>& c, const Results& results, const Gua
     const double whole = to_float(gradient[i]) / std::max(known, 1.0);
     worst = worse(worst, std::abs(to_float(overwritten[i]) - whole) - kScaledRelative<Logit> * std::abs(whole));
   }
-  check(worst <= (dtype_of<Logit> == DType::float16 ? 0x1p-24 : 0x1p-126), c.name + ": mean, gradient in place, " + std::to_string(worst * known));
+  check(worst <= (dtype_of<Logit> == DType::float16 ? 0x1p-24 : 0x1p-126),
+        c.name + ": mean, gradient in place, " + std::to_string(worst * known));
   check(overwritten.canaries_live(), c.name + ": canaries in place");
 }
 

@@ -100,8 +100,9 @@ void test(std::int64_t batch, std::int64_t organs, const Size& low, const Size& 
   Guarded<double> sums(planes), sums_alone(planes);
   Guarded<std::int64_t> counts(planes), counts_alone(planes);
   Guarded<Logit> gradient(planes * pixels);
-  MaskedBceUpsampledCudaArguments arguments{dtype_of<Logit>, logits.data(), s.labels.data(), s.table.data(), batch,
-                                            organs, {}, {}, sums.data(), counts.data(), gradient.data()};
+  MaskedBceUpsampledCudaArguments arguments{
+      dtype_of<Logit>, logits.data(), s.labels.data(), s.table.data(), batch, organs, {}, {},
+      sums.data(),     counts.data(), gradient.data()};
   std::copy(low.begin(), low.end(), arguments.low);
   std::copy(high.begin(), high.end(), arguments.high);
   Guarded<unsigned char> workspace(static_cast<std::int64_t>(masked_bce_upsampled_cuda_workspace(arguments)));
@@ -119,13 +120,13 @@ void test(std::int64_t batch, std::int64_t organs, const Size& low, const Size& 
 
 template <typename Logit>
 void test_sizes() {
-  test<Logit>(1, 3, {1, 9, 8}, {1, 72, 64}, Labels::runs);            // stride 8, several tiles
-  test<Logit>(2, 2, {1, 5, 7}, {1, 23, 30}, Labels::noise);           // no integer ratio
-  test<Logit>(1, 2, {1, 3, 2}, {1, 40, 50}, Labels::noise);           // more than a span a cell
-  test<Logit>(1, 2, {1, 9, 10}, {1, 9, 10}, Labels::noise);           // the same size
-  test<Logit>(1, 2, {1, 20, 19}, {1, 7, 9}, Labels::noise);           // smaller
+  test<Logit>(1, 3, {1, 9, 8}, {1, 72, 64}, Labels::runs);   // stride 8, several tiles
+  test<Logit>(2, 2, {1, 5, 7}, {1, 23, 30}, Labels::noise);  // no integer ratio
+  test<Logit>(1, 2, {1, 3, 2}, {1, 40, 50}, Labels::noise);  // more than a span a cell
+  test<Logit>(1, 2, {1, 9, 10}, {1, 9, 10}, Labels::noise);  // the same size
+  test<Logit>(1, 2, {1, 20, 19}, {1, 7, 9}, Labels::noise);  // smaller
   test<Logit>(1, 2, {1, 1, 1}, {1, 5, 33}, Labels::noise);
-  test<Logit>(1, 3, {4, 6, 8}, {10, 13, 17}, Labels::noise);          // a volume
+  test<Logit>(1, 3, {4, 6, 8}, {10, 13, 17}, Labels::noise);  // a volume
   test<Logit>(1, 2, {2, 1, 3}, {2, 4, 12}, Labels::runs);
 }
 

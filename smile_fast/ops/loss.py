@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smile_fast.ops.native_cuda.masked_bce import can_scale, scale_gradient
 from smile_fast.ops.reference import compute_dtype
 
 UNIT_FACTOR = 1e-9  # a factor this near to 1 changes no float32, bfloat16 or float16 gradient
@@ -62,6 +63,9 @@ def scaled(grad: Tensor, grad_sums: Tensor, counts: Tensor, mean: bool) -> Tenso
     # Only a plain tensor on the CPU can be asked: a traced one has no values, and a GPU would have to be waited for.
     if type(factors) is Tensor and factors.device.type == "cpu" and bool(((factors - 1).abs() < UNIT_FACTOR).all()):
         return grad.clone() if _graph_is_kept() else grad
+    if can_scale(grad) and not _graph_is_kept():
+        scale_gradient(grad, factors)  # in place, and nothing at all where the factors are 1
+        return grad
     factors = factors.to(compute_dtype(grad.dtype)).reshape(factors.shape + (1,) * (grad.ndim - 2))
     return (grad * factors).to(grad.dtype)
 

@@ -16,6 +16,8 @@ from smile_fast.ops.checks import (
     check_table,
     check_tensor,
 )
+from smile_fast.ops.native_cuda import masked_bce_upsampled as native_cuda
+from smile_fast.ops.native_cuda.core import UNUSABLE as CUDA_UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
 
 NAME = "masked_bce_upsampled"
@@ -23,7 +25,16 @@ NAME = "masked_bce_upsampled"
 define(
     NAME,
     "(Tensor logits, Tensor labels, Tensor table, bool with_grad) -> (Tensor sums, Tensor counts, Tensor grad)",
-    [Implementation(REFERENCE, reference.masked_bce_upsampled, devices=())],
+    [
+        Implementation(
+            "cuda",
+            native_cuda.masked_bce_upsampled,
+            devices=("cuda",),
+            unusable=CUDA_UNUSABLE,
+            refusal=native_cuda.refusal,
+        ),
+        Implementation(REFERENCE, reference.masked_bce_upsampled, devices=()),
+    ],
     fake=loss.fake,
     setup_context=loss.setup_context,
     backward=loss.backward,

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from smile_fast.ops import reference
 from smile_fast.ops.checks import check_float_tensor, check_shape, check_tensor
+from smile_fast.ops.native_cuda import select_top_fraction as native_cuda
+from smile_fast.ops.native_cuda.core import UNUSABLE as CUDA_UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
 
 NAME = "select_top_fraction"
@@ -27,7 +29,16 @@ def _backward(ctx: Any, grad_selection: Tensor | None) -> tuple[None, None, None
 define(
     NAME,
     "(Tensor scores, Tensor candidates, Tensor gamma, Tensor segments) -> Tensor",
-    [Implementation(REFERENCE, reference.select_top_fraction, devices=())],
+    [
+        Implementation(
+            "cuda",
+            native_cuda.select_top_fraction,
+            devices=("cuda",),
+            unusable=CUDA_UNUSABLE,
+            refusal=native_cuda.refusal,
+        ),
+        Implementation(REFERENCE, reference.select_top_fraction, devices=()),
+    ],
     fake=_fake,
     setup_context=_setup_context,
     backward=_backward,

@@ -159,9 +159,7 @@ T atomicExch(T* address, T value) {
 }
 
 inline float __uint_as_float(unsigned bits) { return smile_fast::emulation::from_slot<float>(bits); }
-inline unsigned __float_as_uint(float value) {
-  return static_cast<unsigned>(smile_fast::emulation::to_slot(value));
-}
+inline unsigned __float_as_uint(float value) { return static_cast<unsigned>(smile_fast::emulation::to_slot(value)); }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __clz(unsigned value) { return value == 0 ? 32 : __builtin_clz(value); }
 inline float __fmaf_rn(float a, float b, float c) { return std::fmaf(a, b, c); }

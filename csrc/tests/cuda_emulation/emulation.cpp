@@ -24,6 +24,7 @@ namespace {
 
 constexpr std::size_t kStackBytes = 256 << 10;
 constexpr std::size_t kSharedBytes = 48 << 10;  // what every GPU has for a block that asks for nothing special
+constexpr unsigned kFiberSets = 3;
 constexpr std::uint8_t kPoison = 0xa5;
 
 // What the sanitizers have to be told; nothing without them.
@@ -182,8 +183,9 @@ void run_block(Launch& launch, unsigned index) {
   release(&launch.begin);
   block->threads.resize(size);
   block->warps.resize(size / kWarpSize);
-  // Other fibers for other blocks: a race between thread i of two blocks would be none if one fiber ran both.
-  for (unsigned i = 0; i < size; ++i) block->threads[i].fiber = &fiber((i + 7 * index) % (size + 37));
+  // Neighbouring blocks have fibers of their own: one that ran in both would be ordered, by the barriers of the first
+  // block, after what all its threads did.
+  for (unsigned i = 0; i < size; ++i) block->threads[i].fiber = &fiber(index % kFiberSets * size + i);
   running_block = block.get();
   bool backwards = index % 2 != 0;  // nothing may depend on the order of threads
   while (block->finished < size) {
@@ -199,7 +201,7 @@ void run_block(Launch& launch, unsigned index) {
     backwards = !backwards;
   }
 #ifdef SMILE_FAST_EMULATION_ASAN
-  ASAN_UNPOISON_MEMORY_REGION(block->shared, kSharedBytes);
+  __asan_unpoison_memory_region(block->shared, kSharedBytes);
 #endif
   // Who frees the memory comes after the block's threads, but must not order them before those of the next block.
   static void* const janitor = new_identity();
@@ -214,7 +216,7 @@ void run_block(Launch& launch, unsigned index) {
 
 void fail(const char* what) {
   std::fprintf(stderr, "CUDA emulation: %s\n", what);
-  std::abort();
+  std::_Exit(1);
 }
 
 void launch(dim3 grid, dim3 block, const std::function<void()>& body) {
@@ -249,7 +251,8 @@ void* shared_memory(std::size_t bytes) {
   if (bytes > kSharedBytes) fail("more than 48 KB of shared memory");
   if (block.shared_bytes != 0 && block.shared_bytes != bytes) fail("a kernel has one shared object");
 #ifdef SMILE_FAST_EMULATION_ASAN
-  if (block.shared_bytes == 0) ASAN_POISON_MEMORY_REGION(static_cast<char*>(block.shared) + bytes, kSharedBytes - bytes);
+  if (block.shared_bytes == 0)
+    __asan_poison_memory_region(static_cast<char*>(block.shared) + bytes, kSharedBytes - bytes);
 #endif
   block.shared_bytes = bytes;
   return block.shared;
@@ -275,7 +278,7 @@ void warp_exchange(std::uint64_t value, std::uint64_t (&values)[32]) {
   Block& block = *running_block;
   const unsigned lane = running_thread % kWarpSize, index = running_thread / kWarpSize;
   Warp& warp = block.warps[index];
-  std::uint64_t(&slots)[kWarpSize] = warp.values[block.threads[running_thread].exchanges++ % 2];
+  std::uint64_t (&slots)[kWarpSize] = warp.values[block.threads[running_thread].exchanges++ % 2];
   slots[lane] = value;
   arrive(warp.barrier, kWarpSize, State::at_warp_barrier, index * kWarpSize);
   for (unsigned i = 0; i < kWarpSize; ++i) values[i] = slots[i];
