@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := $(if $(DATA),--data $(DATA) --out demo-real,--out demo)
 SANITIZERS := address undefined thread
 
-.PHONY: help setup demo test lint native-test exhaustive-test bench clean
+.PHONY: help setup demo test lint native-test exhaustive-test bench cuda-check gpu clean
 
 help:
 	@echo "make setup        environment in $(VENV), with the native core"
@@ -15,6 +15,8 @@ help:
 	@echo "make native-test  the C++ core alone, under the sanitizers"
 	@echo "make exhaustive-test  what takes minutes: every float32 logit"
 	@echo "make bench        the kernel against its peers"
+	@echo "make cuda-check   nvcc for sm_80 and sm_90: no kernel may spill registers"
+	@echo "make gpu          on a machine with an NVIDIA GPU: build, test, sanitize, measure"
 
 setup: $(VENV)/.ready
 
@@ -53,6 +55,14 @@ exhaustive-test: setup
 
 bench: setup
 	$(BIN)/python -m pytest bench -q -p no:xdist --benchmark-json=bench/results/latest.json
+
+cuda-check: setup
+	$(BIN)/cmake -S . -B build/csrc- -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSMILE_FAST_TESTS=ON > /dev/null
+	$(BIN)/ctest --test-dir build/csrc- -L nvcc --no-tests=error --output-on-failure
+
+# With the machine's own Python: its torch is the one that belongs to its driver.
+gpu:
+	PYTHONPATH=$(CURDIR):$(CURDIR)/export $(PYTHON) -m bench.gpu
 
 clean:
 	rm -rf build dist demo demo-real *.egg-info export/*.egg-info export/build
