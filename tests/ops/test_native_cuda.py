@@ -62,9 +62,7 @@ def test_core_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(core.CORE is None or torch.cuda.is_available(), reason="needs the core, and no GPU")
 def test_without_a_driver_a_kernel_raises() -> None:
-    with pytest.raises(
-        RuntimeError, match="scale_gradient: CUDA driver version is insufficient|no CUDA-capable device"
-    ):
+    with pytest.raises(RuntimeError, match=r"scale_gradient: (CUDA driver|no CUDA)"):
         core.CORE.scale_gradient(dtype="float32", gradient=0, factors=0, planes=1, voxels=1, stream=0)
 
 
