@@ -7,7 +7,7 @@ DEMO := $(if $(DATA),--data $(DATA) --out demo-real,--out demo)
 BENCH_OPTIONS = $(if $(BENCH),--select '$(BENCH)') $(if $(ALLOCATOR),--allocator $(ALLOCATOR)) $(if $(TARGET),--target $(TARGET))
 SANITIZERS := address undefined thread
 
-.PHONY: help setup demo test lint native-test exhaustive-test bench bench-check bench-table bench-goals bench-smoke gpu-compile clean
+.PHONY: help setup demo test lint native-test exhaustive-test bench bench-check bench-table bench-goals bench-smoke gpu-compile cuda-check gpu clean
 
 help:
 	@echo "make setup        environment in $(VENV), with the native core"
@@ -23,6 +23,8 @@ help:
 	@echo "make bench-table  the recorded figures into README.md"
 	@echo "make bench-goals  the recorded figures against the goals"
 	@echo "make bench-smoke  whether all benchmarks run and agree, in seconds"
+	@echo "make cuda-check   nvcc for sm_80 and sm_90: no kernel may spill registers"
+	@echo "make gpu          on a machine with an NVIDIA GPU: build, test, sanitize, measure"
 
 setup: $(VENV)/.ready
 
@@ -84,6 +86,14 @@ bench-check: setup
 
 bench-table bench-goals bench-smoke: bench-%: setup
 	$(BIN)/python -m bench $*
+
+cuda-check: setup
+	$(BIN)/cmake -S . -B build/csrc- -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSMILE_FAST_TESTS=ON > /dev/null
+	$(BIN)/ctest --test-dir build/csrc- -L nvcc --no-tests=error --output-on-failure
+
+# With the machine's own Python: its torch is the one that belongs to its driver.
+gpu:
+	PYTHONPATH=$(CURDIR):$(CURDIR)/export $(PYTHON) -m bench.gpu
 
 clean:
 	rm -rf build dist demo demo-real *.egg-info export/*.egg-info export/build

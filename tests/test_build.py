@@ -25,7 +25,10 @@ def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_native_core_is_built_by_default(setup_arguments: dict[str, Any]) -> None:
     runpy.run_path(str(SETUP))
-    assert [extension.name for extension in setup_arguments["ext_modules"]] == ["smile_fast._native"]
+    assert [extension.name for extension in setup_arguments["ext_modules"]] == [
+        "smile_fast._native",
+        "smile_fast._native_cuda",
+    ]
 
 
 def test_pure_python_on_request(setup_arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

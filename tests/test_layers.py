@@ -21,7 +21,7 @@ BESIDE_TRAINING = BELOW_TRAINING | {"smile_fast.training", "smile_fast.evaluatio
 ALLOWED: dict[str, set[str]] = {
     "smile_fast": set(),
     "smile_fast.__main__": {"smile_fast.cli"},
-    "smile_fast.ops": {"torch", "triton", "smile_fast._native"},
+    "smile_fast.ops": {"torch", "triton", "smile_fast._native", "smile_fast._native_cuda"},
     "smile_fast.ops.reference": {"torch"},
     "smile_fast.supervision": {"numpy", "torch", "smile_runtime"},
     "smile_fast.models": {"torch"},
@@ -174,9 +174,9 @@ def test_lazy_imports_of_a_command_are_told_apart() -> None:
     assert [line.split()[2] for line in found] == ["torch", "scipy"]
 
 
-CORE_INCLUDES = r"core/[a-z0-9_]+\.h"
-SIBLINGS = r"[a-z_]+\.h"
-SYSTEM = r"(sys/)?[a-z_]+(\.h)?"
+CORE_INCLUDES = r"core/[a-z0-9_]+\.(h|cuh)"
+SIBLINGS = r"([a-z_]+/)?[a-z_]+\.h"
+SYSTEM = r"(sys/)?[a-z_]+(\.h)?|cuda_(runtime|fp16|bf16)\.h"
 INCLUDES = {
     "core": (CORE_INCLUDES, SYSTEM),
     "bindings": (f"{CORE_INCLUDES}|{SIBLINGS}", SYSTEM + r"|pybind11/[a-z0-9_]+\.h"),
@@ -193,7 +193,7 @@ def foreign_includes(folder: str, source: str) -> list[str]:
 
 @pytest.mark.parametrize("folder", INCLUDES)
 def test_native_sources_keep_to_their_layer(folder: str) -> None:
-    sources = [path for path in (ROOT / "csrc" / folder).iterdir() if path.suffix in (".h", ".cpp", ".cu")]
+    sources = [path for path in (ROOT / "csrc" / folder).iterdir() if path.suffix in (".h", ".cpp", ".cu", ".cuh")]
     assert sources
     assert {path.name: lines for path in sources if (lines := foreign_includes(folder, path.read_text()))} == {}
 

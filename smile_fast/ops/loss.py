@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smile_fast.ops.native_cuda.masked_bce import can_scale, scale_gradient
 from smile_fast.ops.reference import compute_dtype
 from smile_fast.ops.triton_kernels import core as triton
 
@@ -64,9 +65,14 @@ def scaled(grad: Tensor, grad_sums: Tensor, counts: Tensor, mean: bool) -> Tenso
     # Only a plain tensor on the CPU can be asked: a traced one has no values, and a GPU would have to be waited for.
     if type(factors) is Tensor and factors.device.type == "cpu" and bool(((factors - 1).abs() < UNIT_FACTOR).all()):
         return grad.clone() if _graph_is_kept() else grad
-    if type(factors) is Tensor and triton.scales_in_place(grad) and not _graph_is_kept():
-        triton.scale_gradient(grad, factors.double())  # which costs nothing where the factors are 1
-        return grad
+    if type(factors) is Tensor and not _graph_is_kept():
+        # In place on a GPU, and nothing at all where the factors are 1.
+        if can_scale(grad):
+            scale_gradient(grad, factors)
+            return grad
+        if triton.scales_in_place(grad):
+            triton.scale_gradient(grad, factors.double())
+            return grad
     factors = factors.to(compute_dtype(grad.dtype)).reshape(factors.shape + (1,) * (grad.ndim - 2))
     return (grad * factors).to(grad.dtype)
 

@@ -20,6 +20,8 @@ from smile_fast.ops.checks import (
 )
 from smile_fast.ops.native import masked_bce as native
 from smile_fast.ops.native.core import UNUSABLE
+from smile_fast.ops.native_cuda import masked_bce as native_cuda
+from smile_fast.ops.native_cuda.core import UNUSABLE as CUDA_UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
 from smile_fast.ops.triton_kernels.core import implementation as triton
 
@@ -37,6 +39,13 @@ define(
             devices=("cpu",),
             unusable=UNUSABLE,
             refusal=native.refusal,
+        ),
+        Implementation(
+            "cuda",
+            native_cuda.masked_bce,
+            devices=("cuda",),
+            unusable=CUDA_UNUSABLE,
+            refusal=native_cuda.refusal,
         ),
         triton("masked_bce", NAME),
         Implementation(REFERENCE, reference.masked_bce, devices=()),
@@ -62,6 +71,13 @@ define(
             devices=("cpu",),
             unusable=UNUSABLE,
             refusal=native.refusal,
+        ),
+        Implementation(
+            "cuda",
+            native_cuda.masked_bce_in_place,
+            devices=("cuda",),
+            unusable=CUDA_UNUSABLE,
+            refusal=native_cuda.refusal,
         ),
         triton("masked_bce", IN_PLACE),
         Implementation(REFERENCE, reference.masked_bce_in_place, devices=()),

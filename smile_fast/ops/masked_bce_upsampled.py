@@ -17,6 +17,8 @@ from smile_fast.ops.checks import (
     check_tensor,
     check_upsampled_sizes,
 )
+from smile_fast.ops.native_cuda import masked_bce_upsampled as native_cuda
+from smile_fast.ops.native_cuda.core import UNUSABLE as CUDA_UNUSABLE
 from smile_fast.ops.native import masked_bce_upsampled as native
 from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
@@ -30,6 +32,12 @@ define(
     "(Tensor logits, Tensor labels, Tensor table, bool with_grad) -> (Tensor sums, Tensor counts, Tensor grad)",
     [
         Implementation(
+            "cuda",
+            native_cuda.masked_bce_upsampled,
+            devices=("cuda",),
+            unusable=CUDA_UNUSABLE,
+            refusal=native_cuda.refusal,
+        ),
             "native",
             native.masked_bce_upsampled,
             devices=("cpu",),

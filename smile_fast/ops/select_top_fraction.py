@@ -7,6 +7,8 @@ from torch import Tensor
 
 from smile_fast.ops import reference
 from smile_fast.ops.checks import check_float_tensor, check_shape, check_tensor
+from smile_fast.ops.native_cuda import select_top_fraction as native_cuda
+from smile_fast.ops.native_cuda.core import UNUSABLE as CUDA_UNUSABLE
 from smile_fast.ops.native import select_top_fraction as native
 from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
@@ -32,6 +34,12 @@ define(
     "(Tensor scores, Tensor candidates, Tensor gamma, Tensor segments) -> Tensor",
     [
         Implementation(
+            "cuda",
+            native_cuda.select_top_fraction,
+            devices=("cuda",),
+            unusable=CUDA_UNUSABLE,
+            refusal=native_cuda.refusal,
+        ),
             "native",
             native.select_top_fraction,
             devices=("cpu",),

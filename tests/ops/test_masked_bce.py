@@ -479,7 +479,7 @@ GOOD = problem(2, 3, (4, 5), torch.float32)
         ({"table": GOOD.table[:, :9]}, ValueError, r"table must have shape .* = \[2, 256, 2, 1\], got \[2, 9, 2, 1\]"),
         ({"table": GOOD.table.to("meta")}, ValueError, "table must be on cpu .*, got meta"),
         ({"reduction": "avg"}, ValueError, "reduction must be one of mean, sum, none, got 'avg'"),
-        ({"implementation": "cuda"}, ValueError, "implementation of masked_bce must be None or one of .*, got 'cuda'"),
+        ({"implementation": "gpu"}, ValueError, "implementation of masked_bce must be None or one of .*, got 'gpu'"),
     ],
 )
 def test_wrong_input_is_refused(change: dict[str, object], kind: type[Exception], message: str) -> None:

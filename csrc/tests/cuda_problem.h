@@ -1,0 +1,130 @@
+// What the tests of the CUDA losses share: random problems, exact results, results with guarded ends.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "core/float_formats.h"
+#include "core/label_counts.h"
+
+namespace smile_fast::testing {
+
+template <typename Logit>
+constexpr DType dtype_of = DType::float32;
+template <>
+inline constexpr DType dtype_of<BFloat16> = DType::bfloat16;
+template <>
+inline constexpr DType dtype_of<Float16> = DType::float16;
+
+// An array as a GPU's allocator hands it out, or one that starts `offset` elements behind such an address, between
+// canaries.
+template <typename T>
+class Guarded {
+ public:
+  explicit Guarded(std::int64_t size, std::int64_t offset = 0) : size_(size), offset_(offset) {
+    const std::size_t bytes = static_cast<std::size_t>(size + 2 * kCanaries) * sizeof(T) + kAlignment;
+    memory_ = static_cast<unsigned char*>(::operator new(bytes, std::align_val_t{kAlignment}));
+    std::memset(memory_, kCanary, bytes);
+  }
+  Guarded(const Guarded&) = delete;
+  ~Guarded() { ::operator delete(memory_, std::align_val_t{kAlignment}); }
+
+  T* data() { return reinterpret_cast<T*>(memory_ + kAlignment) + offset_; }
+  const T* data() const { return reinterpret_cast<const T*>(memory_ + kAlignment) + offset_; }
+  T& operator[](std::int64_t i) { return data()[i]; }
+  const T& operator[](std::int64_t i) const { return data()[i]; }
+  std::int64_t size() const { return size_; }
+  bool equals(const Guarded& other) const {
+    return std::memcmp(data(), other.data(), static_cast<std::size_t>(size_) * sizeof(T)) == 0;
+  }
+
+  bool canaries_live() const {
+    const auto* begin = reinterpret_cast<const unsigned char*>(data());
+    const auto* end = reinterpret_cast<const unsigned char*>(data() + size_);
+    bool live = true;
+    for (const unsigned char* byte = memory_; byte < begin; ++byte) live &= *byte == kCanary;
+    for (const unsigned char* byte = end; byte < end + kCanaries * sizeof(T); ++byte) live &= *byte == kCanary;
+    return live;
+  }
+
+ private:
+  static constexpr std::size_t kAlignment = 256;
+  static constexpr std::int64_t kCanaries = 16;
+  static constexpr unsigned char kCanary = 0xa5;
+  std::int64_t size_, offset_;
+  unsigned char* memory_;
+};
+
+enum class Labels { uniform, runs, noise };
+
+// Supervision of random bits: a third of the organs are never known, so that warps are skipped; a third are known
+// everywhere and never positive.
+struct Supervision {
+  std::int64_t batch, organs, voxels, words;
+  std::vector<std::uint8_t> labels;
+  std::vector<std::uint32_t> table;
+
+  Supervision(std::int64_t batch, std::int64_t organs, std::int64_t voxels, Labels pattern, std::mt19937& random)
+      : batch(batch), organs(organs), voxels(voxels), words((organs + kWordBits - 1) / kWordBits) {
+    std::uint8_t label = 0;
+    for (std::int64_t i = 0; i < batch * voxels; ++i) {
+      if (pattern == Labels::noise || (pattern == Labels::runs && random() % 97 == 0))
+        label = static_cast<std::uint8_t>(random());
+      labels.push_back(label);
+    }
+    for (std::int64_t row = 0; row < batch * kLabelValues; ++row) {
+      for (int which : {0, 1}) {
+        for (std::int64_t word = 0; word < words; ++word) {
+          std::uint32_t bits = static_cast<std::uint32_t>(random());
+          for (int organ = 0; organ < kWordBits; ++organ) {
+            if (organ % 3 == 0) bits &= ~(1u << organ);
+            if (organ % 3 == 1) bits = which == 0 ? bits | 1u << organ : bits & ~(1u << organ);
+          }
+          table.push_back(bits);
+        }
+      }
+    }
+  }
+
+  bool bit(std::int64_t image, std::int64_t voxel, int which, std::int64_t organ) const {
+    const std::int64_t row = image * kLabelValues + labels[image * voxels + voxel];
+    return table[(row * 2 + which) * words + organ / kWordBits] >> (organ % kWordBits) & 1;
+  }
+};
+
+// BCE and its derivative in double precision.
+struct Exact {
+  double loss, slope;
+};
+inline Exact exact_bce(double z, bool positive) {
+  const double x = positive ? -z : z;
+  const double slope = x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x));
+  return {std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))), positive ? -slope : slope};
+}
+
+// The larger of two errors; NaN is the largest (std::max would lose it).
+inline double worse(double a, double b) {
+  return std::isnan(b) ? std::numeric_limits<double>::infinity() : a < b ? b : a;
+}
+
+// Distance of a gradient from the exact one, in units in the last place of its format.
+inline double ulps(float computed, double exact) {
+  const float nearest = std::abs(static_cast<float>(exact));
+  const double ulp = static_cast<double>(std::nextafter(nearest, 2.0f)) - static_cast<double>(nearest);
+  return std::abs(computed - exact) / ulp;
+}
+inline double ulps(BFloat16 computed, double exact) {
+  return std::abs(computed.bits - from_float<BFloat16>(static_cast<float>(exact)).bits);
+}
+inline double ulps(Float16 computed, double exact) {
+  return std::abs(computed.bits - from_float<Float16>(static_cast<float>(exact)).bits);
+}
+
+}  // namespace smile_fast::testing
