@@ -17,10 +17,10 @@ from smile_fast.ops.checks import (
     check_tensor,
     check_upsampled_sizes,
 )
-from smile_fast.ops.native_cuda import masked_bce_upsampled as native_cuda
-from smile_fast.ops.native_cuda.core import UNUSABLE as CUDA_UNUSABLE
 from smile_fast.ops.native import masked_bce_upsampled as native
 from smile_fast.ops.native.core import UNUSABLE
+from smile_fast.ops.native_cuda import masked_bce_upsampled as native_cuda
+from smile_fast.ops.native_cuda.core import UNUSABLE as CUDA_UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
 from smile_fast.ops.triton_kernels.core import implementation as triton
 from smile_fast.ops.triton_kernels.core import upsampled_refusal
@@ -32,17 +32,18 @@ define(
     "(Tensor logits, Tensor labels, Tensor table, bool with_grad) -> (Tensor sums, Tensor counts, Tensor grad)",
     [
         Implementation(
-            "cuda",
-            native_cuda.masked_bce_upsampled,
-            devices=("cuda",),
-            unusable=CUDA_UNUSABLE,
-            refusal=native_cuda.refusal,
-        ),
             "native",
             native.masked_bce_upsampled,
             devices=("cpu",),
             unusable=UNUSABLE,
             refusal=native.refusal,
+        ),
+        Implementation(
+            "cuda",
+            native_cuda.masked_bce_upsampled,
+            devices=("cuda",),
+            unusable=CUDA_UNUSABLE,
+            refusal=native_cuda.refusal,
         ),
         triton(NAME, NAME, upsampled_refusal),
         Implementation(REFERENCE, reference.masked_bce_upsampled, devices=()),

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from smile_fast.ops import reference
 from smile_fast.ops.checks import check_float_tensor, check_shape, check_tensor
-from smile_fast.ops.native_cuda import select_top_fraction as native_cuda
-from smile_fast.ops.native_cuda.core import UNUSABLE as CUDA_UNUSABLE
 from smile_fast.ops.native import select_top_fraction as native
 from smile_fast.ops.native.core import UNUSABLE
+from smile_fast.ops.native_cuda import select_top_fraction as native_cuda
+from smile_fast.ops.native_cuda.core import UNUSABLE as CUDA_UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
 from smile_fast.ops.triton_kernels.core import implementation as triton
 
@@ -34,17 +34,18 @@ define(
     "(Tensor scores, Tensor candidates, Tensor gamma, Tensor segments) -> Tensor",
     [
         Implementation(
-            "cuda",
-            native_cuda.select_top_fraction,
-            devices=("cuda",),
-            unusable=CUDA_UNUSABLE,
-            refusal=native_cuda.refusal,
-        ),
             "native",
             native.select_top_fraction,
             devices=("cpu",),
             unusable=UNUSABLE,
             refusal=native.refusal,
+        ),
+        Implementation(
+            "cuda",
+            native_cuda.select_top_fraction,
+            devices=("cuda",),
+            unusable=CUDA_UNUSABLE,
+            refusal=native_cuda.refusal,
         ),
         triton(NAME, NAME),
         Implementation(REFERENCE, reference.select_top_fraction, devices=()),
