@@ -31,9 +31,10 @@ demo: setup
 
 # The Triton kernels first, in a process of their own: the interpreter is chosen before they are defined.
 test: setup
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/ops/triton
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/ops/triton \
+	    --cov=smile_fast --cov-report=
 	SMILE_FAST_REQUIRE_NATIVE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 \
-	    --cov=smile_fast --cov=smile_runtime --cov-report=term:skip-covered --cov-fail-under=90
+	    --cov-append --cov=smile_fast --cov=smile_runtime --cov-report=term:skip-covered --cov-fail-under=90
 
 gpu-compile: setup
 	$(BIN)/python -m pytest -q -n 2 tests/ops/test_triton_compile.py
@@ -46,7 +47,8 @@ lint: setup
 
 native-# The Triton kernels first, in a process of their own: the interpreter is chosen before they are defined.
 test: setup
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/ops/triton
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/ops/triton \
+	    --cov=smile_fast --cov-report=
 	for sanitizer in "" $(SANITIZERS); do \
 	    $(BIN)/cmake -S . -B build/csrc-$$sanitizer -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	        -DSMILE_FAST_TESTS=ON -DSMILE_FAST_SANITIZE=$$sanitizer > /dev/null && \
@@ -56,7 +58,8 @@ test: setup
 
 exhaustive-# The Triton kernels first, in a process of their own: the interpreter is chosen before they are defined.
 test: setup
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/ops/triton
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/ops/triton \
+	    --cov=smile_fast --cov-report=
 	$(BIN)/cmake -S . -B build/csrc- -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSMILE_FAST_TESTS=ON > /dev/null
 	$(BIN)/cmake --build build/csrc-
 	$(BIN)/ctest --test-dir build/csrc- -L exhaustive --verbose
