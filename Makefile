@@ -40,9 +40,10 @@ demo: setup
 
 # The Triton kernels first, in a process of their own: the interpreter is chosen before they are defined.
 test: setup
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/ops/triton
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/ops/triton \
+	    --cov=smile_fast --cov-report=
 	SMILE_FAST_REQUIRE_NATIVE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 \
-	    --cov=smile_fast --cov=smile_runtime --cov-report=term:skip-covered --cov-fail-under=90
+	    --cov-append --cov=smile_fast --cov=smile_runtime --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: setup
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from triton.compiler import ASTSource, CompiledKernel
 from smile_fast.ops.triton_kernels import counts, masked_bce, masked_bce_upsampled, scale_gradient, select_top_fraction
 from smile_fast.ops.triton_kernels.core import INTERPRETED, Configuration
 
+pytestmark = pytest.mark.slow
 ARCHITECTURES = [80, 90]
 POINTERS = {
     **{name: "*u8" for name in ("labels", "candidates", "selection")},
