@@ -98,9 +98,10 @@ SMILE_FAST_INLINE std::uint64_t nonzero_bytes(const std::uint8_t* bytes) {
 #endif
 }
 
-constexpr std::uintptr_t kStreamAlignment = 64;  // of the bytes, for store_bytes<true>
+constexpr std::size_t kSelectionAlignment = 64;  // of the bytes, for store_bytes<true>
 
-// Byte i becomes 1 where bit i is set, else 0. kStreamed: past the caches, where a target can; see finish_streaming.
+// Byte i becomes 1 where bit i is set, else 0. kStreamed: past the caches, where a target can; see
+// finish_streamed_bytes.
 template <bool kStreamed>
 SMILE_FAST_INLINE void store_bytes(std::uint8_t* bytes, std::uint64_t bits) {
 #if defined(__AVX512BW__)
@@ -137,7 +138,7 @@ SMILE_FAST_INLINE void store_bytes(std::uint8_t* bytes, std::uint64_t bits) {
 }
 
 // To be called after the last streamed store, before another thread may read what was stored.
-SMILE_FAST_INLINE void finish_streaming() {
+SMILE_FAST_INLINE void finish_streamed_bytes() {
 #if defined(__AVX2__)
   _mm_sfence();
 #endif
