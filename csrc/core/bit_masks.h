@@ -98,10 +98,31 @@ SMILE_FAST_INLINE std::uint64_t nonzero_bytes(const std::uint8_t* bytes) {
 #endif
 }
 
-// Byte i becomes 1 where bit i is set, else 0.
+constexpr std::size_t kSelectionAlignment = 64;  // of the bytes, for store_bytes<true>
+
+// Byte i becomes 1 where bit i is set, else 0. kStreamed: past the caches, where a target can; see
+// finish_streamed_bytes.
+template <bool kStreamed>
 SMILE_FAST_INLINE void store_bytes(std::uint8_t* bytes, std::uint64_t bits) {
 #if defined(__AVX512BW__)
-  store_as(bytes, _mm512_maskz_set1_epi8(bits, 1));
+  const __m512i value = _mm512_maskz_set1_epi8(bits, 1);
+  if constexpr (kStreamed)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(bytes), value);
+  else
+    store_as(bytes, value);
+#elif defined(__AVX2__)
+  // Byte i of a half holds the eight bits that bit i is among; the one of its place is left.
+  const __m256i byte_of = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i bit_of = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201ull));
+  for (int half = 0; half < kGroup; half += 32) {
+    const __m256i spread = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits >> half)), byte_of);
+    const __m256i chosen = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit_of), bit_of);
+    const __m256i value = _mm256_and_si256(chosen, _mm256_set1_epi8(1));
+    if constexpr (kStreamed)
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(bytes + half), value);
+    else
+      store_as(bytes + half, value);
+  }
 #else
   if (bits == 0) {
     memset(bytes, 0, kGroup);
@@ -109,10 +130,17 @@ SMILE_FAST_INLINE void store_bytes(std::uint8_t* bytes, std::uint64_t bits) {
   }
   for (int i = 0; i < kGroup; i += 8) {
     // Copies of eight bits, one in each byte, where bit i of byte i is the one wanted; then it becomes bit 0.
-    const std::uint64_t chosen = (bits >> i & 0xff) * 0x0101010101010101ull & 0x8040201008040201ull;
+    const std::uint64_t chosen = ((bits >> i & 0xff) * 0x0101010101010101ull) & 0x8040201008040201ull;
     const std::uint64_t ones = (chosen + 0x7f7f7f7f7f7f7f7full) >> 7 & 0x0101010101010101ull;
     for (int byte = 0; byte < 8; ++byte) bytes[i + byte] = static_cast<std::uint8_t>(ones >> (8 * byte));
   }
+#endif
+}
+
+// To be called after the last streamed store, before another thread may read what was stored.
+SMILE_FAST_INLINE void finish_streamed_bytes() {
+#if defined(__AVX2__)
+  _mm_sfence();
 #endif
 }
 

@@ -6,6 +6,8 @@
 namespace smile_fast::SMILE_FAST_TARGET {
 namespace {
 
+constexpr int kAhead = 4096;  // bytes of scores between what is asked for and what is used
+
 // Where the candidates of a group stand, as bits.
 struct Standing {
   std::uint64_t above;   // the bracket
@@ -35,15 +37,21 @@ SMILE_FAST_INLINE void for_groups(const ScoreBlock& block, const Body& body, con
   std::int32_t offset = 0;
   for (; offset + kGroup <= block.length; offset += kGroup) {
     const std::uint64_t candidates = nonzero_bytes(block.candidates + offset);
-    if (candidates == 0)
+    if (candidates == 0) {
       none(block.selection + offset);  // the scores are not even read
-    else
+    } else {
+      // The hardware's own prefetching stops at the end of each page of 4 KB.
+      for (int ahead = 0; ahead < kGroup; ahead += 64 / sizeof(Score))
+        __builtin_prefetch(reinterpret_cast<const char*>(scores + offset + ahead) + kAhead);
+      __builtin_prefetch(block.candidates + offset + kAhead / 4);
       body(scores + offset, candidates, block.selection + offset, offset);
+    }
   }
   if (offset == block.length) return;
   const std::size_t rest = static_cast<std::size_t>(block.length - offset);
   Score last_scores[kGroup] = {};
-  std::uint8_t last_candidates[kGroup] = {}, last_selection[kGroup] = {};
+  std::uint8_t last_candidates[kGroup] = {};
+  alignas(kSelectionAlignment) std::uint8_t last_selection[kGroup] = {};
   memcpy(last_scores, scores + offset, rest * sizeof(Score));
   memcpy(last_candidates, block.candidates + offset, rest);
   memcpy(last_selection, block.selection + offset, rest);
@@ -55,14 +63,14 @@ SMILE_FAST_INLINE void for_groups(const ScoreBlock& block, const Body& body, con
   memcpy(block.selection + offset, last_selection, rest);
 }
 
-template <typename Score, bool kStore>
+template <typename Score, bool kStore, bool kStreamed>
 SMILE_FAST_INLINE BlockCounts scan(const ScoreBlock& block, Bracket bracket, Entry* entries) {
   BlockCounts counts = {};
   for_groups<Score>(
       block,
       [&](const Score* scores, std::uint64_t candidates, std::uint8_t* selection, std::int32_t offset) {
         const Standing found = standing(scores, candidates, bracket);
-        store_bytes(selection, found.above);
+        store_bytes<kStreamed>(selection, found.above);
         counts.candidates += count_bits(candidates);
         counts.above += count_bits(found.above);
         if constexpr (kStore) {
@@ -74,8 +82,22 @@ SMILE_FAST_INLINE BlockCounts scan(const ScoreBlock& block, Bracket bracket, Ent
           counts.inside += count_bits(found.inside);
         }
       },
-      [](std::uint8_t* selection) { store_bytes(selection, 0); });
+      [](std::uint8_t* selection) { store_bytes<kStreamed>(selection, 0); });
+  if constexpr (kStreamed) finish_streamed_bytes();
   return counts;
+}
+
+template <typename Score, bool kStore>
+SMILE_FAST_INLINE BlockCounts scan(const ScoreBlock& block, Bracket bracket, Entry* entries, bool streamed) {
+  return streamed && reinterpret_cast<std::uintptr_t>(block.selection) % kSelectionAlignment == 0
+             ? scan<Score, kStore, true>(block, bracket, entries)
+             : scan<Score, kStore, false>(block, bracket, entries);
+}
+
+template <typename Score>
+SMILE_FAST_INLINE BlockCounts scan(const ScoreBlock& block, Bracket bracket, Entry* entries, bool streamed) {
+  return entries != nullptr ? scan<Score, true>(block, bracket, entries, streamed)
+                            : scan<Score, false>(block, bracket, entries, streamed);
 }
 
 template <typename Score>
@@ -98,21 +120,21 @@ SMILE_FAST_INLINE void ties(const ScoreBlock& block, std::int32_t key, std::uint
         if (tied == 0 || left == 0) return;
         if (count_bits(tied) > left) tied = lowest_bits(tied, left);
         left -= count_bits(tied);
-        store_bytes(selection, nonzero_bytes(selection) | tied);
+        store_bytes<false>(selection, nonzero_bytes(selection) | tied);
       },
       [](std::uint8_t*) {});
 }
 
 }  // namespace
 
-BlockCounts scan_block(const ScoreBlock& block, Bracket bracket, Entry* entries) {
+BlockCounts scan_block(const ScoreBlock& block, Bracket bracket, Entry* entries, bool streamed) {
   switch (block.dtype) {
     case DType::float32:
-      return entries ? scan<float, true>(block, bracket, entries) : scan<float, false>(block, bracket, entries);
+      return scan<float>(block, bracket, entries, streamed);
     case DType::bfloat16:
-      return entries ? scan<BFloat16, true>(block, bracket, entries) : scan<BFloat16, false>(block, bracket, entries);
+      return scan<BFloat16>(block, bracket, entries, streamed);
     case DType::float16:
-      return entries ? scan<Float16, true>(block, bracket, entries) : scan<Float16, false>(block, bracket, entries);
+      return scan<Float16>(block, bracket, entries, streamed);
   }
   __builtin_unreachable();
 }

@@ -22,8 +22,9 @@ struct BlockCounts {
 };
 
 // Selects the candidates above the bracket and no others. Those inside go to `entries`, which has room for all voxels,
-// in the order of the voxels; if it is null they are only counted.
-using ScanBlock = BlockCounts(const ScoreBlock& block, Bracket bracket, Entry* entries);
+// in the order of the voxels; if it is null they are only counted. `streamed`: the selection will have left the caches
+// when it is read, so it may go past them.
+using ScanBlock = BlockCounts(const ScoreBlock& block, Bracket bracket, Entry* entries, bool streamed);
 
 // Adds the candidates inside the bins' bracket to their bins.
 using CountKeys = void(const ScoreBlock& block, const Bins& bins, std::uint32_t* counts);

@@ -11,12 +11,13 @@
 namespace smile_fast {
 namespace {
 
-constexpr std::int64_t kBlock = 1 << 13;     // voxels: their entries, if all are candidates, fill 64 KB of stack
-constexpr std::int64_t kScanBlocks = 8;      // of one work item that reads scores
-constexpr std::int64_t kSearchBlocks = 256;  // of one work item that has bins of its own
-constexpr int kBinBits = 11;                 // 8 KB of bins
-constexpr std::int64_t kSlackShare = 64;     // room for a 64th of the voxels more than the sample promises
-constexpr std::int64_t kListedShare = 16;    // a bracket with fewer than a 16th of the voxels is worth a list
+constexpr std::int64_t kBlock = 1 << 13;           // voxels: their entries, if all are candidates, fill 64 KB of stack
+constexpr std::int64_t kScanBlocks = 8;            // of one work item that reads scores
+constexpr std::int64_t kSearchBlocks = 1024;       // of one work item that has bins of its own
+constexpr std::int64_t kStreamedLength = 1 << 22;  // voxels: a selection of 4 MB
+constexpr int kBinBits = 11;                       // 8 KB of bins
+constexpr std::int64_t kSlackShare = 64;           // room for a 64th of the voxels more than the sample promises
+constexpr std::int64_t kListedShare = 16;          // a bracket with fewer than a 16th of the voxels is worth a list
 
 std::int64_t blocks_of(std::int64_t voxels, std::int64_t block) { return (voxels + block - 1) / block; }
 
@@ -105,11 +106,13 @@ void LargeSegments::scan(const Segments& segments) {
     capacity += segment->search.population * 3 / 2 + (segment->end - segment->begin) / kSlackShare;
   EntryPool& pool = *pools_.emplace_back(std::make_unique<EntryPool>(capacity));
   ScanBlock* const scan_block = SMILE_FAST_DISPATCH(scan_block);
+  const bool streamed = a_.length >= kStreamedLength;
   for_chunks(segments, kScanBlocks, [&](Segment& segment, std::int64_t first, std::int64_t last, std::int64_t) {
     Entry entries[kBlock];
     const Bracket bracket = segment.search.bracket;
     for (std::int64_t index = first; index < last; ++index) {
-      const BlockCounts counts = scan_block(voxels_of(segment, index), bracket, bracket.single() ? nullptr : entries);
+      const BlockCounts counts =
+          scan_block(voxels_of(segment, index), bracket, bracket.single() ? nullptr : entries, streamed);
       Entry* kept = nullptr;
       if (counts.inside != 0 && !bracket.single()) kept = pool.take(counts.inside);
       if (kept != nullptr) std::memcpy(kept, entries, counts.inside * sizeof(Entry));

@@ -25,19 +25,24 @@ class ScoreSample {
 
   std::int64_t spots() const { return spots_; }
 
-  // The first voxel of a spot: somewhere in its share of the segment.
-  std::int64_t spot(std::int64_t index) const;
+  // The first voxel of a spot: somewhere in its share of the segment, elsewhere in every round.
+  std::int64_t spot(std::int64_t index, int round) const;
 
   void draw(const SelectTopFractionArguments& arguments, int part);
 
   // A bracket that holds the threshold of share gamma, very probably.
   Guess guess(DType dtype, double gamma);
 
+  static constexpr int kRounds = 4;  // only the first one where candidates are few
+
  private:
   struct Part {
     std::vector<std::int32_t> keys;
+    std::int64_t found = 0;  // candidates in the spots of the first round
     std::int64_t spots_with_candidates = 0;
   };
+
+  void draw(const SelectTopFractionArguments& arguments, int part, int round, std::int64_t step);
 
   std::int64_t begin_, end_, spots_;
   Part parts_[kParts];

@@ -156,8 +156,9 @@ Problem long_segments(const Content& content, std::uint32_t density, std::int64_
 // Changes what the sample of the first long segment will see: `change` gets every voxel of its spots.
 void at_the_sampled_voxels(Problem& p, const std::function<void(std::int64_t voxel)>& change) {
   const ScoreSample sample(p.offsets[0], p.offsets[1]);
-  for (std::int64_t spot = 0; spot < sample.spots(); ++spot)
-    for (std::int64_t i = 0; i < ScoreSample::kSpot; ++i) change(sample.spot(spot) + i);
+  for (int round = 0; round < ScoreSample::kRounds; ++round)
+    for (std::int64_t spot = 0; spot < sample.spots(); ++spot)
+      for (std::int64_t i = 0; i < ScoreSample::kSpot; ++i) change(sample.spot(spot, round) + i);
 }
 
 void test_everywhere(const Problem& p, const std::string& name) {
