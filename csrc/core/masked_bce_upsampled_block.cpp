@@ -111,8 +111,8 @@ SMILE_FAST_INLINE void interpolate_columns(const LowRow<Logit>& row, const Colum
     Floats low_part, next_part;
     if (nexts[column + kLanes - 1] - base < kLanes) {
       const Floats read_values = load(read);
-      low_part = __builtin_shuffle(read_values, low_at);
-      next_part = __builtin_shuffle(read_values, next_at);
+      low_part = lanes_at(read_values, low_at);
+      next_part = lanes_at(read_values, next_at);
     } else {
       for (int lane = 0; lane < kLanes; ++lane) {
         low_part[lane] = read[low_at[lane]];

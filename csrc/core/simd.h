@@ -52,6 +52,17 @@ SMILE_FAST_INLINE void store_as(void* destination, Vector value) {
   memcpy(destination, &value, sizeof value);
 }
 
+// The lanes `at`, each of them in [0, kLanes), of a vector.
+SMILE_FAST_INLINE Floats lanes_at(Floats value, Integers at) {
+#ifdef __clang__  // lacks the builtin
+  Floats chosen;
+  for (int lane = 0; lane < kLanes; ++lane) chosen[lane] = value[at[lane]];
+  return chosen;
+#else
+  return __builtin_shuffle(value, at);
+#endif
+}
+
 SMILE_FAST_INLINE Floats load(const float* source) { return load_as<Floats>(source); }
 
 // Both ways between 16 and 32 bits, the compiler's own conversion for AVX2 takes three times the instructions.

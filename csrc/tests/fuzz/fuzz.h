@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 
 #include "core/float_formats.h"
@@ -75,10 +76,46 @@ inline float choose_float(std::uint32_t bits) {
   return static_cast<float>(static_cast<int>(bits / 8 % 4097) - 2048) / 256.0f;
 }
 
+// Runs of equal logits, until the input gives them one by one no more: some of few kinds, some of moderate size only.
+template <typename Logit>
+Exact<Logit> choose_logits(Choices& choices, std::size_t size) {
+  Filler filler(choices.word());
+  const std::uint32_t moderate = choices.byte() % 2 == 0 ? 0 : 2;  // a bit with which choose_float takes common numbers
+  const std::uint32_t run_length = 1 + choices.up_to(60), kinds = 1 + choices.word() % 100000;
+  Exact<Logit> logits(size);
+  std::uint32_t bits = 0;
+  for (std::size_t i = 0; i < size; ++i) {
+    if (!choices.ended())
+      bits = choices.word();
+    else if (i == 0 || filler.next() % run_length == 0)
+      bits = filler.next() % kinds;
+    logits[i] = from_float<Logit>(choose_float(bits | moderate));
+  }
+  return logits;
+}
+
 inline void choose_target(int choice) {
   constexpr Target targets[] = {Target::plain, Target::avx2, Target::avx512};
   const Target wanted = targets[choice % 3];
   use_target(runs(wanted) ? wanted : Target::plain);
+}
+
+// Labels, or whatever is a byte, in runs.
+inline Exact<std::uint8_t> choose_labels(Filler& filler, std::size_t size, std::uint32_t kinds,
+                                         std::uint32_t run_length) {
+  Exact<std::uint8_t> labels(size);
+  std::uint8_t label = 0;
+  for (std::size_t i = 0; i < size; ++i) {
+    if (filler.next() % run_length == 0) label = static_cast<std::uint8_t>(filler.next() % kinds);
+    labels[i] = label;
+  }
+  return labels;
+}
+
+// The same bits in two arrays of one size.
+template <typename T>
+bool same_bits(const Exact<T>& one, const Exact<T>& other) {
+  return one.size() == 0 || std::memcmp(one.data(), other.data(), one.size() * sizeof(T)) == 0;
 }
 
 inline void require(bool holds, const char* what) {

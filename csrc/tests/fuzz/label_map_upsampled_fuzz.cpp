@@ -1,0 +1,69 @@
+// label_map_upsampled_cpu against a loop over pixels and channels in double precision.
+#include <limits>
+
+#include "core/label_map_upsampled.h"
+#include "fuzz.h"
+#include "tests/upsampled_problems.h"
+
+namespace {
+
+using namespace smile_fast;
+using fuzz::Choices;
+using fuzz::Exact;
+
+constexpr int kMostChannels = 127;
+constexpr int kFewChannels = 6;  // that so many pixels are affordable for
+constexpr int kPixels = 12000, kPixelsOfMany = 800;
+
+// The definition: a NaN is above nothing, and a tie stays with the lower label.
+template <typename Logit>
+std::uint8_t label_at(const LabelMapUpsampledArguments& a, std::int64_t image, std::int64_t y, std::int64_t x) {
+  double best = a.softmax ? -std::numeric_limits<double>::infinity() : 0.0;
+  std::int64_t label = 0;
+  for (std::int64_t channel = 0; channel < a.channels; ++channel) {
+    const auto* plane =
+        static_cast<const Logit*>(a.logits) + (image * a.channels + channel) * a.grid.rows * a.grid.columns;
+    const double value = testing::value_at(plane, a.grid, y, x);
+    if (!(value > best)) continue;
+    best = value;
+    label = channel + (a.softmax ? 0 : 1);
+  }
+  return static_cast<std::uint8_t>(label);
+}
+
+template <typename Logit>
+void run(Choices& choices) {
+  const std::int64_t images = choices.byte() % 3;
+  const int channels = choices.byte() % 8 == 0 ? 1 + choices.byte() % kMostChannels : 1 + choices.byte() % kFewChannels;
+  const int stride = 1 + choices.byte() % kMaxStride;
+  const int width = choices.up_to(300);
+  const int height = choices.up_to((channels > kFewChannels ? kPixelsOfMany : kPixels) / (width + 1));
+  const bool softmax = choices.byte() % 2 != 0;
+  const int threads = 1 + choices.byte() % 3;
+  const CellGrid grid = cell_grid(height, width, stride);
+
+  const Exact<Logit> logits = fuzz::choose_logits<Logit>(choices, images * channels * grid.rows * grid.columns);
+  const Exact<std::uint8_t> labels(images * height * width), others(labels.size());
+  LabelMapUpsampledArguments arguments{
+      testing::dtype_of<Logit>, logits.data(), images, channels, grid, softmax, labels.data()};
+  label_map_upsampled_cpu(arguments, 1);
+  for (std::int64_t image = 0; image < images; ++image)
+    for (std::int64_t y = 0; y < height; ++y)
+      for (std::int64_t x = 0; x < width; ++x)
+        fuzz::require(labels[(image * height + y) * width + x] == label_at<Logit>(arguments, image, y, x), "label");
+  arguments.labels = others.data();
+  label_map_upsampled_cpu(arguments, threads);
+  fuzz::require(fuzz::same_bits(labels, others), "other labels with other threads");
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  Choices choices(data, size);
+  fuzz::choose_target(choices.byte());
+  const int dtype = choices.byte() % 3;
+  if (dtype == 0) run<float>(choices);
+  if (dtype == 1) run<BFloat16>(choices);
+  if (dtype == 2) run<Float16>(choices);
+  return 0;
+}
