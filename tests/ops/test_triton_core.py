@@ -18,7 +18,7 @@ SLOW, FAST = Configuration({"BLOCK": 1}), Configuration({"BLOCK": 2}, warps=8, r
 
 
 def test_every_op_has_triton_before_the_reference_on_a_gpu() -> None:
-    for op in OPS:
+    for op in set(OPS) - {"label_map_upsampled", "pseudo_labels_upsampled"}:  # the reference runs on CUDA
         names = [name for name, _, _ in available(op, "cuda")]
         assert names.index("triton") == names.index("reference") - 1
         assert ("triton", core.UNUSABLE == "", core.UNUSABLE) in available(op, "cuda")
@@ -126,4 +126,4 @@ def test_launch_options() -> None:
 
 
 def test_sizes_within_a_factor_of_four_share_a_bucket() -> None:
-    assert core.size_bucket(2**20) == core.size_bucket(2**21 + 1) != core.size_bucket(2**22)
+    assert core.size_bucket(2**21) == core.size_bucket(2**23 - 1) != core.size_bucket(2**23)
