@@ -13,7 +13,7 @@ using fuzz::Exact;
 
 constexpr int kMostChannels = 127;
 constexpr int kFewChannels = 6;  // that so many pixels are affordable for
-constexpr int kPixels = 12000, kPixelsOfMany = 800;
+constexpr int kPixels = 5000, kPixelsOfMany = 800;
 
 // The definition: a NaN is above nothing, and a tie stays with the lower label.
 template <typename Logit>

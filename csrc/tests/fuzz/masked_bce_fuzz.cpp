@@ -81,12 +81,7 @@ void run(DType dtype, Choices& choices) {
   Exact<std::uint32_t> table(s.batch * kLabelValues * 2 * s.words);
   const std::uint32_t never = choices.word(), always = choices.word();  // known
   for (std::size_t i = 0; i < table.size(); ++i) table[i] = (filler.next() & ~never) | always;
-  Exact<std::uint8_t> labels(s.batch * s.voxels);
-  std::uint8_t label = 0;
-  for (std::size_t i = 0; i < labels.size(); ++i) {
-    if (filler.next() % run_length == 0) label = static_cast<std::uint8_t>(filler.next() % distinct_labels);
-    labels[i] = label;
-  }
+  const Exact<std::uint8_t> labels = fuzz::choose_labels(filler, s.batch * s.voxels, distinct_labels, run_length);
   // Where an organ is known, the loss of an infinite logit would be infinite or NaN: those stay where it is unknown.
   Exact<Logit> logits(s.batch * s.organs * s.voxels);
   std::vector<double> values(logits.size());

@@ -26,6 +26,7 @@ constexpr int kVoxels = 6000, kVoxelsOfMany = 300;
 // largest, and no chain of additions is longer than kRoundings. A gradient is rounded to its dtype, too.
 constexpr double kUnit = 0x1p-24;
 constexpr double kRoundings = 64.0, kLogitRoundings = 4.0;
+constexpr double kWeightRoundings = 1.5;  // absolute: half a unit of each axis, where 1 - weight cancels
 template <typename Logit>
 constexpr double kFormatUnit = 0.0;
 template <>
@@ -76,12 +77,12 @@ std::array<Tap, 8> taps(const Sizes& s, std::int64_t voxel) {
 
 // One plane, [low], as it should be.
 struct Plane {
-  explicit Plane(std::int64_t size) : gradient(size), magnitude(size), wild(size) {}
+  explicit Plane(std::int64_t size) : gradient(size), magnitude(size), slopes_at(size), wild(size) {}
   double sum = 0.0, slopes = 0.0, largest = 0.0;
   std::int64_t count = 0;
-  bool any_wild = false, any_nan = false;   // among the logits that are read
-  std::vector<double> gradient, magnitude;  // magnitude: the sum of the terms' sizes
-  std::vector<bool> wild;                   // shares a voxel with a logit that is not moderate
+  bool any_wild = false, any_nan = false;              // among the logits that are read
+  std::vector<double> gradient, magnitude, slopes_at;  // magnitude: the sum of the terms' sizes; and without weights
+  std::vector<bool> wild;                              // shares a voxel with a logit that is not moderate
 };
 
 void add_voxel(const std::array<Tap, 8>& read, const std::vector<double>& logits, bool positive, Plane& plane) {
@@ -107,6 +108,7 @@ void add_voxel(const std::array<Tap, 8>& read, const std::vector<double>& logits
     plane.largest = std::max(plane.largest, std::abs(logits[tap.at]));
     plane.gradient[tap.at] += (positive ? -slope : slope) * tap.weight;
     plane.magnitude[tap.at] += slope * tap.weight;
+    plane.slopes_at[tap.at] += slope;
   }
 }
 
@@ -120,8 +122,8 @@ void check_plane(const Plane& plane, double sum, std::int64_t count, const Logit
   if (gradient == nullptr) return;
   for (std::size_t i = 0; i < plane.gradient.size(); ++i) {
     const double exact = plane.gradient[i];
-    const double allowed_here =
-        kUnit * (kRoundings + of_logits) * plane.magnitude[i] + kFormatUnit<Logit> * std::abs(exact) + kSmallest<Logit>;
+    const double arithmetic = (kRoundings + of_logits) * plane.magnitude[i] + kWeightRoundings * plane.slopes_at[i];
+    const double allowed_here = kUnit * arithmetic + kFormatUnit<Logit> * std::abs(exact) + kSmallest<Logit>;
     fuzz::require(plane.wild[i] || std::abs(to_float(gradient[i]) - exact) <= allowed_here, "gradient");
   }
 }

@@ -16,7 +16,7 @@ using fuzz::Exact;
 
 constexpr int kMostChannels = 126;
 constexpr int kFewChannels = 5;  // that so many voxels are affordable for
-constexpr int kVoxels = 9000, kVoxelsOfMany = 500;
+constexpr int kVoxels = 5000, kVoxelsOfMany = 500;
 constexpr int kPercent = 100;
 
 template <typename Logit>
