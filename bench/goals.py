@@ -1,4 +1,4 @@
-"""The goals of PERFORMANCE.md for a CPU with 2 cores, held against a recorded run."""
+"""The goals of the CPU kernels on two cores, held against a recorded run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Goal:
     """One goal.
 
     Attributes:
-        wording: as PERFORMANCE.md has it.
+        wording: what is wanted, in words.
         workload: "op/workload" or a pattern of them, of which the worst counts; "" if no suite measures it yet.
         peer: which one, or several, of which the best counts; or the name of an error.
         threshold: peer's time over ours, at least; or ours over the peer's, or an error, at most.
