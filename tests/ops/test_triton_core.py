@@ -126,4 +126,4 @@ def test_launch_options() -> None:
 
 
 def test_sizes_within_a_factor_of_four_share_a_bucket() -> None:
-    assert core.size_bucket(2**20) == core.size_bucket(2**21 + 1) != core.size_bucket(2**22)
+    assert core.size_bucket(2**21) == core.size_bucket(2**23 - 1) != core.size_bucket(2**23)
