@@ -78,9 +78,9 @@ def other_cases() -> list[Case]:
     for dtype, levels in (("fp32", 4), ("fp16", 3), ("bf16", 2)):
         sizing = {"LEVELS": levels, "TILE": select_top_fraction.TILE, "BLOCK": select_top_fraction.BLOCK}
         for kernel in ("compact_kernel", "ties_kernel", "write_kernel"):
-            cases.append(Case(select_top_fraction, kernel, dtype, Configuration(sizing)))
+            cases.append(Case(select_top_fraction, kernel, dtype, Configuration(sizing, registers=128)))
         for level in range(1, levels):
-            choice = Configuration({**sizing, "LEVEL": level})
+            choice = Configuration({**sizing, "LEVEL": level}, registers=128)
             cases.append(Case(select_top_fraction, "refine_kernel", dtype, choice))
     return cases
 

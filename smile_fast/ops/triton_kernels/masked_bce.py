@@ -19,7 +19,7 @@ CONFIGURATIONS = (
     (Configuration({"BLOCK": 128, "GROUP": 2}),)
     if INTERPRETED
     else tuple(
-        Configuration({"BLOCK": block, "GROUP": group}, warps)
+        Configuration({"BLOCK": block, "GROUP": group}, warps, registers=128)
         for block, group, warps in ((1024, 2, 8), (1024, 1, 4), (512, 2, 4), (2048, 1, 8), (512, 1, 4))
     )
 )

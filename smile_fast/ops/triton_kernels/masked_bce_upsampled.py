@@ -25,7 +25,7 @@ FACTORS = tl.constexpr(64)  # of a product of 1 + e, each at most 2, before its 
 CONFIGURATIONS: dict[bool, tuple[Configuration, ...]] = {
     volume: (Configuration({"CELLS": 64, "GROUP": 2}),)
     if INTERPRETED
-    else tuple(Configuration({"CELLS": cells, "GROUP": group}, warps, registers=128) for cells, group, warps in choices)
+    else tuple(Configuration({"CELLS": cells, "GROUP": group}, warps, registers=168) for cells, group, warps in choices)
     for volume, choices in (
         (False, ((128, 2, 4), (256, 4, 8), (256, 2, 8), (128, 1, 4))),
         (True, ((128, 2, 4), (256, 1, 8), (128, 1, 4))),

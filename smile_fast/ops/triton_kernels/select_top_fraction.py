@@ -16,7 +16,7 @@ from torch import Tensor
 
 from smile_fast.ops.checks import check_shape, check_tensor
 from smile_fast.ops.reference import INTEGER_TOLERANCE as _INTEGER_TOLERANCE
-from smile_fast.ops.triton_kernels.core import DTYPES, INTERPRETED, ROUNDING
+from smile_fast.ops.triton_kernels.core import DTYPES, INTERPRETED, Configuration
 
 INTEGER_TOLERANCE = tl.constexpr(_INTEGER_TOLERANCE)
 BINS = tl.constexpr(256)
@@ -24,6 +24,8 @@ LEVELS = {torch.float32: 4, torch.float16: 3, torch.bfloat16: 2}
 """How many times 8 bits tell all numbers of a dtype apart; the rest of the key is the same for equal numbers."""
 TILE = 64 if INTERPRETED else 8192  # voxels of a program; their offsets fit in 16 bits
 BLOCK = 32 if INTERPRETED else 1024  # voxels or candidates a step
+
+LAUNCH_OPTIONS = Configuration({}, registers=128).launch_options
 
 
 @triton.jit
@@ -261,7 +263,7 @@ def select_top_fraction(scores: Tensor, candidates: Tensor, gamma: Tensor, segme
         sizes = codes.new_empty(tiles, dtype=torch.int32)
         ties = codes.new_empty(tiles, dtype=torch.int64)
         histograms = codes.new_zeros((count, levels, 256), dtype=torch.int64)
-        sizing = {"LEVELS": levels, "TILE": TILE, "BLOCK": BLOCK, **ROUNDING}
+        sizing = {"LEVELS": levels, "TILE": TILE, "BLOCK": BLOCK, **LAUNCH_OPTIONS}
         slots = (keys, offsets, sizes, segments, gamma, histograms)
         compact_kernel[(tiles,)](
             scores, codes, segments, selection, keys, offsets, sizes, histograms, length, count, **sizing
