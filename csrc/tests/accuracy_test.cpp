@@ -27,6 +27,7 @@ using smile_fast::kLabelValues;
 using smile_fast::Target;
 using smile_fast::to_float;
 using smile_fast::testing::check;
+using smile_fast::testing::worse;
 
 enum Label : std::uint8_t { negative, positive, unknown, kLabels };
 
@@ -91,15 +92,14 @@ struct Check {
       if (label == unknown) {
         leaks += to_float(gradient[i]) != 0.0f;  // also for NaN and Inf
       } else if (std::isfinite(z)) {
-        worst_ulps = std::fmax(worst_ulps, ulps(gradient[i], exact_gradient(z, label)));
+        worst_ulps = worse(worst_ulps, ulps(gradient[i], exact_gradient(z, label)));
       }
       exact += exact_loss(z, label);
       summed = summed && std::fabs(z) < kLargestSummed;
     }
     if (label == unknown) leaks += sum != 0.0 || count != 0;
     const double floor = static_cast<double>(size) * 0x1p-148;  // exp(-|z|) cannot be nearer than denormal numbers are
-    if (summed && exact > 0.0)
-      worst_loss = std::fmax(worst_loss, std::fmax(std::fabs(sum - exact) - floor, 0.0) / exact);
+    if (summed && exact > 0.0) worst_loss = worse(worst_loss, (std::fabs(sum - exact) - floor) / exact);
   }
 
   void finish(const std::string& name) const {
@@ -148,8 +148,8 @@ void floats(const std::string& target, std::int64_t step, int threads) {
     for (int thread = 0; thread < threads; ++thread) helpers.emplace_back(work, thread);
   }
   for (int thread = 1; thread < threads; ++thread) {
-    checks[0].worst_ulps = std::fmax(checks[0].worst_ulps, checks[thread].worst_ulps);
-    checks[0].worst_loss = std::fmax(checks[0].worst_loss, checks[thread].worst_loss);
+    checks[0].worst_ulps = worse(checks[0].worst_ulps, checks[thread].worst_ulps);
+    checks[0].worst_loss = worse(checks[0].worst_loss, checks[thread].worst_loss);
     checks[0].leaks += checks[thread].leaks;
   }
   checks[0].finish(target + ", float32");

@@ -109,11 +109,6 @@ inline Exact exact_bce(double z, bool positive) {
   return {std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))), positive ? -slope : slope};
 }
 
-// The larger of two errors; NaN is the largest (std::max would lose it).
-inline double worse(double a, double b) {
-  return std::isnan(b) ? std::numeric_limits<double>::infinity() : a < b ? b : a;
-}
-
 // Distance of a gradient from the exact one, in units in the last place of its format.
 inline double ulps(float computed, double exact) {
   const float nearest = std::abs(static_cast<float>(exact));

@@ -26,6 +26,7 @@ using smile_fast::kWordBits;
 using smile_fast::MaskedBceArguments;
 using smile_fast::Target;
 using smile_fast::testing::check;
+using smile_fast::testing::worse;
 
 constexpr std::int64_t kCanaries = 16;  // elements after every result that must stay untouched
 constexpr std::uint8_t kCanary = 0xa5;
@@ -151,7 +152,7 @@ void check_against_double(const Problem<Logit>& p, const Result<double>& sums, c
       sum += known ? std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))) : 0.0;
       count += known;
       const double exact = known ? (positive ? -slope : slope) : 0.0;
-      worst_gradient = std::max(worst_gradient, ulps(gradient.values[plane * p.voxels + voxel], exact));
+      worst_gradient = worse(worst_gradient, ulps(gradient.values[plane * p.voxels + voxel], exact));
     }
     // One voxel's loss carries 2 float32 roundings of exp and 1 of the sum; over many they average out.
     check(std::abs(sums.values[plane] - sum) <= 3e-7 * sum, name + ": sum of plane " + std::to_string(plane));
@@ -214,7 +215,7 @@ void test(std::int64_t batch, std::int64_t organs, std::int64_t voxels, Labels p
   for (std::int64_t i = 0; i < planes * voxels; ++i) {
     const double whole = smile_fast::to_float(gradient.values[i]) / std::max(known, 1.0);
     const double scaled = smile_fast::to_float(overwritten.logits[i]);
-    worst = std::max(worst, std::abs(scaled - whole) - kScaledRelative<Logit> * std::abs(whole));
+    worst = worse(worst, std::abs(scaled - whole) - kScaledRelative<Logit> * std::abs(whole));
   }
   check(worst <= (dtype_of<Logit> == DType::float16 ? 0x1p-24 : 0x1p-126), name + ": mean, gradient in place");
 }
