@@ -59,7 +59,7 @@ fuzz: setup
 	$(BIN)/cmake -S . -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	    -DCMAKE_CXX_COMPILER=clang++ -DSMILE_FAST_FUZZ=ON -DSMILE_FAST_OPENMP=OFF > /dev/null
 	$(BIN)/cmake --build build/fuzz
-	printf '%s\n' $(FUZZED) | xargs -P 2 -I OP sh -c 'cd build/fuzz && mkdir -p corpus/OP && ./OP_fuzz \
+	printf '%s\n' $(FUZZED) | xargs -P 2 -I OP sh -c 'cd build/fuzz && mkdir -p corpus/OP $(CURDIR)/csrc/tests/fuzz/corpus/OP && ./OP_fuzz \
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -len_control=0 -artifact_prefix=OP- corpus/OP $(CURDIR)/csrc/tests/fuzz/corpus/OP \
 	    > OP.log 2>&1 && echo "OP: $$(tail -n 1 OP.log)" || { tail -n 50 OP.log; echo "FAILED: OP, see build/fuzz"; exit 1; }'
 

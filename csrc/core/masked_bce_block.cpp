@@ -48,7 +48,8 @@ SMILE_FAST_INLINE void losses(const Logit* logits, Logit* gradient, float scale,
     for (int way = 0; way < kWays; ++way) {
       const int at = voxel + way * kLanes;
       __builtin_prefetch(next + at, kGradient == Gradient::cached || kGradient == Gradient::overwriting);
-      vector_losses<kMixed, kGradient>(logits + at, gradient + at, scale, run, at, bit, parts[way]);
+      Logit* const stored = kGradient == Gradient::none ? nullptr : gradient + at;
+      vector_losses<kMixed, kGradient>(logits + at, stored, scale, run, at, bit, parts[way]);
     }
   }
   if constexpr (kMixed) {
