@@ -131,9 +131,13 @@ def _relabel_case(
     model: Segmenter, view: TrainingView, case: str, organs: list[int], this: Round
 ) -> tuple[NDArray[np.uint8], dict[str, dict[str, int]]]:
     """The overlay [D, H, W] of one case, and per organ the numbers of candidates, selected and kept voxels."""
-    unlabelled = torch.from_numpy(view.visible_labels(case) == 0)  # [D, H, W]
-    logits = predict_logits(model, view.image(case))  # [D, K, h, w]
-    unlabelled = unlabelled.to(logits.device)
+    human = view.visible_labels(case)  # [D, H, W]
+    whole, box = np.zeros(human.shape, np.uint8), view.box(case)
+    if not box.planes:  # nothing but air
+        return whole, {view.organs[k]: {"candidates": 0, "selected": 0, "kept": 0} for k in organs}
+    planes = list(box.planes)
+    logits = predict_logits(model, view.image(case), box=box)  # [n, K, h, w]
+    unlabelled = torch.from_numpy(box.crop(human)[planes] == 0).to(logits.device)  # [n, H', W']
     best = torch.full(unlabelled.shape, -torch.inf, device=logits.device)
     overlay = torch.zeros(unlabelled.shape, dtype=torch.uint8, device=logits.device)
     counts: dict[str, dict[str, int]] = {}
@@ -148,7 +152,8 @@ def _relabel_case(
         counts[view.organs[k]] = {"candidates": int(candidates.sum()), "selected": int(selected.sum())}
     for k in organs:
         counts[view.organs[k]]["kept"] = int((overlay == (PSEUDO_BIT | (k + 1))).sum())
-    return overlay.cpu().numpy(), counts
+    box.crop(whole)[planes] = overlay.cpu().numpy()
+    return whole, counts
 
 
 def _select(
