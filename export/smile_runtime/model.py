@@ -20,9 +20,10 @@ METADATA_KEY = "smile_fast"  # of the entry in the file's metadata_props that ho
 SCHEMA = 1
 INPUT = "hu"  # int16 [N, C, H, W], HU
 LABELS = "labels"  # uint8 [N, H, W], 0 or organ number
-PROBABILITIES = "probabilities"  # optional, float [N, K, H, W]
+PROBABILITIES = "probabilities"  # optional, float or uint8 (round(255 p)) [N, K, H, W]
 MAX_ORGANS = 126  # label values 1..126; above are pseudo-labels and void
 HEADS = ("sigmoid", "softmax")
+PRECISIONS = ("fp32", "fp16", "int8")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 _MAX_FILE_BYTES = 2**31 - 1  # protobuf's own limit
@@ -42,6 +43,7 @@ class ModelCard:
         orientation: Of the slices, seen as [x, y, z]; only ``LPS`` is defined.
         provenance: How the model was made; any JSON object.
         parity: The certificate that the file computes what the training side computes; any JSON object.
+        precision: ``fp32``, ``fp16`` or ``int8``: what the network's convolutions compute in.
         schema: Version of this list.
     """
 
@@ -53,6 +55,7 @@ class ModelCard:
     orientation: str = ORIENTATION
     provenance: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
+    precision: str = "fp32"
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -76,6 +79,8 @@ class ModelCard:
             raise ValueError(f"threshold is {self.threshold!r}, a number between 0 and 1 is wanted")
         if self.orientation != ORIENTATION:
             raise ValueError(f"orientation is {self.orientation!r}, {ORIENTATION!r} is wanted")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}, one of {', '.join(PRECISIONS)} is wanted")
         if not isinstance(self.provenance, dict) or not isinstance(self.parity, dict):
             raise ValueError("provenance and parity must be JSON objects")
 
@@ -177,14 +182,14 @@ class Model:
     def probabilities(
         self,
         hu: npt.NDArray[np.int16],  # [N, C, H, W]
-    ) -> npt.NDArray[np.floating]:
+    ) -> npt.NDArray[Any]:
         """Probabilities of a batch of slices.
 
         Args:
             hu: As for `labels`.
 
         Returns:
-            [N, K, H, W] float16 or float32.
+            [N, K, H, W] float16, float32, or uint8, which is round(255 p).
 
         Raises:
             InputError: The file was exported without probabilities, or fails on this input.
@@ -267,8 +272,9 @@ def _check_contract(session: ort.InferenceSession, card: ModelCard, path: Path) 
         raise InputError(f"{path} has an unknown output {next(iter(outputs))}: it does not come from smile-fast")
     if probabilities is None:
         return
-    if probabilities.type not in ("tensor(float)", "tensor(float16)") or len(probabilities.shape) != 4:
-        raise InputError(f"{path} does not write {PROBABILITIES} as floats [N, K, H, W]: export it again")
+    types = ("tensor(float)", "tensor(float16)", "tensor(uint8)")
+    if probabilities.type not in types or len(probabilities.shape) != 4:
+        raise InputError(f"{path} does not write {PROBABILITIES} as floats or uint8 [N, K, H, W]: export it again")
     organs = probabilities.shape[1]
     if isinstance(organs, int) and organs != len(card.organs):
         raise InputError(
