@@ -3,65 +3,40 @@
 #include "core/label_map_upsampled.h"
 
 #include "check.h"
-#include "core/targets.h"
+#include "label_map_oracle.h"
 #include "upsampled_problems.h"
 
 namespace {
 
-using smile_fast::BFloat16;
-using smile_fast::CellGrid;
-using smile_fast::DType;
-using smile_fast::Float16;
-using smile_fast::LabelMapUpsampledArguments;
-using smile_fast::Target;
-using smile_fast::testing::check;
-using smile_fast::testing::dtype_of;
-using smile_fast::testing::Guarded;
-using smile_fast::testing::Logits;
-
-template <typename Logit>
-std::uint8_t label_at(const LabelMapUpsampledArguments& a, std::int64_t image, std::int64_t y, std::int64_t x) {
-  double best = a.softmax ? -std::numeric_limits<double>::infinity() : 0.0;
-  std::int64_t label = 0;
-  for (std::int64_t channel = 0; channel < a.channels; ++channel) {
-    const auto* plane =
-        static_cast<const Logit*>(a.logits) + (image * a.channels + channel) * a.grid.rows * a.grid.columns;
-    const double value = smile_fast::testing::value_at(plane, a.grid, y, x);
-    if (value > best) {
-      best = value;
-      label = channel + (a.softmax ? 0 : 1);
-    }
-  }
-  return static_cast<std::uint8_t>(label);
-}
+using namespace smile_fast;
+using namespace smile_fast::testing;
 
 template <typename Logit>
 void test(std::int64_t images, std::int64_t channels, const CellGrid& grid, Logits kind, bool softmax) {
-  const std::vector<Logit> logits = smile_fast::testing::make_logits<Logit>(images, channels, grid, kind);
-  const std::string name = smile_fast::testing::name_of(images, channels, grid, dtype_of<Logit>, kind);
+  const std::vector<Logit> logits = make_logits<Logit>(images, channels, grid, kind);
+  const std::string name = name_of(images, channels, grid, dtype_of<Logit>, kind);
   Guarded<std::uint8_t> labels(images * grid.height * grid.width);
   LabelMapUpsampledArguments arguments{dtype_of<Logit>, logits.data(), images, channels, grid, softmax, labels.data()};
-  smile_fast::label_map_upsampled_cpu(arguments, 1);
+  label_map_upsampled_cpu(arguments, 1);
   std::int64_t wrong = 0;
   for (std::int64_t image = 0; image < images; ++image)
     for (std::int64_t y = 0; y < grid.height; ++y)
       for (std::int64_t x = 0; x < grid.width; ++x)
-        wrong += labels.values[(image * grid.height + y) * grid.width + x] != label_at<Logit>(arguments, image, y, x);
+        wrong += labels[(image * grid.height + y) * grid.width + x] != label_at<Logit>(arguments, image, y, x);
   check(wrong == 0, name + ": wrong labels: " + std::to_string(wrong));
   check(labels.canaries_live(), name + ": canaries");
   if (dtype_of<Logit> != DType::float32) return;  // threads know nothing of dtypes
   for (int threads : {2, 3, 8}) {
-    Guarded<std::uint8_t> others(labels.size);
+    Guarded<std::uint8_t> others(labels.size());
     arguments.labels = others.data();
-    smile_fast::label_map_upsampled_cpu(arguments, threads);
+    label_map_upsampled_cpu(arguments, threads);
     check(others == labels, name + ": other labels with threads " + std::to_string(threads));
   }
 }
 
 template <typename Logit>
 void test_all() {
-  using smile_fast::cell_grid;
-  for (const Logits kind : smile_fast::testing::kAllLogits) {
+  for (const Logits kind : kAllLogits) {
     for (const bool softmax : {false, true}) {
       for (std::int64_t channels : {1, 3, 13}) {
         for (int stride : {8, 16}) test<Logit>(2, channels, cell_grid(43, 75, stride), kind, softmax);
@@ -81,12 +56,6 @@ void test_all() {
 }  // namespace
 
 int main() {
-  for (const Target target : {Target::plain, Target::avx2, Target::avx512}) {
-    if (!smile_fast::runs(target)) continue;
-    smile_fast::use_target(target);
-    test_all<float>();
-    test_all<BFloat16>();
-    test_all<Float16>();
-  }
-  return smile_fast::testing::finish();
+  on_every_target([] { for_every_dtype([]<typename Logit>() { test_all<Logit>(); }); });
+  return finish();
 }

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <random>
 
+#include "check.h"
 #include "cuda_emulation/emulation.h"
-#include "cuda_problem.h"
+#include "kernels.h"
+#include "select_oracle.h"
 
 namespace {
 
@@ -40,21 +42,13 @@ struct Case {
       percent.push_back(segment % 5 == 3 ? 100 * (segment % 2) : static_cast<std::int64_t>(random() % 101));
   }
 
-  // Selected voxels of a segment: sorted by score, then by index.
   std::vector<std::uint8_t> expected() const {
     std::vector<std::uint8_t> selection(static_cast<std::size_t>(scores.size()), 0);
-    for (std::size_t segment = 0; segment < percent.size(); ++segment) {
-      std::vector<std::int64_t> voxels;
-      for (std::int64_t i = offsets[segment]; i < offsets[segment + 1]; ++i)
-        if (candidates[i] != 0) voxels.push_back(i);
-      std::stable_sort(voxels.begin(), voxels.end(), [&](std::int64_t a, std::int64_t b) {
-        const float left = to_float(scores[a]), right = to_float(scores[b]);
-        return std::isnan(right) ? !std::isnan(left) : left > right;
-      });
-      const auto n = static_cast<std::int64_t>(voxels.size());
-      const std::int64_t count = (percent[segment] * n + 99) / 100;
-      for (std::int64_t rank = 0; rank < count; ++rank) selection[static_cast<std::size_t>(voxels[rank])] = 1;
-    }
+    std::vector<float> values;
+    for (const Score score : scores) values.push_back(to_float(score));
+    const std::vector<std::uint8_t> eligible(candidates.begin(), candidates.end());
+    for (std::size_t segment = 0; segment < percent.size(); ++segment)
+      select_by_sorting(values, eligible, offsets[segment], offsets[segment + 1], percent[segment], 100, selection);
     return selection;
   }
 };
@@ -130,9 +124,7 @@ void test_bad_offsets() {
 }  // namespace
 
 int main() {
-  test_all<float>();
-  test_all<BFloat16>();
-  test_all<Float16>();
+  for_every_dtype([]<typename Logit>() { test_all<Logit>(); });
   test_bad_offsets();
   return finish();
 }

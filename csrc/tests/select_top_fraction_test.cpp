@@ -2,9 +2,9 @@
 // sample or to tie, all dtypes, several threads.
 #include "core/select_top_fraction.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <functional>
 #include <limits>
 #include <random>
@@ -12,19 +12,14 @@
 #include <vector>
 
 #include "check.h"
-#include "core/float_formats.h"
 #include "core/select_top_fraction_sample.h"
-#include "core/targets.h"
+#include "kernels.h"
 #include "select_oracle.h"
 
 namespace {
 
-using smile_fast::BFloat16;
-using smile_fast::DType;
-using smile_fast::Float16;
-using smile_fast::ScoreSample;
-using smile_fast::Target;
-using smile_fast::testing::check;
+using namespace smile_fast;
+using namespace smile_fast::testing;
 
 // With kSegments each and in three dtypes: 108,000 segments, on every target.
 #if defined(__SANITIZE_THREAD__)  // every thread is started anew there: core/parallel.h
@@ -42,16 +37,6 @@ constexpr std::uint32_t kDensities[] = {1, 5, 100};
 #endif
 constexpr int kSegments = 60;
 constexpr std::int64_t kDenominator = 1000000;
-constexpr std::int64_t kCanaries = 64;
-constexpr std::uint8_t kCanary = 0xa5;
-
-template <typename Score>
-constexpr DType dtype_of = DType::float32;
-template <>
-constexpr DType dtype_of<BFloat16> = DType::bfloat16;
-template <>
-constexpr DType dtype_of<Float16> = DType::float16;
-
 struct Problem {
   std::vector<float> scores;             // rounded to the dtype by `narrowed`
   std::vector<std::uint8_t> candidates;  // any byte but 0 is a candidate
@@ -63,8 +48,8 @@ template <typename Score>
 std::vector<Score> narrowed(std::vector<float>& scores) {
   std::vector<Score> result;
   for (float& score : scores) {
-    result.push_back(smile_fast::from_float<Score>(score));
-    score = smile_fast::to_float(result.back());
+    result.push_back(from_float<Score>(score));
+    score = to_float(result.back());
   }
   return result;
 }
@@ -77,27 +62,25 @@ void test(Problem p, const std::string& name) {
   std::vector<std::uint8_t> expected(length);
   for (std::size_t segment = 0; segment < p.shares.size(); ++segment) {
     gamma.push_back(static_cast<double>(p.shares[segment]) / static_cast<double>(kDenominator));
-    smile_fast::testing::select_by_sorting(p.scores, p.candidates, p.offsets[segment], p.offsets[segment + 1],
-                                           p.shares[segment], kDenominator, expected);
+    select_by_sorting(p.scores, p.candidates, p.offsets[segment], p.offsets[segment + 1], p.shares[segment],
+                      kDenominator, expected);
   }
-  for (const Target target : {Target::plain, Target::avx2, Target::avx512}) {
-    if (!smile_fast::runs(target)) continue;
-    smile_fast::use_target(target);
+  on_every_target([&] {
     for (const int threads : kThreads) {
-      std::vector<std::uint8_t> selection(length + 2 * kCanaries, kCanary);
-      smile_fast::select_top_fraction_cpu(
-          {dtype_of<Score>, scores.data(), p.candidates.data(), length, gamma.data(), p.offsets.data(),
-           static_cast<std::int64_t>(gamma.size()), selection.data() + kCanaries},
-          threads);
+      Guarded<std::uint8_t> selection(length);
+      select_top_fraction_cpu({dtype_of<Score>, scores.data(), p.candidates.data(), length, gamma.data(),
+                               p.offsets.data(), static_cast<std::int64_t>(gamma.size()), selection.data()},
+                              threads);
       const std::string where = name + ", dtype " + std::to_string(static_cast<int>(dtype_of<Score>)) + ", target " +
-                                std::to_string(static_cast<int>(target)) + ", threads " + std::to_string(threads);
-      check(length == 0 || std::memcmp(selection.data() + kCanaries, expected.data(), length) == 0, where);
-      bool untouched = true;
-      for (std::int64_t i = 0; i < kCanaries; ++i)
-        untouched &= selection[i] == kCanary && selection[kCanaries + length + i] == kCanary;
-      check(untouched, where + ": canaries");
+                                std::to_string(static_cast<int>(target())) + ", threads " + std::to_string(threads);
+      check(std::equal(selection.begin(), selection.end(), expected.begin()), where);
+      check(selection.canaries_live(), where + ": canaries");
     }
-  }
+  });
+}
+
+void test_every_dtype(const Problem& p, const std::string& name) {
+  for_every_dtype([&]<typename Score>() { test<Score>(p, name); });
 }
 
 // Segments of 0 to 60 voxels, some of them apart; many ties, both zeros, denormals, infinities, NaN.
@@ -130,9 +113,7 @@ void test_small_segments() {
   for (int problem = 0; problem < kProblems; ++problem) {
     const Problem p = small_segments(random);
     const std::string name = "small segments " + std::to_string(problem);
-    test<float>(p, name);
-    test<BFloat16>(p, name);
-    test<Float16>(p, name);
+    test_every_dtype(p, name);
   }
 }
 
@@ -161,12 +142,6 @@ void at_the_sampled_voxels(Problem& p, const std::function<void(std::int64_t vox
       for (std::int64_t i = 0; i < ScoreSample::kSpot; ++i) change(sample.spot(spot, round) + i);
 }
 
-void test_everywhere(const Problem& p, const std::string& name) {
-  test<float>(p, name);
-  test<BFloat16>(p, name);
-  test<Float16>(p, name);
-}
-
 void test_long_segments() {
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
@@ -185,7 +160,7 @@ void test_long_segments() {
   for (const auto& [name, content] : contents)
     for (const std::uint32_t density : kDensities)
       for (const std::int64_t share : {std::int64_t{1}, std::int64_t{330000}, std::int64_t{700000}, kDenominator})
-        test_everywhere(
+        test_every_dtype(
             long_segments(content, density, share),
             std::string(name) + ", density " + std::to_string(density) + ", share " + std::to_string(share));
 }
@@ -200,13 +175,13 @@ void test_samples_that_mislead() {
     for (const float lie : {-100.0f, 100.0f}) {
       Problem p = honest;
       at_the_sampled_voxels(p, [&](std::int64_t voxel) { p.scores[voxel] = lie + p.scores[voxel]; });
-      test_everywhere(p, "sample of other scores");
+      test_every_dtype(p, "sample of other scores");
       at_the_sampled_voxels(p, [&](std::int64_t voxel) { p.scores[voxel] = lie; });
-      test_everywhere(p, "sample of equal scores");
+      test_every_dtype(p, "sample of equal scores");
     }
     Problem p = honest;
     at_the_sampled_voxels(p, [&](std::int64_t voxel) { p.candidates[voxel] = 0; });
-    test_everywhere(p, "sample without candidates");
+    test_every_dtype(p, "sample without candidates");
   }
 }
 
@@ -222,11 +197,11 @@ void test_wrong_offsets() {
   const std::vector<std::uint8_t> candidates(1000, 1);
   const std::vector<std::int64_t> offsets = {-5, 900, 20, 3000, std::numeric_limits<std::int64_t>::min()};
   const std::vector<double> gamma = {0.5, std::numeric_limits<double>::quiet_NaN(), 7.0, -1.0};
-  std::vector<std::uint8_t> selection(1000 + kCanaries, kCanary);
-  smile_fast::select_top_fraction_cpu(
+  Guarded<std::uint8_t> selection(1000);
+  select_top_fraction_cpu(
       {DType::float32, scores.data(), candidates.data(), 1000, gamma.data(), offsets.data(), 4, selection.data()}, 2);
-  check(std::count(selection.begin(), selection.begin() + 1000, 1) == 450 + 100, "wrong offsets: clipped");
-  check(std::count(selection.begin() + 1000, selection.end(), kCanary) == kCanaries, "wrong offsets: canaries");
+  check(std::count(selection.begin(), selection.end(), 1) == 450 + 100, "wrong offsets: clipped");
+  check(selection.canaries_live(), "wrong offsets: canaries");
 }
 
 }  // namespace
@@ -237,5 +212,5 @@ int main() {
   test_small_segments();
   test_long_segments();
   test_samples_that_mislead();
-  return smile_fast::testing::finish();
+  return finish();
 }

@@ -1,46 +1,21 @@
-// What the tests of the upsampled label maps share: logits that provoke, canaries, and the definition of a pixel's
-// value.
+// What the tests of the upsampled label maps share: logits that provoke, and the definition of a pixel's value.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "core/cell_grid.h"
-#include "core/float_formats.h"
+#include "kernels.h"
 
 namespace smile_fast::testing {
 
-template <typename Logit>
-constexpr DType dtype_of = DType::float32;
-template <>
-inline constexpr DType dtype_of<BFloat16> = DType::bfloat16;
-template <>
-inline constexpr DType dtype_of<Float16> = DType::float16;
-
 enum class Logits { noise, blobs, ties, special, constant };
 constexpr Logits kAllLogits[] = {Logits::noise, Logits::blobs, Logits::ties, Logits::special, Logits::constant};
-
-// A result with canaries behind it.
-template <typename T>
-struct Guarded {
-  explicit Guarded(std::int64_t size) : size(size), values(static_cast<std::size_t>(size) + 16) {
-    std::memset(values.data(), 0xa5, values.size() * sizeof(T));
-  }
-  bool canaries_live() const {
-    const auto* bytes = reinterpret_cast<const std::uint8_t*>(values.data() + size);
-    return std::all_of(bytes, bytes + 16 * sizeof(T), [](std::uint8_t byte) { return byte == 0xa5; });
-  }
-  bool operator==(const Guarded& other) const { return values == other.values; }
-  T* data() { return values.data(); }
-  std::int64_t size;
-  std::vector<T> values;
-};
 
 template <typename Logit>
 std::vector<Logit> make_logits(std::int64_t images, std::int64_t channels, const CellGrid& grid, Logits kind) {

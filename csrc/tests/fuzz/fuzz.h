@@ -10,6 +10,7 @@
 
 #include "core/float_formats.h"
 #include "core/targets.h"
+#include "tests/kernels.h"
 
 namespace smile_fast::fuzz {
 
@@ -94,10 +95,18 @@ Exact<Logit> choose_logits(Choices& choices, std::size_t size) {
   return logits;
 }
 
-inline void choose_target(int choice) {
+// Runs a fuzz target: run.template operator()<T>(choices), where the input chooses the instruction set and the dtype T.
+template <typename Run>
+int on_chosen(const Run& run, const std::uint8_t* data, std::size_t size) {
+  Choices choices(data, size);
   constexpr Target targets[] = {Target::plain, Target::avx2, Target::avx512};
-  const Target wanted = targets[choice % 3];
+  const Target wanted = targets[choices.byte() % 3];
   use_target(runs(wanted) ? wanted : Target::plain);
+  const int dtype = choices.byte() % 3;
+  if (dtype == 0) run.template operator()<float>(choices);
+  if (dtype == 1) run.template operator()<BFloat16>(choices);
+  if (dtype == 2) run.template operator()<Float16>(choices);
+  return 0;
 }
 
 // Labels, or whatever is a byte, in runs.

@@ -1,9 +1,7 @@
 // label_map_upsampled_cpu against a loop over pixels and channels in double precision.
-#include <limits>
-
 #include "core/label_map_upsampled.h"
 #include "fuzz.h"
-#include "tests/upsampled_problems.h"
+#include "tests/label_map_oracle.h"
 
 namespace {
 
@@ -14,22 +12,6 @@ using fuzz::Exact;
 constexpr int kMostChannels = 127;
 constexpr int kFewChannels = 6;  // that so many pixels are affordable for
 constexpr int kPixels = 5000, kPixelsOfMany = 800;
-
-// The definition: a NaN is above nothing, and a tie stays with the lower label.
-template <typename Logit>
-std::uint8_t label_at(const LabelMapUpsampledArguments& a, std::int64_t image, std::int64_t y, std::int64_t x) {
-  double best = a.softmax ? -std::numeric_limits<double>::infinity() : 0.0;
-  std::int64_t label = 0;
-  for (std::int64_t channel = 0; channel < a.channels; ++channel) {
-    const auto* plane =
-        static_cast<const Logit*>(a.logits) + (image * a.channels + channel) * a.grid.rows * a.grid.columns;
-    const double value = testing::value_at(plane, a.grid, y, x);
-    if (!(value > best)) continue;
-    best = value;
-    label = channel + (a.softmax ? 0 : 1);
-  }
-  return static_cast<std::uint8_t>(label);
-}
 
 template <typename Logit>
 void run(Choices& choices) {
@@ -50,7 +32,8 @@ void run(Choices& choices) {
   for (std::int64_t image = 0; image < images; ++image)
     for (std::int64_t y = 0; y < height; ++y)
       for (std::int64_t x = 0; x < width; ++x)
-        fuzz::require(labels[(image * height + y) * width + x] == label_at<Logit>(arguments, image, y, x), "label");
+        fuzz::require(labels[(image * height + y) * width + x] == testing::label_at<Logit>(arguments, image, y, x),
+                      "label");
   arguments.labels = others.data();
   label_map_upsampled_cpu(arguments, threads);
   fuzz::require(fuzz::same_bits(labels, others), "other labels with other threads");
@@ -59,11 +42,5 @@ void run(Choices& choices) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  Choices choices(data, size);
-  fuzz::choose_target(choices.byte());
-  const int dtype = choices.byte() % 3;
-  if (dtype == 0) run<float>(choices);
-  if (dtype == 1) run<BFloat16>(choices);
-  if (dtype == 2) run<Float16>(choices);
-  return 0;
+  return fuzz::on_chosen([]<typename T>(Choices& choices) { run<T>(choices); }, data, size);
 }

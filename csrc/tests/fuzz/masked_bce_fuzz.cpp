@@ -68,7 +68,7 @@ void check(const Shape& s, const std::vector<double>& logits, const Exact<std::u
 }
 
 template <typename Logit>
-void run(DType dtype, Choices& choices) {
+void run(Choices& choices) {
   Shape s;
   s.batch = choices.byte() % 4;
   s.organs = 1 + choices.byte() % 70;
@@ -101,8 +101,8 @@ void run(DType dtype, Choices& choices) {
   Exact<std::int64_t> counts(s.batch * s.organs);
   Exact<Logit> gradient(logits.size());
   Logit* const written = !with_gradient ? nullptr : in_place ? logits.data() : gradient.data();
-  masked_bce_cpu({dtype, logits.data(), labels.data(), table.data(), s.batch, s.organs, s.voxels, sums.data(),
-                  counts.data(), written, mean},
+  masked_bce_cpu({testing::dtype_of<Logit>, logits.data(), labels.data(), table.data(), s.batch, s.organs, s.voxels,
+                  sums.data(), counts.data(), written, mean},
                  threads);
   std::int64_t known = 0;
   for (std::size_t plane = 0; plane < counts.size(); ++plane) known += counts[plane];
@@ -113,11 +113,5 @@ void run(DType dtype, Choices& choices) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  Choices choices(data, size);
-  fuzz::choose_target(choices.byte());
-  const int dtype = choices.byte() % 3;
-  if (dtype == 0) run<float>(DType::float32, choices);
-  if (dtype == 1) run<BFloat16>(DType::bfloat16, choices);
-  if (dtype == 2) run<Float16>(DType::float16, choices);
-  return 0;
+  return fuzz::on_chosen([]<typename T>(Choices& choices) { run<T>(choices); }, data, size);
 }

@@ -207,11 +207,5 @@ void run(Choices& choices) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  Choices choices(data, size);
-  fuzz::choose_target(choices.byte());
-  const int dtype = choices.byte() % 3;
-  if (dtype == 0) run<float>(choices);
-  if (dtype == 1) run<BFloat16>(choices);
-  if (dtype == 2) run<Float16>(choices);
-  return 0;
+  return fuzz::on_chosen([]<typename T>(Choices& choices) { run<T>(choices); }, data, size);
 }

@@ -1,12 +1,10 @@
 // pseudo_labels_upsampled_cpu against a stable sort of all candidates, scored in double precision.
 #include <algorithm>
-#include <limits>
 #include <vector>
 
 #include "core/pseudo_labels_upsampled.h"
 #include "fuzz.h"
-#include "tests/select_oracle.h"
-#include "tests/upsampled_problems.h"
+#include "tests/pseudo_labels_oracle.h"
 
 namespace {
 
@@ -17,52 +15,6 @@ using fuzz::Exact;
 constexpr int kMostChannels = 126;
 constexpr int kFewChannels = 5;  // that so many voxels are affordable for
 constexpr int kVoxels = 5000, kVoxelsOfMany = 500;
-constexpr int kPercent = 100;
-
-template <typename Logit>
-std::vector<float> scores_of(const PseudoLabelsUpsampledArguments& a, std::int64_t organ) {
-  const double unit = 1.0 / (4.0 * a.grid.stride * a.grid.stride);
-  std::vector<float> scores;
-  for (std::int64_t slice = 0; slice < a.depth; ++slice) {
-    const auto* plane =
-        static_cast<const Logit*>(a.logits) + (slice * a.channels + a.organs[organ]) * a.grid.rows * a.grid.columns;
-    for (std::int64_t y = 0; y < a.grid.height; ++y)
-      for (std::int64_t x = 0; x < a.grid.width; ++x)
-        scores.push_back(static_cast<float>(testing::value_at(plane, a.grid, y, x) * unit));
-  }
-  return scores;
-}
-
-std::uint8_t code_of(const PseudoLabelsUpsampledArguments& a, std::int64_t organ) {
-  return static_cast<std::uint8_t>(kPseudoBit | (a.organs[organ] + 1));
-}
-
-// The definition: organ by organ the first ones of each segment's sorted candidates, which then compete.
-template <typename Logit>
-void check(const PseudoLabelsUpsampledArguments& a, std::int64_t percent) {
-  const std::int64_t slice = a.grid.height * a.grid.width, voxels = a.depth * slice;
-  const std::int64_t segment = std::max<std::int64_t>(a.per_slice ? slice : voxels, 1);
-  std::vector<float> best(voxels, -std::numeric_limits<float>::infinity());
-  std::vector<std::uint8_t> overlay(voxels);
-  for (std::int64_t organ = 0; organ < a.organ_count; ++organ) {
-    const std::vector<float> scores = scores_of<Logit>(a, organ);
-    std::vector<std::uint8_t> candidates(voxels), selection(voxels);
-    for (std::int64_t voxel = 0; voxel < voxels; ++voxel)
-      candidates[voxel] = a.labels[voxel] == 0 && scores[voxel] > 0.0f;
-    for (std::int64_t begin = 0; begin < voxels; begin += segment)
-      testing::select_by_sorting(scores, candidates, begin, begin + segment, percent, kPercent, selection);
-    for (std::int64_t voxel = 0; voxel < voxels; ++voxel) {
-      if (selection[voxel] == 0 || !(scores[voxel] > best[voxel])) continue;
-      best[voxel] = scores[voxel];
-      overlay[voxel] = code_of(a, organ);
-    }
-    fuzz::require(a.counts[organ * 3] == std::count(candidates.begin(), candidates.end(), 1), "candidates");
-    fuzz::require(a.counts[organ * 3 + 1] == std::count(selection.begin(), selection.end(), 1), "selected");
-  }
-  for (std::int64_t organ = 0; organ < a.organ_count; ++organ)
-    fuzz::require(a.counts[organ * 3 + 2] == std::count(overlay.begin(), overlay.end(), code_of(a, organ)), "kept");
-  fuzz::require(std::equal(overlay.begin(), overlay.end(), a.overlay), "overlay");
-}
 
 template <typename Logit>
 void run(Choices& choices) {
@@ -74,7 +26,7 @@ void run(Choices& choices) {
   const int height = choices.up_to(voxels / static_cast<int>((width + 1) * (depth + 1)));
   const CellGrid grid = cell_grid(height, width, stride);
   const bool per_slice = choices.byte() % 2 != 0;
-  const int percent = choices.byte() % (kPercent + 1);
+  const int percent = choices.byte() % 101;
   const int threads = 1 + choices.byte() % 3;
 
   fuzz::Filler filler(choices.word());
@@ -98,12 +50,14 @@ void run(Choices& choices) {
                                            grid,
                                            organs.data(),
                                            static_cast<std::int64_t>(organs.size()),
-                                           static_cast<double>(percent) / kPercent,
+                                           percent / 100.0,
                                            per_slice,
                                            overlay.data(),
                                            counts.data()};
   pseudo_labels_upsampled_cpu(arguments, 1);
-  check<Logit>(arguments, percent);
+  const testing::PseudoLabels expected = testing::expected_pseudo_labels<Logit>(arguments, percent);
+  fuzz::require(std::equal(expected.overlay.begin(), expected.overlay.end(), overlay.data()), "overlay");
+  fuzz::require(std::equal(expected.counts.begin(), expected.counts.end(), counts.data()), "counts");
   arguments.overlay = other_overlay.data();
   arguments.counts = other_counts.data();
   pseudo_labels_upsampled_cpu(arguments, threads);
@@ -114,11 +68,5 @@ void run(Choices& choices) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  Choices choices(data, size);
-  fuzz::choose_target(choices.byte());
-  const int dtype = choices.byte() % 3;
-  if (dtype == 0) run<float>(choices);
-  if (dtype == 1) run<BFloat16>(choices);
-  if (dtype == 2) run<Float16>(choices);
-  return 0;
+  return fuzz::on_chosen([]<typename T>(Choices& choices) { run<T>(choices); }, data, size);
 }

@@ -37,7 +37,7 @@ Layout choose_layout(Choices& choices) {
 }
 
 template <typename Score>
-void run(DType dtype, Choices& choices) {
+void run(Choices& choices) {
   const Layout layout = choose_layout(choices);
   const auto length = static_cast<std::size_t>(layout.length);
   fuzz::Filler filler(choices.word());
@@ -63,8 +63,8 @@ void run(DType dtype, Choices& choices) {
     testing::select_by_sorting(values, eligible, offsets[segment], offsets[segment + 1], layout.percent[segment],
                                kPercent, expected);
   }
-  select_top_fraction_cpu({dtype, scores.data(), candidates.data(), layout.length, gamma.data(), offsets.data(),
-                           static_cast<std::int64_t>(gamma.size()), selection.data()},
+  select_top_fraction_cpu({testing::dtype_of<Score>, scores.data(), candidates.data(), layout.length, gamma.data(),
+                           offsets.data(), static_cast<std::int64_t>(gamma.size()), selection.data()},
                           threads);
   fuzz::require(length == 0 || std::memcmp(selection.data(), expected.data(), length) == 0, "selection");
 }
@@ -72,11 +72,5 @@ void run(DType dtype, Choices& choices) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  Choices choices(data, size);
-  fuzz::choose_target(choices.byte());
-  const int dtype = choices.byte() % 3;
-  if (dtype == 0) run<float>(DType::float32, choices);
-  if (dtype == 1) run<BFloat16>(DType::bfloat16, choices);
-  if (dtype == 2) run<Float16>(DType::float16, choices);
-  return 0;
+  return fuzz::on_chosen([]<typename T>(Choices& choices) { run<T>(choices); }, data, size);
 }

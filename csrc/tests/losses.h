@@ -1,71 +1,21 @@
-// What the tests of the CUDA losses share: random problems, exact results, results with guarded ends.
+// What the tests of the losses share: random supervision, exact results, and the distance to them.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <limits>
-#include <new>
 #include <random>
-#include <string>
 #include <vector>
 
-#include "check.h"
 #include "core/float_formats.h"
 #include "core/label_counts.h"
 
 namespace smile_fast::testing {
 
-template <typename Logit>
-constexpr DType dtype_of = DType::float32;
-template <>
-inline constexpr DType dtype_of<BFloat16> = DType::bfloat16;
-template <>
-inline constexpr DType dtype_of<Float16> = DType::float16;
-
-// An array as a GPU's allocator hands it out, or one that starts `offset` elements behind such an address, between
-// canaries.
-template <typename T>
-class Guarded {
- public:
-  explicit Guarded(std::int64_t size, std::int64_t offset = 0) : size_(size), offset_(offset) {
-    const std::size_t bytes = static_cast<std::size_t>(size + 2 * kCanaries) * sizeof(T) + kAlignment;
-    memory_ = static_cast<unsigned char*>(::operator new(bytes, std::align_val_t{kAlignment}));
-    std::memset(memory_, kCanary, bytes);
-  }
-  Guarded(const Guarded&) = delete;
-  ~Guarded() { ::operator delete(memory_, std::align_val_t{kAlignment}); }
-
-  T* data() { return reinterpret_cast<T*>(memory_ + kAlignment) + offset_; }
-  const T* data() const { return reinterpret_cast<const T*>(memory_ + kAlignment) + offset_; }
-  T& operator[](std::int64_t i) { return data()[i]; }
-  const T& operator[](std::int64_t i) const { return data()[i]; }
-  std::int64_t size() const { return size_; }
-  bool equals(const Guarded& other) const {
-    return std::memcmp(data(), other.data(), static_cast<std::size_t>(size_) * sizeof(T)) == 0;
-  }
-
-  bool canaries_live() const {
-    const auto* begin = reinterpret_cast<const unsigned char*>(data());
-    const auto* end = reinterpret_cast<const unsigned char*>(data() + size_);
-    bool live = true;
-    for (const unsigned char* byte = memory_; byte < begin; ++byte) live &= *byte == kCanary;
-    for (const unsigned char* byte = end; byte < end + kCanaries * sizeof(T); ++byte) live &= *byte == kCanary;
-    return live;
-  }
-
- private:
-  static constexpr std::size_t kAlignment = 256;
-  static constexpr std::int64_t kCanaries = 16;
-  static constexpr unsigned char kCanary = 0xa5;
-  std::int64_t size_, offset_;
-  unsigned char* memory_;
-};
-
 enum class Labels { uniform, runs, noise };
 
-// Supervision of random bits: a third of the organs are never known, so that warps are skipped; a third are known
-// everywhere and never positive.
+// Supervision of random bits: a third of the organs are never known, so that their logits are skipped; a third are
+// known everywhere and never positive.
 struct Supervision {
   std::int64_t batch, organs, voxels, words;
   std::vector<std::uint8_t> labels;
