@@ -32,6 +32,7 @@ void bind_masked_bce(pybind11::module_& module);
 void bind_masked_bce_upsampled(pybind11::module_& module);
 void bind_memory(pybind11::module_& module);
 void bind_pseudo_labels_upsampled(pybind11::module_& module);
+void bind_scale_gradient(pybind11::module_& module);
 void bind_select_top_fraction(pybind11::module_& module);
 
 }  // namespace smile_fast::bindings

@@ -33,5 +33,6 @@ PYBIND11_MODULE(_native, module) {
   smile_fast::bindings::bind_masked_bce_upsampled(module);
   smile_fast::bindings::bind_memory(module);
   smile_fast::bindings::bind_pseudo_labels_upsampled(module);
+  smile_fast::bindings::bind_scale_gradient(module);
   smile_fast::bindings::bind_select_top_fraction(module);
 }

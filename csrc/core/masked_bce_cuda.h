@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/masked_bce.h"
+#include "core/scale_gradient.h"
 
 namespace smile_fast {
 
@@ -19,16 +20,7 @@ std::size_t masked_bce_cuda_workspace(const MaskedBceArguments& arguments);
 // Numerics: as masked_bce_cpu; the same bits on every call, and on every GPU of one architecture.
 void masked_bce_cuda(const MaskedBceArguments& arguments, void* workspace, void* stream);
 
-struct ScaleGradientArguments {
-  DType dtype;
-  void* gradient;         // [planes, voxels], overwritten
-  const double* factors;  // [planes]
-  std::int64_t planes;
-  std::int64_t voxels;
-};
-
-// gradient *= factors, plane by plane. A plane whose factor is 1 (to 1e-9) is neither read nor written; nobody waits to
-// learn that.
+// As scale_gradient_cpu. Nobody waits to learn which factors are 1.
 void scale_gradient_cuda(const ScaleGradientArguments& arguments, void* stream);
 
 }  // namespace smile_fast

@@ -9,14 +9,13 @@ using namespace cuda;
 
 constexpr int kThreads = 256;
 constexpr std::int64_t kChunk = 65536;  // elements of a block: few blocks have to come and go where there is no work
-constexpr double kUnit = 1e-9;          // a factor this near to 1 changes no float32 or 16-bit gradient
 
 template <typename Logit>
 __global__ void __launch_bounds__(kThreads)
     scale_kernel(Logit* gradient, const double* factors, std::int64_t voxels, unsigned chunks) {
   const std::int64_t plane = blockIdx.x / chunks, begin = static_cast<std::int64_t>(blockIdx.x % chunks) * kChunk;
   const double factor = factors[plane];
-  if (factor - 1.0 < kUnit && 1.0 - factor < kUnit) return;
+  if (factor - 1.0 < kUnitFactor && 1.0 - factor < kUnitFactor) return;
   const float scale = static_cast<float>(factor);
   Logit* const own = gradient + plane * voxels;
   const std::int64_t end = begin + kChunk < voxels ? begin + kChunk : voxels;

@@ -7,6 +7,7 @@
 
 #include "cuda_emulation/emulation.h"
 #include "masked_bce_case.h"
+#include "scale_gradient.h"
 
 namespace {
 
@@ -35,25 +36,6 @@ void test(std::int64_t batch, std::int64_t organs, std::int64_t voxels, Labels p
 }
 
 template <typename Logit>
-void test_scale(std::int64_t planes, std::int64_t voxels, std::int64_t offset) {
-  const std::string name = "scale " + std::to_string(planes) + " x " + std::to_string(voxels) + ", dtype " +
-                           std::to_string(static_cast<int>(dtype_of<Logit>));
-  Guarded<Logit> gradient(planes * voxels, offset), before(planes * voxels, offset);
-  std::vector<double> factors;
-  for (std::int64_t plane = 0; plane < planes; ++plane) factors.push_back(plane % 2 == 0 ? 1.0 + 1e-12 : -0.3 * plane);
-  for (std::int64_t i = 0; i < gradient.size(); ++i)
-    before[i] = gradient[i] = from_float<Logit>(static_cast<float>(i % 23) - 11.5f);
-  scale_gradient_cuda({dtype_of<Logit>, gradient.data(), factors.data(), planes, voxels}, nullptr);
-  bool right = true;
-  for (std::int64_t i = 0; i < gradient.size(); ++i) {
-    const float factor = i / voxels % 2 == 0 ? 1.0f : static_cast<float>(factors[i / voxels]);
-    right &= to_float(gradient[i]) == to_float(from_float<Logit>(to_float(before[i]) * factor));
-  }
-  check(right, name);
-  check(gradient.canaries_live(), name + ": canaries");
-}
-
-template <typename Logit>
 void test_all() {
   for (std::int64_t organs : {1, 3, 13, 64, 65, 128}) test<Logit>(organs < 64 ? 2 : 1, organs, 2072, Labels::noise);
   for (std::int64_t voxels : {1, 7, 8, 1025, 2049}) test<Logit>(2, 5, voxels, Labels::noise);
@@ -62,8 +44,9 @@ void test_all() {
   test<Logit>(1, 3, 2056, Labels::runs, 1);  // no 16-byte access may be tried
   test<Logit>(0, 3, 10, Labels::noise);
   test<Logit>(2, 3, 0, Labels::noise);
-  test_scale<Logit>(4, 333, 0);
-  test_scale<Logit>(3, 520, 1);
+  const auto scale = [](const ScaleGradientArguments& arguments) { scale_gradient_cuda(arguments, nullptr); };
+  test_scale_gradient<Logit>(4, 333, 0, scale);
+  test_scale_gradient<Logit>(3, 520, 1, scale);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "masked_bce_case.h"
+#include "scale_gradient.h"
 
 namespace {
 
@@ -46,6 +47,9 @@ void test_all() {
   test<Logit>(1, 9, 1 << 18, Labels::runs);  // large and aligned enough for stores past the caches
   test<Logit>(0, 3, 10, Labels::noise);
   test<Logit>(2, 3, 0, Labels::noise);
+  const auto scale = [](const ScaleGradientArguments& arguments) { scale_gradient_cpu(arguments, 3); };
+  for (const std::int64_t voxels : {0, 1, 333, (1 << 16) + 7})
+    for (const std::int64_t offset : {0, 1}) test_scale_gradient<Logit>(4, voxels, offset, scale);
 }
 
 }  // namespace

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smile_fast.ops.native_cuda.masked_bce import can_scale, scale_gradient
+from smile_fast.ops.native import scale_gradient as native
+from smile_fast.ops.native_cuda import masked_bce as native_cuda
 from smile_fast.ops.reference import compute_dtype
 from smile_fast.ops.triton_kernels import core as triton
 
@@ -56,8 +57,8 @@ def scaled(grad: Tensor, grad_sums: Tensor, counts: Tensor, mean: bool) -> Tenso
         grad_sums: [B, K], what arrives.
         counts: [B, K], known voxels.
         mean: whether `grad` is divided already. After `loss.backward()` every factor is 1 then, and `grad` itself is
-            the result, unless the graph is kept: a second backward pass must find it unchanged. On a GPU it is
-            scaled where it is, by a kernel that reads the factors and leaves planes alone whose factor is 1.
+            the result, unless the graph is kept: a second backward pass must find it unchanged. Else it is scaled
+            where it is, by a kernel that reads the factors and leaves planes alone whose factor is 1.
     """
     if torch.is_grad_enabled() and grad_sums.requires_grad:
         raise RuntimeError("the loss has no second derivative: call backward without create_graph")
@@ -66,10 +67,10 @@ def scaled(grad: Tensor, grad_sums: Tensor, counts: Tensor, mean: bool) -> Tenso
     if type(factors) is Tensor and factors.device.type == "cpu" and bool(((factors - 1).abs() < UNIT_FACTOR).all()):
         return grad.clone() if _graph_is_kept() else grad
     if type(factors) is Tensor and not _graph_is_kept():
-        # In place on a GPU, and nothing at all where the factors are 1.
-        if can_scale(grad):
-            scale_gradient(grad, factors)
-            return grad
+        for core in (native, native_cuda):
+            if core.can_scale(grad):
+                core.scale_gradient(grad, factors)
+                return grad
         if triton.scales_in_place(grad):
             triton.scale_gradient(grad, factors.double())
             return grad
