@@ -1,6 +1,7 @@
 """What the two losses share: the fake kernel, the autograd formula and the reduction."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from smile_fast.ops.reference import compute_dtype
 from smile_fast.ops.triton_kernels import core as triton
 
 UNIT_FACTOR = 1e-9  # a factor this near to 1 changes no float32, bfloat16 or float16 gradient
+NO_SECOND_DERIVATIVE = "the loss has no second derivative: call backward without create_graph"
 
 
 def fake(
@@ -44,36 +46,82 @@ def backward(
     """Scale d sums / d logits by what arrives for the sums, one factor an (image, organ) plane."""
     if not ctx.with_grad:
         raise RuntimeError("the loss was computed with with_grad=False: it has no gradient for its logits")
+    if torch.is_grad_enabled() and grad_sums is not None and grad_sums.requires_grad:
+        raise RuntimeError(NO_SECOND_DERIVATIVE)
     counts, grad = ctx.saved_tensors  # [B, K], [B, K, *S]
-    arrived = None if grad_sums is None else scaled(grad, grad_sums, counts, ctx.mean)
+    arrived = None if grad_sums is None else _product(grad, _factors(grad_sums, counts, ctx.mean))
     return arrived, *[None] * (ctx.inputs - 1)
 
 
-def scaled(grad: Tensor, grad_sums: Tensor, counts: Tensor, mean: bool) -> Tensor:
-    """Return the gradient that the forward made times what arrives for the sums.
+class OwnGradient(torch.autograd.Function):
+    """The loss as autograd sees it outside of torch.compile: nobody else holds the gradient that its forward made.
+
+    So the backward pass may give it away, or scale it where it is. The registered formula of an op may not: there, the
+    gradient is one of the op's results.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, compute: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], mean: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return sums and counts, [B, K] each; compute: detached logits to sums, counts and gradient."""
+        sums, counts, grad = compute(logits.detach())
+        ctx.mean = mean
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(counts)
+        ctx.save_for_backward(counts, grad)
+        return sums, counts
+
+    @staticmethod
+    def backward(ctx: Any, *arriving: Tensor | None) -> tuple[Tensor | None, None, None]:
+        """Scale the gradient, if by something other than 1, in place unless the graph is kept."""
+        if torch.is_grad_enabled():  # create_graph
+            raise RuntimeError(NO_SECOND_DERIVATIVE)
+        counts, grad = ctx.saved_tensors  # [B, K], [B, K, *S]
+        grad_sums = arriving[0]
+        if grad_sums is None:
+            return None, None, None
+        return _scaled(grad, _factors(grad_sums, counts, ctx.mean)), None, None
+
+
+def sums_and_counts(
+    logits: Tensor,  # [B, K, *S]
+    compute: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
+    mean: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return sums and counts, [B, K] each, of which the sums are differentiable.
 
     Args:
-        grad: [B, K, *S], d sums / d logits; with `mean`, over the number of known pairs.
-        grad_sums: [B, K], what arrives.
-        counts: [B, K], known voxels.
-        mean: whether `grad` is divided already. After `loss.backward()` every factor is 1 then, and `grad` itself is
-            the result, unless the graph is kept: a second backward pass must find it unchanged. Else it is scaled
-            where it is, by a kernel that reads the factors and leaves planes alone whose factor is 1.
+        logits: what the loss is differentiated for.
+        compute: logits to sums, counts and gradient, as the ops do.
+        mean: whether that gradient was divided by the number of known pairs.
     """
-    if torch.is_grad_enabled() and grad_sums.requires_grad:
-        raise RuntimeError("the loss has no second derivative: call backward without create_graph")
-    factors = grad_sums * counts.sum().clamp(min=1) if mean else grad_sums
-    # Only a plain tensor on the CPU can be asked: a traced one has no values, and a GPU would have to be waited for.
-    if type(factors) is Tensor and factors.device.type == "cpu" and bool(((factors - 1).abs() < UNIT_FACTOR).all()):
-        return grad.clone() if _graph_is_kept() else grad
-    if type(factors) is Tensor and not _graph_is_kept():
-        for core in (native, native_cuda):
+    if torch.compiler.is_compiling() or not needs_grad(logits):
+        sums, counts, _ = compute(logits)
+        return sums, counts
+    return cast(tuple[Tensor, Tensor], OwnGradient.apply(logits, compute, mean))  # type: ignore[no-untyped-call]
+
+
+def _factors(grad_sums: Tensor, counts: Tensor, mean: bool) -> Tensor:
+    """Return [B, K] float64, by what to multiply; `mean`: the gradient was divided by the number of known pairs."""
+    return grad_sums * counts.sum().clamp(min=1) if mean else grad_sums
+
+
+def _scaled(grad: Tensor, factors: Tensor) -> Tensor:
+    """Return the product; the gradient itself, overwritten if need be, unless a second backward pass will want it."""
+    kept = _graph_is_kept()
+    # Only on the CPU can be asked: a GPU would have to be waited for.
+    if factors.device.type == "cpu" and bool(((factors - 1).abs() < UNIT_FACTOR).all()):
+        return grad.clone() if kept else grad
+    if not kept:
+        for core in (native, native_cuda, triton):
             if core.can_scale(grad):
                 core.scale_gradient(grad, factors)
                 return grad
-        if triton.scales_in_place(grad):
-            triton.scale_gradient(grad, factors.double())
-            return grad
+    return _product(grad, factors)
+
+
+def _product(grad: Tensor, factors: Tensor) -> Tensor:
     factors = factors.to(compute_dtype(grad.dtype)).reshape(factors.shape + (1,) * (grad.ndim - 2))
     return (grad * factors).to(grad.dtype)
 

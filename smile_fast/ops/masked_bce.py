@@ -5,7 +5,7 @@ gradient as well, w (sigmoid(z) - y), for the mean divided by the number of know
 where something other than 1 arrives.
 """
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -86,31 +86,6 @@ define(
 )
 
 
-class _InPlace(torch.autograd.Function):
-    """masked_bce_in_place for autograd: torch.library knows no formula for an op that writes to its input."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, table: Tensor, mean: bool, implementation: str | None
-    ) -> tuple[Tensor, Tensor]:
-        grad = logits.detach()
-        kernel = overload(IN_PLACE, implementation, grad, labels, table, mean)
-        sums, counts = cast(tuple[Tensor, Tensor], kernel(grad, labels, table, mean))
-        torch.autograd.graph.increment_version(logits)  # whoever kept the logits for a backward pass gets an error
-        ctx.mean = mean
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(counts)
-        ctx.save_for_backward(counts, grad)
-        return sums, counts
-
-    @staticmethod
-    def backward(ctx: Any, *arriving: Tensor | None) -> tuple[Tensor | None, ...]:
-        counts, grad = ctx.saved_tensors  # [B, K], [B, K, *S]
-        grad_sums = arriving[0]
-        arrived = None if grad_sums is None else loss.scaled(grad, grad_sums, counts, ctx.mean)
-        return arrived, None, None, None, None
-
-
 def masked_bce(
     logits: Tensor,  # [B, K, *S]
     labels: Tensor,  # [B, *S]
@@ -152,11 +127,10 @@ def masked_bce(
     _check(logits, labels, table)
     # 1 / N underflows in float16: there, the backward pass scales.
     mean = reduction == "mean" and logits.dtype != torch.float16
-    if overwrite_logits and loss.needs_grad(logits) and not torch.compiler.is_compiling():
+    overwrite = overwrite_logits and loss.needs_grad(logits) and not torch.compiler.is_compiling()
+    if overwrite:
         _check_overwritable(logits)
-        sums, counts = cast(tuple[Tensor, Tensor], _InPlace.apply(logits, labels, table, mean, implementation))  # type: ignore[no-untyped-call]
-    else:
-        sums, counts = _sums_and_counts(logits, labels, table, mean, implementation)
+    sums, counts = _sums_and_counts(logits, labels, table, mean, overwrite, implementation)
     return loss.reduce(sums, counts, reduction, logits.dtype)
 
 
@@ -174,16 +148,24 @@ def masked_bce_stats(
         counts: [B, K] int64, number of known voxels. The mean loss is `sums.sum() / counts.sum().clamp(min=1)`.
     """
     _check(logits, labels, table)
-    return _sums_and_counts(logits, labels, table, False, implementation)
+    return _sums_and_counts(logits, labels, table, False, False, implementation)
 
 
 def _sums_and_counts(
-    logits: Tensor, labels: Tensor, table: Tensor, mean: bool, implementation: str | None
+    logits: Tensor, labels: Tensor, table: Tensor, mean: bool, overwrite: bool, implementation: str | None
 ) -> tuple[Tensor, Tensor]:
-    arguments = (logits, labels, table, loss.needs_grad(logits), mean)
-    kernel = overload(NAME, implementation, *arguments)
-    sums, counts, _ = cast(tuple[Tensor, Tensor, Tensor], kernel(*arguments))
-    return sums, counts
+    with_grad = loss.needs_grad(logits)
+    kernel = overload(NAME, implementation, logits, labels, table, with_grad, mean)
+
+    def in_new_memory(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return cast(tuple[Tensor, Tensor, Tensor], kernel(values, labels, table, with_grad, mean))
+
+    def in_place(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        sums, counts = overload(IN_PLACE, implementation, values, labels, table, mean)(values, labels, table, mean)
+        torch.autograd.graph.increment_version(logits)  # whoever kept the logits for a backward pass gets an error
+        return sums, counts, values
+
+    return loss.sums_and_counts(logits, in_place if overwrite else in_new_memory, mean)
 
 
 def _check(logits: Tensor, labels: Tensor, table: Tensor) -> None:

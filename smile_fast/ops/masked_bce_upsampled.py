@@ -113,5 +113,8 @@ def masked_bce_upsampled_stats(
     check_table(table, logits.shape[0], logits.shape[1])
     with_grad = loss.needs_grad(logits)
     kernel = overload(NAME, implementation, logits, labels, table, with_grad)
-    sums, counts, _ = cast(tuple[Tensor, Tensor, Tensor], kernel(logits, labels, table, with_grad))
-    return sums, counts
+
+    def compute(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return cast(tuple[Tensor, Tensor, Tensor], kernel(values, labels, table, with_grad))
+
+    return loss.sums_and_counts(logits, compute)

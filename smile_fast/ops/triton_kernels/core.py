@@ -62,7 +62,7 @@ def implementation(module: str, op: str, refusal: Callable[..., str] = refusal) 
     return Implementation("triton", run, ("cuda",), UNUSABLE, refusal, ON_REQUEST)
 
 
-def scales_in_place(gradient: Tensor) -> bool:
+def can_scale(gradient: Tensor) -> bool:
     """Return whether `scale_gradient` takes a gradient: a plain one on a GPU, where Triton is."""
     plain = type(gradient) is Tensor and gradient.is_contiguous()
     return plain and gradient.device.type == "cuda" and not UNUSABLE and not refusal(gradient)

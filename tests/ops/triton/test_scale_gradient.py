@@ -30,7 +30,7 @@ def test_empty() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_backward_scales_in_place_unless_the_graph_is_kept(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backward_can_scale_unless_the_graph_is_kept(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = problem(2, 3, (5, 6), torch.float32)
     scaled: list[int] = []
 
@@ -44,7 +44,7 @@ def test_backward_scales_in_place_unless_the_graph_is_kept(reduction: str, monke
         return torch.autograd.grad(loss, leaf, retain_graph=keep)[0]
 
     expected = gradients(3.0, keep=False)
-    monkeypatch.setattr(core, "scales_in_place", lambda gradient: True)  # as on a GPU
+    monkeypatch.setattr(core, "can_scale", lambda gradient: True)  # as on a GPU
     monkeypatch.setattr(core, "scale_gradient", spy)
     assert torch.equal(gradients(3.0, keep=True), expected)
     assert scaled == []
@@ -54,5 +54,5 @@ def test_backward_scales_in_place_unless_the_graph_is_kept(reduction: str, monke
 
 
 def test_only_plain_gradients_on_a_gpu_are_scaled_in_place() -> None:
-    assert not core.scales_in_place(torch.ones(1, 1, 4))
-    assert not core.scales_in_place(torch.ones(1, 1, 4, device="meta"))
+    assert not core.can_scale(torch.ones(1, 1, 4))
+    assert not core.can_scale(torch.ones(1, 1, 4, device="meta"))
