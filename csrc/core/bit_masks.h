@@ -98,10 +98,7 @@ SMILE_FAST_INLINE std::uint64_t nonzero_bytes(const std::uint8_t* bytes) {
 #endif
 }
 
-constexpr std::size_t kSelectionAlignment = 64;  // of the bytes, for store_bytes<true>
-
-// Byte i becomes 1 where bit i is set, else 0. kStreamed: past the caches, where a target can; see
-// finish_streamed_bytes.
+// Byte i becomes 1 where bit i is set, else 0. kStreamed: past the caches, where a target can; see Store::streamed.
 template <bool kStreamed>
 SMILE_FAST_INLINE void store_bytes(std::uint8_t* bytes, std::uint64_t bits) {
 #if defined(__AVX512BW__)
@@ -134,13 +131,6 @@ SMILE_FAST_INLINE void store_bytes(std::uint8_t* bytes, std::uint64_t bits) {
     const std::uint64_t ones = (chosen + 0x7f7f7f7f7f7f7f7full) >> 7 & 0x0101010101010101ull;
     for (int byte = 0; byte < 8; ++byte) bytes[i + byte] = static_cast<std::uint8_t>(ones >> (8 * byte));
   }
-#endif
-}
-
-// To be called after the last streamed store, before another thread may read what was stored.
-SMILE_FAST_INLINE void finish_streamed_bytes() {
-#if defined(__AVX2__)
-  _mm_sfence();
 #endif
 }
 

@@ -9,6 +9,9 @@ namespace smile_fast {
 
 enum class DType { float32, bfloat16, float16 };
 
+// In bytes.
+SMILE_FAST_INLINE std::int64_t element_size(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
+
 struct BFloat16 {
   std::uint16_t bits;
 };

@@ -8,8 +8,6 @@
 namespace smile_fast::SMILE_FAST_TARGET {
 namespace {
 
-SMILE_FAST_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-
 constexpr int kRunsAtOnce = 4;              // 2 KB of float32 logits of an organ before the next organ's turn
 constexpr int kChunk = kRunsAtOnce * kRun;  // voxels whose losses are summed in single precision
 constexpr int kWays = 2;                    // vectors in flight, each adding to a sum of its own

@@ -21,8 +21,6 @@ static_assert(kTileColumns == kRun && kWeightsAtOnce % kLanes == 0);
 static_assert(kTileRows * kColumnsAtOnce <= 1023);  // RunningLoss::add
 static_assert(kTileRows * kColumnsAtOnce / kLanes / kWays <= kLossVectors);
 
-SMILE_FAST_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-
 template <int... lane>
 struct Lanes {};
 #if SMILE_FAST_LANES == 16

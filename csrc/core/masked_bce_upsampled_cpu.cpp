@@ -19,8 +19,6 @@ namespace {
 constexpr double kBorderShare = 0.005;
 constexpr std::int64_t kItems = 8;  // where there are fewer bands, organs are handed out apart
 
-std::int64_t element_size(DType dtype) { return dtype == DType::float32 ? 4 : 2; }
-
 std::int64_t bands_of_image(const MaskedBceUpsampledArguments& a, const OuterAxis& outer) {
   const double high = static_cast<double>(a.high.depth * a.high.height * a.high.width * element_size(a.dtype));
   const double border = static_cast<double>(2 * outer.low_plane * static_cast<std::int64_t>(sizeof(float)));

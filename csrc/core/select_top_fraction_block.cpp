@@ -51,7 +51,7 @@ SMILE_FAST_INLINE void for_groups(const ScoreBlock& block, const Body& body, con
   const std::size_t rest = static_cast<std::size_t>(block.length - offset);
   Score last_scores[kGroup] = {};
   std::uint8_t last_candidates[kGroup] = {};
-  alignas(kSelectionAlignment) std::uint8_t last_selection[kGroup] = {};
+  alignas(kStreamAlignment) std::uint8_t last_selection[kGroup] = {};
   memcpy(last_scores, scores + offset, rest * sizeof(Score));
   memcpy(last_candidates, block.candidates + offset, rest);
   memcpy(last_selection, block.selection + offset, rest);
@@ -83,13 +83,13 @@ SMILE_FAST_INLINE BlockCounts scan(const ScoreBlock& block, Bracket bracket, Ent
         }
       },
       [](std::uint8_t* selection) { store_bytes<kStreamed>(selection, 0); });
-  if constexpr (kStreamed) finish_streamed_bytes();
+  if constexpr (kStreamed) finish_streams();
   return counts;
 }
 
 template <typename Score, bool kStore>
 SMILE_FAST_INLINE BlockCounts scan(const ScoreBlock& block, Bracket bracket, Entry* entries, bool streamed) {
-  return streamed && reinterpret_cast<std::uintptr_t>(block.selection) % kSelectionAlignment == 0
+  return streamed && reinterpret_cast<std::uintptr_t>(block.selection) % kStreamAlignment == 0
              ? scan<Score, kStore, true>(block, bracket, entries)
              : scan<Score, kStore, false>(block, bracket, entries);
 }

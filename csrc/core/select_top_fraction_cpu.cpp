@@ -73,7 +73,7 @@ Plan make_plan(const SelectTopFractionArguments& a) {
 void select_small(const SelectTopFractionArguments& a, const Piece& piece, Entry* entries) {
   const KeyLimits limits = key_limits(a.dtype);
   const Bracket all{limits.nan(), limits.highest};
-  const std::int64_t size = a.dtype == DType::float32 ? 4 : 2;
+  const std::int64_t size = element_size(a.dtype);
   const ScoreBlock block{a.dtype, static_cast<const char*>(a.scores) + piece.begin * size, a.candidates + piece.begin,
                          a.selection + piece.begin, static_cast<std::int32_t>(piece.end - piece.begin)};
   const std::int64_t candidates = SMILE_FAST_DISPATCH(scan_block)(block, all, entries, false).inside;

@@ -41,7 +41,7 @@ void LargeSegments::add(std::int64_t begin, std::int64_t end, double gamma) {
 
 ScoreBlock LargeSegments::voxels_of(const Segment& segment, std::int64_t index) const {
   const std::int64_t begin = segment.begin + index * kBlock;
-  const std::int64_t size = a_.dtype == DType::float32 ? 4 : 2;
+  const std::int64_t size = element_size(a_.dtype);
   return {a_.dtype, static_cast<const char*>(a_.scores) + begin * size, a_.candidates + begin, a_.selection + begin,
           static_cast<std::int32_t>(std::min(kBlock, segment.end - begin))};
 }

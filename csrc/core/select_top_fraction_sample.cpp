@@ -59,7 +59,7 @@ void ScoreSample::draw(const SelectTopFractionArguments& a, int part) {
 }
 
 void ScoreSample::draw(const SelectTopFractionArguments& a, int part, int round, std::int64_t step) {
-  const std::int64_t size = a.dtype == DType::float32 ? 4 : 2;
+  const std::int64_t size = element_size(a.dtype);
   const auto take = a.dtype == DType::float32    ? take_keys<float>
                     : a.dtype == DType::bfloat16 ? take_keys<BFloat16>
                                                  : take_keys<Float16>;

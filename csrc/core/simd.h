@@ -16,6 +16,9 @@
 
 namespace smile_fast::SMILE_FAST_TARGET {
 
+// std::min must not be used, see core/targets.h.
+SMILE_FAST_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
 constexpr int kLanes = SMILE_FAST_LANES;
 
 using Floats = float __attribute__((vector_size(4 * kLanes)));

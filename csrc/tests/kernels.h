@@ -2,10 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
+#include <string>
 #include <type_traits>
+#include <utility>
 
+#include "check.h"
 #include "core/float_formats.h"
 #include "core/targets.h"
 
@@ -26,10 +31,23 @@ void for_every_dtype(const Work& work) {
   work.template operator()<Float16>();
 }
 
+constexpr std::pair<Target, const char*> kTargets[] = {
+    {Target::plain, "plain"}, {Target::avx2, "avx2"}, {Target::avx512, "avx512"}};
+
+// Says which targets the tests run on; SMILE_FAST_REQUIRE_TARGETS, if it is set, names those that must be among them.
+inline void check_targets() {
+  const char* const required = std::getenv("SMILE_FAST_REQUIRE_TARGETS");
+  for (const auto& [target, name] : kTargets) {
+    std::printf("%s: %s\n", name, runs(target) ? "tested" : "not tested, this machine does not run it");
+    const bool must = required != nullptr && std::strstr(required, name) != nullptr;
+    check(runs(target) || !must, std::string("this machine does not run the target ") + name);
+  }
+}
+
 // Calls `work` once for every target that this machine runs; that target is then in use.
 template <typename Work>
 void on_every_target(const Work& work) {
-  for (const Target target : {Target::plain, Target::avx2, Target::avx512}) {
+  for (const auto& [target, name] : kTargets) {
     if (!runs(target)) continue;
     use_target(target);
     work();

@@ -55,6 +55,7 @@ void test_all() {
 }  // namespace
 
 int main() {
+  check_targets();
   on_every_target([] { for_every_dtype([]<typename Logit>() { test_all<Logit>(); }); });
   return finish();
 }

@@ -41,21 +41,34 @@ void much_larger_blocks_are_left_alone() {
   check(small.data() != large, "a small request does not take a large block");
 }
 
-void few_blocks_are_kept() {
+// How many of these sizes are found again after all were given back. Fresh memory holds zeros, kept memory its mark.
+std::size_t kept(const std::vector<std::size_t>& sizes) {
+  constexpr std::uint64_t kMark = 0x5eed5eed5eed5eed;
   std::vector<std::unique_ptr<Memory>> blocks;
   std::set<void*> addresses;
-  for (std::size_t i = 0; i < 2 * Memory::kKeptBlocks; ++i) {
-    blocks.push_back(std::make_unique<Memory>((100 + 30 * i) * kMegabyte));  // each too small for the next request
+  for (const std::size_t size : sizes) {
+    blocks.push_back(std::make_unique<Memory>(size));
+    std::memcpy(blocks.back()->data(), &kMark, sizeof kMark);
     addresses.insert(blocks.back()->data());
   }
-  check(addresses.size() == blocks.size(), "blocks in use are different ones");
+  check(addresses.size() == sizes.size(), "blocks in use are different ones");
   blocks.clear();
   std::size_t found = 0;
-  for (std::size_t i = 0; i < 2 * Memory::kKeptBlocks; ++i) {
-    blocks.push_back(std::make_unique<Memory>((100 + 30 * i) * kMegabyte));
-    found += addresses.contains(blocks.back()->data());
+  for (const std::size_t size : sizes) {
+    blocks.push_back(std::make_unique<Memory>(size));
+    found += std::memcmp(blocks.back()->data(), &kMark, sizeof kMark) == 0;
+    std::memset(blocks.back()->data(), 0, sizeof kMark);
   }
-  check(found >= 1, "some are kept");
+  return found;
+}
+
+void few_blocks_are_kept() {
+  std::vector<std::size_t> sizes;
+  for (std::size_t i = 0; i < 2 * Memory::kKeptBlocks; ++i) sizes.push_back((i + 1) * 30 * kMegabyte);
+  // Each is too small for the next request.
+  check(kept(sizes) == Memory::kKeptBlocks, "blocks that are kept");
+  check(kept({Memory::kKeptBytes / 2 + kMegabyte, Memory::kKeptBytes / 2 + 3 * kMegabyte}) == 1, "bytes that are kept");
+  check(kept({Memory::kKeptBytes + kMegabyte}) == 0, "a block larger than all that may be kept");
 }
 
 void threads_do_not_share_blocks() {

@@ -36,6 +36,7 @@ constexpr int kThreads[] = {1, 2, 3, 8};
 constexpr std::uint32_t kDensities[] = {1, 5, 100};
 #endif
 constexpr int kSegments = 60;
+constexpr int kMediumProblems = kProblems / 10;
 constexpr std::int64_t kDenominator = 1000000;
 struct Problem {
   std::vector<float> scores;             // rounded to the dtype by `narrowed`
@@ -185,6 +186,40 @@ void test_samples_that_mislead() {
   }
 }
 
+// Random segments long enough for the sample and the bracket.
+void test_medium_segments() {
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  for (int problem = 0; problem < kMediumProblems; ++problem) {
+    const std::uint32_t density = 1 + random() % 100, grain = 1u << random() % 20;
+    Problem p;
+    p.offsets.push_back(random() % 200);
+    for (int segment = 0; segment < 4; ++segment) {
+      p.offsets.push_back(p.offsets.back() + 16385 + random() % 50000);
+      p.shares.push_back(random() % 101 * 10000);
+    }
+    for (std::int64_t voxel = 0; voxel < p.offsets.back(); ++voxel) {
+      p.scores.push_back(std::round(normal(random) * static_cast<float>(grain)) / static_cast<float>(grain));
+      p.candidates.push_back(random() % 100 < density);
+    }
+    test_every_dtype(p, "medium segments " + std::to_string(problem));
+  }
+}
+
+// A selection so large, and aligned, that it is stored past the caches.
+void test_large_selection() {
+  std::mt19937 random(6);
+  std::normal_distribution<float> normal;
+  Problem p;
+  p.offsets = {0, 3 << 20, (1 << 22) + 100};
+  p.shares = {330000, 50000};
+  for (std::int64_t voxel = 0; voxel < p.offsets.back(); ++voxel) {
+    p.scores.push_back(normal(random));
+    p.candidates.push_back(random() % 20 == 0);
+  }
+  test_every_dtype(p, "large selection");
+}
+
 void test_no_segments() {
   test<float>({{1.0f, 2.0f}, {1, 1}, {0}, {}}, "no segments");
   test<float>({{}, {}, {0}, {}}, "no voxels, no segments");
@@ -212,5 +247,7 @@ int main() {
   test_small_segments();
   test_long_segments();
   test_samples_that_mislead();
+  test_medium_segments();
+  test_large_selection();
   return finish();
 }

@@ -8,6 +8,7 @@ from smile_fast.ops.reference import WORD_BITS
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 REDUCTIONS = ("mean", "sum", "none")
 LABEL_VALUES = 256
+MAX_ORGANS = 126  # label values are uint8 and have a bit for pseudo-labels
 
 
 def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], device: torch.device) -> None:
@@ -67,6 +68,12 @@ def check_stride(stride: object) -> None:
         raise TypeError(f"stride must be an int, got {type(stride).__name__}")
     if stride < 1:
         raise ValueError(f"stride must be at least 1, got {stride}")
+
+
+def check_channels(logits: Tensor, planes: str, most: int) -> None:
+    """Raise ValueError unless logits [planes, h, w] have 1 to `most` channels."""
+    if logits.ndim != 4 or not 1 <= logits.shape[1] <= most:
+        raise ValueError(f"logits must have shape [{planes}, h, w] with 1 to {most} channels, got {list(logits.shape)}")
 
 
 def check_feature_grid(logits: Tensor, planes: str, size: tuple[int, int], stride: int) -> None:

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from smile_fast.ops import reference
-from smile_fast.ops.checks import check_feature_grid, check_float_tensor, check_stride
+from smile_fast.ops.checks import MAX_ORGANS, check_feature_grid, check_float_tensor, check_stride
 from smile_fast.ops.native import label_map_upsampled as native
 from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
 
 NAME = "label_map_upsampled"
-MAX_ORGANS = 126  # label values are uint8 and have a bit for pseudo-labels
 
 
 def _fake(logits: Tensor, height: int, width: int, stride: int, softmax: bool) -> Tensor:

@@ -98,7 +98,8 @@ def masked_bce(
     """Masked multi-label binary cross entropy.
 
     Args:
-        logits: [B, K, *S] float32, bfloat16, float16 or float64; any memory format. Channel k is organ k.
+        logits: [B, K, *S] float32, bfloat16, float16 or float64; any memory format, of which the native and the CUDA
+            implementation copy all but the contiguous one. Channel k is organ k.
         labels: [B, *S] uint8 label map, see `smile_fast.supervision`.
         table: [B, 256, 2, ceil(K / 32)] int32 supervision tables, see `smile_fast.supervision.build_tables`, on the
             logits' device.

@@ -7,13 +7,19 @@ import torch
 from torch import Tensor
 
 from smile_fast.ops import reference
-from smile_fast.ops.checks import check_feature_grid, check_float_tensor, check_shape, check_stride, check_tensor
+from smile_fast.ops.checks import (
+    MAX_ORGANS,
+    check_feature_grid,
+    check_float_tensor,
+    check_shape,
+    check_stride,
+    check_tensor,
+)
 from smile_fast.ops.native import pseudo_labels_upsampled as native
 from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
 
 NAME = "pseudo_labels_upsampled"
-MAX_ORGANS = 126  # label values are uint8 and have a bit for pseudo-labels
 
 
 def _fake(

@@ -216,3 +216,7 @@ def test_what_native_refuses() -> None:
     assert label_map_upsampled(LOGITS, 130, 195, 65).shape == (1, 130, 195)
     with pytest.raises(ValueError, match="logits must have shape"):  # also without the public function
         torch.ops.smile_fast.label_map_upsampled(LOGITS, 17, 24, 8, False)
+    with pytest.raises(ValueError, match="with 1 to 126 channels"):
+        torch.ops.smile_fast.label_map_upsampled(torch.zeros(1, 250, 2, 3), 15, 24, 8, False)
+    with pytest.raises(ValueError, match=r"stride must lie in 1\.\.64, got 200"):
+        torch.ops.smile_fast.label_map_upsampled.native(torch.zeros(1, 3, 4, 4), 800, 800, 200, False)

@@ -47,9 +47,9 @@ class Made(torch.autograd.Function):
 """
 
 
-def peak_bytes(call: str) -> int:
-    """By how many bytes the resident memory grows at most while an expression is evaluated."""
-    program = f"{PROGRAM}\nprint(peak(lambda: {call}))\n"
+def peak_bytes(call: str, before: str = "") -> int:
+    """By how many bytes the resident memory grows at most while an expression is evaluated, `before` having run."""
+    program = f"{PROGRAM}\n{before}\nprint(peak(lambda: {call}))\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
@@ -57,9 +57,15 @@ def peak_bytes(call: str) -> int:
 LOGITS = 4 * 13 * 512 * 512 * 4
 
 
-def test_masked_bce_allocates_its_gradient_and_nothing_else_of_its_size() -> None:
-    grown = peak_bytes("torch.autograd.grad(masked_bce(logits, labels, table), logits)")
-    assert LOGITS <= grown <= LOGITS + SLACK
+@pytest.mark.parametrize("factor", [1, 2])  # what arrives for the loss
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_masked_bce_allocates_its_gradient_and_nothing_else_of_its_size(dtype: str, factor: int) -> None:
+    grown = peak_bytes(
+        f"torch.autograd.grad({factor} * masked_bce(given, labels, table), given)",
+        before=f"given = logits.detach().to(torch.{dtype}).requires_grad_()",
+    )
+    size = LOGITS if dtype == "float32" else LOGITS // 2
+    assert size <= grown <= size + SLACK
 
 
 def test_without_a_gradient_nothing_is_allocated() -> None:

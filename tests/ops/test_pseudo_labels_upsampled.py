@@ -207,3 +207,8 @@ def test_what_native_refuses() -> None:
         pseudo_labels_upsampled(LOGITS, labels, [0], 0.5, 65, implementation="native")
     with pytest.raises(ValueError, match=r"organs must be numbers in 0\.\.1, got"):  # also without the public function
         torch.ops.smile_fast.pseudo_labels_upsampled(LOGITS, LABELS, [2], 0.5, 8, False)
+    wide = torch.zeros((1, 800, 800), dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"stride must lie in 1\.\.64, got 200"):
+        torch.ops.smile_fast.pseudo_labels_upsampled.native(torch.zeros(1, 3, 4, 4), wide, [0], 0.5, 200, False)
+    with pytest.raises(ValueError, match="with 1 to 126 channels"):
+        torch.ops.smile_fast.pseudo_labels_upsampled(torch.zeros(1, 127, 100, 100), wide, [0], 0.5, 8, False)

@@ -31,6 +31,12 @@ def refused_dtype(dtype: torch.dtype) -> str:
     return ""
 
 
+def check_core_stride(stride: int) -> None:
+    """Raise ValueError for a stride that the core's buffers have no room for."""
+    if not 1 <= stride <= MAX_STRIDE:
+        raise ValueError(f"stride must lie in 1..{MAX_STRIDE}, got {stride}")
+
+
 def refused_stride(stride: int) -> str:
     """Return why the core cannot upsample by a stride; empty when it can."""
     return "" if stride <= MAX_STRIDE else f"it upsamples by at most {MAX_STRIDE}, got {stride}"

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from smile_fast.ops.checks import check_feature_grid, check_tensor
-from smile_fast.ops.native.core import CORE, DTYPES, refused_dtype, refused_stride
+from smile_fast.ops.checks import MAX_ORGANS, check_channels, check_feature_grid, check_tensor
+from smile_fast.ops.native.core import CORE, DTYPES, check_core_stride, refused_dtype, refused_stride
 
 
 def refusal(logits: Tensor, height: int, width: int, stride: int, softmax: bool) -> str:
@@ -16,6 +16,8 @@ def label_map_upsampled(logits: Tensor, height: int, width: int, stride: int, so
     """Kernel of `smile_fast::label_map_upsampled`; result as in `smile_fast.ops.reference.label_map_upsampled`."""
     # The op can be called without its public function, and a wrong size would read foreign memory.
     check_tensor("logits", logits, tuple(DTYPES), torch.device("cpu"))
+    check_core_stride(stride)
+    check_channels(logits, "N, M", MAX_ORGANS + softmax)
     check_feature_grid(logits, "N, M", (height, width), stride)
     logits = logits.contiguous()
     labels = logits.new_empty((logits.shape[0], height, width), dtype=torch.uint8)

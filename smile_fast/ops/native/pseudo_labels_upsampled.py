@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from smile_fast.ops.checks import check_feature_grid, check_shape, check_tensor
-from smile_fast.ops.native.core import CORE, DTYPES, refused_dtype, refused_stride
+from smile_fast.ops.checks import MAX_ORGANS, check_channels, check_feature_grid, check_shape, check_tensor
+from smile_fast.ops.native.core import CORE, DTYPES, check_core_stride, refused_dtype, refused_stride
 
 
 def refusal(logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, per_slice: bool) -> str:
@@ -21,7 +21,11 @@ def pseudo_labels_upsampled(
     # The op can be called without its public function, and a wrong size would read foreign memory.
     check_tensor("logits", logits, tuple(DTYPES), torch.device("cpu"))
     check_tensor("labels", labels, (torch.uint8,), logits.device)
+    if labels.ndim != 3:
+        raise ValueError(f"labels must have shape [D, H, W], got {list(labels.shape)}")
     depth, height, width = labels.shape
+    check_core_stride(stride)
+    check_channels(logits, "D, K", MAX_ORGANS)
     check_feature_grid(logits, "D, K", (height, width), stride)
     check_shape("labels", labels, (logits.shape[0], height, width), "[D, H, W]")
     if any(not 0 <= organ < logits.shape[1] for organ in organs):
