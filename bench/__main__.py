@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text)
         # Threads that fight for a busy core only wait: a smoke run has one.
-        command.add_argument("--threads", type=int, default=1 if name == "smoke" else 2)
+        command.add_argument("--threads", type=int, default=1 if name == "smoke" else record.THREADS)
         command.add_argument("--target", default=machine.instruction_set(), help="instruction set")
         command.add_argument("--allocator", choices=heap.ALLOCATORS, default="default")
         if name != "smoke":
@@ -74,7 +74,7 @@ def _check(given: argparse.Namespace) -> int:
     settings, names = _settings(given), _names(given)
     path = record.path_of(settings.machine())
     recorded = record.read(path)  # before minutes are spent
-    print(f"against {path.name}, recorded at {recorded['commit_info']['id']} on {recorded['datetime']}")
+    print(f"against {path.name}, {record.commits(record.figures(recorded))}, {recorded['datetime']}")
     for key, value in settings.machine().items():
         if recorded["machine_info"].get(key) != value:
             print(f"note         {key} is now {value}, recorded with {recorded['machine_info'].get(key)}")
@@ -97,9 +97,10 @@ def _table(given: argparse.Namespace) -> int:
 
 def _goals(given: argparse.Namespace) -> int:
     name, newest = record.newest()
-    lines, none_missed = goals.report(record.figures(newest))
+    measured = record.figures(newest)
+    lines, none_missed = goals.report(measured)
     print("\n".join(lines))
-    print(f"{name}, commit {newest['commit_info']['id']}, {newest['datetime']}; medians with the default allocator")
+    print(f"{name}, {record.commits(measured)}, {newest['datetime']}; medians with the default allocator")
     return 0 if none_missed else WORSE
 
 

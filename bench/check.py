@@ -1,9 +1,10 @@
 """The regression gate: are ours slower, against the same peers, than they were when this machine was recorded?
 
-Times of a shared machine mean nothing, and one ratio may be noise, or a peer that got faster. So a workload is worse
-only when ours lost more than TOLERANCE against every one of its peers, by the ratio of medians and by that of minima.
+Times of a shared machine mean nothing, and one ratio may be noise, or a peer that got faster or slower. So a workload
+is worse when ours lost more than TOLERANCE against its median peer, by the ratio of medians and by that of minima.
 """
 
+import statistics
 from collections.abc import Callable
 
 from bench.measure import RATIOS
@@ -15,19 +16,25 @@ TOLERANCE = 1.25
 def losses(recorded: Figures, measured: Figures) -> dict[str, float]:
     """How many times slower ours got, for each variant of ours that both have and that has a common peer.
 
-    The smaller of medians and minima, of the peer against which it lost least: above TOLERANCE it is worse.
+    The median over the peers, so that one of them that changed decides nothing; the smaller of that of medians and that
+    of minima: above TOLERANCE it is worse.
     """
     found = {}
     for ours, peers in recorded[RATIOS].items():
         now = measured[RATIOS].get(ours, {})
-        lost = [
-            min(then[statistic] / now[peer][statistic] for statistic in ("medians", "minima"))
-            for peer, then in peers.items()
-            if peer in now
-        ]
-        if lost:
-            found[ours] = min(lost)
+        common = [(then, now[peer]) for peer, then in peers.items() if peer in now]
+        if common:
+            found[ours] = min(
+                statistics.median(then[statistic] / new[statistic] for then, new in common)
+                for statistic in ("medians", "minima")
+            )
     return found
+
+
+def gone(recorded: Figures, measured: Figures) -> list[str]:
+    """Variants of ours that are recorded, but cannot be compared any more: they or all their peers have vanished."""
+    found = losses(recorded, measured)
+    return [ours for ours in recorded[RATIOS] if ours not in found]
 
 
 def worse(recorded: dict[str, Figures], measured: dict[str, Figures]) -> list[str]:
@@ -54,7 +61,7 @@ def gate(
         say: takes the lines of the report.
 
     Returns:
-        Whether nothing got worse.
+        Whether nothing got worse, and nothing has vanished.
     """
     known = [name for name in names if name in recorded]
     for name in names:
@@ -70,8 +77,10 @@ def gate(
     for name, figures in measured.items():
         for ours, lost in losses(recorded[name], figures).items():
             verdict = "worse" if lost > TOLERANCE else "as recorded"
-            say(f"{verdict:12} {name}, {ours}: {lost:.2f} times the recorded time, seen by the peer that shows least")
+            say(f"{verdict:12} {name}, {ours}: {lost:.2f} times the recorded time, by the median of the peers")
     missing = [name for name in known if name not in measured]
+    for name, figures in measured.items():
+        missing += [f"{name}, {ours}" for ours in gone(recorded[name], figures)]
     for name in missing:
         say(f"gone         {name}: recorded, but it cannot be measured any more")
     say(f"{len(measured)} compared, {len(suspects)} worse by more than {TOLERANCE:.2f}, {len(missing)} gone")

@@ -29,10 +29,11 @@ def describe(target: str) -> dict[str, Any]:
     """
     return {
         "device": "cpu",
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "instruction set": target,
+        "best instruction set": instruction_set(),
         "instruction set of torch": torch.backends.cpu.get_cpu_capability(),
         "kernel": platform.release(),
         "transparent huge pages": _read("/sys/kernel/mm/transparent_hugepage/enabled"),
@@ -45,11 +46,11 @@ def describe(target: str) -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """The checkout's commit, and whether it has uncommitted changes."""
+    """The checkout's commit, and whether it has uncommitted changes; the records of other runs are none."""
     return {
         "id": _output(["git", "rev-parse", "--short=12", "HEAD"]),
         "time": _output(["git", "log", "-1", "--format=%cI"]),
-        "dirty": bool(_output(["git", "status", "--porcelain", "--untracked-files=no"])),
+        "dirty": bool(_output(["git", "status", "--porcelain", "--untracked-files=no", "--", ":!bench/results"])),
     }
 
 
@@ -61,7 +62,8 @@ def record_name(machine: dict[str, Any]) -> str:
     return re.sub("[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The processor's name."""
     names = [
         line.split(":")[1].strip() for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")
     ]

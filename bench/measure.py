@@ -4,13 +4,13 @@ from typing import Any
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.interleaved import REPETITIONS, Contest, Contestant, Counters, Run, Schedule, ratio, repetitions, summary
+from bench.interleaved import REPETITIONS, Contest, Contestant, Counters, Run, ratio, summary
 from smile_fast.ops import available
 
 MILLISECONDS, RATIOS, ERRORS = "milliseconds", "peer / ours", "errors"
 
 
-def measure(benchmark: BenchmarkFixture, name: str, contest: Contest, most: int = REPETITIONS) -> None:
+def measure(benchmark: BenchmarkFixture, name: str, contest: Contest, rounds: int = REPETITIONS) -> None:
     """Time a contest.
 
     pytest-benchmark times the first of ours; all others run in the set-up of each of its rounds, so that its JSON
@@ -20,24 +20,18 @@ def measure(benchmark: BenchmarkFixture, name: str, contest: Contest, most: int 
         benchmark: the fixture.
         name: "op/workload".
         contest: what is compared.
-        most: repetitions at most.
+        rounds: how often everybody runs.
     """
-    errors = contest.check()
+    errors = contest.check()  # everybody's first run: compiles
     first, *others = [*contest.ours, *contest.peers]
-    # The check was everybody's first run: compiled, warm. This one says how long a run takes.
-    wanted = {one.name: min(most, repetitions(one.measured().seconds)) for one in (first, *others)}
-    rounds = wanted[first.name]
-    schedule = Schedule({one.name: wanted[one.name] for one in others}, rounds)
     runs: dict[str, list[Run]] = {one.name: [] for one in others}
     counters: list[Counters] = []
     counted: list[tuple[int, int]] = []
 
     def run_the_others() -> None:
-        due = schedule.next_round()
         for one in others:
-            if one.name in due:
-                runs[one.name].append(one.measured())
-        first.refresh()
+            runs[one.name].append(one.measured(contest.warm))
+        first.prepare(contest.warm)
         counters[:] = [Counters()]
 
     def run() -> None:  # returns nothing: the result is freed inside of the timed part, as for the others

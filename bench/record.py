@@ -9,10 +9,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from bench.machine import ROOT, record_name
+from bench.machine import ROOT, cpu, record_name
 from smile_runtime.files import write_json
 
 RESULTS = ROOT / "bench" / "results"
+THREADS = 2  # of everybody: goals and the README's table are for so many
 Record = dict[str, Any]
 Figures = dict[str, Any]
 """extra_info of one benchmark."""
@@ -63,9 +64,16 @@ def joined(runs: list[Record]) -> Record:
     benchmarks = []
     for run in runs:
         for benchmark in run["benchmarks"]:
-            benchmark["extra_info"]["commit"] = run["commit_info"]["id"]
+            benchmark["extra_info"] |= {"commit": run["commit_info"]["id"], "dirty": run["commit_info"]["dirty"]}
             benchmarks.append(benchmark)
     return {**runs[-1], "benchmarks": benchmarks}
+
+
+def commits(measured: dict[str, Figures]) -> str:
+    """What was measured: "commit abc", or several, and whether the checkout held what no commit holds."""
+    found = {(one["commit"], one["dirty"]) for one in measured.values()}
+    remarks = {False: "", True: ", with uncommitted changes"}
+    return "; ".join(f"commit {commit}{remarks[dirty]}" for commit, dirty in sorted(found))
 
 
 def updated(old: Record | None, new: Record) -> Record:
@@ -86,18 +94,25 @@ def save(run: Record, folder: Path = RESULTS) -> Path:
 
 
 def newest(folder: Path = RESULTS, allocator: str = "default") -> tuple[str, Record]:
-    """Find the newest record of a CPU under an allocator's setting.
+    """Find the newest record of a CPU under an allocator's setting, this CPU's if it has one.
+
+    Only runs with the machine's best instruction set on THREADS threads count: what others give is for those who ask.
 
     Raises:
         NoRecordError: there is none.
     """
+    wanted = {"device": "cpu", "allocator": allocator, "threads": THREADS}
     found = []
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         machine = record.get("machine_info", {}) if isinstance(record, dict) else {}
-        if machine.get("device") == "cpu" and machine.get("allocator") == allocator:
-            found.append((datetime.fromisoformat(record["datetime"]), path.stem, record))
+        best = machine.get("instruction set") == machine.get("best instruction set")
+        if best and all(machine.get(key) == value for key, value in wanted.items()):
+            found.append((machine["cpu"] == cpu(), datetime.fromisoformat(record["datetime"]), path.stem, record))
     if not found:
-        raise NoRecordError(f"there is no recorded run with the allocator setting {allocator!r}: make bench writes one")
-    _, name, record = max(found, key=lambda entry: entry[:2])
+        raise NoRecordError(
+            f"no run is recorded with the allocator setting {allocator!r}, {THREADS} threads and a machine's best "
+            "instruction set: make bench writes one"
+        )
+    *_, name, record = max(found, key=lambda entry: entry[:3])
     return name, record

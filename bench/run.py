@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from bench import heap, machine
 from bench.measure import MILLISECONDS, RATIOS
-from bench.record import Figures, Record, figures, joined
+from bench.record import THREADS, Figures, Record, figures, joined
 
 DISTURBED = 150  # preemptions a second: the kernel's threads make about 100, a busy process on two cores over 200
 TORCH_CAPABILITY = {"avx512": "avx512", "avx2": "avx2", "plain": "default"}
@@ -27,7 +27,7 @@ class Settings(NamedTuple):
         threads: of everybody. allocator: a name of heap.ALLOCATORS. target: instruction set, of torch as well.
     """
 
-    threads: int = 2
+    threads: int = THREADS
     allocator: str = "default"
     target: str = machine.instruction_set()
 

@@ -15,4 +15,4 @@ def test(benchmark: BenchmarkFixture, pytestconfig: pytest.Config, name: str) ->
     op, workload = name.split("/")
     benchmark.group = op
     contest = OPS[op].contest(OPS[op].WORKLOADS[workload], SMOKE if smoke else FULL)
-    measure(benchmark, name, contest, most=2 if smoke else REPETITIONS)
+    measure(benchmark, name, contest, rounds=2 if smoke else REPETITIONS)

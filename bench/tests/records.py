@@ -7,6 +7,8 @@ def figures(name: str, ratios: dict[str, dict[str, tuple[float, float]]], **erro
     """Figures with, for each of ours and each peer, the ratios of medians and of minima."""
     return {
         "name": name,
+        "commit": "abc",
+        "dirty": False,
         "errors": dict(errors),
         "milliseconds": {
             ours: {"median": 2.0, "minimum": 1.5, "repetitions": 11, "page faults": 0, "preemptions": 0}
@@ -26,13 +28,14 @@ def record(*benchmarks: Figures, date: str = "2026-01-01T00:00:00+00:00", **mach
         "cpu": "Some CPU @ 2 GHz",
         "threads": 2,
         "instruction set": "avx2",
+        "best instruction set": "avx2",
         "allocator": "default",
         "torch": "9.9",
         **machine,
     }
     return {
         "machine_info": described,
-        "commit_info": {"id": "abc"},
+        "commit_info": {"id": "abc", "dirty": False},
         "datetime": date,
         "benchmarks": [{"name": f"test[{one['name']}]", "extra_info": one} for one in benchmarks],
     }

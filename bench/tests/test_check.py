@@ -8,8 +8,13 @@ from bench.record import Figures, NoRecordError, read
 from bench.tests.records import figures, record
 
 
-def one(eager: tuple[float, float], copy: tuple[float, float] = (0.5, 0.5), name: str = "op/a") -> dict[str, Figures]:
-    return {name: figures(name, {"ours": {"eager": eager, "copy": copy}})}
+def one(
+    eager: tuple[float, float],
+    copy: tuple[float, float] = (0.5, 0.5),
+    compiled: tuple[float, float] = (4.0, 4.0),
+    name: str = "op/a",
+) -> dict[str, Figures]:
+    return {name: figures(name, {"ours": {"eager": eager, "copy": copy, "compile": compiled}})}
 
 
 RECORDED = one((10.0, 10.0))
@@ -19,16 +24,20 @@ RECORDED = one((10.0, 10.0))
     ("measured", "expected"),
     [
         (one((10.0, 10.0)), []),
-        (one((20.0, 20.0), (0.9, 0.9)), []),  # faster
-        (one((8.1, 8.1), (0.41, 0.41)), []),  # 23% worse
-        (one((7.9, 7.9), (0.39, 0.39)), ["op/a"]),  # 27% worse in all
-        (one((7.0, 8.1), (0.35, 0.41)), []),  # the medians alone
-        (one((8.1, 7.0), (0.41, 0.35)), []),  # the minima alone
-        (one((7.0, 7.0), (0.5, 0.5)), []),  # eager got faster, and nobody else
+        (one((20.0, 20.0), (0.9, 0.9), (7.0, 7.0)), []),  # faster
+        (one((8.1, 8.1), (0.41, 0.41), (3.3, 3.3)), []),  # 23% worse
+        (one((7.9, 7.9), (0.39, 0.39), (3.1, 3.1)), ["op/a"]),  # 27% worse in all
+        (one((7.0, 8.1), (0.35, 0.41), (2.8, 3.3)), []),  # the medians alone
+        (one((8.1, 7.0), (0.41, 0.35), (3.3, 2.8)), []),  # the minima alone
+        (one((3.0, 3.0), (0.5, 0.5)), []),  # eager got much faster, and nobody else
+        (one((7.0, 7.0), (0.35, 0.35), (9.0, 9.0)), ["op/a"]),  # a peer that got slower hides nothing
+        (one((10.0, 10.0), (0.1, 0.1), (4.0, 1.0)), []),  # one peer is noise
         ({**one((1.0, 1.0), name="op/new")}, []),  # nothing to compare with
     ],
 )
-def test_worse_means_medians_and_minima_against_every_peer(measured: dict[str, Figures], expected: list[str]) -> None:
+def test_worse_means_medians_and_minima_against_the_median_peer(
+    measured: dict[str, Figures], expected: list[str]
+) -> None:
     assert check.worse(RECORDED, measured) == expected
 
 
@@ -40,7 +49,10 @@ def test_every_variant_of_ours_is_guarded() -> None:
 
 @pytest.mark.parametrize(("second", "passes"), [((10.0, 10.0), True), ((5.0, 5.0), False)])
 def test_what_looks_worse_is_measured_once_more(second: tuple[float, float], passes: bool) -> None:
-    runs = [one((5.0, 5.0), (0.2, 0.2)) | one((10.0, 10.0), name="op/b"), one(second, (second[0] / 20,) * 2)]
+    runs = [
+        one((5.0, 5.0), (0.2, 0.2), (2.0, 2.0)) | one((10.0, 10.0), name="op/b"),
+        one(second, (second[0] / 20,) * 2),
+    ]
     asked: list[list[str]] = []
 
     def measure(names: list[str]) -> dict[str, Figures]:
@@ -56,6 +68,19 @@ def test_what_looks_worse_is_measured_once_more(second: tuple[float, float], pas
 
 def test_a_workload_that_cannot_be_measured_any_more_fails() -> None:
     assert not check.gate(RECORDED, ["op/a"], lambda names: {}, lambda line: None)
+
+
+@pytest.mark.parametrize(
+    "kept", [{"ours": {"eager": (10, 10)}}, {"ours": {"eager": (10, 10)}, "in place": {"b": (1, 1)}}]
+)
+def test_a_variant_that_cannot_be_compared_any_more_fails(kept: dict[str, dict[str, tuple[float, float]]]) -> None:
+    recorded = {"op/a": figures("op/a", {"ours": {"eager": (10, 10)}, "in place": {"eager": (20, 20)}})}
+    lines: list[str] = []
+    assert not check.gate(recorded, ["op/a"], lambda names: {"op/a": figures("op/a", kept)}, lines.append)
+    assert [line for line in lines if line.startswith("gone")] == [
+        "gone         op/a, in place: recorded, but it cannot be measured any more"
+    ]
+    assert lines[-1] == "1 compared, 0 worse by more than 1.25, 1 gone"
 
 
 def test_nothing_recorded_has_its_own_exit_status(

@@ -2,7 +2,7 @@ import pytest
 
 from bench.goals import GOALS, Goal, judge, report
 from bench.ops import NAMES
-from bench.ops.peers import COPY, EAGER, IN_PLACE, OURS
+from bench.ops.peers import COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, OURS
 from bench.record import selected
 from bench.tests.records import figures
 
@@ -28,6 +28,25 @@ def test_medians_decide(goal: Goal, ratio: float, state: str, figure: float) -> 
 def test_in_place_counts_and_the_other_figure_is_told() -> None:
     verdict = judge(FAST, {"op/a": figures("op/a", {OURS: {EAGER: (8, 8)}, IN_PLACE: {EAGER: (12, 12)}})})
     assert (verdict.state, verdict.remark) == ("met", "in place, 8 in a new buffer")
+
+
+def test_the_stronger_compiled_peer_is_told() -> None:
+    ratios = {
+        OURS: {COMPILE: (8, 8), ONE_GRAPH: (5, 5)},
+        IN_PLACE: {EAGER: (30, 30), COMPILE: (12, 12), ONE_GRAPH: (7, 7)},
+    }
+    measured = {"op/a": figures("op/a", ratios)}
+    verdict = judge(Goal("fast", "op/a", COMPILE, 10), measured)
+    assert (verdict.state, verdict.figure) == ("met", 12)
+    assert verdict.remark == "in place, 8 in a new buffer, 7 against compile, one graph"
+    assert ONE_GRAPH not in judge(FAST, measured).remark
+
+
+def test_a_figure_without_a_goal_is_shown_and_fails_nothing() -> None:
+    verdict = judge(Goal("only shown", "op/a", EAGER), {"op/a": figures("op/a", {OURS: {EAGER: (0.5, 0.5)}})})
+    assert (verdict.state, verdict.figure) == ("no goal", 0.5)
+    assert verdict.line().split() == ["no", "goal", "only", "shown", "0.5"]
+    assert judge(Goal("only shown", "op/a", EAGER), {}).state == "not measured"
 
 
 def test_the_best_of_several_peers_and_the_worst_of_several_workloads_count() -> None:

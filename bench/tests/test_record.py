@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from bench.heap import ALLOCATORS, allocator, environment
-from bench.machine import record_name
-from bench.record import NoRecordError, figures, joined, newest, path_of, read, save, selected, updated
+from bench.machine import cpu, record_name
+from bench.record import NoRecordError, commits, figures, joined, newest, path_of, read, save, selected, updated
 from bench.tests.records import figures as measured
 from bench.tests.records import record
 
@@ -43,7 +43,15 @@ def test_a_part_of_the_workloads_measured_again_replaces_that_part(tmp_path: Pat
     path = save(joined([record(measured("op/b", {}, error=2))]), tmp_path)
     found = figures(read(path))
     assert {name: figure["errors"]["error"] for name, figure in found.items()} == {"op/a": 1, "op/b": 2}
-    assert found["op/a"]["commit"] == "abc"
+    assert commits(found) == "commit abc"
+
+
+def test_uncommitted_changes_are_told() -> None:
+    changed = record(measured("op/b", {}))
+    changed["commit_info"]["dirty"] = True
+    both = figures(joined([changed, record(measured("op/a", {}))]))
+    assert both["op/b"]["dirty"] is True
+    assert commits(both) == "commit abc; commit abc, with uncommitted changes"
 
 
 def test_figures_of_another_torch_are_not_kept() -> None:
@@ -60,15 +68,21 @@ def test_the_newest_run_of_a_cpu_counts(tmp_path: Path) -> None:
         "new": record(date="2026-03-01T00:00:00+00:00"),
         "keep": record(date="2026-04-01T00:00:00+00:00", allocator="keep"),
         "gpu": record(date="2026-05-01T00:00:00+00:00", device="cuda"),
+        "plain": record(date="2026-05-02T00:00:00+00:00", **{"instruction set": "plain"}),
+        "one-thread": record(date="2026-05-03T00:00:00+00:00", threads=1),
     }.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(run))
     assert newest(tmp_path)[0] == "new"
     assert newest(tmp_path, "keep")[0] == "keep"
+    with pytest.raises(NoRecordError, match="'huge', 2 threads and a machine's best instruction set"):
+        newest(tmp_path, "huge")
+    (tmp_path / "here.json").write_text(json.dumps(record(date="2025-01-01T00:00:00+00:00", cpu=cpu())))
+    assert newest(tmp_path)[0] == "here"
 
 
 @pytest.mark.parametrize("name", ALLOCATORS)
 def test_a_process_knows_its_allocator(name: str) -> None:
-    foreign = {"PATH": "/bin", "MALLOC_ARENA_MAX": "1", "THP_MEM_ALLOC_ENABLE": "1"}
+    foreign = {"PATH": "/bin", "MALLOC_ARENA_MAX": "1", "THP_MEM_ALLOC_ENABLE": "0"}
     assert allocator(foreign) == "other"
     given = environment(name, foreign)
     assert allocator(given) == name

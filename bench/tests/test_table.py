@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,19 +6,37 @@ import pytest
 from bench.ops import NAMES
 from bench.ops.peers import COPY, EAGER, IN_PLACE, OURS
 from bench.run import summary
-from bench.table import BEGIN, END, README, SELECTIONS, TITLES, table, write
+from bench.table import BEGIN, END, JUDGED, README, SELECTIONS, TITLES, table, tables, write
 from bench.tests.records import figures, record
 
 
 def test_a_row_for_each_variant_of_ours() -> None:
     name = "masked_bce/K13-none"
     run = record(figures(name, {OURS: {EAGER: (8.26, 9)}, IN_PLACE: {EAGER: (25.4, 30), COPY: (0.448, 0.5)}}))
-    run["benchmarks"][0]["extra_info"]["commit"] = "abc"
     lines = table(run).splitlines()
     assert "| masked_bce, K = 13, none missing | 2 | 8.3 |  |  |  |" in lines
     assert "| masked_bce, K = 13, none missing, in place | 2 | 25 |  |  | 0.45 |" in lines
-    assert lines[-1].endswith("2 threads of Some CPU @ 2 GHz, avx2, torch 9.9, commit abc.")
+    assert lines[-1].endswith("2 threads of Some CPU @ 2 GHz, avx2, torch 9.9; commit abc.")
     assert not any("select_top_fraction" in line for line in lines)
+
+
+def test_another_allocator_gets_a_short_table_of_what_goals_judge(tmp_path: Path) -> None:
+    ratios = {OURS: {EAGER: (8.26, 9)}, IN_PLACE: {EAGER: (25.4, 30)}}
+    both = [figures(name, ratios) for name in ("masked_bce/K13-none", "masked_bce/K13-half")]
+    (tmp_path / "default.json").write_text(json.dumps(record(*both)))
+    (tmp_path / "huge.json").write_text(json.dumps(record(*both, allocator="huge")))
+    first, second = (part.splitlines() for part in tables(tmp_path).split("\n\nMedians")[:2])
+    assert sum(line.startswith("| masked_bce") for line in first) == 4
+    assert [line for line in second if line.startswith("| masked_bce")] == [
+        "| masked_bce, K = 13, none missing, in place | 2 | 25 |  |  |  |"
+    ]
+    assert "THP_MEM_ALLOC_ENABLE=1" in tables(tmp_path)
+
+
+def test_what_is_judged_is_of_the_losses() -> None:
+    assert set(JUDGED) < set(TITLES)
+    assert {name.split("/")[0] for name in JUDGED} == {"masked_bce", "masked_bce_upsampled"}
+    assert "masked_bce/K13-fp16-none" not in JUDGED
 
 
 def test_every_title_is_of_a_workload() -> None:
