@@ -41,6 +41,29 @@ def check_table(table: Tensor, batch: int, organs: int) -> None:
     check_shape("table", table, (batch, LABEL_VALUES, 2, words), "[B, 256, 2, ceil(K / 32)]")
 
 
+def check_loss(
+    logits: Tensor, labels: Tensor, table: Tensor, dtypes: tuple[torch.dtype, ...], device: torch.device
+) -> None:
+    """Raise TypeError or ValueError unless these are arguments of masked_bce, the logits of one of `dtypes`."""
+    batch, organs, *spatial = logits.shape
+    check_tensor("logits", logits, dtypes, device)
+    check_tensor("labels", labels, (torch.uint8,), device)
+    check_tensor("table", table, (torch.int32,), device)
+    check_shape("labels", labels, (batch, *spatial), "[B, *S]")
+    check_table(table, batch, organs)
+
+
+def check_upsampled_loss(
+    logits: Tensor, labels: Tensor, table: Tensor, dtypes: tuple[torch.dtype, ...], device: torch.device
+) -> None:
+    """Raise TypeError or ValueError unless these are arguments of masked_bce_upsampled, logits of one of `dtypes`."""
+    check_tensor("logits", logits, dtypes, device)
+    check_tensor("labels", labels, (torch.uint8,), device)
+    check_tensor("table", table, (torch.int32,), device)
+    check_upsampled_sizes(logits, labels)
+    check_table(table, logits.shape[0], logits.shape[1])
+
+
 def check_upsampled_sizes(logits: Tensor, labels: Tensor) -> None:
     """Raise ValueError unless logits [B, K, *low] can be interpolated to the size of labels [B, *S]."""
     if logits.ndim not in (4, 5) or logits.shape[1] == 0:

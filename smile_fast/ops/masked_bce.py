@@ -11,13 +11,7 @@ import torch
 from torch import Tensor
 
 from smile_fast.ops import loss, reference
-from smile_fast.ops.checks import (
-    check_float_tensor,
-    check_reduction,
-    check_shape,
-    check_table,
-    check_tensor,
-)
+from smile_fast.ops.checks import FLOATS, check_float_tensor, check_loss, check_reduction
 from smile_fast.ops.native import masked_bce as native
 from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.native_cuda import masked_bce as native_cuda
@@ -174,11 +168,7 @@ def _check(logits: Tensor, labels: Tensor, table: Tensor) -> None:
     check_float_tensor("logits", logits)
     if logits.ndim < 3 or logits.shape[1] == 0:
         raise ValueError(f"logits must have shape [B, K, *S] with K >= 1, got {list(logits.shape)}")
-    check_tensor("labels", labels, (torch.uint8,), logits.device)
-    check_tensor("table", table, (torch.int32,), logits.device)
-    batch, organs, *spatial = logits.shape
-    check_shape("labels", labels, (batch, *spatial), "[B, *S]")
-    check_table(table, batch, organs)
+    check_loss(logits, labels, table, FLOATS, logits.device)
 
 
 def _check_overwritable(logits: Tensor) -> None:

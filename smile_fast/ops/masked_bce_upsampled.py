@@ -6,17 +6,10 @@ w (sigmoid(u) - y) at the labels' size.
 
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from smile_fast.ops import loss, reference
-from smile_fast.ops.checks import (
-    check_float_tensor,
-    check_reduction,
-    check_table,
-    check_tensor,
-    check_upsampled_sizes,
-)
+from smile_fast.ops.checks import FLOATS, check_float_tensor, check_reduction, check_upsampled_loss
 from smile_fast.ops.native import masked_bce_upsampled as native
 from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.native_cuda import masked_bce_upsampled as native_cuda
@@ -109,10 +102,7 @@ def masked_bce_upsampled_stats(
         counts: [B, K] int64, number of known voxels. The mean loss is `sums.sum() / counts.sum().clamp(min=1)`.
     """
     check_float_tensor("logits", logits)
-    check_tensor("labels", labels, (torch.uint8,), logits.device)
-    check_tensor("table", table, (torch.int32,), logits.device)
-    check_upsampled_sizes(logits, labels)
-    check_table(table, logits.shape[0], logits.shape[1])
+    check_upsampled_loss(logits, labels, table, FLOATS, logits.device)
     with_grad = loss.needs_grad(logits)
     kernel = overload(NAME, implementation, logits, labels, table, with_grad)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from smile_fast.ops.checks import check_shape, check_table, check_tensor
+from smile_fast.ops.checks import check_loss
 from smile_fast.ops.native.core import CORE, DTYPES, refused_dtype
 from smile_fast.ops.native.memory import empty
 
@@ -41,12 +41,8 @@ def _run(
     mean: bool,
 ) -> tuple[Tensor, Tensor]:
     # The op can be called without its public function, and a wrong size would read foreign memory.
-    batch, organs, *spatial = logits.shape
-    check_tensor("logits", logits, tuple(DTYPES), torch.device("cpu"))
-    check_tensor("labels", labels, (torch.uint8,), logits.device)
-    check_tensor("table", table, (torch.int32,), logits.device)
-    check_shape("labels", labels, (batch, *spatial), "[B, *S]")
-    check_table(table, batch, organs)
+    check_loss(logits, labels, table, tuple(DTYPES), torch.device("cpu"))
+    batch, organs = logits.shape[:2]
     labels, table = labels.contiguous(), table.contiguous()
     sums = logits.new_empty((batch, organs), dtype=torch.float64)
     counts = logits.new_empty((batch, organs), dtype=torch.int64)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from smile_fast.ops.checks import check_table, check_tensor, check_upsampled_sizes
+from smile_fast.ops.checks import check_upsampled_loss
 from smile_fast.ops.native.core import CORE, DTYPES, refused_dtype
 
 
@@ -17,12 +17,8 @@ def masked_bce_upsampled(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Kernel of `smile_fast::masked_bce_upsampled`; results as in `smile_fast.ops.reference.masked_bce_upsampled`."""
     # The op can be called without its public function, and a wrong size would read foreign memory.
-    check_tensor("logits", logits, tuple(DTYPES), torch.device("cpu"))
-    check_tensor("labels", labels, (torch.uint8,), logits.device)
-    check_tensor("table", table, (torch.int32,), logits.device)
-    check_upsampled_sizes(logits, labels)
+    check_upsampled_loss(logits, labels, table, tuple(DTYPES), torch.device("cpu"))
     batch, organs, *low = logits.shape
-    check_table(table, batch, organs)
     logits, labels, table = logits.contiguous(), labels.contiguous(), table.contiguous()
     sums = logits.new_empty((batch, organs), dtype=torch.float64)
     counts = logits.new_empty((batch, organs), dtype=torch.int64)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from smile_fast.ops.checks import check_shape, check_table, check_tensor
+from smile_fast.ops.checks import check_loss, check_shape, check_tensor
 from smile_fast.ops.native.core import DTYPES
 from smile_fast.ops.native_cuda import core
 
@@ -66,12 +66,8 @@ def _run(
     mean: bool,
 ) -> tuple[Tensor, Tensor]:
     # The op can be called without its public function, and a wrong size would read foreign memory.
+    check_loss(logits, labels, table, tuple(DTYPES), logits.device)
     batch, organs, *spatial = logits.shape
-    check_tensor("logits", logits, tuple(DTYPES), logits.device)
-    check_tensor("labels", labels, (torch.uint8,), logits.device)
-    check_tensor("table", table, (torch.int32,), logits.device)
-    check_shape("labels", labels, (batch, *spatial), "[B, *S]")
-    check_table(table, batch, organs)
     labels, table = labels.contiguous(), table.contiguous()
     sums = logits.new_empty((batch, organs), dtype=torch.float64)
     counts = logits.new_empty((batch, organs), dtype=torch.int64)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from smile_fast.ops.checks import check_table, check_tensor
+from smile_fast.ops.checks import check_upsampled_loss
 from smile_fast.ops.native.core import DTYPES
 from smile_fast.ops.native_cuda import core
 
@@ -21,16 +21,9 @@ def masked_bce_upsampled(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Kernel of `smile_fast::masked_bce_upsampled`; results as in `smile_fast.ops.reference.masked_bce_upsampled`."""
     # The op can be called without its public function, and a wrong size would read foreign memory.
-    check_tensor("logits", logits, tuple(DTYPES), logits.device)
-    check_tensor("labels", labels, (torch.uint8,), logits.device)
-    check_tensor("table", table, (torch.int32,), logits.device)
+    check_upsampled_loss(logits, labels, table, tuple(DTYPES), logits.device)
     batch, organs, *low = logits.shape
     high = list(labels.shape[1:])
-    if len(low) not in (2, 3) or len(high) != len(low) or labels.shape[0] != batch:
-        raise ValueError(f"labels {list(labels.shape)} do not belong to logits {list(logits.shape)}")
-    if 0 in low and 0 not in labels.shape:
-        raise ValueError(f"logits must have no empty spatial axis, got {list(logits.shape)}")
-    check_table(table, batch, organs)
     logits, labels, table = logits.contiguous(), labels.contiguous(), table.contiguous()
     sums = logits.new_empty((batch, organs), dtype=torch.float64)
     counts = logits.new_empty((batch, organs), dtype=torch.int64)
