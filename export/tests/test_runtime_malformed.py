@@ -159,9 +159,8 @@ def model_bytes(make):
 
 
 def card(text=None, **changes):
-    fields = {
-        key: value for key, value in (json.loads(threshold_card().to_json()) | changes).items() if value is not None
-    }
+    wanted = json.loads(threshold_card().to_json()) | changes
+    fields = {key: value for key, value in wanted.items() if value is not None or key not in changes}
     return model(metadata=[(METADATA_KEY, json.dumps(fields) if text is None else text)])
 
 
@@ -196,7 +195,7 @@ def unknown_operator(domain):
 MODELS = {
     "missing": (lambda folder: {"model": folder / "none.onnx"}, "no such file"),
     "a folder": (lambda folder: {"model": make_folder(folder / "m.onnx")}, "folder"),
-    "nothing in it": (model_bytes(lambda good: b""), "no graph"),
+    "nothing in it": (model_bytes(lambda good: b""), "does not begin"),
     "text": (model_bytes(lambda good: b"not a model at all"), "not an ONNX file"),
     "a scan": (model_bytes(lambda good: content()), "not an ONNX file"),
     "cut short": (model_bytes(lambda good: good[: len(good) // 2]), "not an ONNX file"),
@@ -206,7 +205,7 @@ MODELS = {
     "two cards": (model(metadata=[(METADATA_KEY, threshold_card().to_json())] * 2), "without a model card"),
     "card is no JSON": (card("organs: liver"), "cannot be used"),
     "card is a list": (card("[]"), "object"),
-    "another schema": (card(schema=2), "schema is 2"),
+    "another schema": (card(schema=3), "schema is 3"),
     "no schema": (card(schema=None), "schema is None"),
     "no organs": (card(organs=[]), "organs"),
     "organ twice": (card(organs=["liver", "liver"]), "organs"),
@@ -230,8 +229,8 @@ MODELS = {
     ),
     "one size": (model(inputs=[hu_input(dims=("N", 64, 64))]), "only slices of 64 x 64"),
     "external data": (model(initializers=[external_tensor()]), "other files"),
-    "unknown operator": (unknown_operator(""), "cannot load"),
-    "foreign operator": (unknown_operator("com.example"), "cannot load"),
+    "unknown operator": (unknown_operator(""), "operator 'Undefined', which"),
+    "foreign operator": (unknown_operator("com.example"), "domain 'com.example'"),
     "fails at run": (fails_at_run(), "fails on slices"),
     "another size": (wrong_size(), "contradicts"),
 }
