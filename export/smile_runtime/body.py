@@ -55,11 +55,13 @@ class BodyBox:
     """The part of a volume in slices order that is worth computing.
 
     Attributes:
-        planes: Numbers of the slices that show the body, ascending; a scan of air has none.
+        depth: Number of slices of the volume.
+        planes: Numbers of those that show the body, ascending; a scan of air has none.
         rows: Of every one of those slices.
         columns: Of every one of those slices.
     """
 
+    depth: int
     planes: tuple[int, ...]
     rows: slice
     columns: slice
@@ -85,6 +87,7 @@ class BodyBox:
         """For a report."""
         return {
             "slices": len(self.planes),
+            "of": self.depth,
             "rows": [self.rows.start, self.rows.stop],
             "columns": [self.columns.start, self.columns.stop],
         }
@@ -93,7 +96,7 @@ class BodyBox:
 def whole_box(shape: tuple[int, ...]) -> BodyBox:
     """The box that leaves nothing out of a volume [D, H, W]."""
     depth, height, width = shape
-    return BodyBox(tuple(range(depth)), slice(0, height), slice(0, width))
+    return BodyBox(depth, tuple(range(depth)), slice(0, height), slice(0, width))
 
 
 def body_box(
@@ -123,7 +126,7 @@ def body_box(
     body = _opened(_filled(_dense_blocks(slices, block, rule.threshold_hu)))  # [D, h, w]
     shown = np.flatnonzero(body.any(axis=(1, 2)))
     if not len(shown):
-        return BodyBox((), slice(0, 0), slice(0, 0))
+        return BodyBox(len(slices), (), slice(0, 0), slice(0, 0))
     reach = math.ceil(rule.margin_mm / spacing[0])
     planes = np.zeros(len(slices), bool)
     for plane in shown:
@@ -133,7 +136,7 @@ def body_box(
         _extent(found.any(axis=1 - axis), block[axis], math.ceil(rule.margin_mm / spacing[axis + 1]), extent)
         for axis, extent in enumerate(slices.shape[1:])
     )
-    return BodyBox(tuple(np.flatnonzero(planes).tolist()), rows, columns)
+    return BodyBox(len(slices), tuple(np.flatnonzero(planes).tolist()), rows, columns)
 
 
 def _block_size(spacing: tuple[float, float, float]) -> tuple[int, int]:

@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from smile_runtime.body import BodyBox, BodyRule, body_box, whole_box
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+__all__ = [
+    *("ORIENTATION", "SliceGeometry", "canonical_affine", "context_index", "from_slices", "slice_context"),
+    *("slice_geometry", "slices_view", "to_slices"),
+    *("BodyBox", "BodyRule", "body_box", "whole_box"),  # the body's own module, part of the same preprocessing
+]
 
 Array = npt.NDArray[Any]
 
@@ -62,9 +69,15 @@ def to_slices(
     if data.ndim != 3:
         raise ValueError(f"data has shape {data.shape}, [X, Y, Z] is wanted")
     geometry = slice_geometry(affine, data.shape)
-    slices = np.transpose(data, geometry.axes)
-    slices = np.flip(slices, _flipped_axes(geometry))
-    return np.ascontiguousarray(slices), geometry
+    return np.ascontiguousarray(slices_view(data, geometry)), geometry
+
+
+def slices_view(
+    data: Array,  # [X, Y, Z]
+    geometry: SliceGeometry,
+) -> Array:
+    """The slices-order view [D, H, W] of a volume in its file's axis order: nothing is copied."""
+    return np.flip(np.transpose(data, geometry.axes), _flipped_axes(geometry))
 
 
 def from_slices(

@@ -67,7 +67,7 @@ def tiny_lie():
 
 SCANS = {
     "missing": (lambda folder: {"scan": folder / "none.nii.gz"}, "no such file"),
-    "a folder": (lambda folder: {"scan": make_folder(folder / "scan.nii.gz")}, "folder"),
+    "an empty folder": (lambda folder: {"scan": make_folder(folder / "scan.nii.gz")}, "holds no scan"),
     "a pipe": (lambda folder: {"scan": make_pipe(folder / "scan.nii.gz")}, "pipe"),
     "below a file": (lambda folder: {"scan": write(folder / "a.nii") / "scan.nii"}, "not a directory"),
     "a name too long": (lambda folder: {"scan": folder / ("a" * 300 + ".nii.gz")}, "too long"),
