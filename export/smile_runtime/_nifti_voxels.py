@@ -92,7 +92,7 @@ class Voxels:
         self._begun = bytes(data[whole:])
         if whole:
             values = self._finite(np.frombuffer(data[:whole], self._header.dtype))
-            self._voxels += memoryview(self._kind.convert(values, self._path)).cast("B")
+            self._voxels += self._kind.convert(values, self._path).data.cast("B")
 
     def array(self) -> Array:
         """All voxels [X, Y, Z], Fortran-contiguous."""

@@ -184,7 +184,8 @@ def _numbers(value: int | memoryview) -> list[int]:
     """Whole numbers of a repeated field, packed or one a field; of many the first."""
     if isinstance(value, int):
         return [value]
-    numbers, position = [], 0
+    numbers: list[int] = []
+    position = 0
     while position < len(value) and len(numbers) <= _MAX_RANK:
         number, position = _varint(value, position)
         numbers.append(number)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -127,15 +128,12 @@ def body_box(
     shown = np.flatnonzero(body.any(axis=(1, 2)))
     if not len(shown):
         return BodyBox(len(slices), (), slice(0, 0), slice(0, 0))
-    reach = math.ceil(rule.margin_mm / spacing[0])
+    margins = [math.ceil(rule.margin_mm / step) for step in spacing]
     planes = np.zeros(len(slices), bool)
     for plane in shown:
-        planes[max(0, plane - reach) : plane + reach + 1] = True
-    found = body.any(axis=0)
-    rows, columns = (
-        _extent(found.any(axis=1 - axis), block[axis], math.ceil(rule.margin_mm / spacing[axis + 1]), extent)
-        for axis, extent in enumerate(slices.shape[1:])
-    )
+        planes[max(0, plane - margins[0]) : plane + margins[0] + 1] = True
+    rows = _extent(body.any(axis=(0, 2)), block[0], margins[1], slices.shape[1])
+    columns = _extent(body.any(axis=(0, 1)), block[1], margins[2], slices.shape[2])
     return BodyBox(len(slices), tuple(np.flatnonzero(planes).tolist()), rows, columns)
 
 
@@ -171,18 +169,13 @@ def _filled(dense: _Blocks) -> _Blocks:
     outside[:, [0, -1], :] = ~dense[:, [0, -1], :]
     outside[:, :, [0, -1]] = ~dense[:, :, [0, -1]]
     known = -1
-    while known != (known := np.count_nonzero(outside)):
+    while known != (known := int(np.count_nonzero(outside))):
         for axis in (1, 2):
             way, free = np.moveaxis(outside, axis, 0), np.moveaxis(~dense, axis, 0)
             for step in (1, -1):  # forth and back: a way spreads through a whole row at a time
-                for here, there in _pairs(len(way), step):
+                for here, there in pairwise(range(len(way))[::step]):
                     way[there] |= way[here] & free[there]
     return ~outside
-
-
-def _pairs(length: int, step: int) -> list[tuple[int, int]]:
-    order = range(length)[::step]
-    return list(zip(order, order[1:], strict=False))
 
 
 def _opened(blocks: _Blocks) -> _Blocks:
@@ -209,7 +202,7 @@ def _lengths(extent: int, block: int, blocks: int) -> npt.NDArray[np.int64]:
     return np.minimum(block, extent - np.arange(blocks) * block)
 
 
-def _extent(found: npt.NDArray[np.bool_], block: int, margin: int, extent: int) -> slice:
+def _extent(found: Any, block: int, margin: int, extent: int) -> slice:
     """From the blocks that were found along an axis to pixels, with the margin, rounded up to `_MULTIPLE`."""
     where = np.flatnonzero(found)
     start = max(0, int(where[0]) * block - margin)

@@ -41,9 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         "its scan's own grid.",
     )
     parser.add_argument("model", help="the exported model, an .onnx file")
-    parser.add_argument(
-        "scan", help="the CT scan in Hounsfield units, .nii.gz or .nii, in any orientation; or a folder"
-    )
+    parser.add_argument("scan", help="the scan in Hounsfield units, .nii.gz or .nii, in any orientation, or a folder")
     parser.add_argument(
         *("-o", "--output"),
         required=True,
@@ -61,9 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         help="also write what the label values mean: .txt for ITK-SNAP, .ctbl for 3D Slicer, .json for nnU-Net "
         "(a folder gets organs.label.txt and organs.ctbl without being asked)",
     )
-    results.add_argument(
-        "--organs-json", metavar="PATH", help="what the label values mean as in an nnU-Net dataset.json"
-    )
+    results.add_argument("--organs-json", metavar="PATH", help="the label values as in a dataset.json")
     results.add_argument("--report", metavar="PATH", help="also write what ran, how long and with which result, .json")
     work = parser.add_argument_group("work")
     work.add_argument(

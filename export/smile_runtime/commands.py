@@ -49,8 +49,8 @@ def _predict_folder(args: argparse.Namespace) -> None:
         for path in _side_files(args):
             refuse_overwrite(path, [args.model, *results])
             check_writable(path)
-        for path in (out / "organs.label.txt", out / "organs.ctbl"):
-            write_table(path, predictor.card.organs)
+        for name in ("organs.label.txt", "organs.ctbl"):
+            write_table(out / name, predictor.card.organs)
         predict_folder(predictor, jobs, report, resume=args.resume)
         _write_side_files(args, predictor, report)
     failed, kept = report.count(FAILED), report.count(KEPT)

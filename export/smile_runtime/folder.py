@@ -76,9 +76,7 @@ def _refuse_links(jobs: Sequence[Job]) -> None:
     for job in jobs:
         for path in (job.labels, job.picture):
             if path is not None and _identity(path) in scans:
-                raise InputError(
-                    f"the output {path} is a link to one of the scans: remove it, or choose another folder"
-                )
+                raise InputError(f"the output {path} is a link to a scan: remove it, or choose another folder")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -9,15 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from smile_runtime.card import HEADS, MAX_ORGANS, METADATA_KEY, SCHEMA, ModelCard
+from smile_runtime.card import MAX_ORGANS, METADATA_KEY, ModelCard
 from smile_runtime.errors import InputError, first_line
 from smile_runtime.files import check_readable, reason
-from smile_runtime.session import DEVICES, PROVIDERS, DeviceBuffers, open_session
+from smile_runtime.session import DEVICES, DeviceBuffers, open_session
 from smile_runtime.trust import trusted_card
 
 __all__ = [
-    *("HEADS", "INPUT", "LABELS", "MAX_ORGANS", "METADATA_KEY", "PROBABILITIES", "PROVIDERS", "SCHEMA"),
-    *("Model", "ModelCard"),
+    "INPUT",
+    "LABELS",
+    "MAX_ORGANS",
+    "METADATA_KEY",
+    "PROBABILITIES",
+    "Model",
+    "ModelCard",
 ]
 
 INPUT = "hu"  # int16 [N, C, H, W], HU

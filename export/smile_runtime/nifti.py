@@ -214,7 +214,7 @@ def _read_zipped(file: BinaryIO, path: Path, kind: Kind) -> tuple[Header, Array]
             start += piece
             if len(start) < MAX_BYTES:
                 continue
-            header, piece = parse_header(start[:MAX_BYTES], path), start
+            header, piece, start = parse_header(start[:MAX_BYTES], path), start, b""
             _check_ratio(header, size, path)
             voxels, skip = Voxels(header, path, kind), header.offset
         skipped = min(skip, len(piece))
@@ -280,8 +280,8 @@ def _extension(note: str) -> bytes:
 def _write_content(file: IO[bytes] | gzip.GzipFile, start: bytes, data: Array) -> None:
     file.write(start)
     step = max(1, _BLOCK_VOXELS // max(1, data.shape[0] * data.shape[1]))
-    for start in range(0, data.shape[2], step):
-        file.write(data[..., start : start + step].tobytes(order="F"))
+    for first in range(0, data.shape[2], step):
+        file.write(data[..., first : first + step].tobytes(order="F"))
 
 
 def _header(

@@ -10,13 +10,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from smile_runtime.body import BodyBox, BodyRule, body_box, whole_box
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
+from smile_runtime.body import BodyBox, BodyRule, body_box, whole_box
+
 __all__ = [
-    *("ORIENTATION", "SliceGeometry", "canonical_affine", "context_index", "from_slices", "slice_context"),
-    *("slice_geometry", "slices_view", "to_slices"),
-    *("BodyBox", "BodyRule", "body_box", "whole_box"),  # the body's own module, part of the same preprocessing
+    "ORIENTATION",
+    "BodyBox",
+    "BodyRule",
+    "SliceGeometry",
+    "body_box",
+    "canonical_affine",
+    "context_index",
+    "from_slices",
+    "slice_context",
+    "slice_geometry",
+    "slices_view",
+    "to_slices",
+    "whole_box",
 ]
 
 Array = npt.NDArray[Any]
