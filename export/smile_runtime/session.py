@@ -52,6 +52,8 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised below; the log would only repeat it on stderr
     options.intra_op_num_threads = threads or 0
+    # A plan of the memory for each new size of a batch doubles what a session holds, and body boxes differ.
+    options.enable_mem_pattern = False
     names = [provider, *_BESIDE[provider]]
     try:
         session = ort.InferenceSession(
