@@ -108,6 +108,7 @@ def export_run(run: Run, path: Path, *, probabilities: bool = False) -> Exported
         window=(float(model.config.window[0]), float(model.config.window[1])),
         head=model.config.head,
         threshold=THRESHOLD,
+        body=run.config.body,
         provenance=provenance(run, store),
     )
     proto = to_onnx(model, probabilities=probabilities)

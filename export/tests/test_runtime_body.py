@@ -84,7 +84,9 @@ def test_no_slices_at_all():
     assert body_box(np.zeros((0, 5, 5), np.int16), SPACING, RULE).planes == ()
 
 
-@pytest.mark.parametrize("spacing", [(5.0, 0.5, 0.5), (1.0, 2.0, 1.0), (5.0, 8.0, 8.0), (0.1, 30.0, 30.0), (1, 0.01, 1)])
+@pytest.mark.parametrize(
+    "spacing", [(5.0, 0.5, 0.5), (1.0, 2.0, 1.0), (5.0, 8.0, 8.0), (0.1, 30.0, 30.0), (1, 0.01, 1)]
+)
 def test_any_voxel_size_keeps_the_organs(spacing):
     """Whatever a voxel is said to measure, what is thick in voxels of 1 mm and more stays inside."""
     hu = patient(noise=0)

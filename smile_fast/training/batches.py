@@ -36,7 +36,7 @@ class BatchSource:
     """Batches as a pure function of (seed, stage, step): any step can be made again, in any order.
 
     A share of each batch is drawn organ by organ, so that an organ that few slices show is seen as often
-    as a large one; the rest is drawn uniformly over all slices.
+    as a large one; the rest is drawn uniformly over all slices. Patches come from within the body's box.
 
     Args:
         view: what may be seen.
@@ -96,11 +96,12 @@ class BatchSource:
             index, organ = self._draw(rng)
             cases[image] = self._case[index]
             case, plane = self.view.cases[cases[image]], int(self._plane[index])
-            label = self.view.labels(case, [plane])[0]
+            box = self.view.box(case)
+            label = self.view.labels(case, [plane])[0][box.rows, box.columns]
             target, source = _patch(label, organ, size, rng)
             labels[image][target] = label[source]
             (planes,) = context_index([plane], channels, len(self.view.counts[case]))
-            hu[image][:, *target] = self.view.image(case, planes.tolist())[:, *source]
+            hu[image][:, *target] = box.crop(self.view.image(case, planes.tolist()))[:, *source]
         return Batch(hu, labels, cases)
 
     def iterate(self, first: int) -> Generator[Batch]:
