@@ -115,7 +115,7 @@ def test_the_report_tells_what_ran(scans, tmp_path):
 
 
 def test_reading_and_writing_go_on_while_a_scan_is_computed(scans, tmp_path, threshold_model, monkeypatch):
-    """Inference of scan n waits here until scan n + 1 is read and scan n - 1 is written: alone it would wait forever."""
+    """Inference of scan n waits here until scan n + 1 is read and scan n - 1 is written: alone it would never end."""
     loaded, saved = [threading.Event() for _ in range(5)], [threading.Event() for _ in range(5)]
     threads = set()
 
