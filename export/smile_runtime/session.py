@@ -87,17 +87,16 @@ class DeviceBuffers:
         """Copy a batch to the device, run, copy its labels back; nothing else crosses the bus."""
         if self._hu is None or tuple(self._hu.shape()) != hu.shape:
             self._bind(hu)
-        else:
-            self._hu.update_inplace(hu)
-        self._session.run_with_iobinding(self._binding)
+        assert self._hu is not None
         assert self._labels is not None
-        labels: npt.NDArray[np.uint8] = self._labels.numpy()
-        return labels
+        self._hu.update_inplace(hu)
+        self._session.run_with_iobinding(self._binding)
+        return np.array(self._labels.numpy())  # a copy: on the host this would be the buffer itself
 
     def _bind(self, hu: npt.NDArray[np.int16]) -> None:
         batch, _, height, width = hu.shape
         self._binding = self._session.io_binding()
-        self._hu = ort.OrtValue.ortvalue_from_numpy(hu, self._device, 0)
+        self._hu = ort.OrtValue.ortvalue_from_shape_and_type(list(hu.shape), np.int16, self._device, 0)
         self._labels = ort.OrtValue.ortvalue_from_shape_and_type([batch, height, width], np.uint8, self._device, 0)
         self._binding.bind_ortvalue_input(self._session.get_inputs()[0].name, self._hu)
         self._binding.bind_ortvalue_output("labels", self._labels)
