@@ -1,5 +1,6 @@
 """onnxruntime sessions: the provider that was asked for, or an error."""
 
+import importlib.metadata
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +46,7 @@ def open_session(
         raise InputError(f"{threads} threads were asked for: at least 1 is wanted")
     wanted = PROVIDERS[provider]
     if wanted not in ort.get_available_providers():
-        raise InputError(
-            f"provider {provider!r} is not in this installation of onnxruntime: install onnxruntime-gpu instead of "
-            "onnxruntime, or use provider cpu"
-        )
+        raise InputError(f"provider {provider!r} is not in this installation of onnxruntime: {_remedy()}")
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised below; the log would only repeat it on stderr
     options.intra_op_num_threads = threads or 0
@@ -64,6 +62,23 @@ def open_session(
     if session.get_providers()[:1] != [wanted]:  # onnxruntime itself would go on with the CPU
         raise InputError(f"provider {provider!r} does not start on this machine: check its driver, or use provider cpu")
     return session
+
+
+def _remedy() -> str:
+    if all(map(_is_installed, ("onnxruntime", "onnxruntime-gpu"))):
+        return (
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files, so run "
+            "`pip uninstall onnxruntime onnxruntime-gpu` and then `pip install onnxruntime-gpu`"
+        )
+    return "install onnxruntime-gpu instead of onnxruntime, or use provider cpu"
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 class DeviceBuffers:

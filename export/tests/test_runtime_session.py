@@ -43,6 +43,14 @@ def test_what_is_not_installed_is_an_error(threshold_model, provider, monkeypatc
         Model(threshold_model, provider=provider)
 
 
+def test_two_onnxruntimes_at_once_are_told(threshold_model, monkeypatch):
+    """pip installs both for the extra [gpu]; whichever came last has overwritten the other."""
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.20")
+    with pytest.raises(InputError, match=r"both installed .* `pip uninstall onnxruntime onnxruntime-gpu`"):
+        Model(threshold_model, provider="cuda")
+
+
 @pytest.mark.parametrize("active", [None, [], ["CPUExecutionProvider"], ["AzureExecutionProvider", *ALL]])
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_what_is_not_active_is_an_error(threshold_model, pretending, provider, active, monkeypatch):
