@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smile_runtime._nifti_header import Header
+from smile_runtime.buffers import zeros
 from smile_runtime.errors import InputError
 
 Array = npt.NDArray[Any]
@@ -69,7 +70,10 @@ class Voxels:
         self._as_stored = kind.as_stored(header)
         self._left = header.voxel_bytes
         self._begun = b""  # of a voxel whose other bytes are in the next piece
-        self._voxels = bytearray()  # grows with what was really there, without copies: realloc moves pages
+        # Memory is taken as pages are written: with what was really there, whatever the header claims.
+        self._voxels = zeros(header.shape, kind.dtype, order="F")
+        self._flat = self._voxels.reshape(-1, order="F")
+        self._done = 0  # bytes if they are taken as stored, voxels otherwise
 
     @property
     def complete(self) -> bool:
@@ -85,18 +89,20 @@ class Voxels:
         data = memoryview(piece)[: self._left]
         self._left -= len(data)
         if self._as_stored:
-            self._voxels += data
+            self._flat.view(np.uint8)[self._done : self._done + len(data)] = np.frombuffer(data, np.uint8)
+            self._done += len(data)
             return
         data = memoryview(self._begun + data)
         whole = len(data) - len(data) % self._header.dtype.itemsize
         self._begun = bytes(data[whole:])
         if whole:
             values = self._finite(np.frombuffer(data[:whole], self._header.dtype))
-            self._voxels += self._kind.convert(values, self._path).data.cast("B")
+            self._flat[self._done : self._done + len(values)] = self._kind.convert(values, self._path)
+            self._done += len(values)
 
     def array(self) -> Array:
         """All voxels [X, Y, Z], Fortran-contiguous."""
-        return np.frombuffer(self._voxels, self._kind.dtype).reshape(self._header.shape, order="F")
+        return self._voxels
 
     def _finite(self, stored: Array) -> Array:
         values = stored
@@ -104,7 +110,7 @@ class Voxels:
             with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
                 values = stored.astype(np.float64) * self._header.slope + self._header.intercept
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            first = len(self._voxels) // self._kind.dtype.itemsize + int(np.isfinite(values).argmin())
+            first = self._done + int(np.isfinite(values).argmin())
             x, y, z = (int(n) for n in np.unravel_index(first, self._header.shape, order="F"))
             raise InputError(f"{self._path} has a NaN or infinite voxel at ({x}, {y}, {z}): repair the scan")
         return values

@@ -190,15 +190,11 @@ def _read_plain(file: BinaryIO, path: Path, kind: Kind) -> tuple[Header, Array]:
     header = parse_header(file.read(MAX_BYTES), path)
     _check_length(header, os.fstat(file.fileno()).st_size, path)
     file.seek(header.offset)
-    if kind.as_stored(header):
-        raw = np.fromfile(file, header.dtype, header.voxel_bytes // header.dtype.itemsize)
-        _check_length(header, header.offset + raw.nbytes, path)  # again: the file may be cut while it is read
-        return header, raw.reshape(header.shape, order="F")
     voxels = Voxels(header, path, kind)
     while not voxels.complete:
         piece = file.read(_PIECE_BYTES)
         if not piece:
-            _check_length(header, file.tell(), path)
+            _check_length(header, file.tell(), path)  # again: the file may be cut while it is read
         voxels.add(piece)
     return header, voxels.array()
 

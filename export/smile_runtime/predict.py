@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smile_runtime import __version__
+from smile_runtime.buffers import zeros
 from smile_runtime.components import chosen_values, keep_largest_components
 from smile_runtime.errors import InputError
 from smile_runtime.files import check_writable, refuse_overwrite
@@ -169,7 +170,7 @@ class Predictor:
         box = whole_box(slices.shape) if box is None else box
         pixels = max(1, box.size[0] * box.size[1])
         batch = self._batch or max(1, _BATCH_PIXELS[self.provider] // pixels)
-        labels = np.zeros(slices.shape, np.uint8)  # [D, H, W]; what is not written takes no memory
+        labels = zeros(slices.shape, np.uint8)  # [D, H, W]; what is not written takes no memory
         starts = range(0, len(box.planes), batch)
         bar = Progress(len(starts), "predict") if show_progress else None
         cut, target = box.crop(slices), box.crop(labels)

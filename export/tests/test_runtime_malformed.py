@@ -105,7 +105,7 @@ SCANS = {
         raw("scan.nii.gz", lambda: gzip.compress(content()) + gzip.compress(bytes(2**24), 9) * 20),
         "more voxels",
     ),
-    "2 GiB on the word of a sparse file": (lambda folder: {"scan": sparse_file(folder / "scan.nii")}, "more voxels"),
+    "64 MiB of nothing behind the voxels": (lambda folder: {"scan": sparse_file(folder / "scan.nii")}, "more voxels"),
     "a bomb": (raw("scan.nii.gz", lambda: gzip.compress(content(extra=bytes(20_000_000)))), "more voxels"),
     "62 bytes that claim 512x512x100": (raw("scan.nii.gz", tiny_lie), "cut short"),
     "gzip too small for its claim": (scan("scan.nii.gz", NUMBERS.repeat(9, 0), dim=dims(512, 512, 100)), "header lies"),
@@ -153,9 +153,9 @@ def make_folder(path):
 
 
 def sparse_file(path):
-    """A file of 2 GiB that takes no room, behind a header of 120 voxels."""
+    """A header of 120 voxels, and 64 MiB that take no room."""
     path.write_bytes(content())
-    os.truncate(path, 2**31)
+    os.truncate(path, 2**26)
     return path
 
 
