@@ -13,8 +13,10 @@ METADATA_KEY = "smile_fast"  # of the entry in the file's metadata_props that ho
 SCHEMA = 2
 MAX_ORGANS = 126  # label values 1..126; above are pseudo-labels and void
 HEADS = ("sigmoid", "softmax")
+PRECISIONS = ("fp32", "fp16", "int8")
 
-_READABLE = (1, 2)  # schema 1 knew no body: nothing is left out
+_READABLE = (1, 2)
+_SINCE_2 = ("body", "precision")  # schema 1 left nothing out, and was always fp32
 _MAX_CARD_CHARACTERS = 2**20
 
 
@@ -32,6 +34,7 @@ class ModelCard:
         provenance: How the model was made; any JSON object.
         parity: The certificate that the file computes what the training side computes; any JSON object.
         body: By which rule the air is left out before the network, as in training; None leaves nothing out.
+        precision: ``fp32``, ``fp16`` or ``int8``: what the network's convolutions compute in.
         schema: Version of this list.
     """
 
@@ -44,6 +47,7 @@ class ModelCard:
     provenance: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     body: BodyRule | None = None
+    precision: str = "fp32"
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -67,6 +71,8 @@ class ModelCard:
             raise ValueError(f"threshold is {self.threshold!r}, a number between 0 and 1 is wanted")
         if self.orientation != ORIENTATION:
             raise ValueError(f"orientation is {self.orientation!r}, {ORIENTATION!r} is wanted")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}, one of {', '.join(PRECISIONS)} is wanted")
         if not isinstance(self.provenance, dict) or not isinstance(self.parity, dict):
             raise ValueError("provenance and parity must be JSON objects")
         if self.body is not None and not isinstance(self.body, BodyRule):
@@ -101,7 +107,7 @@ class ModelCard:
                 raise ValueError(f"schema is {card.get('schema')!r}, this version reads schemas 1 and {SCHEMA}")
             names = {item.name for item in fields(cls)}
             if card["schema"] == 1:
-                names -= {"body"}
+                names -= set(_SINCE_2)
             if wrong := sorted(names ^ set(card)):
                 raise ValueError(f"{wrong[0]} is {'missing' if wrong[0] in names else 'unknown'}")
             for name in ("organs", "window"):

@@ -27,7 +27,7 @@ __all__ = [
 
 INPUT = "hu"  # int16 [N, C, H, W], HU
 LABELS = "labels"  # uint8 [N, H, W], 0 or organ number
-PROBABILITIES = "probabilities"  # optional, float [N, K, H, W]
+PROBABILITIES = "probabilities"  # optional, float or uint8 (round(255 p)) [N, K, H, W]
 
 _MAX_FILE_BYTES = 2**31 - 1  # protobuf's own limit
 _START_BYTES = 2**16
@@ -99,14 +99,14 @@ class Model:
     def probabilities(
         self,
         hu: npt.NDArray[np.int16],  # [N, C, H, W]
-    ) -> npt.NDArray[np.floating]:
+    ) -> npt.NDArray[Any]:
         """Probabilities of a batch of slices.
 
         Args:
             hu: As for `labels`.
 
         Returns:
-            [N, K, H, W] float16 or float32.
+            [N, K, H, W] float16, float32, or uint8, which is round(255 p).
 
         Raises:
             InputError: The file was exported without probabilities, or fails on this input.
@@ -156,8 +156,9 @@ def _check_contract(session: ort.InferenceSession, card: ModelCard, path: Path) 
         raise InputError(f"{path} has an unknown output {next(iter(outputs))}: it does not come from smile-fast")
     if probabilities is None:
         return
-    if probabilities.type not in ("tensor(float)", "tensor(float16)") or len(probabilities.shape) != 4:
-        raise InputError(f"{path} does not write {PROBABILITIES} as floats [N, K, H, W]: export it again")
+    types = ("tensor(float)", "tensor(float16)", "tensor(uint8)")
+    if probabilities.type not in types or len(probabilities.shape) != 4:
+        raise InputError(f"{path} does not write {PROBABILITIES} as floats or uint8 [N, K, H, W]: export it again")
     organs = probabilities.shape[1]
     if isinstance(organs, int) and organs != len(card.organs):
         raise InputError(
