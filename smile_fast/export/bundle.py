@@ -57,7 +57,7 @@ def metadata(card: ModelCard, probabilities: str | None, name: str) -> dict[str,
         "monai_version": MONAI_VERSION,
         "pytorch_version": importlib.metadata.version("torch"),
         "numpy_version": importlib.metadata.version("numpy"),
-        "optional_packages_version": {
+        "required_packages_version": {
             package: importlib.metadata.version(package) for package in ("onnxruntime", "nibabel")
         }
         | {"smile-fast-runtime": smile_fast.__version__},

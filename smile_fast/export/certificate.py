@@ -17,6 +17,7 @@ from smile_runtime.model import Model
 from smile_runtime.preprocessing import slice_context
 
 PARITY_CASES = 4
+PARITY_ORGAN_SLICES = 8  # of each case
 MIN_ORGAN_VOXELS = 1000  # an organ with fewer is mostly surface: a handful of voxels would decide
 
 
@@ -54,7 +55,7 @@ class Sample:
 
 
 def parity_samples(run: Run, store: Store, channels: int) -> list[Sample]:
-    """Choose slices of up to four cases: the one with most organ voxels, the first, and a cut-out of another size.
+    """Choose slices of up to four cases, two at a time: where organs are, the first, and a cut-out of another size.
 
     Organ voxels are counted by the index (visible labels); without any the middle slice is taken.
     """
@@ -62,13 +63,22 @@ def parity_samples(run: Run, store: Store, channels: int) -> list[Sample]:
     samples = []
     for case in dict.fromkeys(cases[:: max(1, len(cases) // PARITY_CASES)][:PARITY_CASES]):
         image = store.read_image(case)
-        voxels = np.array(store.cases[case].counts).sum(axis=1)
-        busiest = int(voxels.argmax()) if voxels.any() else len(image) // 2
-        samples.append(Sample(case, slice_context(image, [busiest, 0], channels)))
+        busiest = _busiest(np.array(store.cases[case].counts)) or [len(image) // 2]
+        index = list(dict.fromkeys([*busiest, 0]))
+        for first in range(0, len(index), 2):
+            samples.append(Sample(case, slice_context(image, index[first : first + 2], channels)))
         height, width = image.shape[1:]
         rows, columns = slice(height // 8, height - 1), slice(0, width - width // 5)
-        samples.append(Sample(case, slice_context(image[:, rows, columns], [busiest], channels)))
+        samples.append(Sample(case, slice_context(image[:, rows, columns], busiest[:1], channels)))
     return samples
+
+
+def _busiest(voxels: NDArray[np.int64]) -> list[int]:
+    """Slices with most voxels of all organs and of single ones, given voxels [D, K]; at most 1 + 8."""
+    if not voxels.any():
+        return []
+    single = [int(voxels[:, organ].argmax()) for organ in range(voxels.shape[1]) if voxels[:, organ].any()]
+    return [int(voxels.sum(axis=1).argmax()), *list(dict.fromkeys(single))[:PARITY_ORGAN_SLICES]]
 
 
 class Comparison:
