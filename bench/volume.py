@@ -46,8 +46,8 @@ class Workload:
 
 
 WORKLOADS = {
-    "thorax-resnet50": Workload("resnet50", slices=8),
-    "thorax-resnet18": Workload("resnet18", slices=16),
+    "thorax-resnet50": Workload("resnet50", slices=2),
+    "thorax-resnet18": Workload("resnet18", slices=6),
     "phantom-resnet18": Workload("resnet18", "phantom"),
     "thorax-whole-resnet50": Workload("resnet50", slices=150),
     "thorax-whole-resnet18": Workload("resnet18", slices=150),
