@@ -6,11 +6,11 @@ from typing import Any
 import nibabel as nib
 import pytest
 import torch
-from bench.measure import ERRORS, MILLISECONDS, RATIOS
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench import volume
 from bench.interleaved import FEWEST_REPETITIONS, Run, ratio, summary
+from bench.measure import ERRORS, MILLISECONDS, RATIOS
 from bench.volume_process import peak_memory, start_up
 
 REPETITIONS = 5

@@ -7,7 +7,7 @@ import pytest
 
 from smile_fast.data.store import CASES, IMAGE, Store, write_array
 from smile_fast.evaluation.evaluate import evaluate_run
-from smile_fast.export import export_run
+from smile_fast.export import Targets, export_run
 from smile_fast.supervision import VOID, State
 from smile_fast.training.batches import AIR, BatchSource
 from smile_fast.training.config import TrainConfig
@@ -136,7 +136,7 @@ def test_a_case_of_air_gets_an_empty_overlay(tmp_path, run):
 
 
 def test_production_segments_what_evaluation_scored(store, run, box, tmp_path):
-    card = export_run(run, tmp_path / "model.onnx").card
+    card = export_run(run, Targets(tmp_path / "model.onnx")).card
     assert card.body == BodyRule()
     image = store.read_image("test_0")
     labels = Predictor(tmp_path / "model.onnx", threads=1).predict(image, box=body_box(image, SPACING, card.body))
