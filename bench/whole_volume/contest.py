@@ -159,6 +159,7 @@ def contest(workload: Workload, folder: Path) -> Contest:
 
     def check() -> dict[str, float]:
         ours.predict_file(scan, out)
+        assert len(np.unique(load(out))) >= 2, "one label everywhere: agreement would say nothing"
         differing = {OURS: differing_in_box(load(out), model, slices, box)}
         uncropped.predict_file(scan, whole)
         for script in scripts:
