@@ -118,7 +118,7 @@ def body_box(
         rule: Threshold and margin; None leaves nothing out.
 
     Returns:
-        The box, with the margin around it, its height and width rounded up to a multiple of 16 where the slices are
+        The box, with the margin around it, its height and width rounded up to a multiple of 8 where the slices are
         that large. Without a body it holds no slice and no pixel.
     """
     if rule is None:
