@@ -10,7 +10,7 @@ from bench.ops.losses import LOSS_ERROR, ULPS, ULPS_OF_LARGEST
 from bench.ops.peers import COMPILE, COPY, EAGER, IN_PLACE, OURS, READ, WRONG_VOXELS
 from bench.ops.select_top_fraction import COMPACT_PARTITION, COMPACT_TOPK, SORT, TOPK
 from bench.record import Figures
-from bench.whole_volume.workloads import BYTES_A_VOXEL, CHANNELS_LAST, FEWER_PIXELS, HELP, IMPORT, MONAI, SESSION
+from bench.whole_volume.workloads import BYTES_A_VOXEL, CHANNELS_LAST, FEWER_PIXELS, FP32, HELP, IMPORT, MONAI, SESSION
 from bench.whole_volume.workloads import EAGER as EAGER_LOOP
 
 Direction = Literal["at least", "at most"]
@@ -106,6 +106,7 @@ def _whole_volume_goals() -> Iterator[Goal]:
         eager = (EAGER_LOOP, CHANNELS_LAST)
         yield Goal(f"{volume}, {network}: torch eager loop", pattern.replace("*", ""), eager, 2)
         yield Goal(f"{volume}, {network}: MONAI's sliding window", pattern.replace("*", ""), MONAI, 1)
+    yield Goal(f"{volume}, int8: the same in fp32", "whole_volume/int8-*", FP32, 1.5)
     for scan in ("phantom", "abdomen"):
         yield Goal(f"whole volume: fewer pixels, {scan}", f"whole_volume/{scan}-*", FEWER_PIXELS, 1.3)
     memory = "whole volume: peak memory, bytes a voxel beyond the session"

@@ -48,12 +48,15 @@ VOLUMES = {
     "whole_volume_long/thorax-resnet18": "CT 512 x 512 x 150, ResNet-18",
     "whole_volume/thorax-resnet50": "CT 512 x 512 x 4, ResNet-50",
     "whole_volume/thorax-resnet18": "CT 512 x 512 x 12, ResNet-18",
+    "whole_volume/int8-resnet50": "CT 512 x 512 x 6, ResNet-50 in int8",
+    "whole_volume/int8-resnet18": "CT 512 x 512 x 12, ResNet-18 in int8",
     "whole_volume/phantom-resnet18": "phantom 256 x 256 x 24, ResNet-18",
     "whole_volume/abdomen-resnet18": "CT 122 x 101 x 48, ResNet-18",
 }
 INFERENCE = {
     workloads.SESSION: "bare session",
     workloads.NO_CROP: "ours, --no-crop",
+    workloads.FP32: "ours, fp32",
     workloads.EAGER: "torch eager loop",
     workloads.CHANNELS_LAST: "the same, channels_last",
     workloads.MONAI: "MONAI sliding window",

@@ -36,7 +36,7 @@ def test_whole_volumes_have_a_table_and_their_costs_a_line() -> None:
     for benchmark in run["benchmarks"]:
         benchmark["extra_info"]["commit"] = "abc"
     lines = table(run).splitlines()
-    assert "| CT 512 x 512 x 4, ResNet-50 | 2 | 0.97 |  |  | 3.1 |  |" in lines
+    assert "| CT 512 x 512 x 4, ResNet-50 | 2 | 0.97 |  |  |  | 3.1 |  |" in lines
     assert (
         "smile-predict: peak memory beyond the session's 4.32 bytes a voxel (K = 3), smile-predict --help 0.10 s."
         in lines

@@ -23,6 +23,7 @@ from bench.whole_volume.workloads import (
     CHANNELS_LAST,
     EAGER,
     FEWER_PIXELS,
+    FP32,
     MONAI,
     NO_CROP,
     OURS,
@@ -30,6 +31,7 @@ from bench.whole_volume.workloads import (
     Workload,
 )
 from smile_fast.export.graph import fold_batchnorm, to_onnx, without_probabilities
+from smile_fast.export.precision import Calibration, quantize
 from smile_fast.export.run import serialize
 from smile_fast.models import ModelConfig, Segmenter
 from smile_runtime.model import INPUT, LABELS, ModelCard
@@ -37,7 +39,10 @@ from smile_runtime.predict import Predictor
 from smile_runtime.preprocessing import BodyBox, BodyRule, slice_context, slices_view
 
 DIFFERING = 1e-3  # share of voxels: random weights leave many near ties, which kernels of two libraries may break
+# In int8 a probability errs by some 1e-2 to 1e-1, and random weights have few that are surer than that.
+DIFFERING_INT8 = 0.1
 COMPARED = 8  # slices at most, where the box is compared
+CALIBRATED = 4  # slices
 Volume = NDArray[np.int16]  # [D, H, W]
 Inferer = Callable[[Volume], NDArray[np.uint8]]
 
@@ -53,11 +58,20 @@ def network(workload: Workload) -> Segmenter:
     return model
 
 
-def write_model(model: Segmenter, path: Path) -> None:
-    """Export a network without a run: nothing is certified but by the benchmark's own check."""
+def write_model(model: Segmenter, path: Path, calibration: Volume | None = None) -> None:
+    """Export a network without a run: nothing is certified but by the benchmark's own check.
+
+    Args:
+        model: the network. path: the file.
+        calibration: slices whose activations set int8 scales; the file is fp32 without them.
+    """
     config = model.config
-    card = ModelCard(config.organs, config.channels, config.window, config.head, body=BodyRule())
-    path.write_bytes(serialize(without_probabilities(to_onnx(fold_batchnorm(model))), card))
+    graph = without_probabilities(to_onnx(fold_batchnorm(model)))
+    precision = "fp32" if calibration is None else "int8"
+    if calibration is not None:
+        graph = quantize(graph, Calibration(["scan"], [calibration[:, None]]))
+    card = ModelCard(config.organs, config.channels, config.window, config.head, body=BodyRule(), precision=precision)
+    path.write_bytes(serialize(graph, card))
 
 
 def slices_of(scan: Path, predictor: Predictor) -> tuple[Volume, BodyBox]:
@@ -141,11 +155,15 @@ def contest(workload: Workload, folder: Path) -> Contest:
     """Bring ours and the peers together; all use as many threads as torch."""
     scan, file, out, whole = (folder / name for name in ("scan.nii.gz", "model.onnx", "ours.nii.gz", "whole.nii.gz"))
     write_scan(workload.source, workload.slices, scan)
-    model = network(workload)
+    model, threads = network(workload), torch.get_num_threads()
     write_model(model, file)
-    threads = torch.get_num_threads()
-    ours, uncropped = Predictor(file, threads=threads), Predictor(file, threads=threads, crop=False)
-    slices, box = slices_of(scan, ours)
+    exact, uncropped = Predictor(file, threads=threads), Predictor(file, threads=threads, crop=False)
+    slices, box = slices_of(scan, exact)
+    ours = exact
+    if workload.int8:
+        small = folder / "int8.onnx"
+        write_model(model, small, box.crop(slices)[:CALIBRATED])
+        ours = Predictor(small, threads=threads)
     fed = feeds_of(ours, slices, box)
     session = ours.model._session
 
@@ -166,7 +184,8 @@ def contest(workload: Workload, folder: Path) -> Contest:
             script.run()
             differing[script.name] = float((load(written[script.name]) != load(whole)).mean())
         for name, share in differing.items():
-            assert share <= DIFFERING, f"{name}: {share:.2%} of the voxels differ"
+            most = DIFFERING_INT8 if workload.int8 and name == OURS else DIFFERING
+            assert share <= most, f"{name}: {share:.2%} of the voxels differ"
         return {"share of differing voxels": max(differing.values())}
 
     pixels = sum(hu.shape[0] * hu.shape[2] * hu.shape[3] for hu in fed)
@@ -177,10 +196,14 @@ def contest(workload: Workload, folder: Path) -> Contest:
         facts["peak memory"] = peak_memory(file, scan, folder / "other.nii.gz", shapes, threads)
         beyond = facts["peak memory"]["predict"] - facts["peak memory"]["session"]
         facts[COSTS] |= {BYTES_A_VOXEL: beyond / slices.size} | start_up(file)
-    no_crop = Contestant(NO_CROP, lambda: uncropped.predict_file(scan, whole))
+    variants = []
+    if workload.by_hand:
+        variants.append(Contestant(NO_CROP, lambda: uncropped.predict_file(scan, whole)))
+    if workload.int8:
+        variants.append(Contestant(FP32, lambda: exact.predict_file(scan, whole)))
     return Contest(
         [Contestant(OURS, lambda: ours.predict_file(scan, out))],
-        [Contestant(SESSION, bare), *([no_crop] if workload.by_hand else []), *scripts],
+        [Contestant(SESSION, bare), *variants, *scripts],
         check,
         facts,
     )
