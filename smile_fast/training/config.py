@@ -21,7 +21,7 @@ class TrainConfig:
         policy: supervision policy of the sigmoid heads: "smile", "channel-drop" or "naive" (the baseline has none).
         backbone, output_stride, width, rates, channels, window: see `smile_fast.models.ModelConfig`.
         crop_size: height and width in pixels of the training patches; 0 takes the cohort's largest slice,
-            rounded up to a multiple of 32, at most 512.
+            rounded up to a multiple of 32, at most 512. With body_crop they are no larger than the bodies' median.
         batch_size: slices per step.
         epochs: length of the first stage in passes over the training slices.
         budget: seconds of training for all stages together; 0 means that `epochs` counts.

@@ -16,7 +16,7 @@ from smile_fast.training.relabel import Round, relabel
 from smile_fast.training.run import Run
 from smile_fast.training.view import TrainingView
 from smile_runtime.predict import Predictor
-from smile_runtime.preprocessing import BodyRule, body_box
+from smile_runtime.preprocessing import BodyBox, BodyRule, body_box, whole_box
 from tests.runs import SHAPE, SPACING, make_run, make_store, truth
 
 BODY = (slice(1, 5), slice(8, 24), slice(0, 24))
@@ -80,6 +80,37 @@ def test_patches_come_from_within_the_box(store, box):
         seen = batch.labels != VOID
         assert seen.sum(axis=(1, 2)).tolist() == [box.size[0] * box.size[1]] * 4
         assert (batch.hu[:, 1][~seen] == AIR).all()
+
+
+SETTINGS = {"channels": 1, "crop_size": 64, "batch_size": 4, "organ_share": 0.0, "seed": 0, "stage": 0}
+
+
+@pytest.mark.parametrize(
+    ("bodies", "most", "patch"),
+    [
+        ([(32, 32), (33, 40), (40, 48)], 64, (40, 40)),  # the median, in multiples of 8
+        ([(25, 41)], 64, (32, 48)),
+        ([(40, 48)], 32, (32, 32)),
+        ([(0, 0), (0, 0), (40, 48)], 64, (32, 32)),
+    ],
+)
+def test_patches_are_as_large_as_bodies_are(tmp_path, monkeypatch, bodies, most, patch):
+    cases = {f"train_{number}": truth() for number in range(len(bodies))}
+    store = make_store(tmp_path / "store", cases)
+    boxes = {
+        case: BodyBox(SHAPE[0], (0, 1) if size[0] else (), slice(0, size[0]), slice(0, size[1]))
+        for case, size in zip(cases, bodies, strict=True)
+    }
+    monkeypatch.setattr(Store, "body_box", lambda self, case, rule: boxes[case] if rule else whole_box(SHAPE))
+    view = TrainingView(store, store.declarations(), list(cases), body=BodyRule())
+    batch = BatchSource(view, **SETTINGS | {"crop_size": most}).batch(0)
+    assert batch.hu.shape == (4, 1, *patch)
+    assert batch.labels.shape == (4, *patch)
+    for labels, case in zip(batch.labels, batch.cases, strict=True):
+        size = bodies[case]
+        assert (labels != VOID).sum() == min(size[0], patch[0]) * min(size[1], patch[1])  # of air alone: nothing
+    all_of_it = TrainingView(store, store.declarations(), list(cases))
+    assert BatchSource(all_of_it, **SETTINGS | {"crop_size": most}).batch(0).hu.shape == (4, 1, most, most)
 
 
 def test_a_network_sees_the_box_and_says_nothing_outside(store, run, box):
