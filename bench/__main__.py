@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from bench import check, goals, heap, machine, record, table
 from bench.ops import NAMES
 from bench.run import DisagreementError, Settings, run, smoke
+from bench.whole_volume import workloads
 
 WORSE, NO_RECORD = 1, 3
 
@@ -55,8 +56,9 @@ def _settings(given: argparse.Namespace) -> Settings:
 
 
 def _names(given: argparse.Namespace) -> list[str]:
+    long = workloads.LONG_NAMES if given.select else []  # by name only
     try:
-        return record.selected(NAMES, given.select)
+        return record.selected([*NAMES, *workloads.NAMES, *long], given.select)
     except ValueError as error:
         parser().error(str(error))
 

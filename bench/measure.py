@@ -8,6 +8,7 @@ from bench.interleaved import REPETITIONS, Contest, Contestant, Counters, Run, r
 from smile_fast.ops import available
 
 MILLISECONDS, RATIOS, ERRORS = "milliseconds", "peer / ours", "errors"
+COSTS = "costs"  # what a contest measured beside times: bytes, seconds of other processes
 
 
 def measure(benchmark: BenchmarkFixture, name: str, contest: Contest, rounds: int = REPETITIONS) -> None:
@@ -51,9 +52,13 @@ def figures(name: str, contest: Contest, runs: dict[str, list[Run]], errors: dic
 
     return {
         "name": name,
-        "implementation": next(name for name, usable, _ in available(name.split("/")[0], "cpu") if usable),
+        "implementation": contest.facts.get("implementation") or _implementation(name.split("/")[0]),
         **contest.facts,
         ERRORS: errors,
         MILLISECONDS: {one.name: summary(runs[one.name]) for one in (*contest.ours, *contest.peers)},
         RATIOS: {ours.name: ratios(ours) for ours in contest.ours},
     }
+
+
+def _implementation(op: str) -> str:
+    return next(name for name, usable, _ in available(op, "cpu") if usable)

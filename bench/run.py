@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from bench import heap, machine
 from bench.measure import MILLISECONDS, RATIOS
+from bench.ops import NAMES as OP_NAMES
 from bench.record import THREADS, Figures, Record, figures, joined
 
 DISTURBED = 150  # preemptions a second: the kernel's threads make about 100, a busy process on two cores over 200
@@ -91,7 +92,8 @@ def _run_one(name: str, settings: Settings) -> tuple[Record, str]:
     """The run of one workload, or {} and why it was skipped."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.json"
-        target = f"bench/suites/test_ops.py::test[{name}]"
+        suite = "test_ops.py" if name in OP_NAMES else "test_volume.py"
+        target = f"bench/suites/{suite}::test[{name}]"
         # The compiler's own imports warn; so does pytest-benchmark when a workload is skipped.
         done = _pytest(
             [target, "-rs", "-Wdefault", "--show-capture=no", f"--benchmark-json={path}"], settings, capture=True

@@ -6,10 +6,11 @@ from pathlib import Path
 from bench.goals import GOALS
 from bench.heap import ALLOCATORS
 from bench.machine import ROOT
-from bench.measure import MILLISECONDS, RATIOS
+from bench.measure import COSTS, MILLISECONDS, RATIOS
 from bench.ops.peers import COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, OURS, READ
 from bench.ops.select_top_fraction import COMPACT_PARTITION, COMPACT_TOPK, KTHVALUE, SORT, TOPK
 from bench.record import Figures, NoRecordError, Record, commits, figures, newest
+from bench.whole_volume import workloads
 from smile_runtime.files import atomic_path
 
 README = ROOT / "README.md"
@@ -43,6 +44,24 @@ SELECTORS = {
     COMPACT_TOPK: "compact + topk",
     COMPACT_PARTITION: "compact + argpartition",
     READ: "one read",
+}
+VOLUMES = {
+    "whole_volume_long/thorax-resnet50": "CT 512 x 512 x 150, ResNet-50",
+    "whole_volume_long/thorax-resnet18": "CT 512 x 512 x 150, ResNet-18",
+    "whole_volume/thorax-resnet50": "CT 512 x 512 x 4, ResNet-50",
+    "whole_volume/thorax-resnet18": "CT 512 x 512 x 12, ResNet-18",
+    "whole_volume/int8-resnet50": "CT 512 x 512 x 6, ResNet-50 in int8",
+    "whole_volume/int8-resnet18": "CT 512 x 512 x 12, ResNet-18 in int8",
+    "whole_volume/phantom-resnet18": "phantom 256 x 256 x 24, ResNet-18",
+    "whole_volume/abdomen-resnet18": "CT 122 x 101 x 48, ResNet-18",
+}
+INFERENCE = {
+    workloads.SESSION: "bare session",
+    workloads.NO_CROP: "ours, --no-crop",
+    workloads.FP32: "ours, fp32",
+    workloads.EAGER: "torch eager loop",
+    workloads.CHANNELS_LAST: "the same, channels_last",
+    workloads.MONAI: "MONAI sliding window",
 }
 ALLOCATOR_NAMES = {
     "default": "glibc's default allocator",
@@ -93,6 +112,8 @@ def table(record: Record) -> str:
         shown = [
             *rows(measured, TITLES, PEERS, corner),
             *rows(measured, SELECTIONS, SELECTORS, "select_top_fraction, 3 x 26.2M scores"),
+            *rows(measured, VOLUMES, INFERENCE, "smile-predict: whole volume, HU on disk to labels on disk"),
+            *costs(measured),
         ]
     else:
         shown = [*rows({name: _counted(measured[name]) for name in JUDGED if name in measured}, JUDGED, PEERS, corner)]
@@ -102,6 +123,22 @@ def table(record: Record) -> str:
         f"{machine['cpu']}, {machine['instruction set']}, torch {machine['torch']}; {commits(measured)}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def costs(measured: dict[str, Figures]) -> Iterator[str]:
+    """One paragraph: what whole volumes cost beside time, of what was measured."""
+    found = [
+        f"peak memory beyond the session's {measured[name][COSTS][workloads.BYTES_A_VOXEL]:.2f} bytes a voxel (K = {K})"
+        for K in (3, 100)
+        if (name := f"whole_volume/memory-K{K}") in measured
+    ]
+    if found:
+        seconds = measured["whole_volume/memory-K3"][COSTS] if "whole_volume/memory-K3" in measured else {}
+        found += [
+            f"{name[:-3]} {seconds[name]:.2f} s" for name in (workloads.IMPORT, workloads.HELP) if name in seconds
+        ]
+        yield f"smile-predict: {', '.join(found)}."
+        yield ""
 
 
 def tables(folder: Path) -> str:

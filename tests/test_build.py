@@ -11,6 +11,7 @@ import setuptools
 from setuptools.dist import Distribution
 from setuptools.errors import CompileError
 
+GPU = ("export/pyproject.toml", "gpu")
 SETUP = Path(__file__).parents[1] / "setup.py"
 
 
@@ -73,9 +74,20 @@ def test_missing_tool_is_named_with_the_way_out(
 
 
 @pytest.mark.parametrize("project", ["pyproject.toml", "export/pyproject.toml"])
-def test_no_extra_installs_a_second_onnxruntime(project: str) -> None:
-    """onnxruntime-gpu holds the same files as onnxruntime: it goes in its place, never beside it."""
+def test_only_the_extra_gpu_installs_a_second_onnxruntime(project: str) -> None:
+    """onnxruntime-gpu holds the same files as onnxruntime: it belongs in its place, and pip has no way to say so.
+
+    A marker like ``extra != "gpu"`` does not help: pip resolves the package without its extras beside the one with
+    them. So the one extra that asks for it is called gpu, its README says what else to do, and the runtime tells when
+    it finds both.
+    """
     content = tomllib.loads((Path(__file__).parents[1] / project).read_text())["project"]
-    extras = [name for names in content.get("optional-dependencies", {}).values() for name in names]
+    groups = content.get("optional-dependencies", {})
+    extras = [name for group, names in groups.items() if (project, group) != GPU for name in names]
     assert any(name.startswith("onnxruntime>") for name in content["dependencies"])
     assert [name for name in extras if name.startswith("onnxruntime")] == []
+    if project == GPU[0]:
+        assert [name.split(">")[0] for name in groups["gpu"]] == ["onnxruntime-gpu"]
+        assert (
+            "pip uninstall onnxruntime onnxruntime-gpu" in (Path(__file__).parents[1] / "export/README.md").read_text()
+        )

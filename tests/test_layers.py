@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "smile_fast.cli": EVERYTHING | {"numpy", "smile_runtime", "torch"},
     "smile_fast.demo": EVERYTHING | {"nibabel", "numpy", "scipy", "smile_runtime", "torch"},
     "smile_runtime": {"nibabel", "numpy", "onnxruntime"},
+    "smile_runtime.components": {"numpy", "scipy", "smile_runtime"},
 }
 # What may be imported before a command's help is printed; each of them imports only the standard library and its peers.
 LIGHT = {

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import onnx
 import pytest
 import torch
 
-from smile_fast import export
 from smile_fast.cli.main import main
 from smile_fast.data.store import Store
+from smile_fast.export import run as export
 from smile_fast.supervision import State
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.metrics import read_metrics
@@ -190,8 +189,9 @@ def test_report(job):
 
 def test_a_disk_that_fills_up_during_the_export_leaves_the_last_file(job, monkeypatch, capsys):
     before = tree(job)
-    proto = onnx.load(job / "model.onnx")
-    monkeypatch.setattr(export, "to_onnx", lambda model, probabilities: proto)
+    smiler = Run.open(job / "smiler")
+    built = export.build(smiler, smiler.store(), smiler.load_model(), "fp32", "float32")
+    monkeypatch.setattr(export, "build", lambda *arguments: built)
 
     def full(*arguments):
         raise OSError(28, "No space left on device")

@@ -8,6 +8,13 @@ from torch import Tensor
 # BatchNorms folded into the weights. A logit of size 10 then differs by some 10 * 2^-23 * sqrt(number of layers).
 EXPORTED_PROBABILITY = {"rtol": 0.0, "atol": 2e-5}
 
+# What storing a probability in fewer bits adds: half a step.
+STORED_PROBABILITY = {
+    "float32": {"rtol": 0.0, "atol": 0.0},
+    "float16": {"rtol": 0.0, "atol": 2.0**-12},
+    "uint8": {"rtol": 0.0, "atol": 0.5 / 255 + 1e-7},
+}
+
 # The same convolutions on another sampling grid: float32 sums of some hundred terms in another order, through 16 blocks
 # whose residual sums grow; relative to features of size 1 to 100.
 RESTRUCTURED_FEATURES = {"rtol": 1e-4, "atol": 1e-3}

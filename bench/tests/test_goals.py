@@ -5,6 +5,8 @@ from bench.ops import NAMES
 from bench.ops.peers import COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, OURS
 from bench.record import selected
 from bench.tests.records import figures
+from bench.whole_volume.workloads import BYTES_A_VOXEL, LONG_NAMES
+from bench.whole_volume.workloads import NAMES as VOLUME_NAMES
 
 FAST = Goal("fast", "op/a", EAGER, 10)
 CLOSE = Goal("close to a copy", "op/a", COPY, 3, "at most")
@@ -78,7 +80,18 @@ def test_a_miss_fails_the_report() -> None:
 def test_every_goal_names_workloads_that_exist() -> None:
     for goal in GOALS:
         if goal.workload:
-            assert selected(NAMES, goal.workload)
+            assert selected([*NAMES, *VOLUME_NAMES, *LONG_NAMES], goal.workload)
+
+
+def test_what_is_no_time_is_judged_too() -> None:
+    goal = next(goal for goal in GOALS if goal.peer == BYTES_A_VOXEL)
+    for bytes_a_voxel, state in ((4.9, "met"), (5.1, "missed")):
+        measured = {
+            "whole_volume/memory-K3": figures("whole_volume/memory-K3", {}) | {"costs": {BYTES_A_VOXEL: 3.0}},
+            "whole_volume/memory-K100": figures("whole_volume/memory-K100", {})
+            | {"costs": {BYTES_A_VOXEL: bytes_a_voxel}},
+        }
+        assert judge(goal, measured).state == state
 
 
 def test_wordings_are_told_apart() -> None:

@@ -6,8 +6,9 @@ import pytest
 from bench.ops import NAMES
 from bench.ops.peers import COPY, EAGER, IN_PLACE, OURS
 from bench.run import summary
-from bench.table import BEGIN, END, JUDGED, README, SELECTIONS, TITLES, table, tables, write
+from bench.table import BEGIN, END, JUDGED, README, SELECTIONS, TITLES, VOLUMES, table, tables, write
 from bench.tests.records import figures, record
+from bench.whole_volume import workloads
 
 
 def test_a_row_for_each_variant_of_ours() -> None:
@@ -41,6 +42,24 @@ def test_what_is_judged_is_of_the_losses() -> None:
 
 def test_every_title_is_of_a_workload() -> None:
     assert {*TITLES, *SELECTIONS} <= set(NAMES)
+    assert set(VOLUMES) <= {*workloads.NAMES, *workloads.LONG_NAMES}
+
+
+def test_whole_volumes_have_a_table_and_their_costs_a_line() -> None:
+    name = "whole_volume/thorax-resnet50"
+    costs = {workloads.BYTES_A_VOXEL: 4.321, workloads.HELP: 0.1}
+    run = record(
+        figures(name, {OURS: {workloads.SESSION: (0.97, 0.97), workloads.CHANNELS_LAST: (3.14, 3)}}),
+        figures("whole_volume/memory-K3", {OURS: {workloads.SESSION: (0.5, 0.5)}}) | {"costs": costs},
+    )
+    for benchmark in run["benchmarks"]:
+        benchmark["extra_info"]["commit"] = "abc"
+    lines = table(run).splitlines()
+    assert "| CT 512 x 512 x 4, ResNet-50 | 2 | 0.97 |  |  |  | 3.1 |  |" in lines
+    assert (
+        "smile-predict: peak memory beyond the session's 4.32 bytes a voxel (K = 3), smile-predict --help 0.10 s."
+        in lines
+    )
 
 
 def test_only_what_is_between_the_markers_is_written(tmp_path: Path) -> None:

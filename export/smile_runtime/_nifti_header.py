@@ -39,7 +39,7 @@ _OTHER_TYPES = {
 }
 
 _MAX_VOXELS = 2**32  # four times a 1024 x 1024 x 1024 volume
-_MAX_OFFSET = 64 * 2**20  # bytes of header extensions
+_MAX_OFFSET = 16 * 2**20  # bytes of header extensions: 50 ms of inflating on the word of a header
 _MAX_SPACING = 1000.0  # mm
 _MIN_SPACING = 1e-4  # mm
 _MIN_DIRECTION_SINGULAR_VALUE = 1e-3  # of the affine's unit columns: 0 when two axes coincide

@@ -3,12 +3,17 @@
 Source: https://protobuf.dev/programming-guides/encoding/ and onnx.proto (IR version 13).
 """
 
+import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 # Message -> field number -> the message in it, for every way in which a TensorProto can be reached.
 CHILDREN: dict[str, dict[int, str]] = {
-    "ModelProto": {7: "GraphProto", 14: "StringStringEntryProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "ModelProto": {
+        **{7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+        **{8: "OperatorSetIdProto", 14: "StringStringEntryProto"},
+    },
     "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
     "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
     "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
@@ -22,6 +27,19 @@ CHILDREN: dict[str, dict[int, str]] = {
 }
 TENSOR_EXTERNAL_DATA = 13
 TENSOR_DATA_LOCATION = 14
+
+# Operators that make a tensor as large as a constant says, and which of their inputs says it.
+SIZE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Pad": 1, "Resize": 3, "OneHot": 1, "Range": 1}
+
+_NODE_OUTPUT, _NODE_TYPE, _NODE_DOMAIN = 2, 4, 7
+_INT64_DATA = 7
+_TYPED_VALUES = {4: 4, 5: 0, _INT64_DATA: 0, 10: 8, 11: 0}  # field of a tensor -> bytes a value, 0 for varints
+_INT64 = 7
+# Data type -> bits a value; strings (8), complex numbers (14, 15) and what is newer than int4 are left out.
+_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
+_MAX_RANK = 16
+_MAX_MESSAGES = 40_000  # ResNet-101 in int8 has about 4,000
+_CONTINUED = bytes(range(0x80, 0x100))  # bytes of a varint that are not its last
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which ONNX does not use
 
@@ -38,11 +56,23 @@ class Scan:
         has_graph: Whether there is a graph at all.
         external_data: Whether any tensor lies outside the file.
         metadata: The model's ``metadata_props`` (key, value), in file order.
+        operators: (domain, type) of all nodes, wherever they are; the standard domain is "".
+        domains: Of the operator sets that the file imports.
+        parts: Messages that were seen, by name: functions, training and sparse tensors show here.
+        wrong_tensor: What is wrong with the first tensor whose values are not as many as its dimensions say.
+        constants: Whole numbers of the small constant tensors, by name.
+        makers: (type, inputs) of the nodes that make a tensor as large as a constant says.
     """
 
     has_graph: bool = False
     external_data: bool = False
     metadata: list[tuple[str, str]] = field(default_factory=list)
+    operators: set[tuple[str, str]] = field(default_factory=set)
+    domains: set[str] = field(default_factory=set)
+    parts: set[str] = field(default_factory=set)
+    wrong_tensor: str | None = None
+    constants: dict[str, list[int]] = field(default_factory=dict)
+    makers: list[tuple[str, list[str]]] = field(default_factory=list)
 
 
 def scan_onnx(content: bytes) -> Scan:
@@ -52,40 +82,135 @@ def scan_onnx(content: bytes) -> Scan:
         content: The whole file.
 
     Returns:
-        What was found. Nothing is copied out of ``content`` but the metadata.
+        What was found. Nothing is copied out of ``content`` but the metadata, names and small constants.
 
     Raises:
-        WireError: ``content`` is not a protobuf message of this structure.
+        WireError: ``content`` is not a protobuf message of this structure, or of more messages than any network.
     """
     scan = Scan()
-    stack = [("ModelProto", memoryview(content))]
+    stack = [("ModelProto", memoryview(content), "")]  # the name: of the constant that a tensor is the value of
+    messages = 0
     while stack:
-        message, data = stack.pop()
+        message, data, name = stack.pop()
+        scan.parts.add(message)
+        messages += 1
+        if messages + len(stack) > _MAX_MESSAGES:
+            raise WireError(f"it has more than {_MAX_MESSAGES} parts, more than any network")
+        if message == "TensorProto":
+            _tensor(data, name, scan)
+            continue
+        if message == "NodeProto":
+            name = _node(data, scan)
         children = CHILDREN.get(message, {})
         for number, wire, value in _fields(data):
-            if message == "TensorProto":
-                in_another_file = number == TENSOR_DATA_LOCATION and value != 0
-                scan.external_data |= number == TENSOR_EXTERNAL_DATA or in_another_file
-            elif number in children:
-                if wire != _BYTES or isinstance(value, int):
-                    raise WireError(f"field {number} of {message} is no message")
-                if children[number] == "StringStringEntryProto":
-                    scan.metadata.append(_entry(value))
-                else:
-                    stack.append((children[number], value))
-                scan.has_graph |= message == "ModelProto" and number == 7
+            if number not in children:
+                continue
+            if wire != _BYTES or isinstance(value, int):
+                raise WireError(f"field {number} of {message} is no message")
+            if children[number] == "StringStringEntryProto":
+                scan.metadata.append(_entry(value))
+            elif children[number] == "OperatorSetIdProto":
+                scan.domains.add(_texts(value, (1,))[1])
+            else:
+                stack.append((children[number], value, name))
+            scan.has_graph |= message == "ModelProto" and number == 7
     return scan
 
 
+def _node(data: memoryview, scan: Scan) -> str:
+    """Note a node's operator; return the name of its output if it is a constant."""
+    texts = _texts(data, (_NODE_TYPE, _NODE_DOMAIN))
+    kind, domain = texts[_NODE_TYPE], texts[_NODE_DOMAIN]
+    scan.operators.add(("" if domain == "ai.onnx" else domain, kind))
+    if kind in SIZE_INPUTS:
+        scan.makers.append((kind, [_text(v) for n, _, v in _fields(data) if n == 1 and not isinstance(v, int)]))
+    return _texts(data, (_NODE_OUTPUT,))[_NODE_OUTPUT] if kind == "Constant" else ""
+
+
+def _tensor(data: memoryview, name: str, scan: Scan) -> None:
+    """Note where a tensor's values are, and whether they are as many as its dimensions say."""
+    dims: list[int] = []
+    small: list[int] = []  # the values of a small int64 tensor
+    kind = typed = 0
+    raw: memoryview | None = None
+    external = False
+    for number, wire, value in _fields(data):
+        if number == 1:
+            dims += _numbers(value)
+        elif number == 2 and isinstance(value, int):
+            kind = value
+        elif number == 8 and not isinstance(value, int):
+            name = _text(value) or name
+        elif number == 9 and not isinstance(value, int):
+            raw = value
+        elif number in _TYPED_VALUES:
+            typed += _count(value, wire, _TYPED_VALUES[number])
+            small += _numbers(value) if number == _INT64_DATA and typed <= _MAX_RANK else []
+        external |= number == TENSOR_EXTERNAL_DATA or (number == TENSOR_DATA_LOCATION and value != 0)
+    if external:
+        scan.external_data = True
+        return
+    claimed = math.prod(dims[: _MAX_RANK + 1])
+    if kind not in _BITS:
+        problem = f"has values of type {kind}, which no network needs"
+    elif len(dims) > _MAX_RANK or max(dims, default=0) >= 2**63:
+        problem = "has damaged dimensions"
+    elif raw is not None and (typed or len(raw) != -(-claimed * _BITS[kind] // 8)):
+        problem = f"claims {claimed} values and holds {len(raw)} bytes of them"
+    elif raw is None and typed != claimed:
+        problem = f"claims {claimed} values and holds {typed}"
+    else:
+        if kind == _INT64 and claimed <= _MAX_RANK:
+            small = small if raw is None else list(struct.unpack(f"<{claimed}q", raw))
+            scan.constants[name] = [n - 2**64 if n >= 2**63 else n for n in small]
+        return
+    scan.wrong_tensor = scan.wrong_tensor or f"tensor {name!r} {problem}"
+
+
+def _count(value: int | memoryview, wire: int, size: int) -> int:
+    """Number of values in one field of a tensor: ``size`` bytes each, or varints for 0."""
+    if isinstance(value, int) or wire != _BYTES:
+        return 1
+    if size:
+        return len(value) // size
+    return sum(len(bytes(piece).translate(None, _CONTINUED)) for piece in _pieces(value))
+
+
+def _pieces(data: memoryview) -> Iterator[memoryview]:
+    return (data[start : start + 2**20] for start in range(0, len(data), 2**20))
+
+
+def _numbers(value: int | memoryview) -> list[int]:
+    """Whole numbers of a repeated field, packed or one a field; of many the first."""
+    if isinstance(value, int):
+        return [value]
+    numbers: list[int] = []
+    position = 0
+    while position < len(value) and len(numbers) <= _MAX_RANK:
+        number, position = _varint(value, position)
+        numbers.append(number)
+    return numbers
+
+
 def _entry(data: memoryview) -> tuple[str, str]:
-    texts = {1: "", 2: ""}
+    texts = _texts(data, (1, 2))
+    return texts[1], texts[2]
+
+
+def _texts(data: memoryview, wanted: tuple[int, ...]) -> dict[int, str]:
+    """Some string fields of a message, "" where they are not there."""
+    texts = dict.fromkeys(wanted, "")
     for number, _, value in _fields(data):
         if number in texts and not isinstance(value, int):
-            try:
-                texts[number] = str(value, "utf-8")
-            except UnicodeDecodeError as error:
-                raise WireError("a metadata entry is not UTF-8") from error
-    return texts[1], texts[2]
+            texts[number] = _text(value)
+    return texts
+
+
+def _text(data: memoryview) -> str:
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError as error:
+        raise WireError("a name or a metadata entry is not UTF-8") from error
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; those of the process if None.
 
     Returns:
-        Exit status: 0, 2 after bad input (with one sentence on standard error), 130 after Ctrl-C.
+        Exit status: 0, 2 after bad input (with one sentence on standard error for each), 130 after Ctrl-C.
     """
     args = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _terminate)
@@ -37,31 +37,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="smile-predict",
-        description="Segment a CT scan with a model exported by smile-fast. The label map lies on the scan's own grid.",
+        description="Segment a CT scan, or a folder of them, with a model exported by smile-fast. A label map lies on "
+        "its scan's own grid.",
     )
     parser.add_argument("model", help="the exported model, an .onnx file")
-    parser.add_argument("scan", help="the CT scan in Hounsfield units, .nii.gz or .nii, in any orientation")
+    parser.add_argument("scan", help="the scan in Hounsfield units, .nii.gz or .nii, in any orientation, or a folder")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="LABELS", help="the label map to write, .nii.gz or .nii"
+        *("-o", "--output"),
+        required=True,
+        metavar="LABELS",
+        help="the label map to write, .nii.gz or .nii; for a folder, the folder to write to",
     )
-    parser.add_argument("--organs-json", metavar="PATH", help="also write what the label values mean")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
-    parser.add_argument("--batch", type=int, metavar="N", help="slices per inference (default: by their size)")
-    parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
+    results = parser.add_argument_group("results")
+    results.add_argument("--volumes", metavar="PATH", help="also write the organs' volumes, .csv or .json")
+    results.add_argument("--preview", action="store_true", help="also write a picture beside each label map, .png")
+    results.add_argument(
+        "--organ-table",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="also write what the label values mean: .txt for ITK-SNAP, .ctbl for 3D Slicer, .json for nnU-Net "
+        "(a folder gets organs.label.txt and organs.ctbl without being asked)",
+    )
+    results.add_argument("--organs-json", metavar="PATH", help="the label values as in a dataset.json")
+    results.add_argument("--report", metavar="PATH", help="also write what ran, how long and with which result, .json")
+    work = parser.add_argument_group("work")
+    work.add_argument(
+        "--continue", dest="resume", action="store_true", help="keep the label maps of a folder that are complete"
+    )
+    work.add_argument("--no-crop", action="store_true", help="compute the air around the body too")
+    work.add_argument(
+        "--largest-component",
+        metavar="ORGANS",
+        help="keep only the largest connected piece of: all, or organ,organ (needs scipy)",
+    )
+    work.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    work.add_argument("--batch", type=int, metavar="N", help="slices per inference (default: by their size)")
+    work.add_argument(
+        "--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="where to compute (default: cpu)"
+    )
     parser.add_argument("--version", action="version", version=f"smile-predict {__version__}")
     return parser
 
 
 def _predict(args: argparse.Namespace) -> None:
-    from smile_runtime.predict import Predictor  # not at the top: --help answers before onnxruntime is loaded
+    from smile_runtime.commands import predict  # not at the top: --help answers before onnxruntime is loaded
 
-    predictor = Predictor(args.model, args.threads, args.provider, batch=args.batch)
-    prediction = predictor.predict_file(args.scan, args.output, organs_json=args.organs_json, show_progress=True)
-    width = max(len(organ) for organ in ("organ", *prediction.volumes_ml))
-    print(f"{'organ':<{width}}  {'ml':>9}")
-    for organ, millilitres in prediction.volumes_ml.items():
-        print(f"{organ:<{width}}  {millilitres:>9.1f}")
-    print(f"wrote {prediction.path} in {prediction.seconds:.1f} s")
+    predict(args)
 
 
 def _terminate(signal_number: int, frame: FrameType | None) -> None:

@@ -6,3 +6,9 @@ class InputError(ValueError):
 
     The command lines print it after ``error:`` and exit with status 2; no traceback is shown.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says about an error, for the end of a sentence."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

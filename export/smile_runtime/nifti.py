@@ -2,7 +2,8 @@
 
 import gzip
 import os
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -13,13 +14,17 @@ import numpy.typing as npt
 
 from smile_runtime._gzip import MAX_RATIO, inflate
 from smile_runtime._nifti_header import MAX_BYTES, Header, parse_header
+from smile_runtime._nifti_voxels import HU, Kind, Labels, Voxels
 from smile_runtime.errors import InputError
 from smile_runtime.files import atomic_path, check_readable, reason
 
 Array = npt.NDArray[Any]
 
 SUFFIXES = (".nii.gz", ".nii")
-_BLOCK_VOXELS = 2**20  # converted at a time, so that a conversion's temporaries stay at a few MB
+_BLOCK_VOXELS = 2**20  # written at a time, so that the temporaries stay at a few MB
+_PIECE_BYTES = 2**20  # read at a time
+_COMMENT = 6  # NIFTI_ECODE_COMMENT: plain text
+_MAX_NOTE_BYTES = 2**20
 _COMPRESSION = 1  # a label map of 512x512x150: 0.13 s and 1.6 MB, against 0.40 s and 1.0 MB at level 6
 _GEOMETRY_FIELDS = (
     *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -58,14 +63,7 @@ def read_image(path: str | os.PathLike[str]) -> Volume:
         InputError: The file is missing, damaged or cut short, its header lies, it is not one volume of
             real numbers in three dimensions, or a voxel, a scale or the affine is NaN or infinite.
     """
-    header, raw, name = _read(path)
-    if header.dtype == np.int16 and header.dtype.isnative and not header.scaled:
-        return Volume(raw, header.affine, name, header.nifti)
-    data = np.empty(header.shape, np.int16, order="F")
-    limits = np.iinfo(np.int16)
-    for block, values in _blocks(raw, header, name):
-        data[..., block] = np.clip(np.rint(values), limits.min, limits.max)
-    return Volume(data, header.affine, name, header.nifti)
+    return _read(path, HU())
 
 
 def read_labels(path: str | os.PathLike[str]) -> Volume:
@@ -80,18 +78,31 @@ def read_labels(path: str | os.PathLike[str]) -> Volume:
     Raises:
         InputError: As `read_image`, or a voxel is not a whole number in 0..255.
     """
-    header, raw, name = _read(path)
-    if header.dtype == np.uint8 and not header.scaled:
-        return Volume(raw, header.affine, name, header.nifti)
-    data = np.empty(header.shape, np.uint8, order="F")
-    for block, values in _blocks(raw, header, name):
-        low, high = values.min(), values.max()
-        if low < 0 or high > 255:
-            raise InputError(f"{name} has label value {low if low < 0 else high:g}: 0..255 is wanted")
-        data[..., block] = values
-        if (data[..., block] != values).any():
-            raise InputError(f"{name} has label values that are not whole numbers: it is not a label map")
-    return Volume(data, header.affine, name, header.nifti)
+    return _read(path, Labels())
+
+
+def read_note(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], str] | None:
+    """Read what `write_labels` noted in a label map, from the start of the file alone.
+
+    Returns:
+        The volume's shape (X, Y, Z) and the note; None if there is no such file, or none with a note.
+    """
+    name = Path(path)
+    try:
+        check_readable(name)
+        with open(name, "rb") as file:
+            pieces = inflate(file, name) if _zipped(name) else iter(lambda: file.read(_PIECE_BYTES), b"")
+            start = b""
+            while len(start) < MAX_BYTES + _MAX_NOTE_BYTES and (piece := next(pieces, b"")):
+                start += piece
+        header = parse_header(start, name)
+    except (InputError, OSError):
+        return None
+    first = int(header.nifti["sizeof_hdr"]) + 4
+    size, code = struct.unpack(f"{header.nifti.endianness}2i", start[first : first + 8].ljust(8, b"\0"))
+    if start[first - 4 : first - 3] != b"\1" or code != _COMMENT or not 8 < size <= header.offset - first:
+        return None
+    return header.shape, start[first + 8 : first + size].rstrip(b"\0").decode("utf-8", "replace")
 
 
 def write_labels(
@@ -101,6 +112,7 @@ def write_labels(
     *,
     organs: Sequence[str] | None = None,
     header: nib.Nifti1Header | None = None,
+    note: str | None = None,
 ) -> None:
     """Write a label map, atomically; same input, same bytes.
 
@@ -111,6 +123,7 @@ def write_labels(
         organs: The organs' names; where they are given, a label value above their number is refused.
         header: A header (of the scan) whose qform, sform and units are copied bit for bit. Without one, sform
             and qform are made from ``affine``.
+        note: Text to keep inside the file, as a NIfTI header extension of the kind "comment"; see `read_note`.
 
     Raises:
         InputError: ``path`` cannot be written.
@@ -118,7 +131,7 @@ def write_labels(
     """
     if organs is not None and data.size and int(data.max()) > len(organs):
         raise ValueError(f"label value {int(data.max())} has no organ among {len(organs)}")
-    _write(path, data, np.dtype(np.uint8), affine, header)
+    _write(path, data, np.dtype(np.uint8), affine, header, b"" if note is None else _extension(note))
 
 
 def write_image(
@@ -155,46 +168,62 @@ def check_suffix(path: str | os.PathLike[str]) -> Path:
     return name
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[Header, Array, Path]:
-    """Header and stored values [X, Y, Z], read only after every claim that can be checked has been."""
+def _zipped(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _read(path: str | os.PathLike[str], kind: Kind) -> Volume:
+    """A volume, read only after every claim that can be checked has been."""
     name = check_suffix(path)
     check_readable(name)
     try:
         with open(name, "rb") as file:
-            zipped = name.name.lower().endswith(".gz")
-            header, raw = (_read_zipped if zipped else _read_plain)(file, name)
+            header, data = (_read_zipped if _zipped(name) else _read_plain)(file, name, kind)
     except OSError as error:
         raise InputError(f"cannot read {name}: {reason(error)}") from error
     except MemoryError as error:
         raise InputError(f"{name} does not fit into this machine's memory: free some, or crop the scan") from error
-    if not raw.flags.aligned:  # voxels that begin at an odd byte: legal, and slow or refused elsewhere
-        raw = raw.copy()
-    return header, raw.reshape(header.shape, order="F"), name
+    return Volume(data, header.affine, name, header.nifti)
 
 
-def _read_plain(file: BinaryIO, path: Path) -> tuple[Header, Array]:
+def _read_plain(file: BinaryIO, path: Path, kind: Kind) -> tuple[Header, Array]:
     header = parse_header(file.read(MAX_BYTES), path)
     _check_length(header, os.fstat(file.fileno()).st_size, path)
-    raw = np.fromfile(
-        file, header.dtype, header.voxel_bytes // header.dtype.itemsize, offset=header.offset - file.tell()
-    )
-    return header, raw
+    file.seek(header.offset)
+    voxels = Voxels(header, path, kind)
+    while not voxels.complete:
+        piece = file.read(_PIECE_BYTES)
+        if not piece:
+            _check_length(header, file.tell(), path)  # again: the file may be cut while it is read
+        voxels.add(piece)
+    return header, voxels.array()
 
 
-def _read_zipped(file: BinaryIO, path: Path) -> tuple[Header, Array]:
-    header = None
-    content = bytearray()  # grows with what was really there, without copies: realloc moves pages
+def _read_zipped(file: BinaryIO, path: Path, kind: Kind) -> tuple[Header, Array]:
+    size = os.fstat(file.fileno()).st_size
+    header: Header | None = None
+    start = b""
+    length = skip = 0  # of what was read, and of the bytes before the first voxel that are still to come
     for piece in inflate(file, path):
-        content += piece
-        if header is None and len(content) >= MAX_BYTES:
-            header = parse_header(bytes(content[:MAX_BYTES]), path)
-            _check_ratio(header, os.fstat(file.fileno()).st_size, path)
-        if header is not None and len(content) > header.offset + header.voxel_bytes:
-            _check_length(header, len(content), path)
-    header = header or parse_header(bytes(content), path)
-    _check_length(header, len(content), path)
-    count = header.voxel_bytes // header.dtype.itemsize
-    return header, np.frombuffer(content, header.dtype, count, header.offset)
+        length += len(piece)
+        if header is None:
+            start += piece
+            if len(start) < MAX_BYTES:
+                continue
+            header, piece, start = parse_header(start[:MAX_BYTES], path), start, b""
+            _check_ratio(header, size, path)
+            voxels, skip = Voxels(header, path, kind), header.offset
+        skipped = min(skip, len(piece))
+        skip -= skipped
+        voxels.add(memoryview(piece)[skipped:])
+        if length > header.offset + header.voxel_bytes:
+            _check_length(header, length, path)
+    if header is None:
+        header = parse_header(start, path)
+        voxels = Voxels(header, path, kind)
+        voxels.add(start[header.offset :])
+    _check_length(header, length, path)
+    return header, voxels.array()
 
 
 def _check_ratio(header: Header, size: int, path: Path) -> None:
@@ -215,45 +244,40 @@ def _check_length(header: Header, size: int, path: Path) -> None:
         raise InputError(f"{path} has more voxels than the {text} of its header: one of them is wrong")
 
 
-def _blocks(raw: Array, header: Header, path: Path) -> Iterator[tuple[slice, Array]]:
-    """Scaled, finite values [X, Y, n] of a few slices at a time."""
-    step = max(1, _BLOCK_VOXELS // (header.shape[0] * header.shape[1]))
-    for start in range(0, header.shape[2], step):
-        block = slice(start, start + step)
-        values = raw[..., block]
-        if header.scaled:
-            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
-                values = values.astype(np.float64) * header.slope + header.intercept
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            x, y, z = (int(axis[0]) for axis in np.nonzero(~np.isfinite(values)))
-            raise InputError(f"{path} has a NaN or infinite voxel at ({x}, {y}, {z + start}): repair the scan")
-        yield block, values
-
-
 def _write(
     path: str | os.PathLike[str],
     data: Array,
     dtype: np.dtype[Any],
     affine: Array,
     like: nib.Nifti1Header | None,
+    extension: bytes = b"",
 ) -> None:
     name = check_suffix(path)
     if data.ndim != 3 or data.dtype != dtype:
         raise ValueError(f"data is {data.dtype} {data.shape}, {dtype} [X, Y, Z] is wanted")
     header = _header(data.shape, dtype, np.asarray(affine, dtype=np.float64), like)
+    header["vox_offset"] = int(header["sizeof_hdr"]) + 4 + len(extension)
+    start = header.binaryblock + (b"\1\0\0\0" if extension else b"\0\0\0\0") + extension
     with atomic_path(name) as temporary, open(temporary, "wb") as file:
-        if name.name.lower().endswith(".gz"):  # no name and no time inside: same input, same bytes
+        if _zipped(name):  # no name and no time inside: same input, same bytes
             with gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as zipped:
-                _write_content(zipped, header, data)
+                _write_content(zipped, start, data)
         else:
-            _write_content(file, header, data)
+            _write_content(file, start, data)
 
 
-def _write_content(file: IO[bytes] | gzip.GzipFile, header: nib.Nifti1Header, data: Array) -> None:
-    file.write(header.binaryblock + b"\0\0\0\0")
+def _extension(note: str) -> bytes:
+    """A header extension: its size, a multiple of 16, its kind, its content."""
+    content = note.encode()
+    size = 8 + len(content) + -(8 + len(content)) % 16
+    return struct.pack("=2i", size, _COMMENT) + content.ljust(size - 8, b"\0")
+
+
+def _write_content(file: IO[bytes] | gzip.GzipFile, start: bytes, data: Array) -> None:
+    file.write(start)
     step = max(1, _BLOCK_VOXELS // max(1, data.shape[0] * data.shape[1]))
-    for start in range(0, data.shape[2], step):
-        file.write(data[..., start : start + step].tobytes(order="F"))
+    for first in range(0, data.shape[2], step):
+        file.write(data[..., first : first + step].tobytes(order="F"))
 
 
 def _header(
@@ -263,7 +287,6 @@ def _header(
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
     header.set_slope_inter(1.0, 0.0)
-    header["vox_offset"] = int(header["sizeof_hdr"]) + 4
     if like is not None:
         if not np.array_equal(affine, like.get_best_affine()):
             raise ValueError("the affine is not that of the header")

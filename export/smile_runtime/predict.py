@@ -1,21 +1,42 @@
 """From a CT scan on disk to a label map on disk."""
 
+import json
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from smile_runtime import __version__
+from smile_runtime.buffers import zeros
+from smile_runtime.components import chosen_values, keep_largest_components
 from smile_runtime.errors import InputError
-from smile_runtime.files import check_writable, refuse_overwrite, write_json
+from smile_runtime.files import check_writable, refuse_overwrite
 from smile_runtime.model import Model, ModelCard
-from smile_runtime.nifti import check_suffix, read_image, write_labels
-from smile_runtime.preprocessing import from_slices, slice_context, to_slices
-from smile_runtime.progress import progress
+from smile_runtime.nifti import Volume, check_suffix, read_image, read_note, write_labels
+from smile_runtime.preprocessing import (
+    BodyBox,
+    BodyRule,
+    SliceGeometry,
+    body_box,
+    from_slices,
+    slice_context,
+    slice_geometry,
+    slices_view,
+    whole_box,
+)
+from smile_runtime.preview import Picture, preview, write_png
+from smile_runtime.progress import Progress
+from smile_runtime.tables import write_dataset_labels
+from smile_runtime.volumes import volumes_ml
 
-_BATCH_PIXELS = 512 * 512  # an inference over less than this does not keep the cores busy
+# Pixels of a batch: an inference over less does not keep the cores busy, and its memory is what a model with 126 organs
+# needs for one slice of 512 x 512.
+_BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 16 * 512 * 512, "tensorrt": 16 * 512 * 512}
 
 
 @dataclass(frozen=True)
@@ -26,13 +47,40 @@ class Prediction:
         path: The label map.
         shape: (X, Y, Z) of the scan and of the label map.
         volumes_ml: Organ -> volume, millilitres; 0.0 for an organ that was not found.
-        seconds: Wall time from reading to writing.
+        seconds: Wall time of reading, inference and writing together.
+        times: The three, by name.
+        box: Which part of the volume was computed.
+        skipped_slices: Slices that were not, because they show no body.
     """
 
     path: Path
     shape: tuple[int, int, int]
     volumes_ml: dict[str, float]
     seconds: float
+    times: dict[str, float] = field(default_factory=dict)
+    box: dict[str, Any] = field(default_factory=dict)
+    skipped_slices: int = 0
+
+
+@dataclass
+class Scan:
+    """A scan that was read, and what becomes of it.
+
+    Attributes:
+        volume: As its file has it; without its voxels once its labels are known.
+        geometry: How its slices lie in the file.
+        box: Which part of it is computed.
+        labels: [D, H, W] uint8 in slices order, once they are known.
+        picture: The preview, if one is wanted.
+        times: Stage -> seconds.
+    """
+
+    volume: Volume
+    geometry: SliceGeometry
+    box: BodyBox
+    labels: npt.NDArray[np.uint8] | None = None
+    picture: Picture | None = None
+    times: dict[str, float] = field(default_factory=dict)
 
 
 class Predictor:
@@ -40,6 +88,9 @@ class Predictor:
 
     Attributes:
         model: The loaded model.
+        body: By which rule the air is left out; None leaves nothing out.
+        threads: CPU threads that were asked for; None for all cores.
+        provider: Where it computes.
     """
 
     def __init__(
@@ -49,42 +100,66 @@ class Predictor:
         provider: str = "cpu",
         *,
         batch: int | None = None,
+        crop: bool = True,
+        largest_component: str | None = None,
     ) -> None:
         """Load a model.
 
         Args:
             model_path: An ``.onnx`` file exported by smile-fast.
             threads: CPU threads; all cores if None.
-            provider: ``cpu`` or ``cuda``.
-            batch: Slices per inference; if None, as many as one slice of 512 x 512 has pixels, at least 1.
+            provider: ``cpu``, ``cuda`` or ``tensorrt``.
+            batch: Slices per inference; if None, as many as one slice of 512 x 512 has pixels (16 such slices on a
+                GPU), at least 1.
+            crop: Whether to leave out the air, where the model's card says how.
+            largest_component: Organs of which only the largest connected piece is kept: ``all``, or names with commas
+                between them; needs scipy.
 
         Raises:
-            InputError: The model or the provider cannot be used, or a number is below 1.
+            InputError: The model or the provider cannot be used, a number is below 1, or an organ is unknown.
         """
         if batch is not None and batch < 1:
             raise InputError(f"a batch of {batch} slices was asked for: at least 1 is wanted")
         self.model = Model(model_path, threads=threads, provider=provider)
+        self.body: BodyRule | None = self.card.body if crop else None
+        self.threads, self.provider = threads, provider
         self._batch = batch
+        self._cleaned = chosen_values(largest_component, self.card.organs)
 
     @property
     def card(self) -> ModelCard:
         """What the model says about itself."""
         return self.model.card
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides which labels a scan gets; kept in every label map and in the report."""
+        return {
+            "smile_runtime": __version__,
+            "model_sha256": self.model.sha256,
+            "provider": self.provider,
+            "body": None if self.body is None else vars(self.body),
+            "largest_component": [self.card.organs[value - 1] for value in self._cleaned],
+        }
+
     def predict(
         self,
         slices: npt.NDArray[np.int16],  # [D, H, W]
         *,
+        box: BodyBox | None = None,
         show_progress: bool = False,
+        advance: Callable[[float], None] | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Segment a volume that is already in slices order.
 
         Args:
-            slices: [D, H, W] int16 HU, as `smile_runtime.preprocessing.to_slices` gives it.
+            slices: [D, H, W] int16 HU, as `smile_runtime.preprocessing.to_slices` gives it; any strides.
+            box: What to compute of it, as `smile_runtime.preprocessing.body_box` gives it; everything if None.
             show_progress: Whether to show how far it is on standard error.
+            advance: Called with the share that is done, 0 to 1.
 
         Returns:
-            [D, H, W] uint8: 0 or organ number.
+            [D, H, W] uint8: 0 or organ number; 0 outside of the box.
 
         Raises:
             InputError: The model fails on these slices.
@@ -92,15 +167,24 @@ class Predictor:
         """
         if slices.ndim != 3 or slices.dtype != np.int16:
             raise ValueError(f"slices is {slices.dtype} {slices.shape}, int16 [D, H, W] is wanted")
-        depth, height, width = slices.shape
-        batch = self._batch or max(1, _BATCH_PIXELS // max(1, height * width))
-        labels = np.zeros(slices.shape, np.uint8)
-        starts = range(0, depth, batch)
-        for start in progress(starts, total=len(starts), label="predict") if show_progress else starts:
-            index = range(start, min(start + batch, depth))
-            labels[index.start : index.stop] = self.model.labels(
-                slice_context(slices, index, self.card.channels)  # [N, C, H, W]
-            )
+        box = whole_box(slices.shape) if box is None else box
+        pixels = max(1, box.size[0] * box.size[1])
+        batch = self._batch or max(1, _BATCH_PIXELS[self.provider] // pixels)
+        labels = zeros(slices.shape, np.uint8)  # [D, H, W]; what is not written takes no memory
+        starts = range(0, len(box.planes), batch)
+        bar = Progress(len(starts), "predict") if show_progress else None
+        cut, target = box.crop(slices), box.crop(labels)
+        try:
+            for done, start in enumerate(starts, 1):
+                planes = np.array(box.planes[start : start + batch])
+                target[planes] = self.model.labels(slice_context(cut, planes, self.card.channels))  # [N, C, h, w]
+                if bar is not None:
+                    bar.advance(done)
+                if advance is not None:
+                    advance(done / len(starts))
+        finally:
+            if bar is not None:
+                bar.close()
         return labels
 
     def predict_file(
@@ -109,6 +193,7 @@ class Predictor:
         out: str | os.PathLike[str],
         *,
         organs_json: str | os.PathLike[str] | None = None,
+        preview_png: str | os.PathLike[str] | None = None,
         show_progress: bool = False,
     ) -> Prediction:
         """Segment a scan; the label map lies on exactly the scan's own grid.
@@ -117,6 +202,7 @@ class Predictor:
             scan: A CT scan, ``.nii`` or ``.nii.gz``, in any orientation.
             out: The label map to write, uint8, with the scan's shape, qform, sform and units.
             organs_json: Where to write what the label values mean, if wanted.
+            preview_png: Where to write a picture, if wanted.
             show_progress: Whether to show how far it is on standard error.
 
         Returns:
@@ -126,34 +212,128 @@ class Predictor:
             InputError: The scan cannot be used, the model fails on it, or an output cannot be written or would
                 overwrite an input. No output is left half-written.
         """
+        check_outputs([scan, self.model.path], out, organs_json, preview_png)
+        loaded = self.load(scan)
+        self.segment(loaded, picture=preview_png is not None, show_progress=show_progress)
+        prediction = self.save(loaded, out, preview_png=preview_png)
+        if organs_json is not None:
+            write_dataset_labels(organs_json, self.card.organs)
+        return prediction
+
+    def load(self, scan: str | os.PathLike[str]) -> Scan:
+        """Read a scan and find the body in it: 2 bytes a voxel.
+
+        Raises:
+            InputError: The scan cannot be used.
+        """
         start = time.monotonic()
-        self._check_outputs(scan, out, organs_json)
         volume = read_image(scan)
-        slices, geometry = to_slices(volume.data, volume.affine)
-        labels = self.predict(slices, show_progress=show_progress)
-        write_labels(out, from_slices(labels, geometry), volume.affine, organs=self.card.organs, header=volume.header)
-        if organs_json is not None:
-            names = {"background": 0} | {organ: value for value, organ in enumerate(self.card.organs, 1)}
-            write_json(organs_json, {"labels": names})
-        millilitres = self._volumes(labels, float(abs(np.linalg.det(volume.affine[:3, :3]))))
-        return Prediction(Path(out), geometry.shape, millilitres, time.monotonic() - start)
+        geometry = slice_geometry(volume.affine, volume.data.shape)
+        box = body_box(slices_view(volume.data, geometry), geometry.spacing, self.body)
+        return Scan(volume, geometry, box, times={"read": time.monotonic() - start})
 
-    def _check_outputs(
+    def segment(
         self,
-        scan: str | os.PathLike[str],
-        out: str | os.PathLike[str],
-        organs_json: str | os.PathLike[str] | None,
+        scan: Scan,
+        *,
+        picture: bool = False,
+        show_progress: bool = False,
+        advance: Callable[[float], None] | None = None,
     ) -> None:
-        check_suffix(out)
-        refuse_overwrite(out, [scan, self.model.path])
-        check_writable(out)
-        if organs_json is not None:
-            refuse_overwrite(organs_json, [scan, self.model.path, out])
-            check_writable(organs_json)
+        """Compute a scan's labels, 1 byte a voxel, and let go of its voxels.
 
-    def _volumes(self, labels: npt.NDArray[np.uint8], voxel: float) -> dict[str, float]:
-        """Organ -> millilitres, for voxels of ``voxel`` cubic millimetres."""
-        counts = np.zeros(256, np.int64)
-        for plane in labels:  # not all at once: bincount makes int64 of what it counts
-            counts += np.bincount(plane.ravel(), minlength=256)
-        return {organ: float(counts[value]) * voxel / 1000 for value, organ in enumerate(self.card.organs, 1)}
+        Args:
+            scan: What `load` returned; changed.
+            picture: Whether a preview is wanted.
+            show_progress: See `predict`.
+            advance: See `predict`.
+
+        Raises:
+            InputError: The model fails on the scan, or it does not fit into memory.
+        """
+        start = time.monotonic()
+        slices = slices_view(scan.volume.data, scan.geometry)
+        try:
+            labels = self.predict(slices, box=scan.box, show_progress=show_progress, advance=advance)
+            keep_largest_components(labels, self._cleaned)
+        except MemoryError as error:
+            raise InputError(f"{scan.volume.path} does not fit into this machine's memory: free some") from error
+        if picture:
+            scan.picture = preview(slices, labels, scan.geometry.spacing, self.card.window)
+        scan.labels = labels
+        scan.volume = Volume(np.empty((0, 0, 0), np.int16), scan.volume.affine, scan.volume.path, scan.volume.header)
+        scan.times["inference"] = time.monotonic() - start
+
+    def save(
+        self,
+        scan: Scan,
+        out: str | os.PathLike[str],
+        *,
+        preview_png: str | os.PathLike[str] | None = None,
+    ) -> Prediction:
+        """Write what `segment` found; the label map comes last, so where it is everything is.
+
+        Raises:
+            InputError: A file cannot be written.
+        """
+        start = time.monotonic()
+        assert scan.labels is not None
+        volume, organs, box = scan.volume, self.card.organs, scan.box
+        millilitres = volumes_ml(scan.labels, organs, float(abs(np.linalg.det(volume.affine[:3, :3]))))
+        if preview_png is not None and scan.picture is not None:
+            write_png(preview_png, scan.picture)
+        facts = {"volumes_ml": millilitres, "box": box.to_json()}
+        note = json.dumps({"organs": organs, "settings": self.settings, **facts}, ensure_ascii=False)
+        labels = from_slices(scan.labels, scan.geometry)
+        write_labels(out, labels, volume.affine, organs=organs, header=volume.header, note=note)
+        scan.times["write"] = time.monotonic() - start
+        return self._prediction(Path(out), scan.geometry.shape, facts, scan.times)
+
+    def finished(self, scan: str | os.PathLike[str], out: str | os.PathLike[str]) -> Prediction | None:
+        """What was written for a scan earlier, if it is what would be written now.
+
+        A label map appears under its name when it is complete, or not at all; it counts as finished if it is no older
+        than the scan and was made with this model and these settings.
+        """
+        found = read_note(out)
+        try:
+            if found is None or os.stat(out).st_mtime_ns < os.stat(scan).st_mtime_ns:
+                return None
+            facts = json.loads(found[1])
+            if facts["settings"] != self.settings:
+                return None
+            return self._prediction(Path(out), found[0], facts, {})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _prediction(
+        self, path: Path, shape: tuple[int, int, int], facts: dict[str, Any], times: dict[str, float]
+    ) -> Prediction:
+        return Prediction(
+            path=path,
+            shape=shape,
+            volumes_ml={organ: float(facts["volumes_ml"][organ]) for organ in self.card.organs},
+            seconds=sum(times.values()),
+            times=dict(times),
+            box=facts["box"],
+            skipped_slices=int(facts["box"]["of"]) - int(facts["box"]["slices"]),
+        )
+
+
+def check_outputs(
+    inputs: list[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *more: str | os.PathLike[str] | None,
+) -> None:
+    """Refuse outputs that cannot be written or would overwrite an input or each other, before minutes are spent.
+
+    Raises:
+        InputError: There is one; ``out`` is not named like a NIfTI file.
+    """
+    check_suffix(out)
+    taken = list(inputs)
+    for path in (out, *more):
+        if path is not None:
+            refuse_overwrite(path, taken)
+            check_writable(path)
+            taken.append(path)

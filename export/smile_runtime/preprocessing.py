@@ -12,6 +12,24 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
+from smile_runtime.body import BodyBox, BodyRule, body_box, whole_box
+
+__all__ = [
+    "ORIENTATION",
+    "BodyBox",
+    "BodyRule",
+    "SliceGeometry",
+    "body_box",
+    "canonical_affine",
+    "context_index",
+    "from_slices",
+    "slice_context",
+    "slice_geometry",
+    "slices_view",
+    "to_slices",
+    "whole_box",
+]
+
 Array = npt.NDArray[Any]
 
 ORIENTATION = "LPS"  # axis codes of a slices-order volume seen as [x, y, z] = (W, H, D)
@@ -62,9 +80,15 @@ def to_slices(
     if data.ndim != 3:
         raise ValueError(f"data has shape {data.shape}, [X, Y, Z] is wanted")
     geometry = slice_geometry(affine, data.shape)
-    slices = np.transpose(data, geometry.axes)
-    slices = np.flip(slices, _flipped_axes(geometry))
-    return np.ascontiguousarray(slices), geometry
+    return np.ascontiguousarray(slices_view(data, geometry)), geometry
+
+
+def slices_view(
+    data: Array,  # [X, Y, Z]
+    geometry: SliceGeometry,
+) -> Array:
+    """The slices-order view [D, H, W] of a volume in its file's axis order: nothing is copied."""
+    return np.flip(np.transpose(data, geometry.axes), _flipped_axes(geometry))
 
 
 def from_slices(

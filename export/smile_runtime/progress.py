@@ -33,29 +33,62 @@ def progress(
     Yields:
         The items, unchanged.
     """
-    out = sys.stderr if stream is None else stream
-    terminal = out.isatty()
-    interval = _TERMINAL_INTERVAL if terminal else _LOG_INTERVAL
-    start = shown = time.monotonic()
-    done = 0
-    if terminal:
-        _show(out, _bar(label, 0, total, 0.0))
+    bar = Progress(total, label, stream)
     try:
         for item in iterable:
             yield item
-            done += 1
-            now = time.monotonic()
-            if now - shown >= interval and done < total:
-                shown = now
-                text = _bar(label, done, total, now - start) if terminal else None
-                _show(out, text) if text else _print(out, _line(label, done, total, now - start))
+            bar.advance(bar.done + 1)
     finally:  # also after a break or an error, so that what is printed next begins its own line
-        elapsed = time.monotonic() - start
-        if terminal:
-            _show(out, _bar(label, done, total, elapsed))
-            _print(out, "")
+        bar.close()
+
+
+class Progress:
+    """How far a job of ``total`` steps is, shown as `progress` does; a step may be done in part.
+
+    Args:
+        total: Number of steps.
+        label: What is being done.
+        stream: Where to show it; standard error if None.
+
+    Attributes:
+        done: Steps that are done, with a fraction of the one at work.
+    """
+
+    def __init__(self, total: int, label: str, stream: TextIO | None = None) -> None:
+        self._out = sys.stderr if stream is None else stream
+        self._total, self._label = total, label
+        self._terminal = self._out.isatty()
+        self._interval = _TERMINAL_INTERVAL if self._terminal else _LOG_INTERVAL
+        self._start = self._shown = time.monotonic()
+        self.done: float = 0
+        if self._terminal:
+            _show(self._out, _bar(label, 0, total, 0.0))
+
+    def advance(self, done: float) -> None:
+        """Say how many steps are done now."""
+        self.done = done
+        now = time.monotonic()
+        if now - self._shown >= self._interval and done < self._total:
+            self._shown = now
+            if self._terminal:
+                _show(self._out, _bar(self._label, done, self._total, now - self._start))
+            else:
+                _print(self._out, _line(self._label, done, self._total, now - self._start))
+
+    def message(self, text: str) -> None:
+        """Print a line that stays, whatever is being shown."""
+        if self._terminal:
+            _show(self._out, "")
+        _print(self._out, text)
+
+    def close(self) -> None:
+        """Show the end."""
+        elapsed = time.monotonic() - self._start
+        if self._terminal:
+            _show(self._out, _bar(self._label, self.done, self._total, elapsed))
+            _print(self._out, "")
         else:
-            _print(out, _line(label, done, total, elapsed))
+            _print(self._out, _line(self._label, self.done, self._total, elapsed))
 
 
 def clock(seconds: float) -> str:
@@ -65,20 +98,20 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
-def _line(label: str, done: int, total: int, elapsed: float) -> str:
+def _line(label: str, done: float, total: int, elapsed: float) -> str:
     if done >= total:
-        return f"{label}: {done}/{total} in {clock(elapsed)}"
-    return f"{label}: {done}/{total}, {clock(elapsed)} passed, {_left(done, total, elapsed)} left"
+        return f"{label}: {int(done)}/{total} in {clock(elapsed)}"
+    return f"{label}: {int(done)}/{total}, {clock(elapsed)} passed, {_left(done, total, elapsed)} left"
 
 
-def _bar(label: str, done: int, total: int, elapsed: float) -> str:
-    filled = _BAR_WIDTH * min(done, total) // max(total, 1)
+def _bar(label: str, done: float, total: int, elapsed: float) -> str:
+    filled = int(_BAR_WIDTH * min(done, total) / max(total, 1))
     bar = "#" * filled + "." * (_BAR_WIDTH - filled)
     end = f"in {clock(elapsed)}" if done >= total else f"{_left(done, total, elapsed)} left"
-    return f"{label} [{bar}] {done}/{total} {end}"
+    return f"{label} [{bar}] {int(done)}/{total} {end}"
 
 
-def _left(done: int, total: int, elapsed: float) -> str:
+def _left(done: float, total: int, elapsed: float) -> str:
     return clock(elapsed / done * (total - done)) if done else "--:--"
 
 

@@ -6,11 +6,14 @@ import os
 import re
 import signal
 import struct
+import subprocess
+import sys
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from nifti_files import AFFINE, content, dims, write
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, onnx_pb
 from tiny_models import (
     external_tensor,
     hu_input,
@@ -22,7 +25,8 @@ from tiny_models import (
 )
 
 from smile_runtime.cli import main
-from smile_runtime.model import METADATA_KEY
+from smile_runtime.errors import InputError
+from smile_runtime.model import METADATA_KEY, Model
 
 BILLIONS = dims(10_000, 10_000, 10_000)  # 10^12 voxels
 NUMBERS = np.zeros((3, 3, 3), np.float32)
@@ -67,7 +71,7 @@ def tiny_lie():
 
 SCANS = {
     "missing": (lambda folder: {"scan": folder / "none.nii.gz"}, "no such file"),
-    "a folder": (lambda folder: {"scan": make_folder(folder / "scan.nii.gz")}, "folder"),
+    "an empty folder": (lambda folder: {"scan": make_folder(folder / "scan.nii.gz")}, "holds no scan"),
     "a pipe": (lambda folder: {"scan": make_pipe(folder / "scan.nii.gz")}, "pipe"),
     "below a file": (lambda folder: {"scan": write(folder / "a.nii") / "scan.nii"}, "not a directory"),
     "a name too long": (lambda folder: {"scan": folder / ("a" * 300 + ".nii.gz")}, "too long"),
@@ -93,6 +97,15 @@ SCANS = {
     "voxels missing, .nii.gz": (raw("scan.nii.gz", lambda: gzip.compress(content()[:-1])), "cut short"),
     "one slice too many": (raw("scan.nii", lambda: content(extra=bytes(60))), "more voxels"),
     "one slice too many, .nii.gz": (raw("scan.nii.gz", lambda: gzip.compress(content(extra=bytes(60)))), "more voxels"),
+    "a bomb in the header's extension": (
+        raw("scan.nii.gz", lambda: gzip.compress(content(vox_offset=15 * 2**20)[:352] + bytes(15 * 2**20), 9)),
+        "more voxels",
+    ),
+    "a bomb of many members": (
+        raw("scan.nii.gz", lambda: gzip.compress(content()) + gzip.compress(bytes(2**24), 9) * 20),
+        "more voxels",
+    ),
+    "64 MiB of nothing behind the voxels": (lambda folder: {"scan": sparse_file(folder / "scan.nii")}, "more voxels"),
     "a bomb": (raw("scan.nii.gz", lambda: gzip.compress(content(extra=bytes(20_000_000)))), "more voxels"),
     "62 bytes that claim 512x512x100": (raw("scan.nii.gz", tiny_lie), "cut short"),
     "gzip too small for its claim": (scan("scan.nii.gz", NUMBERS.repeat(9, 0), dim=dims(512, 512, 100)), "header lies"),
@@ -139,6 +152,13 @@ def make_folder(path):
     return path
 
 
+def sparse_file(path):
+    """A header of 120 voxels, and 64 MiB that take no room."""
+    path.write_bytes(content())
+    os.truncate(path, 2**26)
+    return path
+
+
 def make_pipe(path):
     os.mkfifo(path)
     return path
@@ -159,9 +179,8 @@ def model_bytes(make):
 
 
 def card(text=None, **changes):
-    fields = {
-        key: value for key, value in (json.loads(threshold_card().to_json()) | changes).items() if value is not None
-    }
+    wanted = json.loads(threshold_card().to_json()) | changes
+    fields = {key: value for key, value in wanted.items() if value is not None or key not in changes}
     return model(metadata=[(METADATA_KEY, json.dumps(fields) if text is None else text)])
 
 
@@ -188,6 +207,61 @@ def wrong_size():
     return model(nodes=[*nodes, helper.make_node("Pad", ["small", "p"], ["labels"])], initializers=[pads])
 
 
+def with_node(kind, inputs=("hu",), outputs=("z",), domain="", initializers=(), **attributes):
+    """The model with one more node, whose result nobody uses."""
+    node = helper.make_node(kind, list(inputs), list(outputs), domain=domain, **attributes)
+    return model(nodes=[*threshold_nodes(), node], initializers=initializers)
+
+
+def with_tensor(change, dims=(2, 2)):
+    """The model with an initializer that ``change`` has spoiled."""
+    tensor = helper.make_tensor("spoiled", TensorProto.FLOAT, dims, np.zeros(dims, np.float32).tobytes(), raw=True)
+    change(tensor)
+    return model(initializers=[tensor])
+
+
+def changed_model(change):
+    """The model after ``change`` has edited its parsed form."""
+
+    def edit(good):
+        proto = onnx_pb.ModelProto.FromString(good)
+        change(proto)
+        return proto.SerializeToString()
+
+    return model_bytes(edit)
+
+
+def numbers(name, *values):
+    return helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
+
+
+def external_sparse():
+    indices = numbers("i", 0)
+    return onnx_pb.SparseTensorProto(values=external_tensor(), indices=indices, dims=[1])
+
+
+def graph_of(*tensors):
+    return helper.make_graph([], "inner", [], [], list(tensors))
+
+
+def training(proto):
+    proto.training_info.add().algorithm.CopyFrom(graph_of())
+
+
+def function(proto):
+    proto.functions.add().name = "mine"
+
+
+def external_function(proto):
+    node = helper.make_node("Constant", [], ["c"], value=external_tensor())
+    proto.functions.add(name="mine").node.append(node)
+
+
+def many_nodes(proto):
+    node = proto.graph.node[0]
+    proto.graph.node.extend([node] * 50_000)
+
+
 def unknown_operator(domain):
     nodes = [*threshold_nodes(), helper.make_node("Undefined", ["x"], ["y"], domain=domain)]
     return model(nodes=nodes, domains=[domain] if domain else [])
@@ -196,7 +270,7 @@ def unknown_operator(domain):
 MODELS = {
     "missing": (lambda folder: {"model": folder / "none.onnx"}, "no such file"),
     "a folder": (lambda folder: {"model": make_folder(folder / "m.onnx")}, "folder"),
-    "nothing in it": (model_bytes(lambda good: b""), "no graph"),
+    "nothing in it": (model_bytes(lambda good: b""), "does not begin"),
     "text": (model_bytes(lambda good: b"not a model at all"), "not an ONNX file"),
     "a scan": (model_bytes(lambda good: content()), "not an ONNX file"),
     "cut short": (model_bytes(lambda good: good[: len(good) // 2]), "not an ONNX file"),
@@ -206,7 +280,7 @@ MODELS = {
     "two cards": (model(metadata=[(METADATA_KEY, threshold_card().to_json())] * 2), "without a model card"),
     "card is no JSON": (card("organs: liver"), "cannot be used"),
     "card is a list": (card("[]"), "object"),
-    "another schema": (card(schema=2), "schema is 2"),
+    "another schema": (card(schema=3), "schema is 3"),
     "no schema": (card(schema=None), "schema is None"),
     "no organs": (card(organs=[]), "organs"),
     "organ twice": (card(organs=["liver", "liver"]), "organs"),
@@ -230,8 +304,67 @@ MODELS = {
     ),
     "one size": (model(inputs=[hu_input(dims=("N", 64, 64))]), "only slices of 64 x 64"),
     "external data": (model(initializers=[external_tensor()]), "other files"),
-    "unknown operator": (unknown_operator(""), "cannot load"),
-    "foreign operator": (unknown_operator("com.example"), "cannot load"),
+    "unknown operator": (unknown_operator(""), "operator 'Undefined', which"),
+    "foreign operator": (unknown_operator("com.example"), "domain 'com.example'"),
+    "external data in an attribute": (with_node("Constant", (), value=external_tensor()), "other files"),
+    "external data in a list of tensors": (with_node("Constant", (), many=[external_tensor()]), "other files"),
+    "external data in a sparse attribute": (with_node("Constant", (), sparse_value=external_sparse()), "other files"),
+    "external data in a subgraph": (with_node("If", body=graph_of(external_tensor())), "other files"),
+    "external data in a list of subgraphs": (with_node("If", bodies=[graph_of(external_tensor())]), "other files"),
+    "external data in a sparse initializer": (
+        changed_model(lambda proto: proto.graph.sparse_initializer.append(external_sparse())),
+        "other files",
+    ),
+    "external data in a function": (changed_model(external_function), "other files"),
+    "external data by location only": (with_tensor(lambda t: setattr(t, "data_location", 1)), "other files"),
+    "a sparse tensor": (
+        changed_model(
+            lambda proto: proto.graph.sparse_initializer.append(
+                onnx_pb.SparseTensorProto(
+                    values=helper.make_tensor("v", 1, [1], [1.0]), indices=numbers("i", 0), dims=[2**40]
+                )
+            )
+        ),
+        "sparse tensors",
+    ),
+    "a function": (changed_model(function), "functions of its own"),
+    "training": (changed_model(training), "training"),
+    "foreign metadata beside the card": (
+        model(metadata=[(METADATA_KEY, threshold_card().to_json()), ("script", "rm -rf")]),
+        "foreign metadata under the key 'script'",
+    ),
+    "a loop": (with_node("Loop", body=graph_of()), "operator 'Loop'"),
+    "a condition": (with_node("If", then_branch=graph_of(), else_branch=graph_of()), "operator 'If'"),
+    "randomness": (with_node("RandomNormal", (), shape=[1]), "operator 'RandomNormal'"),
+    "strings": (with_node("StringNormalizer"), "operator 'StringNormalizer'"),
+    "a sequence": (with_node("SequenceConstruct"), "operator 'SequenceConstruct'"),
+    "a contributed operator": (with_node("FusedConv", domain="com.microsoft"), "'FusedConv' of the domain"),
+    "a domain without a node": (model(domains=["ai.onnx.ml"]), "unknown domain 'ai.onnx.ml'"),
+    "a tensor of 10^12 values": (with_tensor(lambda t: t.dims.__setitem__(0, 10**12)), "claims 2000000000000 values"),
+    "a tensor of negative size": (with_tensor(lambda t: t.dims.__setitem__(0, -2)), "damaged dimensions"),
+    "a tensor without values": (with_tensor(lambda t: t.ClearField("raw_data")), "claims 4 values and holds 0"),
+    "a tensor with twice its values": (with_tensor(lambda t: t.float_data.extend([0.0] * 4)), "claims 4 values"),
+    "a tensor of 100 dimensions": (with_tensor(lambda t: t.dims.extend([1] * 100)), "damaged dimensions"),
+    "a tensor of no type": (with_tensor(lambda t: t.ClearField("data_type")), "values of type 0"),
+    "a tensor of an unknown type": (with_tensor(lambda t: setattr(t, "data_type", 77)), "values of type 77"),
+    "a tensor of strings": (with_tensor(lambda t: setattr(t, "data_type", 8)), "values of type 8"),
+    "a tensor cut short": (with_tensor(lambda t: setattr(t, "raw_data", bytes(7))), "holds 7 bytes"),
+    "zeros without end": (
+        with_node("ConstantOfShape", ("big",), initializers=[numbers("big", 10**5, 10**5, 10**2)]),
+        "makes a tensor of 1000000000000 values by its operator 'ConstantOfShape'",
+    ),
+    "tiles without end": (with_node("Tile", ("hu", "t"), initializers=[numbers("t", 1, 1, 2**20, 2**20)]), "'Tile'"),
+    "expanded without end": (with_node("Expand", ("hu", "t"), initializers=[numbers("t", 2**31, 2)]), "'Expand'"),
+    "padded without end": (with_node("Pad", ("hu", "t"), initializers=[numbers("t", *[2**40] * 8)]), "'Pad'"),
+    "50,000 nodes": (changed_model(many_nodes), "more than any network"),
+    "an empty graph with a long name": (
+        model_bytes(lambda good: b"\x08\x0a\x12\xff\xff\xff\x7f" + good),
+        "longer than",
+    ),
+    "zeros": (model_bytes(lambda good: bytes(10**6)), "does not begin"),
+    "a card of a megabyte": (card("[" * 2**21), "characters"),
+    "a body of text": (card(body="yes"), "body"),
+    "a body of air": (card(body={"threshold_hu": -5000, "margin_mm": 5}), "body.threshold_hu"),
     "fails at run": (fails_at_run(), "fails on slices"),
     "another size": (wrong_size(), "contradicts"),
 }
@@ -326,3 +459,88 @@ def test_bad_input_is_refused(tmp_path, threshold_model, capsys, build, why):
 def test_the_lie_is_as_small_as_it_should_be():
     assert len(tiny_lie()) < 200
     assert struct.unpack("<i", gzip.decompress(tiny_lie())[:4]) == (348,)
+
+
+def test_there_are_enough_of_them():
+    assert len(SCANS) + len(MODELS) >= 100
+
+
+# These show only when the model runs: there, a session exists and has to.
+AT_RUN = {"fails at run", "another size", "label without an organ"}
+# These are seen by looking at the session's own inputs and outputs.
+BY_CONTRACT = {
+    "wrong K",
+    "float input",
+    "another input",
+    "no labels",
+    "another output",
+    "one size",
+    "card for 3 channels",
+}
+# A damaged byte may leave a file that only onnxruntime itself refuses.
+BY_ONNXRUNTIME = {"damaged"}
+
+
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - AT_RUN - BY_CONTRACT - BY_ONNXRUNTIME))
+def test_a_model_is_refused_before_a_session_is_made(tmp_path, monkeypatch, name):
+    def session(*args, **kwargs):
+        raise AssertionError("a session was made")
+
+    path = MODELS[name][0](tmp_path)["model"]
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    with pytest.raises(InputError):
+        Model(path)
+
+
+MEASURE = """
+import json, sys, time
+from smile_runtime.errors import InputError
+from smile_runtime.model import Model
+from smile_runtime.nifti import read_image
+
+def memory(name):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) * 1024
+
+def refuse(kind, path):
+    try:
+        (Model if kind == "model" else read_image)(path)
+    except InputError:
+        return True
+    return False
+
+cases = json.load(open(sys.argv[1]))
+for kind, path, _ in (cases[0], cases[-1]):
+    refuse(kind, path)  # loads what is loaded once and for all
+found = {}
+for kind, path, name in cases:
+    seconds = []
+    before = memory("VmRSS")
+    for _ in range(3):
+        start = time.perf_counter()
+        refused = refuse(kind, path)
+        seconds.append(time.perf_counter() - start)
+    found[name] = [refused, min(seconds), memory("VmHWM") - before]
+print(json.dumps(found))
+"""
+
+
+def test_each_is_refused_within_100_ms_and_50_mb(tmp_path):
+    """In one process; the peak of memory only grows, so a case is blamed for the peaks of those before it too."""
+    cases = []
+    for kind, group in (("scan", SCANS), ("model", MODELS)):
+        for number, (name, (build, _)) in enumerate(group.items()):
+            if kind == "model" and name in AT_RUN:
+                continue
+            folder = tmp_path / kind / str(number)
+            folder.mkdir(parents=True)
+            cases.append((kind, str(build(folder)[kind]), f"{kind}: {name}"))
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path / "cases.json")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == len(cases) >= 100
+    assert [name for name, (refused, _, _) in found.items() if not refused] == []
+    assert {name: seconds for name, (_, seconds, _) in found.items() if seconds > 0.1} == {}
+    assert {name: grown for name, (_, _, grown) in found.items() if grown > 50e6} == {}

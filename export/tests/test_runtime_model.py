@@ -21,6 +21,7 @@ from tiny_models import (
 )
 
 from smile_runtime import _onnx_scan as wire
+from smile_runtime.body import BodyRule
 from smile_runtime.errors import InputError
 from smile_runtime.model import METADATA_KEY, Model, ModelCard
 
@@ -56,7 +57,12 @@ def test_a_card_comes_back_as_it_went():
         ({"orientation": "RAS"}, "orientation"),
         ({"provenance": []}, "provenance"),
         ({"parity": None}, "parity"),
-        ({"schema": 2}, "schema"),
+        ({"schema": 3}, "schema"),
+        ({"schema": 1}, "schema|(body|precision) is unknown"),
+        ({"schema": True}, "schema"),
+        ({"body": {}}, "body"),
+        ({"body": {"threshold_hu": -500.0}}, "body"),
+        ({"body": {"threshold_hu": -500.0, "margin_mm": 5.0, "more": 1}}, "body"),
     ],
 )
 def test_a_wrong_card_is_neither_made_nor_read(change, why):
@@ -86,6 +92,40 @@ def test_what_is_no_card(text, why):
     with pytest.raises(InputError, match=why) as caught:
         ModelCard.from_json(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"threshold_hu": -2000},
+        {"threshold_hu": float("nan")},
+        {"threshold_hu": True},
+        {"threshold_hu": "-500"},
+        {"margin_mm": -1},
+        {"margin_mm": 1e9},
+        {"margin_mm": None},
+    ],
+)
+def test_a_rule_for_the_body_that_cannot_be(numbers):
+    with pytest.raises(ValueError, match=f"body.{next(iter(numbers))} is"):
+        BodyRule(**numbers)
+    if any(value != value for value in numbers.values()):
+        return  # JSON has no NaN
+    entry = {"threshold_hu": -500.0, "margin_mm": 5.0} | numbers
+    with pytest.raises(InputError, match="body"):
+        ModelCard.from_json(json.dumps(json.loads(threshold_card().to_json()) | {"body": entry}))
+
+
+def test_a_card_of_schema_1_leaves_nothing_out():
+    card = json.loads(threshold_card(organs=("liver",)).to_json()) | {"schema": 1}
+    del card["body"], card["precision"]
+    assert ModelCard.from_json(json.dumps(card)) == threshold_card(organs=("liver",), body=None)
+
+
+def test_the_rule_for_the_body_comes_back_as_it_went():
+    card = threshold_card(body=BodyRule(-300.0, 12.5))
+    assert json.loads(card.to_json())["body"] == {"threshold_hu": -300.0, "margin_mm": 12.5}
+    assert ModelCard.from_json(card.to_json()) == card
 
 
 def test_a_certificate_with_nan_is_not_written():

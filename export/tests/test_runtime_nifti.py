@@ -153,7 +153,7 @@ def test_a_full_memory_is_the_users_error(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(np, "fromfile", full)
+    monkeypatch.setattr("smile_runtime._nifti_voxels.zeros", full)
     with pytest.raises(InputError, match="memory"):
         read_image(write(tmp_path / "a.nii"))
 

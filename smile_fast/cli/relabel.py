@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     if number < 1 or not 0 <= gamma <= 1:
         raise InputError(f"Round {number} with gamma {gamma} is not possible; rounds count from 1, gamma is in [0, 1].")
     device = choose_device(arguments.device, arguments.threads)
-    view = TrainingView(run.store(), run.declarations(), run.cases("train"))
+    view = TrainingView(run.store(), run.declarations(), run.cases("train"), body=run.config.body)
     this = Round(number, gamma, arguments.scope or run.config.scope)
     folder = relabel(run.load_model().to(device), view, run.rounds_path, this)
     print(f"wrote round {number} (gamma {gamma:.3g}): {folder}")

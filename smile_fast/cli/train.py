@@ -56,6 +56,7 @@ _SETTINGS = {
         "folds": "folds of a cross-validation (0: train on all cases of the training split)",
         "validate_every": "epochs between two looks at the validation cases (0: never)",
         "tensorboard": "also write TensorBoard events",
+        "body_crop": "leave the air around the body out, in training and then in production",
     },
 }
 
@@ -143,7 +144,7 @@ def _help(text: str, default: Any) -> str:
 
 def _option(name: str, default: Any) -> dict[str, Any]:
     if isinstance(default, bool):
-        return {"action": "store_true"}
+        return {"action": argparse.BooleanOptionalAction if default else "store_true"}
     if name == "budget":
         return {"type": parse_budget, "metavar": "TIME"}
     if name == "window":

@@ -10,7 +10,7 @@ STORE/cases/CASE/case.json     the case's entry of the index and the digests of 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from smile_fast.data.dataset import Split
 from smile_fast.supervision.states import MAX_ORGANS, State
 from smile_runtime.errors import InputError
 from smile_runtime.files import atomic_path
+from smile_runtime.preprocessing import BodyBox, BodyRule, body_box, whole_box
 
 FORMAT = "smile-fast store"
 SCHEMA = 1
@@ -203,6 +204,7 @@ class Store:
     path: Path
     organs: tuple[str, ...]
     cases: dict[str, CaseInfo]
+    _boxes: dict[tuple[str, BodyRule], BodyBox] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> "Store":
@@ -279,6 +281,20 @@ class Store:
             InputError: see `human_labels`; or the file is damaged.
         """
         return read_planes(self.human_labels(name), self._path(name, LABELS), planes)
+
+    def body_box(self, name: str, rule: BodyRule | None) -> BodyBox:
+        """The part of a case that is worth computing: the box that production cuts out of the same scan.
+
+        Raises:
+            InputError: see `image`; or the file is damaged.
+        """
+        info = self.cases[name]
+        if rule is None:
+            return whole_box(info.shape)
+        key = (name, rule)
+        if key not in self._boxes:  # one pass over the image, once a process
+            self._boxes[key] = body_box(self.read_image(name), info.spacing, rule)
+        return self._boxes[key]
 
     def files(self) -> list[Path]:
         """The index and the files of the cases: what nothing but `prepare` may overwrite."""

@@ -73,7 +73,8 @@ def _network_predictor(run: "Run", device: "torch.device | str") -> Callable[[st
     from smile_fast.training.inference import predict_labels
 
     store, model = run.store(), run.load_model().to(device)
-    return lambda case: predict_labels(model, store.read_image(case))
+    body = run.config.body  # what lies outside of the box is predicted as nothing: labels there count as missed
+    return lambda case: predict_labels(model, store.read_image(case), box=store.body_box(case, body))
 
 
 def _folder_predictor(run: "Run", folder: Path) -> Callable[[str], NDArray[np.uint8]]:

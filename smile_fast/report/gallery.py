@@ -15,6 +15,7 @@ from smile_fast.report.pictures import Layer, draw, frame_of, informative_slice
 from smile_fast.supervision import ORGAN_BITS, PSEUDO_BIT, VOID, State, visible_lut
 from smile_fast.training.inference import predict_labels
 from smile_fast.training.view import count_labels
+from smile_runtime.preprocessing import BodyBox
 
 UNSCORED_CASES = 3
 NAMED_SCORES = 4
@@ -106,7 +107,10 @@ class Painter:
         reach = self.record.run.config.channels // 2
         first = max(0, index - reach)
         slices = self.store.read_image(case, slice(first, index + reach + 1))
-        labels: NDArray[np.uint8] = predict_labels(self.model, slices)[index - first]
+        whole = self.store.body_box(case, self.record.run.config.body)
+        shown = tuple(plane for plane in (index - first,) if index in whole.planes)
+        box = BodyBox(len(slices), shown, whole.rows, whole.columns)
+        labels: NDArray[np.uint8] = predict_labels(self.model, slices, box=box)[index - first]
         return labels
 
 

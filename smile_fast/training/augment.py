@@ -40,10 +40,10 @@ class Augmentation:
 
     def __call__(
         self,
-        hu: Tensor,  # [N, C, P, P] int16
-        labels: Tensor,  # [N, P, P] uint8
+        hu: Tensor,  # [N, C, P, Q] int16
+        labels: Tensor,  # [N, P, Q] uint8
         seed: int,
-    ) -> tuple[Tensor, Tensor]:  # [N, C, P, P] float32, [N, P, P] uint8
+    ) -> tuple[Tensor, Tensor]:  # [N, C, P, Q] float32, [N, P, Q] uint8
         """Change a batch; the same seed changes it in the same way (per device type)."""
         generator = torch.Generator(device=hu.device).manual_seed(seed)
         grid = self._grid(hu.shape[0], hu.shape[-2:], generator)
@@ -54,16 +54,17 @@ class Augmentation:
         )
         return self._intensity(image + AIR, generator), (label[:, 0] + VOID).to(torch.uint8)
 
-    def _grid(self, images: int, size: torch.Size, generator: torch.Generator) -> Tensor:  # [N, P, P, 2]
+    def _grid(self, images: int, size: torch.Size, generator: torch.Generator) -> Tensor:  # [N, P, Q, 2]
         draw = torch.rand((6, images), generator=generator, device=generator.device)
         angle = (draw[0] * 2 - 1) * math.radians(self.rotate)
         zoom = 1 + (draw[1] * 2 - 1) * self.scale
-        # A square patch, so a rotation in normalised coordinates is one in pixels.
+        # In normalised coordinates both axes go from -1 to 1: a rotation of pixels needs their ratio.
+        aspect = size[0] / size[1]
         cosine, sine = angle.cos() / zoom, angle.sin() / zoom
         mirror = torch.where(draw[2] < self.flip, -1.0, 1.0)
         shift_x, shift_y = ((draw[3:5] * 2 - 1) * 2 * self.translate).unbind()
-        top = torch.stack([cosine * mirror, -sine, shift_x], dim=-1)
-        bottom = torch.stack([sine * mirror, cosine, shift_y], dim=-1)
+        top = torch.stack([cosine * mirror, -sine * aspect, shift_x], dim=-1)
+        bottom = torch.stack([sine * mirror / aspect, cosine, shift_y], dim=-1)
         return F.affine_grid(torch.stack([top, bottom], dim=1), [images, 1, *size], align_corners=False)
 
     def _intensity(self, hu: Tensor, generator: torch.Generator) -> Tensor:

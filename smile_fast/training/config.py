@@ -1,9 +1,12 @@
 """All settings of a training run, in one place, as plain JSON."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from smile_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from smile_runtime.preprocessing import BodyRule
 
 Method = Literal["baseline", "smile", "smiler"]
 _INF = float("inf")
@@ -18,7 +21,7 @@ class TrainConfig:
         policy: supervision policy of the sigmoid heads: "smile", "channel-drop" or "naive" (the baseline has none).
         backbone, output_stride, width, rates, channels, window: see `smile_fast.models.ModelConfig`.
         crop_size: height and width in pixels of the training patches; 0 takes the cohort's largest slice,
-            rounded up to a multiple of 32, at most 512.
+            rounded up to a multiple of 32, at most 512. With body_crop they are no larger than the bodies' median.
         batch_size: slices per step.
         epochs: length of the first stage in passes over the training slices.
         budget: seconds of training for all stages together; 0 means that `epochs` counts.
@@ -42,6 +45,8 @@ class TrainConfig:
         amp: "auto" (bfloat16 on CUDA, float32 on CPU), "off" or "bfloat16".
         validate_every: epochs between two looks at the validation cases; 0 never.
         tensorboard: also write TensorBoard events (needs the package tensorboard).
+        body_crop: leave the air around the body out, in patches and predictions, as production then does; runs of
+            before this setting read as False.
 
     Source:
         Petit et al., "Handling Missing Annotations for Semantic Segmentation with Deep ConvNets", DLMIA 2018.
@@ -82,6 +87,7 @@ class TrainConfig:
     amp: Literal["auto", "off", "bfloat16"] = "auto"
     validate_every: float = 0.0
     tensorboard: bool = False
+    body_crop: bool = True
 
     def __post_init__(self) -> None:
         for name, text, holds in self._rules():
@@ -137,6 +143,13 @@ class TrainConfig:
         ]
 
     @property
+    def body(self) -> "BodyRule | None":
+        """By which rule the air is left out; None leaves nothing out."""
+        from smile_runtime.preprocessing import BodyRule  # not at the top: options are declared without numpy
+
+        return BodyRule() if self.body_crop else None
+
+    @property
     def stages(self) -> int:
         """1 + T for smiler, 1 for the others."""
         return 1 + self.rounds if self.method == "smiler" else 1
@@ -156,7 +169,7 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> "TrainConfig":
-        """The inverse of `to_json`; unknown names are refused."""
+        """The inverse of `to_json`; unknown names are refused, and missing ones take their defaults."""
         unknown = sorted(set(settings) - {field.name for field in fields(cls)})
         if unknown:
             raise InputError(f"The training settings name {', '.join(unknown)}, which this version does not know.")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from smile_fast.models import Segmenter
 from smile_fast.ops import label_map_upsampled
-from smile_runtime.preprocessing import slice_context
+from smile_runtime.preprocessing import BodyBox, slice_context, whole_box
 
 
 @torch.inference_mode()
@@ -18,34 +18,47 @@ def iterate_logits(
     model: Segmenter,
     image: Any,  # [D, H, W] int16 HU, an array or a compressed array
     batch_size: int = 8,
-) -> Iterator[tuple[range, Tensor]]:
-    """Low-resolution logits [n, M, h, w] of consecutive slices, with the numbers of those slices.
+    box: BodyBox | None = None,
+) -> Iterator[tuple[NDArray[np.intp], Tensor]]:
+    """Low-resolution logits [n, M, h, w] of slices, with the numbers of those slices.
 
     The network is switched to evaluation mode and back.
+
+    Args:
+        model: the network.
+        image: the case.
+        batch_size: slices at a time.
+        box: the slices, rows and columns that the network sees; all of them if None.
     """
     device = next(model.parameters()).device
     slices = np.asarray(image[:], dtype=np.int16)
+    box = whole_box(slices.shape) if box is None else box
+    cut = box.crop(slices)
     was_training = model.training
     model.eval()
     try:
-        for first in range(0, len(slices), batch_size):
-            planes = range(first, min(first + batch_size, len(slices)))
-            hu = torch.from_numpy(slice_context(slices, planes, model.config.channels))
+        for first in range(0, len(box.planes), batch_size):
+            planes = np.array(box.planes[first : first + batch_size])
+            hu = torch.from_numpy(slice_context(cut, planes, model.config.channels))
             yield planes, model(hu.to(device))
     finally:
         model.train(was_training)
 
 
-def predict_logits(model: Segmenter, image: Any, batch_size: int = 8) -> Tensor:
-    """Low-resolution logits [D, M, h, w] of a whole case, float32 on the model's device."""
-    return torch.cat([logits.float() for _, logits in iterate_logits(model, image, batch_size)])
+def predict_logits(model: Segmenter, image: Any, batch_size: int = 8, *, box: BodyBox | None = None) -> Tensor:
+    """Low-resolution logits [n, M, h, w] of a case, or of a box of it, float32 on the model's device."""
+    return torch.cat([logits.float() for _, logits in iterate_logits(model, image, batch_size, box)])
 
 
-def predict_labels(model: Segmenter, image: Any, batch_size: int = 8) -> NDArray[np.uint8]:
-    """Label map [D, H, W] of a whole case: 0 or the organ's value."""
-    labels = np.empty(image.shape, dtype=np.uint8)
-    height, width, stride = image.shape[1], image.shape[2], model.config.output_stride
-    for planes, logits in iterate_logits(model, image, batch_size):
+def predict_labels(
+    model: Segmenter, image: Any, batch_size: int = 8, *, box: BodyBox | None = None
+) -> NDArray[np.uint8]:
+    """Label map [D, H, W] of a whole case: 0 or the organ's value; 0 outside of the box."""
+    box = whole_box(image.shape) if box is None else box
+    labels = np.zeros(image.shape, dtype=np.uint8)
+    target = box.crop(labels)
+    (height, width), stride = box.size, model.config.output_stride
+    for planes, logits in iterate_logits(model, image, batch_size, box):
         decided = label_map_upsampled(logits, height, width, stride, model.config.head == "softmax")
-        labels[planes.start : planes.stop] = decided.cpu().numpy()
+        target[planes] = decided.cpu().numpy()
     return labels

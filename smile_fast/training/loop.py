@@ -60,7 +60,7 @@ def train(run: Run, *, weights: Path | None = None, resume: bool = False, device
     """
     config = run.config
     torch.manual_seed(config.seed)
-    human_view = TrainingView(run.store(), run.declarations(), run.cases("train"))
+    human_view = TrainingView(run.store(), run.declarations(), run.cases("train"), body=run.config.body)
     model = Segmenter(run.model_config)
     model.set_prior(human_view.prior(missing_is_background=config.method == "baseline"))
     if weights is not None and not resume:
@@ -116,7 +116,8 @@ class Trainer:
             this = Round(stage, self.config.gamma(stage), self.config.scope)
             with self.final_weights():
                 relabel(self.model, human_view, rounds, this, check=self._check_stop)
-        return TrainingView(human_view.store, human_view.declarations, human_view.cases, rounds / str(stage))
+        view = human_view
+        return TrainingView(view.store, view.declarations, view.cases, rounds / str(stage), view.body)
 
     def train_stage(self, view: TrainingView) -> None:
         """All steps of one stage, and the checkpoint at its end."""

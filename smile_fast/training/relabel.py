@@ -130,13 +130,19 @@ def _relabel_case(
     model: Segmenter, view: TrainingView, case: str, organs: list[int], this: Round
 ) -> tuple[NDArray[np.uint8], dict[str, dict[str, int]]]:
     """The overlay [D, H, W] of one case, and per organ the numbers of candidates, selected and kept voxels."""
-    labels = torch.from_numpy(view.visible_labels(case))  # [D, H, W]
-    logits = predict_logits(model, view.image(case))  # [D, K, h, w]
-    overlay, numbers = pseudo_labels_upsampled(
-        logits, labels.to(logits.device), organs, this.gamma, model.config.output_stride, this.scope == "slice"
-    )
+    human = view.visible_labels(case)  # [D, H, W]
+    whole, box = np.zeros(human.shape, np.uint8), view.box(case)
     names = ("candidates", "selected", "kept")
+    if not box.planes:  # nothing but air
+        return whole, {view.organs[k]: dict.fromkeys(names, 0) for k in organs}
+    planes = list(box.planes)
+    logits = predict_logits(model, view.image(case), box=box)  # [n, K, h, w]
+    labels = torch.from_numpy(box.crop(human)[planes]).to(logits.device)  # [n, H', W']
+    overlay, numbers = pseudo_labels_upsampled(
+        logits, labels, organs, this.gamma, model.config.output_stride, this.scope == "slice"
+    )
+    box.crop(whole)[planes] = overlay.cpu().numpy()
     counts = {
         view.organs[k]: dict(zip(names, row, strict=True)) for k, row in zip(organs, numbers.tolist(), strict=True)
     }
-    return overlay.cpu().numpy(), counts
+    return whole, counts

@@ -79,7 +79,7 @@ class Run:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path} already exists and is not empty; give a new folder, or --resume to go on in it.")
         splits = split_cases(store, config)
-        crop = config.crop_size or _whole_slice(store, splits["train"])
+        crop = config.crop_size or _whole_slice(store, splits["train"], config)
         sources = {case: store.cases[case].sources for cases in splits.values() for case in cases}
         config = replace(config, crop_size=crop)
         run = cls(path, config, _model_config(config, store.organs), store.path, splits, sources)
@@ -137,7 +137,7 @@ class Run:
                 raise InputError(f"It has schema {record['schema']}, this version of smile-fast reads {_SCHEMA}.")
             return cls(
                 Path(path),
-                TrainConfig.from_json(record["settings"]),
+                TrainConfig.from_json({"body_crop": False, **record["settings"]}),  # before that setting: all was seen
                 ModelConfig.from_json(record["model"]),
                 Path(record["store"]),
                 {name: list(record["splits"][name]) for name in _SPLITS},
@@ -256,6 +256,6 @@ def _model_config(config: TrainConfig, organs: tuple[str, ...]) -> ModelConfig:
     )
 
 
-def _whole_slice(store: Store, cases: list[str]) -> int:
-    largest = max(max(store.cases[case].shape[1:]) for case in cases)
+def _whole_slice(store: Store, cases: list[str], config: TrainConfig) -> int:
+    largest = max((max(store.body_box(case, config.body).size) for case in cases), default=0) or 1
     return min(512, -(-largest // 32) * 32)

@@ -17,10 +17,10 @@ def validate(model: Segmenter, run: Run, declarations: Declarations) -> dict[str
     """
     scores: dict[str, list[float]] = {organ: [] for organ in run.organs}
     store = run.store()
-    view = TrainingView(store, declarations, run.cases("validation"))
+    view = TrainingView(store, declarations, run.cases("validation"), body=run.config.body)
     for case in view.cases:
         truth = view.visible_labels(case)
-        predicted = np.where(truth == VOID, 0, predict_labels(model, store.read_image(case)))
+        predicted = np.where(truth == VOID, 0, predict_labels(model, store.read_image(case), box=view.box(case)))
         for value, (organ, state) in enumerate(zip(run.organs, view.states[case], strict=True), start=1):
             drawn = truth == value
             if state == State.ANNOTATED and drawn.any():

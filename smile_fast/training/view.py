@@ -10,6 +10,7 @@ from torch import Tensor
 from smile_fast.data.annotations import Declarations
 from smile_fast.data.store import Store, open_array, read_planes
 from smile_fast.supervision import ORGAN_BITS, Policy, State, build_tables, visible_lut
+from smile_runtime.preprocessing import BodyBox, BodyRule
 
 
 class TrainingView:
@@ -23,15 +24,21 @@ class TrainingView:
         declarations: state of every (case, organ); may hide more, or less, than those of the store.
         cases: names of the cases to see.
         overlay: folder of a relabelling round with one ``<case>.b2nd`` per case, or None.
+        body: by which rule the air around a body is left out of patches and predictions; None leaves nothing out.
     """
 
     def __init__(
-        self, store: Store, declarations: Declarations, cases: Sequence[str], overlay: Path | None = None
+        self,
+        store: Store,
+        declarations: Declarations,
+        cases: Sequence[str],
+        overlay: Path | None = None,
+        body: BodyRule | None = None,
     ) -> None:
         self.store, self.declarations = store, declarations
         self.organs = store.organs
         self.cases = tuple(cases)
-        self.overlay = overlay
+        self.overlay, self.body = overlay, body
         self.states = {case: tuple(declarations[case][organ] for organ in self.organs) for case in self.cases}
         self._luts = {case: visible_lut(states) for case, states in self.states.items()}
         self.counts = {case: self._count(case) for case in self.cases}
@@ -39,6 +46,10 @@ class TrainingView:
     def image(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.int16]:
         """HU of some axial slices, [n, H, W]."""
         return self.store.read_image(case, planes)
+
+    def box(self, case: str) -> BodyBox:
+        """The part of a case that is worth computing; images and labels themselves are never cut."""
+        return self.store.body_box(case, self.body)
 
     def visible_labels(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
         """Human labels of some axial slices with hidden organs erased, [n, H, W]."""

@@ -51,7 +51,7 @@ def options(settings):
     for name, value in settings.items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
-            found += [option] * value
+            found += [option if value else f"--no-{option.removeprefix('--')}"]
         elif isinstance(value, list | tuple):
             found += [option, *map(str, value)]
         else:
@@ -112,6 +112,7 @@ def test_every_option_arrives(store, tmp_path):
         "amp": "off",
         "validate_every": 2.0,
         "tensorboard": True,
+        "body_crop": False,
     }
     seen = []
     with pytest.MonkeyPatch.context() as patch:

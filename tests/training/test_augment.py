@@ -17,20 +17,20 @@ def augmentation(**changes):
     return Augmentation(**{**NOTHING, **changes}, window=WINDOW)
 
 
-def batch(images=4, channels=3):
+def batch(images=4, channels=3, width=SIZE):
     """A bright disc left above the middle, labelled 5, in soft tissue; values differ from slice to slice."""
-    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(width), indexing="ij")
     disc = ((rows - 24) ** 2 + (columns - 20) ** 2) < 81
-    hu = torch.where(disc, 200, 40).to(torch.int16).expand(images, channels, SIZE, SIZE).clone()
+    hu = torch.where(disc, 200, 40).to(torch.int16).expand(images, channels, SIZE, width).clone()
     hu += torch.arange(channels, dtype=torch.int16).view(1, channels, 1, 1) * 10
-    labels = torch.where(disc, 5, 0).to(torch.uint8).expand(images, SIZE, SIZE).clone()
+    labels = torch.where(disc, 5, 0).to(torch.uint8).expand(images, SIZE, width).clone()
     return hu, labels
 
 
 def centre(mask):
     """Mean (row, column) of a mask, relative to the patch's middle."""
     rows, columns = torch.nonzero(mask, as_tuple=True)
-    return torch.stack([rows.float().mean(), columns.float().mean()]) - (SIZE - 1) / 2
+    return torch.stack([rows.float().mean(), columns.float().mean()]) - (torch.tensor(mask.shape) - 1) / 2
 
 
 def test_nothing_changes_when_nothing_is_asked_for():
@@ -85,9 +85,10 @@ def test_a_flip_is_left_to_right():
     assert flipped.item() == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.parametrize("width", [SIZE, 48, 56])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_rotation_keeps_distances_and_stays_in_its_range(seed):
-    hu, labels = batch(images=16)
+def test_a_rotation_keeps_distances_and_stays_in_its_range(seed, width):
+    hu, labels = batch(images=16, width=width)
     _, moved = augmentation(rotate=30.0)(hu, labels, seed)
     before = centre(labels[0] == 5)
     angles = []

@@ -73,7 +73,7 @@ def test_an_unusable_setting_is_refused_by_name(name, value):
 def test_every_setting_with_a_rule_has_a_wrong_value_above():
     with_rules = {name for name, _, _ in TrainConfig()._rules()}
     assert with_rules == {name for name, _ in WRONG}
-    assert with_rules | {"pseudo_negative", "tensorboard"} == {field.name for field in fields(TrainConfig)}
+    assert with_rules | {"body_crop", "pseudo_negative", "tensorboard"} == {field.name for field in fields(TrainConfig)}
 
 
 def test_a_fold_needs_more_folds():

@@ -1,0 +1,75 @@
+"""Keep the largest connected piece of an organ (needs scipy, the extra ``clean``)."""
+
+import importlib.util
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from smile_runtime.errors import InputError
+
+
+def chosen_values(choice: str | None, organs: Sequence[str]) -> tuple[int, ...]:
+    """Label values of the organs that shall keep their largest piece only.
+
+    Args:
+        choice: ``all``, names of organs with commas between them, or None for none.
+        organs: Names; label value k + 1 is organs[k].
+
+    Raises:
+        InputError: The model has no such organ, or scipy is not installed.
+    """
+    if choice is None:
+        return ()
+    names = list(organs) if choice == "all" else [name.strip() for name in choice.split(",")]
+    for name in names:
+        if name not in organs:
+            raise InputError(
+                f"the largest component of {name!r} was asked for, and the model knows {', '.join(organs)}: name "
+                "those, or all"
+            )
+    if importlib.util.find_spec("scipy") is None:
+        raise InputError(
+            "keeping the largest component needs scipy: install it, or smile-fast-runtime with the extra [clean]"
+        )
+    return tuple(sorted({organs.index(name) + 1 for name in names}))
+
+
+def keep_largest_components(
+    labels: npt.NDArray[np.uint8],  # [D, H, W]
+    values: Collection[int],
+) -> None:
+    """Set all pieces of some organs but the largest one of each to 0, in place.
+
+    Pieces are connected by their faces; of two equally large ones the one that begins first stays. Beside the label
+    map an organ's bounding box is held in memory, 5 bytes a voxel of it.
+
+    Args:
+        labels: [D, H, W] uint8; changed.
+        values: Label values.
+    """
+    if not values:
+        return
+    from scipy import ndimage  # optional, and not needed for anything else
+
+    boxes = ndimage.find_objects(labels, max_label=max(values))
+    for value in values:
+        if (box := boxes[value - 1]) is None:
+            continue
+        part = labels[box]
+        mask = part == value
+        pieces, count = ndimage.label(mask)  # int32 numbers, 0 outside
+        if count < 2:
+            continue
+        sizes = _sizes(pieces, count)
+        part[mask & (pieces != sizes.argmax())] = 0
+
+
+def _sizes(pieces: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
+    """Voxels of each piece, [count + 1]; the outside counts 0."""
+    sizes = np.zeros(count + 1, np.int64)
+    for plane in pieces:  # not all at once: bincount makes int64 of what it counts
+        sizes += np.bincount(plane.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    return sizes

@@ -1,0 +1,364 @@
+"""Folders: overlap, bad files, reports, kills at any moment, and going on after them."""
+
+import fcntl
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+from nifti_files import content, random_hu, write
+from tiny_models import threshold_card, threshold_labels, write_threshold_model
+
+from smile_runtime import __version__
+from smile_runtime.body import BodyRule
+from smile_runtime.cli import main
+from smile_runtime.files import sha256
+from smile_runtime.folder import list_jobs
+from smile_runtime.nifti import read_labels, read_note
+from smile_runtime.predict import Predictor
+
+
+@pytest.fixture(autouse=True)
+def _handlers():
+    """The command takes SIGTERM over; a test process wants it back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Five scans of different shapes."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for number, shape in enumerate([(30, 20, 5), (8, 9, 3), (40, 40, 6), (5, 5, 1), (16, 12, 4)]):
+        write(folder / f"case {number}.nii.gz", random_hu(shape, number))
+    return folder
+
+
+def run(model, scans, out, *options):
+    return main([str(model), str(scans), "-o", str(out), *options])
+
+
+def content_of(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_every_scan_gets_what_it_gets_alone(scans, tmp_path, threshold_model, capsys):
+    assert run(threshold_model, scans, tmp_path / "out") == 0
+    for number in range(5):
+        name = f"case {number}.nii.gz"
+        main([str(threshold_model), str(scans / name), "-o", str(tmp_path / "alone.nii.gz")])
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone.nii.gz").read_bytes()
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {*(f"case {n}.nii.gz" for n in range(5)), "organs.label.txt", "organs.ctbl"}
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"5 of 5 scans have their label map in {tmp_path / 'out'}\n")
+    assert printed.err.startswith("predict: 5/5 in ")
+
+
+def test_a_bad_file_is_reported_and_the_rest_goes_on(scans, tmp_path, threshold_model, capsys):
+    (scans / "case 1.nii.gz").write_bytes(b"nothing of the kind")
+    (scans / "case 3.nii.gz").write_bytes(gzip.compress(content())[:-30])
+    options = ["--report", str(tmp_path / "run.json"), "--volumes", str(tmp_path / "volumes.csv")]
+    assert run(threshold_model, scans, tmp_path / "out", *options) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    assert "case 1.nii.gz is damaged" in errors[0]
+    assert "case 3.nii.gz is cut short" in errors[1]
+    assert errors[2] == "error: 2 of 5 scans could not be segmented, as told above"
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["counts"] == {"written": 3, "already complete": 0, "failed": 2}
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.gz")) == [f"case {n}.nii.gz" for n in (0, 2, 4)]
+    rows = (tmp_path / "volumes.csv").read_text().splitlines()
+    assert rows[0] == "scan,organ,ml"
+    assert len(rows) == 1 + 3 * 2
+
+
+def test_a_scan_that_the_model_or_the_disk_refuses_is_no_others_trouble(scans, tmp_path, threshold_model, monkeypatch):
+    (tmp_path / "out" / "case 2.nii.gz").mkdir(parents=True)  # cannot be replaced by a file
+    assert run(threshold_model, scans, tmp_path / "out") == 2
+    assert sum(path.is_file() for path in (tmp_path / "out").glob("*.gz")) == 4
+
+
+def test_the_report_tells_what_ran(scans, tmp_path):
+    model = write_threshold_model(tmp_path / "m.onnx", card=threshold_card(body=BodyRule()))
+    write(scans / "case 5.nii.gz", np.full((9, 8, 7), -1000, np.int16))
+    options = ["--report", str(tmp_path / "run.json"), "--threads", "1", "--volumes", str(tmp_path / "volumes.json")]
+    assert run(model, scans, tmp_path / "out", *options) == 0
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["model"] == {"path": str(model), "sha256": sha256(model), "organs": ["bone", "metal"]}
+    assert report["versions"]["smile-fast-runtime"] == __version__
+    assert report["provider"] == {"asked": "cpu", "active": ["CPUExecutionProvider"]}
+    assert report["threads"] == 1
+    assert report["settings"]["body"] == {"threshold_hu": -500.0, "margin_mm": 5.0}
+    assert 0 < report["seconds"] < 60
+    assert report["peak_memory_bytes"] > 2**20
+    assert [os.path.basename(file["scan"]) for file in report["files"]] == [f"case {n}.nii.gz" for n in range(6)]
+    for file in report["files"]:
+        assert set(file["seconds"]) == {"read", "inference", "write"}
+    air = report["files"][5]
+    assert (air["shape"], air["skipped_slices"]) == ([9, 8, 7], 7)
+    volumes = json.loads((tmp_path / "volumes.json").read_text())
+    assert volumes["unit"] == "ml"
+    hu = random_hu((30, 20, 5), 0)
+    voxel = 0.75 * 0.8 * 2.5 / 1000
+    assert volumes["volumes"]["case 0.nii.gz"]["metal"] == pytest.approx(np.count_nonzero(hu > 300) * voxel)
+
+
+def test_reading_and_writing_go_on_while_a_scan_is_computed(scans, tmp_path, threshold_model, monkeypatch):
+    """Inference of scan n waits here until scan n + 1 is read and scan n - 1 is written: alone it would never end."""
+    loaded, saved = [threading.Event() for _ in range(5)], [threading.Event() for _ in range(5)]
+    threads = set()
+
+    def number(path):
+        return int(str(path).split("case ")[1][0])
+
+    def load(self, scan):
+        result = real["load"](self, scan)
+        threads.add(threading.current_thread().name)
+        loaded[number(scan)].set()
+        return result
+
+    def save(self, scan, out, **options):
+        result = real["save"](self, scan, out, **options)
+        saved[number(out)].set()
+        return result
+
+    def segment(self, scan, **options):
+        n = number(scan.volume.path)
+        assert n == 4 or loaded[n + 1].wait(20)
+        assert n == 0 or saved[n - 1].wait(20)
+        real["segment"](self, scan, **options)
+
+    real = {name: getattr(Predictor, name) for name in ("load", "save", "segment")}
+    for name, replacement in (("load", load), ("save", save), ("segment", segment)):
+        monkeypatch.setattr(Predictor, name, replacement)
+    assert run(threshold_model, scans, tmp_path / "out") == 0
+    assert all(event.is_set() for event in saved)
+    assert threading.current_thread().name not in threads
+
+
+def test_no_more_than_two_scans_and_two_label_maps_are_held(tmp_path, threshold_model, monkeypatch):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for number in range(12):
+        write(folder / f"{number:02d}.nii.gz", random_hu((20, 20, 4), number))
+    alive, most = set(), []
+
+    def load(self, scan):
+        result = real(self, scan)
+        alive.add(key := str(scan))
+        most.append(len(alive))
+        weakref.finalize(result, alive.discard, key)
+        return result
+
+    real = Predictor.load
+    monkeypatch.setattr(Predictor, "load", load)
+    assert run(threshold_model, folder, tmp_path / "out") == 0
+    assert max(most) <= 3  # one being written, one computed, one read
+
+
+def test_continue_keeps_what_is_complete_and_redoes_the_rest(scans, tmp_path, threshold_model, capsys):
+    out, report = tmp_path / "out", ["--report", str(tmp_path / "run.json")]
+    assert run(threshold_model, scans, out, "--preview") == 0
+    complete = content_of(out)
+    times = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    (out / "case 1.nii.gz").unlink()
+    (out / "case 2.nii.gz").write_bytes((out / "case 0.nii.gz").read_bytes()[:50])  # as another program leaves it
+    (out / "case 3.png").unlink()
+    os.utime(scans / "case 4.nii.gz", (2e9, 2e9))  # the scan is newer than its labels
+    assert run(threshold_model, scans, out, "--preview", "--continue", *report) == 0
+    assert "(1 kept)" in capsys.readouterr().out
+    assert content_of(out) == complete
+    assert (out / "case 0.nii.gz").stat().st_mtime_ns == times["case 0.nii.gz"]
+    files = json.loads((tmp_path / "run.json").read_text())["files"]
+    assert [file["status"] for file in files] == ["already complete", *["written"] * 4]
+    assert all(len(file["volumes_ml"]) == 2 for file in files)
+    assert run(threshold_model, scans, out) == 0  # without --continue all are done again
+    assert content_of(out) == complete
+
+
+def test_labels_of_another_model_or_setting_are_not_kept(scans, tmp_path, threshold_model):
+    out = tmp_path / "out"
+    other = write_threshold_model(tmp_path / "other.onnx", card=threshold_card(provenance={"run": "other"}))
+    report = ["--continue", "--report", str(tmp_path / "run.json")]
+
+    def kept(model, *options):
+        assert run(model, scans, out, *report, *options) == 0
+        return json.loads((tmp_path / "run.json").read_text())["counts"]["already complete"]
+
+    assert kept(threshold_model) == 0
+    assert kept(threshold_model) == 5
+    assert kept(other) == 0
+    body = write_threshold_model(tmp_path / "body.onnx", card=threshold_card(body=BodyRule()))
+    assert (kept(body), kept(body), kept(body, "--no-crop"), kept(body, "--no-crop")) == (0, 5, 0, 5)
+
+
+def test_the_label_map_says_how_it_was_made(scans, tmp_path, threshold_model):
+    assert run(threshold_model, scans, tmp_path / "out") == 0
+    shape, note = read_note(tmp_path / "out" / "case 0.nii.gz")
+    facts = json.loads(note)
+    assert shape == (30, 20, 5)
+    assert facts["organs"] == ["bone", "metal"]
+    assert facts["settings"]["model_sha256"] == sha256(threshold_model)
+    assert read_note(scans / "case 0.nii.gz") is None
+    assert read_note(tmp_path / "none.nii.gz") is None
+
+
+KILLED = """
+import os, sys, time
+import smile_runtime.model as model
+real = model.Model.labels
+def slow(self, hu):
+    time.sleep(0.004)
+    return real(self, hu)
+model.Model.labels = slow
+fsync = os.fsync
+def slow_fsync(descriptor):
+    time.sleep(0.01)
+    return fsync(descriptor)
+os.fsync = slow_fsync
+from smile_runtime.cli import main
+print("ready", flush=True)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_leave_nothing_partial_and_continue_finishes(tmp_path, threshold_model):
+    folder, out, expected = tmp_path / "scans", tmp_path / "out", tmp_path / "expected"
+    folder.mkdir()
+    for number in range(8):
+        write(folder / f"{number}.nii.gz", random_hu((120, 100, 6), number))
+    assert run(threshold_model, folder, expected, "--preview") == 0
+    wanted = content_of(expected)
+    arguments = [str(threshold_model), str(folder), "-o", str(out), "--preview", "--continue", "--batch", "1"]
+    rng = random.Random(0)
+    kills = unfinished = 0
+    for _ in range(16):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        with process:
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(rng.uniform(0.0, 0.35))
+            process.send_signal(signal.SIGKILL)
+        kills += process.returncode == -signal.SIGKILL
+        found = content_of(out) if out.exists() else {}
+        unfinished += any(name.startswith(".tmp-") for name in found)
+        for name, body in found.items():
+            assert name.startswith(".tmp-") or body == wanted[name], name
+    assert kills >= 5
+    assert unfinished >= 1  # some kills did hit in the middle of writing
+    assert main(arguments) == 0
+    assert content_of(out) == wanted
+
+
+def test_only_one_run_writes_to_a_folder(scans, tmp_path, threshold_model, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    handle = os.open(out, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    unfinished = out / ".tmp-0123456789abcdef.nii.gz"
+    unfinished.touch()
+    assert run(threshold_model, scans, out) == 2
+    assert "another smile-predict writes to" in capsys.readouterr().err
+    assert unfinished.exists()
+    os.close(handle)
+    (out / ".tmp-mine").touch()
+    assert run(threshold_model, scans, out) == 0
+    assert not unfinished.exists()
+    assert (out / ".tmp-mine").exists()
+
+
+def test_what_counts_as_a_scan(tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in ("a.nii", "b_0000.nii.gz", "c_0001.nii.gz", "D.NII.GZ", ".hidden.nii", "labels.csv", "e.nii.txt"):
+        (folder / name).touch()
+    jobs = list_jobs(folder, tmp_path / "out", previews=True)
+    assert [job.scan.name for job in jobs] == ["D.NII.GZ", "a.nii", "b_0000.nii.gz", "c_0001.nii.gz"]
+    assert [job.labels.name for job in jobs] == ["D.nii.gz", "a.nii.gz", "b.nii.gz", "c_0001.nii.gz"]
+    assert jobs[2].picture == tmp_path / "out" / "b.png"
+
+
+def two_of_one_name(folder, out):
+    write(folder / "case 0.nii", random_hu((3, 3, 3)))
+
+
+def link_to_a_scan(folder, out):
+    out.mkdir()
+    (out / "case 1.nii.gz").symlink_to(folder / "case 0.nii.gz")
+
+
+def a_file(folder, out):
+    out.touch()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "options", "why"),
+    [
+        (two_of_one_name, [], "would get one name"),
+        (link_to_a_scan, [], "is a link to a scan"),
+        (a_file, [], "cannot write to the folder"),
+        (None, ["--volumes", "volumes.txt"], "ends in .csv or .json"),
+        (None, ["--organ-table", "table.xml"], "ends in .txt"),
+        (None, ["--report", "none/run.json"], "does not exist"),
+        (None, ["--report", "{scans}/case 0.nii.gz"], "overwrite"),
+        (None, ["--volumes", "{out}/case 0.csv", "--report", "{model}"], "overwrite"),
+    ],
+)
+def test_what_a_folder_is_refused_for(scans, tmp_path, threshold_model, capsys, prepare, options, why):
+    out = tmp_path / "out"
+    if prepare:
+        prepare(scans, out)
+    before = content_of(scans)
+    options = [option.format(scans=scans, out=out, model=threshold_model) for option in options]
+    assert run(threshold_model, scans, out, *options) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert why in errors[0]
+    assert content_of(scans) == before
+
+
+def test_the_results_never_lie_among_the_scans(scans, threshold_model, capsys):
+    before = content_of(scans)
+    assert run(threshold_model, scans, scans) == 2
+    assert "choose another one" in capsys.readouterr().err
+    assert content_of(scans) == before
+
+
+def test_continue_is_for_folders(scans, tmp_path, threshold_model, capsys):
+    assert run(threshold_model, scans / "case 0.nii.gz", tmp_path / "a.nii.gz", "--continue") == 2
+    assert "--continue is for a folder" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_a_folder_leaves_complete_files_only(scans, tmp_path, threshold_model, monkeypatch, capsys):
+    def interrupted(self, scan, **options):
+        if "case 2" in str(scan.volume.path):
+            raise KeyboardInterrupt
+        real(self, scan, **options)
+
+    real = Predictor.segment
+    monkeypatch.setattr(Predictor, "segment", interrupted)
+    assert run(threshold_model, scans, tmp_path / "out") == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+    for number in range(5):
+        path = tmp_path / "out" / f"case {number}.nii.gz"
+        if path.exists():
+            assert np.array_equal(
+                read_labels(path).data, threshold_labels(random_hu(read_labels(path).data.shape, number))
+            )
+    assert not list((tmp_path / "out").glob(".tmp-*"))

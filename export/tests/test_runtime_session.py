@@ -1,0 +1,103 @@
+"""Providers: what was asked for, or an error; and the buffers of a device, here the host's own."""
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from nifti_files import random_hu
+from tiny_models import threshold_labels
+
+from smile_runtime import session as module
+from smile_runtime.errors import InputError
+from smile_runtime.model import Model
+from smile_runtime.session import DeviceBuffers
+
+ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+class Pretending(ort.InferenceSession):
+    """A session that runs on the CPU, and tells what it is told to tell."""
+
+    asked: list[str]
+    active: list[str] | None = None
+
+    def __init__(self, content, options, providers):
+        type(self).asked = [name for name, _ in providers]
+        super().__init__(content, options, providers=["CPUExecutionProvider"])
+
+    def get_providers(self):
+        return super().get_providers() if self.active is None else self.active
+
+
+@pytest.fixture
+def pretending(monkeypatch):
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ALL)
+    monkeypatch.setattr(ort, "InferenceSession", Pretending)
+    monkeypatch.setattr(Pretending, "active", None)
+    return Pretending
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_what_is_not_installed_is_an_error(threshold_model, provider, monkeypatch):
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(InputError, match=f"provider '{provider}' is not in this installation"):
+        Model(threshold_model, provider=provider)
+
+
+def test_two_onnxruntimes_at_once_are_told(threshold_model, monkeypatch):
+    """pip installs both for the extra [gpu]; whichever came last has overwritten the other."""
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.20")
+    with pytest.raises(InputError, match=r"both installed .* `pip uninstall onnxruntime onnxruntime-gpu`"):
+        Model(threshold_model, provider="cuda")
+
+
+@pytest.mark.parametrize("active", [None, [], ["CPUExecutionProvider"], ["AzureExecutionProvider", *ALL]])
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_what_is_not_active_is_an_error(threshold_model, pretending, provider, active, monkeypatch):
+    monkeypatch.setattr(pretending, "active", active)
+    with pytest.raises(InputError, match=f"provider '{provider}' does not start on this machine"):
+        Model(threshold_model, provider=provider)
+
+
+def test_tensorrt_without_itself_does_not_go_on_with_cuda(threshold_model, pretending, monkeypatch):
+    monkeypatch.setattr(pretending, "active", ALL[1:])
+    with pytest.raises(InputError, match="provider 'tensorrt' does not start"):
+        Model(threshold_model, provider="tensorrt")
+
+
+@pytest.mark.parametrize(("provider", "asked"), [("tensorrt", ALL), ("cuda", ALL[1:]), ("cpu", ALL[2:])])
+def test_a_provider_is_asked_for_before_those_that_help_it(threshold_model, pretending, provider, asked, monkeypatch):
+    monkeypatch.setattr(pretending, "active", asked)
+    monkeypatch.setattr("smile_runtime.model.DEVICES", {})
+    assert Model(threshold_model, provider=provider).providers == asked
+    assert pretending.asked == asked
+
+
+def test_a_provider_nobody_knows(threshold_model):
+    with pytest.raises(InputError, match="no provider 'tpu'"):
+        Model(threshold_model, provider="tpu")
+
+
+def test_device_buffers_compute_the_same_and_are_kept_while_the_shape_stays(threshold_model, monkeypatch):
+    buffers = DeviceBuffers(ort.InferenceSession(threshold_model, providers=["CPUExecutionProvider"]), "cpu")
+    bound = []
+    real = DeviceBuffers._bind
+    monkeypatch.setattr(module.DeviceBuffers, "_bind", lambda self, hu: (bound.append(hu.shape), real(self, hu))[1])
+    shapes = [(2, 1, 9, 8), (2, 1, 9, 8), (2, 1, 9, 8), (1, 1, 9, 8), (2, 1, 5, 7)]
+    kept = []
+    for seed, shape in enumerate(shapes):
+        hu = random_hu(shape, seed)
+        kept.append((buffers.labels(hu), threshold_labels(hu[:, 0])))
+    for labels, expected in kept:  # also after later batches: what was returned is not overwritten
+        assert labels.dtype == np.uint8
+        assert np.array_equal(labels, expected)
+    assert bound == [shapes[0], shapes[3], shapes[4]]
+
+
+def test_a_model_on_a_device_uses_the_buffers(threshold_model, monkeypatch):
+    monkeypatch.setattr("smile_runtime.model.DEVICES", {"cpu": "cpu"})
+    model = Model(threshold_model)
+    hu = random_hu((3, 1, 17, 9))
+    assert np.array_equal(model.labels(hu), threshold_labels(hu[:, 0]))
+    assert np.array_equal(model.labels(hu[::-1]), threshold_labels(hu[::-1, 0]))
+    assert model._buffers is not None

@@ -1,0 +1,174 @@
+"""The air around the body: left out of patches, predictions and rounds exactly as production leaves it out."""
+
+import json
+
+import numpy as np
+import pytest
+
+from smile_fast.data.store import CASES, IMAGE, Store, write_array
+from smile_fast.evaluation.evaluate import evaluate_run
+from smile_fast.export import Targets, export_run
+from smile_fast.supervision import VOID, State
+from smile_fast.training.batches import AIR, BatchSource
+from smile_fast.training.config import TrainConfig
+from smile_fast.training.inference import predict_labels, predict_logits
+from smile_fast.training.relabel import Round, relabel
+from smile_fast.training.run import Run
+from smile_fast.training.view import TrainingView
+from smile_runtime.predict import Predictor
+from smile_runtime.preprocessing import BodyBox, BodyRule, body_box, whole_box
+from tests.runs import SHAPE, SPACING, make_run, make_store, truth
+
+BODY = (slice(1, 5), slice(8, 24), slice(0, 24))
+
+
+def small_body(seed=0):
+    """A body that leaves half of the slice to the air, and the first and the last slice."""
+    hu = np.full(SHAPE, -1000.0)
+    hu[BODY] = 40
+    return (hu + np.random.default_rng(seed).normal(0, 10, SHAPE)).astype(np.int16)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("body") / "store"
+    states = {("train_0", "pancreas"): State.MISSING}
+    make_store(path, {"train_0": truth() % 2, "test_0": truth()}, states)
+    for number, case in enumerate(("train_0", "test_0")):
+        write_array(path / CASES / case / IMAGE, small_body(number))
+    return Store.open(path)
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("body") / "run", store)
+
+
+@pytest.fixture
+def box(store):
+    found = store.body_box("test_0", BodyRule())
+    assert found.pixels < 0.7 * np.prod(SHAPE)  # else the tests below would say little
+    return found
+
+
+def outside(box):
+    mask = np.ones(SHAPE, bool)
+    box.crop(mask)[list(box.planes)] = False
+    return mask
+
+
+def test_the_store_finds_the_box_of_production(store, box):
+    assert box == body_box(store.read_image("test_0"), SPACING, BodyRule())
+    assert store.body_box("test_0", None).pixels == np.prod(SHAPE)
+
+
+def test_new_runs_crop_and_old_ones_do_not(store, run, tmp_path):
+    assert TrainConfig().body == BodyRule()
+    assert TrainConfig(body_crop=False).body is None
+    assert run.config.crop_size == 32  # the largest box, where a whole slice would need 64
+    record = json.loads((run.path / "config.json").read_text())
+    del record["settings"]["body_crop"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert Run.open(tmp_path).config.body is None
+
+
+def test_patches_come_from_within_the_box(store, box):
+    settings = {"channels": 3, "crop_size": 64, "batch_size": 4, "organ_share": 0.5, "seed": 0, "stage": 0}
+    view = TrainingView(store, store.declarations(), ["test_0"], body=BodyRule())
+    for step in range(4):
+        batch = BatchSource(view, **settings).batch(step)
+        seen = batch.labels != VOID
+        assert seen.sum(axis=(1, 2)).tolist() == [box.size[0] * box.size[1]] * 4
+        assert (batch.hu[:, 1][~seen] == AIR).all()
+
+
+SETTINGS = {"channels": 1, "crop_size": 64, "batch_size": 4, "organ_share": 0.0, "seed": 0, "stage": 0}
+
+
+@pytest.mark.parametrize(
+    ("bodies", "most", "patch"),
+    [
+        ([(32, 32), (33, 40), (40, 48)], 64, (40, 40)),  # the median, in multiples of 8
+        ([(25, 41)], 64, (32, 48)),
+        ([(40, 48)], 32, (32, 32)),
+        ([(0, 0), (0, 0), (40, 48)], 64, (32, 32)),
+    ],
+)
+def test_patches_are_as_large_as_bodies_are(tmp_path, monkeypatch, bodies, most, patch):
+    cases = {f"train_{number}": truth() for number in range(len(bodies))}
+    store = make_store(tmp_path / "store", cases)
+    boxes = {
+        case: BodyBox(SHAPE[0], (0, 1) if size[0] else (), slice(0, size[0]), slice(0, size[1]))
+        for case, size in zip(cases, bodies, strict=True)
+    }
+    monkeypatch.setattr(Store, "body_box", lambda self, case, rule: boxes[case] if rule else whole_box(SHAPE))
+    view = TrainingView(store, store.declarations(), list(cases), body=BodyRule())
+    batch = BatchSource(view, **SETTINGS | {"crop_size": most}).batch(0)
+    assert batch.hu.shape == (4, 1, *patch)
+    assert batch.labels.shape == (4, *patch)
+    for labels, case in zip(batch.labels, batch.cases, strict=True):
+        size = bodies[case]
+        assert (labels != VOID).sum() == min(size[0], patch[0]) * min(size[1], patch[1])  # of air alone: nothing
+    all_of_it = TrainingView(store, store.declarations(), list(cases))
+    assert BatchSource(all_of_it, **SETTINGS | {"crop_size": most}).batch(0).hu.shape == (4, 1, most, most)
+
+
+def test_a_network_sees_the_box_and_says_nothing_outside(store, run, box):
+    model, image = run.load_model(), store.read_image("test_0")
+    labels = predict_labels(model, image, box=box)
+    assert labels.shape == SHAPE
+    assert not labels[outside(box)].any()
+    alone = predict_labels(model, np.ascontiguousarray(box.crop(image)))
+    assert np.array_equal(box.crop(labels)[list(box.planes)], alone[list(box.planes)])
+    assert labels.any()
+
+
+def test_labels_outside_of_the_box_count_as_missed(store, run, box, monkeypatch):
+    """A network that is right wherever it looks still misses what it does not look at."""
+    liver = np.count_nonzero(truth() == 1)
+    inside = np.count_nonzero(np.where(outside(box), 0, truth()) == 1)
+    pancreas = np.count_nonzero(truth() == 2)
+    pancreas_inside = np.count_nonzero(np.where(outside(box), 0, truth()) == 2)
+    assert pancreas_inside < pancreas
+
+    def perfect(model, image, box):
+        return np.where(outside(box), 0, truth()).astype(np.uint8)
+
+    monkeypatch.setattr("smile_fast.training.inference.predict_labels", perfect)
+    pairs = {pair.organ: pair for pair in evaluate_run(run).pairs}
+    assert pairs["liver"].dice == pytest.approx(2 * inside / (inside + liver))
+    assert pairs["pancreas"].dice == pytest.approx(2 * pancreas_inside / (pancreas_inside + pancreas))
+
+
+def test_a_round_looks_into_the_box_and_its_overlay_covers_the_volume(store, run, tmp_path):
+    view = TrainingView(store, store.declarations(), ["train_0"], body=BodyRule())
+    folder = relabel(run.load_model(), view, tmp_path, Round(1, 1.0, "volume"))
+    overlay = TrainingView(store, store.declarations(), ["train_0"], folder)._pseudo_labels("train_0")
+    box = view.box("train_0")
+    logits = predict_logits(run.load_model(), store.read_image("train_0"), box=box)
+    positive = np.zeros(SHAPE, bool)
+    scores = run.load_model().upsample(logits, box.size).numpy()
+    box.crop(positive)[list(box.planes)] = scores[:, 1] > 0
+    expected = positive & (view.visible_labels("train_0") == 0)
+    assert overlay.shape == SHAPE
+    assert np.array_equal(overlay > 0, expected)
+    assert expected.any()
+
+
+def test_a_case_of_air_gets_an_empty_overlay(tmp_path, run):
+    store = make_store(
+        tmp_path / "store", {"train_0": np.zeros(SHAPE, np.uint8)}, {("train_0", "liver"): State.MISSING}
+    )
+    write_array(store.path / CASES / "train_0" / IMAGE, np.full(SHAPE, -1000, np.int16))
+    view = TrainingView(store, store.declarations(), ["train_0"], body=BodyRule())
+    folder = relabel(run.load_model(), view, tmp_path / "rounds", Round(1, 1.0, "volume"))
+    record = json.loads((folder / "round.json").read_text())
+    assert record["cases"]["train_0"]["liver"] == {"candidates": 0, "selected": 0, "kept": 0}
+
+
+def test_production_segments_what_evaluation_scored(store, run, box, tmp_path):
+    card = export_run(run, Targets(tmp_path / "model.onnx")).card
+    assert card.body == BodyRule()
+    image = store.read_image("test_0")
+    labels = Predictor(tmp_path / "model.onnx", threads=1).predict(image, box=body_box(image, SPACING, card.body))
+    assert (labels == predict_labels(run.load_model(), image, box=box)).mean() >= 0.9999
