@@ -10,6 +10,8 @@ from smile_fast.ops.checks import check_feature_grid, check_float_tensor, check_
 from smile_fast.ops.native import label_map_upsampled as native
 from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
+from smile_fast.ops.triton_kernels.core import implementation as triton
+from smile_fast.ops.triton_kernels.core import stride_refusal
 
 NAME = "label_map_upsampled"
 MAX_ORGANS = 126  # label values are uint8 and have a bit for pseudo-labels
@@ -34,6 +36,7 @@ define(
         Implementation(
             "native", native.label_map_upsampled, devices=("cpu",), unusable=UNUSABLE, refusal=native.refusal
         ),
+        triton(NAME, NAME, stride_refusal),
         Implementation(REFERENCE, reference.label_map_upsampled, devices=()),
     ],
     fake=_fake,
