@@ -1,14 +1,18 @@
 // The threshold of a segment is the key of its k-th best candidate. Keys are 32-bit integers in the order of the
 // scores; three histograms of 11, 11 and 10 bits find the threshold.
 //
+//   clear     (a memset) the counters
 //   compact   reads the scores of candidates once: lists of their keys and places, histogram of the first digit
 //   refine    the second digit, of those candidates that share the threshold's first one; then the third
 //   select    marks what is above the threshold, and the first of what equals it
 //
 // The block that finishes a segment's histogram last looks up the threshold's digit in it. Counts are integers, so the
 // order in which blocks add to them does not matter.
+//
+// Blocks of the last two kernels take numbers in the order in which they start, and wait only for lower numbers:
+// whoever is waited for is running, and ends without waiting for a higher one.
 #include "core/cuda_formats.cuh"
-#include "core/select_items.cuh"
+#include "core/select_histograms.cuh"
 #include "core/select_top_fraction_cuda.h"
 
 namespace smile_fast {
@@ -16,157 +20,8 @@ namespace {
 
 using namespace cuda;
 
-constexpr int kThreads = kSelectThreads;
-constexpr int kWarps = kSelectWarps;
-constexpr int kDigits = 3;
-constexpr int kBins = 2048;  // of a digit; the last has 1024
-constexpr double kIntegerTolerance = 1e-12;
-
-__device__ __forceinline__ int shift_of(int digit) { return digit == 0 ? 21 : digit == 1 ? 10 : 0; }
-__device__ __forceinline__ unsigned mask_of(int digit) { return digit == 2 ? 1023u : 2047u; }
-
-// What is known of a segment's threshold.
-struct Threshold {
-  unsigned key;     // the digits found so far, the others 0
-  unsigned none;    // 1: nothing is to be selected
-  Count wanted;     // candidates to select among those that share these digits
-  Count remaining;  // candidates that share them
-};
-
-struct Workspace {
-  Pieces pieces;
-  std::int64_t items;
-  unsigned* keys;          // [length]: a strip's list starts at the strip's first voxel
-  unsigned short* places;  // [length]: in the strip
-  unsigned* sizes;         // [items, kWarps]: of the lists
-  Count* cleared;          // begin of what has to be 0 at the start:
-  Count* histograms;       // [segments, kDigits, kBins]
-  Count* ties;             // [items]: voxels that equal the threshold, see `publish`
-  Threshold* thresholds;   // [segments]
-  unsigned* finished;      // [segments, kDigits]: items that are in the histogram
-  unsigned* ticket;        // [1]
-  std::size_t cleared_bytes;
-
-  Workspace(void* memory, std::int64_t length, std::int64_t segments)
-      : pieces(memory), items(item_count(length, segments)) {
-    keys = pieces.take<unsigned>(length);
-    places = pieces.take<unsigned short>(length);
-    sizes = pieces.take<unsigned>(items * kWarps);
-    const std::size_t before = pieces.bytes();
-    cleared = histograms = pieces.take<Count>(segments * kDigits * kBins);
-    ties = pieces.take<Count>(items);
-    thresholds = pieces.take<Threshold>(segments);
-    finished = pieces.take<unsigned>(segments * kDigits);
-    ticket = pieces.take<unsigned>(1);
-    cleared_bytes = pieces.bytes() - before;
-  }
-};
-
-struct Problem {
-  const void* scores;
-  const std::uint8_t* candidates;
-  std::int64_t length;
-  const double* gamma;
-  const std::int64_t* offsets;
-  std::int64_t segments;
-  std::uint8_t* selection;
-  unsigned* keys;
-  unsigned short* places;
-  unsigned* sizes;
-  Count* histograms;
-  Count* ties;
-  Threshold* thresholds;
-  unsigned* finished;
-  unsigned* ticket;
-};
-
-struct Shared {
-  unsigned bins[kBins];
-  Count sums[kThreads];
-  Count ties[kWarps];
-  Count earlier;
-  unsigned number;
-  bool last;
-};
-
-// a < b as scores if and only if their keys are: NaN has the lowest one, -0 and +0 the same.
-__device__ __forceinline__ unsigned key_of(float score) {
-  const unsigned bits = __float_as_uint(score), magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return 0;
-  return bits >> 31 ? 0x80000000u - magnitude : 0x80000000u + magnitude;
-}
-
-// ceil(gamma * count), at most count, where a product within 1e-12 relative of an integer is that integer.
-__device__ __forceinline__ Count fraction_count(double gamma, Count count) {
-  const double share = gamma > 1.0 ? 1.0 : gamma > 0.0 ? gamma : 0.0;  // NaN is 0
-  const double product = share * static_cast<double>(count), nearest = rint(product);
-  const double wanted = fabs(product - nearest) <= kIntegerTolerance * nearest ? nearest : ceil(product);
-  const Count rounded = static_cast<Count>(wanted);
-  return rounded < count ? rounded : count;
-}
-
-// Finds the threshold's digit in a finished histogram; all threads of the block. From the highest bin down, the wanted
-// candidate is in the first one at which the sum reaches its rank.
-__device__ void look_up(const Problem& p, std::int64_t segment, int digit, Shared& shared) {
-  constexpr int kOwnBins = kBins / kThreads;
-  const Count* bins = p.histograms + (segment * kDigits + digit) * kBins;
-  const int thread = threadIdx.x;
-  Count own[kOwnBins], sum = 0;
-#pragma unroll
-  for (int i = 0; i < kOwnBins; ++i) sum += own[i] = __ldcg(bins + kBins - 1 - (thread * kOwnBins + i));
-  shared.sums[thread] = sum;
-  __syncthreads();
-  Count before = 0, all = 0;
-  for (int other = 0; other < kThreads; ++other) {
-    before += other < thread ? shared.sums[other] : 0;
-    all += shared.sums[other];
-  }
-  Threshold& threshold = p.thresholds[segment];
-  const Count wanted = digit == 0 ? fraction_count(p.gamma[segment], all) : __ldcg(&threshold.wanted);
-  const unsigned key = digit == 0 ? 0 : __ldcg(&threshold.key);
-  __syncthreads();  // all have read the threshold before one writes it
-  if (digit == 0 && wanted == 0 && thread == 0) threshold = {0, 1, 0, 0};
-  if (wanted <= before || wanted > before + sum) return;
-#pragma unroll
-  for (int i = 0; i < kOwnBins; ++i) {
-    if (wanted > before && wanted <= before + own[i]) {
-      const unsigned bin = kBins - 1 - (thread * kOwnBins + i);
-      threshold = {key | bin << shift_of(digit), 0, wanted - before, own[i]};
-      return;
-    }
-    before += own[i];
-  }
-}
-
-// Adds the block's bins to the segment's histogram; the last block of the segment goes on to look the digit up.
-__device__ __forceinline__ void finish_histogram(const Problem& p, const Item& item, int digit, Shared& shared) {
-  __syncthreads();
-  Count* bins = p.histograms + (item.segment * kDigits + digit) * kBins;
-  for (int bin = threadIdx.x; bin < kBins; bin += kThreads)
-    if (shared.bins[bin] != 0) atomicAdd(bins + bin, static_cast<Count>(shared.bins[bin]));
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    const std::int64_t begin = clamped(__ldg(p.offsets + item.segment), 0, p.length);
-    const std::int64_t end = clamped(__ldg(p.offsets + item.segment + 1), 0, p.length);
-    const unsigned done = atomicAdd(p.finished + item.segment * kDigits + digit, 1u) + 1;
-    shared.last = done == items_between(begin, end);
-    __threadfence();
-  }
-  __syncthreads();
-  if (shared.last) {
-    __threadfence();
-    look_up(p, item.segment, digit, shared);
-  }
-}
-
 __device__ __forceinline__ bool in_segment(const Problem& p, const Item& item) {
   return item.begin < item.end && item.segment >= 0 && item.segment < p.segments;
-}
-
-__device__ __forceinline__ void clear_bins(Shared& shared) {
-  for (int bin = threadIdx.x; bin < kBins; bin += kThreads) shared.bins[bin] = 0;
-  __syncthreads();
 }
 
 // The voxels of a strip that are inside of the item; its list starts at `begin`, and places count from there.
@@ -227,23 +82,6 @@ __device__ __forceinline__ void clear_selection(std::uint8_t* selection, std::in
   }
 }
 
-// Counts neighbours of equal digit at once: where all scores are alike, atomics on one address would take all time.
-struct RunningBin {
-  unsigned* bins;
-  unsigned bin = 0;
-  unsigned count = 0;
-
-  __device__ __forceinline__ void add(unsigned next) {
-    if (next != bin) flush();
-    bin = next;
-    ++count;
-  }
-  __device__ __forceinline__ void flush() {
-    if (count != 0) atomicAdd(bins + bin, count);
-    count = 0;
-  }
-};
-
 // A warp's strip: writes its list and clears its selection; returns the length of the list.
 template <typename Score>
 __device__ __forceinline__ unsigned compact_strip(const Problem& p, const Strip& strip, bool wanted, bool aligned,
@@ -281,7 +119,7 @@ __device__ __forceinline__ unsigned compact_strip(const Problem& p, const Strip&
 }
 
 template <typename Score>
-__global__ void __launch_bounds__(kThreads) compact_kernel(Problem p) {
+__global__ void __launch_bounds__(kSelectThreads) compact_kernel(Problem p) {
   SMILE_FAST_SHARED(Shared, shared);
   const Item item = item_of(blockIdx.x, p.offsets, p.segments, p.length);
   if (item.begin >= item.end) return;
@@ -292,27 +130,50 @@ __global__ void __launch_bounds__(kThreads) compact_kernel(Problem p) {
                            16 ==
                        0;
   const unsigned size = compact_strip<Score>(p, strip_of(item, warp_of_thread()), inside, aligned, shared);
-  if (lane_of_thread() == 0) p.sizes[blockIdx.x * static_cast<std::int64_t>(kWarps) + warp_of_thread()] = size;
+  if (lane_of_thread() == 0) p.sizes[blockIdx.x * static_cast<std::int64_t>(kSelectWarps) + warp_of_thread()] = size;
   if (inside) finish_histogram(p, item, 0, shared);
 }
 
-__global__ void __launch_bounds__(kThreads) refine_kernel(Problem p, int digit) {
-  SMILE_FAST_SHARED(Shared, shared);
-  const Item item = item_of(blockIdx.x, p.offsets, p.segments, p.length);
+// Counts one digit of an item's candidates that share the digits found so far. Another block of the same launch may
+// have found the second digit: nothing of it may come from a cache that this block's multiprocessor has for itself.
+__device__ __forceinline__ void refine_item(const Problem& p, std::int64_t number, int digit, Shared& shared) {
+  const Item item = item_of(number, p.offsets, p.segments, p.length);
   if (!in_segment(p, item)) return;
-  const Threshold threshold = p.thresholds[item.segment];
-  if (threshold.none != 0) return;
+  const Threshold* threshold = p.thresholds + item.segment;
+  if (__ldcg(&threshold->none) != 0) return;
+  const unsigned key = __ldcg(&threshold->key), known = ~0u << shift_of(digit - 1);
   clear_bins(shared);
   const Strip strip = strip_of(item, warp_of_thread());
-  const unsigned size = p.sizes[blockIdx.x * static_cast<std::int64_t>(kWarps) + warp_of_thread()];
-  const unsigned known = ~0u << shift_of(digit - 1);
+  const unsigned size = p.sizes[number * kSelectWarps + warp_of_thread()];
   RunningBin running{shared.bins};
   for (unsigned i = lane_of_thread(); i < size; i += kWarp) {
-    const unsigned key = __ldcs(p.keys + strip.begin + i);
-    if ((key & known) == threshold.key) running.add(key >> shift_of(digit) & mask_of(digit));
+    const unsigned candidate = __ldcs(p.keys + strip.begin + i);
+    if ((candidate & known) == key) running.add(candidate >> shift_of(digit) & mask_of(digit));
   }
   running.flush();
   finish_histogram(p, item, digit, shared);
+}
+
+// Two blocks an item: the first half counts second digits; the others wait until all of these are done, whatever the
+// offsets, and count third digits.
+__global__ void __launch_bounds__(kSelectThreads) refine_kernel(Problem p) {
+  SMILE_FAST_SHARED(Shared, shared);
+  const std::int64_t number = take_number(p.tickets, shared), items = gridDim.x / 2;
+  if (number < items) {
+    refine_item(p, number, 1, shared);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      __threadfence();
+      atomicAdd(p.counted, 1u);
+    }
+  } else {
+    if (threadIdx.x == 0) {
+      while (atomicAdd(p.counted, 0u) < items) __nanosleep(100);
+      __threadfence();
+    }
+    __syncthreads();
+    refine_item(p, number - items, 2, shared);
+  }
 }
 
 // What an item publishes of the voxels that equal the threshold: its own number of them at once, then the number from
@@ -342,18 +203,16 @@ __device__ Count ties_before(const Problem& p, const Item& item, std::int64_t nu
   return sum;
 }
 
-__global__ void __launch_bounds__(kThreads) select_kernel(Problem p) {
+__global__ void __launch_bounds__(kSelectThreads) select_kernel(Problem p) {
   SMILE_FAST_SHARED(Shared, shared);
-  if (threadIdx.x == 0) shared.number = atomicAdd(p.ticket, 1u);
-  __syncthreads();
-  const std::int64_t number = shared.number;
+  const std::int64_t number = take_number(p.tickets + 1, shared);
   const Item item = item_of(number, p.offsets, p.segments, p.length);
   if (!in_segment(p, item)) return;
   const Threshold threshold = p.thresholds[item.segment];
   if (threshold.none != 0) return;
   const int warp = warp_of_thread(), lane = lane_of_thread();
   const Strip strip = strip_of(item, warp);
-  const unsigned size = p.sizes[number * kWarps + warp];
+  const unsigned size = p.sizes[number * kSelectWarps + warp];
   Count earlier = 0, allowed = ~Count{0};
   if (threshold.wanted < threshold.remaining) {  // only the first of the equal ones: how many come before mine?
     Count own = 0;
@@ -363,7 +222,7 @@ __global__ void __launch_bounds__(kThreads) select_kernel(Problem p) {
     __syncthreads();
     if (threadIdx.x == 0) {
       Count all = 0;
-      for (int other = 0; other < kWarps; ++other) all += shared.ties[other];
+      for (int other = 0; other < kSelectWarps; ++other) all += shared.ties[other];
       shared.earlier = ties_before(p, item, number, all);
     }
     __syncthreads();
@@ -385,7 +244,7 @@ __global__ void __launch_bounds__(kThreads) select_kernel(Problem p) {
 
 template <typename Score>
 void queue_compact(const Problem& p, std::int64_t items, void* stream) {
-  launch("select_top_fraction: compact", compact_kernel<Score>, items, kThreads, stream, p);
+  launch("select_top_fraction: compact", compact_kernel<Score>, items, kSelectThreads, stream, p);
 }
 
 }  // namespace
@@ -398,7 +257,7 @@ void select_top_fraction_cuda(const SelectTopFractionCudaArguments& a, void* wor
   if (a.length == 0) return;
   const Workspace w(workspace, a.length, a.segments);
   const Problem p{a.scores, a.candidates, a.length,     a.gamma, a.offsets,    a.segments, a.selection, w.keys,
-                  w.places, w.sizes,      w.histograms, w.ties,  w.thresholds, w.finished, w.ticket};
+                  w.places, w.sizes,      w.histograms, w.ties,  w.thresholds, w.finished, w.tickets,   w.counted};
   clear(w.cleared, w.cleared_bytes, stream);
   switch (a.dtype) {
     case DType::float32:
@@ -411,9 +270,8 @@ void select_top_fraction_cuda(const SelectTopFractionCudaArguments& a, void* wor
       queue_compact<Float16>(p, w.items, stream);
       break;
   }
-  launch("select_top_fraction: second digit", refine_kernel, w.items, kThreads, stream, p, 1);
-  launch("select_top_fraction: third digit", refine_kernel, w.items, kThreads, stream, p, 2);
-  launch("select_top_fraction: select", select_kernel, w.items, kThreads, stream, p);
+  launch("select_top_fraction: refine", refine_kernel, 2 * w.items, kSelectThreads, stream, p);
+  launch("select_top_fraction: select", select_kernel, w.items, kSelectThreads, stream, p);
 }
 
 }  // namespace smile_fast

@@ -28,7 +28,7 @@ std::size_t select_top_fraction_cuda_workspace(const SelectTopFractionCudaArgume
 // index, -0 equals +0, NaN ranks below -inf. Offsets that decrease or leave [0, length] give an unspecified selection,
 // but never an access outside of the arrays. Throws std::runtime_error if CUDA refuses.
 //
-// Sync: none. How many are to be selected is computed on the device; four kernels and one memset, which a graph can
+// Sync: none. How many are to be selected is computed on the device; three kernels and one memset, which a graph can
 // capture.
 void select_top_fraction_cuda(const SelectTopFractionCudaArguments& arguments, void* workspace, void* stream);
 

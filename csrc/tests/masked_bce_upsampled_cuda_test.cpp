@@ -78,7 +78,7 @@ void check_plane(const Supervision& s, const Size& low, const Size& high, const 
   for (const double value : exact) largest = std::max(largest, std::abs(value));
   for (std::int64_t i = 0; i < pixels; ++i)
     worst = worse(worst, std::abs(to_float(gradient[plane * pixels + i]) - exact[static_cast<std::size_t>(i)]));
-  check(std::abs(found_sum - sum) <= 1e-6 * sum + 1e-12, name + ": sum of plane " + std::to_string(plane));
+  check(std::abs(found_sum - sum) <= loss_relative(count) * sum, name + ": sum of plane " + std::to_string(plane));
   check(found_count == count, name + ": count of plane " + std::to_string(plane));
   check(worst <= kRelative<Logit> * largest, name + ": gradient of plane " + std::to_string(plane) + " by " +
                                                  std::to_string(largest > 0 ? worst / largest : worst));

@@ -10,6 +10,8 @@ from smile_fast.ops.checks import MAX_ORGANS, check_feature_grid, check_float_te
 from smile_fast.ops.native import label_map_upsampled as native
 from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
+from smile_fast.ops.triton_kernels.core import implementation as triton
+from smile_fast.ops.triton_kernels.core import stride_refusal
 
 NAME = "label_map_upsampled"
 
@@ -33,6 +35,7 @@ define(
         Implementation(
             "native", native.label_map_upsampled, devices=("cpu",), unusable=UNUSABLE, refusal=native.refusal
         ),
+        triton(NAME, NAME, stride_refusal),
         Implementation(REFERENCE, reference.label_map_upsampled, devices=()),
     ],
     fake=_fake,

@@ -18,6 +18,8 @@ from smile_fast.ops.checks import (
 from smile_fast.ops.native import pseudo_labels_upsampled as native
 from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
+from smile_fast.ops.triton_kernels.core import implementation as triton
+from smile_fast.ops.triton_kernels.core import stride_refusal
 
 NAME = "pseudo_labels_upsampled"
 
@@ -37,6 +39,10 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[None, None, None, None, 
     return None, None, None, None, None, None
 
 
+def _triton_refusal(logits: Tensor, labels: Tensor, organs: object, gamma: object, stride: int, *others: object) -> str:
+    return stride_refusal(logits, labels.shape[1], labels.shape[2], stride)
+
+
 define(
     NAME,
     "(Tensor logits, Tensor labels, int[] organs, float gamma, int stride, bool per_slice)"
@@ -45,6 +51,8 @@ define(
         Implementation(
             "native", native.pseudo_labels_upsampled, devices=("cpu",), unusable=UNUSABLE, refusal=native.refusal
         ),
+        triton(NAME, NAME, _triton_refusal),
+        Implementation("torch", reference.pseudo_labels_upsampled_queued, devices=("cuda",), on_request=("cpu",)),
         Implementation(REFERENCE, reference.pseudo_labels_upsampled, devices=()),
     ],
     fake=_fake,
@@ -91,7 +99,10 @@ def pseudo_labels_upsampled(
     Numerics: a score is the float64 interpolation of `reference.upsample_by_stride` rounded once to float32 (not
         rounded for float64 logits). A NaN score is no candidate. Exact and deterministic: all implementations agree
         bit for bit on float32, bfloat16 and float16 logits, for any number of threads.
-    Sync: reads nothing on the host, except for the reference, which compacts the candidates.
+    Sync: reads nothing on the host and copies nothing from it, so that a CUDA graph can capture it; except for the
+        reference, which compacts the candidates. On CUDA it runs only when it is asked for. `triton` is the fastest
+        there; `torch` works without Triton and takes float64, and both leave the selection to `select_top_fraction`.
+        Beside the results they need some 20 bytes a voxel (`torch` 30, float64 more), whatever the number of organs.
     Source: Petit et al., DLMIA 2018, section 2.2 (SMILEr).
     """
     check_float_tensor("logits", logits)

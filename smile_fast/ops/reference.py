@@ -5,7 +5,7 @@ holds more than one organ at full resolution. They are deterministic for a given
 differently at the end of a thread's share, so the last bits may change with that number.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 WORD_BITS = 32
 INTEGER_TOLERANCE = 1e-12  # relative; a product gamma * n this close to an integer is that integer
+FLOAT64_VOXELS = 2**20  # of scores that are computed at a time
 PSEUDO_BIT = 0x80  # of a label value that a relabelling round has given
 
 
@@ -273,6 +274,25 @@ def pseudo_labels_upsampled(
         overlay: [D, H, W] uint8, 0 or PSEUDO_BIT | label of an organ.
         counts: [n, 3] int64, candidates, selected and kept voxels of each organ.
     """
+    return _pseudo_labels(logits, labels, organs, gamma, stride, per_slice, _select_compacted)
+
+
+def pseudo_labels_upsampled_queued(
+    logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, per_slice: bool
+) -> tuple[Tensor, Tensor]:
+    """The same, where the host learns nothing: the selection goes over all voxels, as the op does it on the device."""
+    return _pseudo_labels(logits, labels, organs, gamma, stride, per_slice, torch.ops.smile_fast.select_top_fraction)
+
+
+def _pseudo_labels(
+    logits: Tensor,  # [D, K, h, w]
+    labels: Tensor,  # [D, H, W] uint8
+    organs: Sequence[int],
+    gamma: float,
+    stride: int,
+    per_slice: bool,
+    select: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
     labels = labels.contiguous()  # so is everything of its shape, and can be indexed flat
     overlay = torch.zeros_like(labels)
     counts = torch.zeros((len(organs), 3), dtype=torch.int64, device=labels.device)
@@ -286,7 +306,7 @@ def pseudo_labels_upsampled(
     for number, organ in enumerate(organs):
         scores = _scores(logits[:, organ], labels.shape, stride)
         candidates = free & (scores > 0)
-        selected = _select_candidates(scores, candidates, shares, segments)
+        selected = select(scores.flatten(), candidates.flatten(), shares, segments).view(labels.shape)
         wins = selected & (scores > best)  # at equal scores the lower organ keeps the voxel
         best = torch.where(wins, scores, best)
         overlay.masked_fill_(wins, PSEUDO_BIT | (organ + 1))
@@ -300,21 +320,23 @@ def _scores(coarse: Tensor, shape: torch.Size, stride: int) -> Tensor:
     """Upsample [D, h, w] to `shape` [D, H, W], each score rounded once: float32, or float64 for float64 logits."""
     scores = torch.empty(shape, dtype=compute_dtype(coarse.dtype), device=coarse.device)
     unit = 1.0 / (2 * stride) ** 2
-    for index in range(shape[0]):  # a float64 volume would be twice the size of the result
-        scores[index] = (upsample_by_stride(coarse[index : index + 1], shape[1], shape[2], stride) * unit)[0]
+    slices = max(1, FLOAT64_VOXELS // shape[1:].numel())  # a float64 volume would be twice the size of the result
+    for first in range(0, shape[0], slices):
+        some = slice(first, first + slices)
+        scores[some] = upsample_by_stride(coarse[some], shape[1], shape[2], stride) * unit
     return scores
 
 
-def _select_candidates(
-    scores: Tensor,  # [D, H, W]
-    candidates: Tensor,  # [D, H, W] bool
+def _select_compacted(
+    scores: Tensor,  # [N]
+    candidates: Tensor,  # [N] bool
     shares: Tensor,  # [S] float64
     segments: Tensor,  # [S + 1] int64
-) -> Tensor:  # [D, H, W] bool
+) -> Tensor:  # [N] bool
     """Select among the candidates: a few percent of a volume, and so of the work of `select_top_fraction`."""
-    where = candidates.flatten().nonzero()[:, 0]
+    where = candidates.nonzero()[:, 0]
     offsets = torch.searchsorted(where, segments)  # of the segments, among the candidates
-    chosen = select_top_fraction(scores.flatten()[where], torch.ones_like(where, dtype=torch.bool), shares, offsets)
+    chosen = select_top_fraction(scores[where], torch.ones_like(where, dtype=torch.bool), shares, offsets)
     selected = torch.zeros_like(candidates)
-    selected.view(-1)[where[chosen]] = True
+    selected[where[chosen]] = True
     return selected

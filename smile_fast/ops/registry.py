@@ -5,6 +5,7 @@ overload per usable implementation name (`torch.ops.smile_fast.masked_bce.refere
 kernel and the autograd formula, so a choice by name compiles and differentiates like the default.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,20 +92,46 @@ def define(
             for implementation in usable
             if not implementation.why_not_on(device) and device not in implementation.on_request
         ]
-        if len(candidates) > 1:
+        if device == "cuda":  # a GPU's user waits for more than a CPU's who has no compiler
+            told = _warning_of_reference(op, implementations, device)
+            _LIBRARY.impl(op, _first_that_accepts(candidates, told), key)
+        elif len(candidates) > 1:
             _LIBRARY.impl(op, _first_that_accepts(candidates), key)
 
 
-def _first_that_accepts(candidates: Sequence[Implementation]) -> Callable[..., Any]:
+def _first_that_accepts(
+    candidates: Sequence[Implementation], before_reference: Callable[..., object] = _accepts_everything
+) -> Callable[..., Any]:
     """Return a kernel that runs the best candidate for its arguments; the reference at the end takes anything."""
 
     def run(*arguments: Any) -> Any:
         for candidate in candidates:
             if not candidate.refusal(*arguments):
                 break
+        if candidate.name == REFERENCE:
+            before_reference(*arguments)
         return candidate.run(*arguments)
 
     return run
+
+
+def _warning_of_reference(op: str, implementations: Sequence[Implementation], device: str) -> Callable[..., None]:
+    """Return what says, the first time that it is called, that an op runs its reference on a device, and why."""
+    told = False
+
+    def warn(*arguments: Any) -> None:
+        nonlocal told
+        if told:
+            return
+        told = True
+        reasons = "; ".join(
+            f"{candidate.name}: {candidate.why_not_on(device) or candidate.refusal(*arguments)}"
+            for candidate in implementations
+            if device in candidate.devices
+        )
+        warnings.warn(f"{op} runs its slow reference on {device}. {reasons}", RuntimeWarning, stacklevel=2)
+
+    return warn
 
 
 def overload(op: str, implementation: str | None, *arguments: Any) -> OpOverload:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from smile_fast.data.store import write_array
 from smile_fast.models import Segmenter
-from smile_fast.ops import pseudo_labels_upsampled
 from smile_fast.supervision import State
 from smile_fast.training.inference import predict_logits
+from smile_fast.training.pseudo_labels import PseudoLabeller
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from smile_runtime.files import write_json
@@ -62,13 +62,14 @@ def relabel(
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         cases: dict[str, Any] = {}
+        labeller = PseudoLabeller()
         label = f"relabel, round {this.number}"
         for case in progress(view.cases, total=len(view.cases), label=label):
             check()
             organs = [k for k, state in enumerate(view.states[case]) if state in (State.MISSING, State.HIDDEN)]
             if not organs:
                 continue
-            overlay, cases[case] = _relabel_case(model, view, case, organs, this)
+            overlay, cases[case] = _relabel_case(model, view, case, organs, this, labeller)
             write_array(unfinished / f"{case}.b2nd", overlay)
         record = {"round": this.number, "gamma": this.gamma, "scope": this.scope, "cases": cases}
         write_json(unfinished / "round.json", record)
@@ -127,7 +128,7 @@ def existing_rounds(rounds: Path) -> list[int]:
 
 
 def _relabel_case(
-    model: Segmenter, view: TrainingView, case: str, organs: list[int], this: Round
+    model: Segmenter, view: TrainingView, case: str, organs: list[int], this: Round, labeller: PseudoLabeller
 ) -> tuple[NDArray[np.uint8], dict[str, dict[str, int]]]:
     """The overlay [D, H, W] of one case, and per organ the numbers of candidates, selected and kept voxels."""
     human = view.visible_labels(case)  # [D, H, W]
@@ -137,11 +138,10 @@ def _relabel_case(
         return whole, {view.organs[k]: dict.fromkeys(names, 0) for k in organs}
     planes = list(box.planes)
     logits = predict_logits(model, view.image(case), box=box)  # [n, K, h, w]
-    labels = torch.from_numpy(box.crop(human)[planes]).to(logits.device)  # [n, H', W']
-    overlay, numbers = pseudo_labels_upsampled(
-        logits, labels, organs, this.gamma, model.config.output_stride, this.scope == "slice"
-    )
-    box.crop(whole)[planes] = overlay.cpu().numpy()
+    labels = torch.from_numpy(box.crop(human)[planes])  # [n, H', W']
+    stride, per_slice = model.config.output_stride, this.scope == "slice"
+    overlay, numbers = labeller(logits, labels, organs, this.gamma, stride, per_slice)
+    box.crop(whole)[planes] = overlay.numpy()
     counts = {
         view.organs[k]: dict(zip(names, row, strict=True)) for k, row in zip(organs, numbers.tolist(), strict=True)
     }

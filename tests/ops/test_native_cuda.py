@@ -26,7 +26,7 @@ def test_loads_wherever_it_was_built() -> None:
 
 
 def test_comes_before_the_reference_on_cuda() -> None:
-    for op in set(OPS) - {"label_map_upsampled", "pseudo_labels_upsampled"}:  # the reference runs on CUDA
+    for op in set(OPS) - {"label_map_upsampled", "pseudo_labels_upsampled"}:  # on CUDA they have Triton alone
         names = [name for name, _, _ in available(op, "cuda")]
         assert names.index("cuda") < names.index("reference")
         assert dict((name, usable) for name, usable, _ in available(op, "cpu"))["cuda"] is False

@@ -21,7 +21,9 @@ def test_every_op_has_its_reference_everywhere() -> None:
     }
     for op in OPS:
         for device in ("cpu", "cuda", "meta"):
-            assert available(op, device)[-1] == ("reference", True, "")
+            names = [name for name, usable, _ in available(op, device) if usable]
+            assert "reference" in names
+            assert names[-1] == "reference" or device == "cpu"  # behind it: what runs there on request only
 
 
 def test_what_cannot_be_used_says_why() -> None:
@@ -73,6 +75,50 @@ def test_the_best_implementation_that_accepts_the_arguments_runs() -> None:
     registry._first_that_accepts([named("picky", "not this"), named("better"), named("reference")])(1, 2)
     registry._first_that_accepts([named("picky", "not this"), named("reference")])(1, 2)
     assert calls == ["better", "reference"]
+
+
+def gpu_op(refusal: str) -> list[Implementation]:
+    """What an op has on a machine without the CUDA core, whose Triton may refuse arguments."""
+    return [
+        Implementation("native", lambda *_: "native", ("cpu",)),
+        Implementation("cuda", lambda *_: "cuda", ("cuda",), unusable="no nvcc"),
+        Implementation("triton", lambda *_: "triton", ("cuda",), refusal=lambda dtype: refusal),
+        Implementation("reference", lambda *_: "reference", ()),
+    ]
+
+
+def test_the_reference_on_a_gpu_warns_once_and_says_why() -> None:
+    implementations = gpu_op("it takes no float64")
+    run = registry._first_that_accepts(
+        implementations[2:], registry._warning_of_reference("masked_bce", implementations, "cuda")
+    )
+    expected = r"^masked_bce runs its slow reference on cuda\. cuda: no nvcc; triton: it takes no float64$"
+    with pytest.warns(RuntimeWarning, match=expected):
+        assert run("float64") == "reference"
+    assert run("float64") == "reference"  # a second warning would be an error
+
+
+def test_what_a_kernel_takes_gives_no_warning() -> None:
+    implementations = gpu_op("")
+    told = registry._warning_of_reference("masked_bce", implementations, "cuda")
+    assert registry._first_that_accepts(implementations[2:], told)("float32") == "triton"
+
+
+def test_every_op_warns_of_its_reference_on_a_gpu_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels: dict[tuple[str, str], object] = {}
+    library = SimpleNamespace(
+        define=lambda *_, **__: None, impl=lambda op, run, key: kernels.__setitem__((op, key), run)
+    )
+    for name in ("register_fake", "register_autograd"):
+        monkeypatch.setattr(torch.library, name, lambda *_, **__: None)
+    monkeypatch.setattr(registry, "_LIBRARY", library)
+    monkeypatch.setattr(registry, "_IMPLEMENTATIONS", {})
+    only_reference = [Implementation("triton", lambda *_: None, ("cuda",), unusable="absent"), gpu_op("")[-1]]
+    registry.define("example", "(Tensor x) -> Tensor", only_reference, fake=lambda x: x)
+    with pytest.warns(RuntimeWarning, match=r"example runs its slow reference on cuda\. triton: absent"):
+        assert kernels["example", "CUDA"](1) == "reference"  # type: ignore[operator]
+    assert ("example", "CPU") not in kernels
+    assert kernels["example", "CompositeExplicitAutograd"](1) == "reference"  # type: ignore[operator]
 
 
 def test_an_op_needs_a_reference() -> None:

@@ -5,6 +5,7 @@ only this file.
 """
 
 import re
+import struct
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -17,18 +18,27 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from smile_fast.ops.triton_kernels import counts, masked_bce, masked_bce_upsampled, scale_gradient, select_top_fraction
+from smile_fast.ops.triton_kernels import (
+    counts,
+    interpolation,
+    label_map_upsampled,
+    masked_bce,
+    masked_bce_upsampled,
+    pseudo_labels_upsampled,
+    scale_gradient,
+    select_top_fraction,
+)
 from smile_fast.ops.triton_kernels.core import INTERPRETED, Configuration
 
 pytestmark = pytest.mark.slow
 ARCHITECTURES = [80, 90]
 POINTERS = {
-    **{name: "*u8" for name in ("labels", "candidates", "selection")},
+    **{name: "*u8" for name in ("labels", "candidates", "selection", "selected", "overlay")},
     **{name: "*i16" for name in ("offsets",)},
     **{name: "*i32" for name in ("table", "sizes")},
     **{name: "*u32" for name in ("keys",)},
     **{name: "*i64" for name in ("total", "histogram", "histograms", "segments", "ties", "ties_until", "counts")},
-    **{name: "*fp32" for name in ("partials",)},
+    **{name: "*fp32" for name in ("partials", "best")},
     **{name: "*fp64" for name in ("sums", "shares", "factors")},
 }
 OF_THE_LOGITS = ("logits", "gradient", "scores")
@@ -85,7 +95,19 @@ def other_cases() -> list[Case]:
     return cases
 
 
-CASES = [*loss_cases(), *other_cases()]
+def upsampled_cases() -> list[Case]:
+    cases = [Case(pseudo_labels_upsampled, "keep_kernel", "fp32", Configuration({"BLOCK": interpolation.BLOCK}))]
+    for dtype in ("fp32", "bf16", "fp16"):
+        for stride in (8, 3):
+            sizing = Configuration({"STRIDE": stride, "BLOCK": interpolation.BLOCK})
+            cases.append(Case(pseudo_labels_upsampled, "scores_kernel", dtype, sizing))
+            for softmax in (False, True):
+                choice = with_constants(sizing, SOFTMAX=softmax)
+                cases.append(Case(label_map_upsampled, "label_map_upsampled_kernel", dtype, choice))
+    return cases
+
+
+CASES = [*loss_cases(), *other_cases(), *upsampled_cases()]
 
 
 def compiled(case: Case, architecture: int) -> CompiledKernel:
@@ -93,6 +115,8 @@ def compiled(case: Case, architecture: int) -> CompiledKernel:
     assert not INTERPRETED, "these tests compile; unset TRITON_INTERPRET"
     kernel = getattr(case.module, case.kernel)
     types = POINTERS | dict.fromkeys(OF_THE_LOGITS, f"*{case.dtype}")
+    if case.module is pseudo_labels_upsampled:
+        types |= {"scores": "*fp32"}  # whatever the logits are
     signature = {
         name: "constexpr" if name in case.choice.constants else types.get(name, "i32") for name in kernel.arg_names
     }
@@ -136,6 +160,17 @@ def test_logits_are_read_and_gradients_written_16_bytes_at_a_time() -> None:
         assert "st.global.v4.b32" in ptx
 
 
+@pytest.mark.parametrize("stride", [8, 3])
+def test_scores_are_rounded_once(stride: int) -> None:
+    choice = Configuration({"STRIDE": stride, "BLOCK": interpolation.BLOCK})
+    ptx = compiled(Case(pseudo_labels_upsampled, "scores_kernel", "fp32", choice), 90).asm["ptx"]
+    assert "fma.rn.f64" not in ptx  # the interpreter, which the bits are tested in, does not fuse
+    assert ".ftz" not in ptx  # denormal scores are candidates
+    unit = struct.pack(">d", 1 / (2 * stride) ** 2).hex()
+    assert f"0d{unit}" in ptx.lower()  # not the nearest float32
+    assert "cvt.rn.f32.f64" in ptx
+
+
 def test_a_kernel_that_spills_is_noticed(tmp_path: Path) -> None:
     constants = {"CELLS": 1024, "GROUP": 1, "PRECISE": False, "WITH_GRAD": True, "VOLUME": True}
     choice = Configuration(constants, warps=8)
@@ -144,6 +179,9 @@ def test_a_kernel_that_spills_is_noticed(tmp_path: Path) -> None:
 
 
 def test_every_kernel_is_compiled() -> None:
-    modules = (counts, masked_bce, masked_bce_upsampled, scale_gradient, select_top_fraction)
+    modules = (
+        *(counts, masked_bce, masked_bce_upsampled, scale_gradient, select_top_fraction),
+        *(label_map_upsampled, pseudo_labels_upsampled),
+    )
     kernels = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     assert kernels == {case.kernel for case in CASES}

@@ -18,9 +18,9 @@ SLOW, FAST = Configuration({"BLOCK": 1}), Configuration({"BLOCK": 2}, warps=8, r
 
 
 def test_every_op_has_triton_before_the_reference_on_a_gpu() -> None:
-    for op in set(OPS) - {"label_map_upsampled", "pseudo_labels_upsampled"}:  # the reference runs on CUDA
+    for op in OPS:
         names = [name for name, _, _ in available(op, "cuda")]
-        assert names.index("triton") == names.index("reference") - 1
+        assert names.index("triton") < names.index("reference")
         assert ("triton", core.UNUSABLE == "", core.UNUSABLE) in available(op, "cuda")
 
 

@@ -223,7 +223,7 @@ void launch(dim3 grid, dim3 block, const std::function<void()>& body) {
   if (block.x % kWarpSize != 0 || block.x == 0 || block.x > 1024 || block.y != 1 || block.z != 1 || grid.y != 1 ||
       grid.z != 1 || grid.x == 0)
     fail("a launch needs whole warps, at most 1024 threads, and one dimension");
-  ++launch_count;
+  count_launch();
   auto launch = std::make_unique<Launch>();
   launch->grid = grid;
   launch->block = block;
@@ -241,6 +241,7 @@ void launch(dim3 grid, dim3 block, const std::function<void()>& body) {
 }
 
 std::int64_t launches() { return launch_count; }
+void count_launch() { ++launch_count; }
 unsigned thread_index() { return running_thread; }
 unsigned block_index() { return running_block->index; }
 unsigned block_size() { return running_launch->block.x; }

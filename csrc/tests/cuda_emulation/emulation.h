@@ -21,8 +21,9 @@ constexpr unsigned kWarpSize = 32;
 // Runs `body` once per thread of the grid. Sizes of blocks are multiples of the warp size, and one-dimensional.
 void launch(dim3 grid, dim3 block, const std::function<void()>& body);
 
-// Number of launches so far.
+// Number of launches so far; what else a stream executes, a memset say, is one, too.
 std::int64_t launches();
+void count_launch();
 
 // What the running thread can ask for.
 unsigned thread_index();

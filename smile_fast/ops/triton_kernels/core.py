@@ -50,6 +50,14 @@ def upsampled_refusal(logits: Tensor, labels: Tensor, *others: object) -> str:
     return refusal(logits)
 
 
+def stride_refusal(logits: Tensor, height: int, width: int, stride: int, *others: object) -> str:
+    """Return why the kernels cannot upsample logits to this size by this stride; empty when they can."""
+    largest = max(height, width, stride)
+    if largest > LARGEST_AXIS:
+        return f"it takes axes and strides of up to {LARGEST_AXIS} pixels, got {largest}"
+    return refusal(logits)
+
+
 def implementation(module: str, op: str, refusal: Callable[..., str] = refusal) -> Implementation:
     """Return the registry's entry of an op that a file of this package implements.
 

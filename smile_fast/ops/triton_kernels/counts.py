@@ -95,6 +95,12 @@ def count_labels(
     return histogram, total
 
 
+def count_values(labels: Tensor) -> Tensor:
+    """Return how often each value occurs in contiguous uint8 labels: [256] int64."""
+    nothing_known = labels.new_empty((1, 256, 2, 1), dtype=torch.int32)  # not read without `mean`
+    return count_labels(labels.view(1, -1), nothing_known, 1, mean=False)[0][0]
+
+
 def finish(
     partials: Tensor,  # [B, K, parts] float32
     histogram: Tensor,  # [B, 256] int64

@@ -1,0 +1,60 @@
+"""label_map_upsampled in Triton: every program decides the labels of some pixels of one image, channel by channel."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from smile_fast.ops.checks import check_feature_grid, check_tensor
+from smile_fast.ops.triton_kernels.core import DTYPES, ROUNDING
+from smile_fast.ops.triton_kernels.interpolation import BLOCK, interpolate
+
+
+@triton.jit
+def label_map_upsampled_kernel(
+    logits,  # [N, M, h, w]
+    labels,  # [N, H, W] uint8
+    channels,
+    rows,
+    columns,
+    height,
+    width,
+    blocks,
+    STRIDE: tl.constexpr,
+    SOFTMAX: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Decide BLOCK pixels: the highest channel, and with sigmoid heads only one above 0."""
+    image = (tl.program_id(0) // blocks).to(tl.int64)
+    pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < height * width
+    best = tl.full([BLOCK], float("-inf") if SOFTMAX else 0.0, tl.float64)
+    label = tl.zeros([BLOCK], tl.int32)
+    for channel in range(channels):
+        plane = logits + (image * channels + channel) * rows * columns
+        value = interpolate(plane, pixel, inside, rows, columns, width, STRIDE)
+        wins = value > best  # false for NaN, and for a tie with a lower label
+        best = tl.where(wins, value, best)
+        label = tl.where(wins, channel if SOFTMAX else channel + 1, label)
+    tl.store(labels + image * height * width + pixel, label.to(tl.uint8), mask=inside)
+
+
+def label_map_upsampled(logits: Tensor, height: int, width: int, stride: int, softmax: bool) -> Tensor:
+    """Kernel of `smile_fast::label_map_upsampled`; results as in the reference."""
+    # The op can be called without its public function, and a wrong size would read foreign memory.
+    check_tensor("logits", logits, DTYPES, logits.device)
+    check_feature_grid(logits, "N, M", (height, width), stride)
+    images, channels, rows, columns = logits.shape
+    labels = logits.new_empty((images, height, width), dtype=torch.uint8)
+    if labels.numel() == 0:
+        return labels
+    blocks = -(-height * width // BLOCK)
+    with torch.cuda.device_of(logits):
+        label_map_upsampled_kernel[(images * blocks,)](
+            *(logits.contiguous(), labels, channels, rows, columns, height, width, blocks),
+            STRIDE=stride,
+            SOFTMAX=softmax,
+            BLOCK=BLOCK,
+            **ROUNDING,
+        )
+    return labels
