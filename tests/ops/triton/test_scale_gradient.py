@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from smile_fast.ops import masked_bce
+from smile_fast.ops.native import scale_gradient as native
 from smile_fast.ops.triton_kernels import core
 from smile_fast.ops.triton_kernels.scale_gradient import scale_gradient
 from tests.ops.problems import problem
@@ -30,7 +31,7 @@ def test_empty() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_backward_can_scale_unless_the_graph_is_kept(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backward_scales_in_place_unless_the_graph_is_kept(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = problem(2, 3, (5, 6), torch.float32)
     scaled: list[int] = []
 
@@ -44,7 +45,8 @@ def test_backward_can_scale_unless_the_graph_is_kept(reduction: str, monkeypatch
         return torch.autograd.grad(loss, leaf, retain_graph=keep)[0]
 
     expected = gradients(3.0, keep=False)
-    monkeypatch.setattr(core, "can_scale", lambda gradient: True)  # as on a GPU
+    monkeypatch.setattr(native, "can_scale", lambda gradient: False)  # as on a GPU
+    monkeypatch.setattr(core, "can_scale", lambda gradient: True)
     monkeypatch.setattr(core, "scale_gradient", spy)
     assert torch.equal(gradients(3.0, keep=True), expected)
     assert scaled == []
