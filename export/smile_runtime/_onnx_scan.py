@@ -219,6 +219,10 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     while position < end:
         tag, position = _varint(data, position)
         number, wire = tag >> 3, tag & 7
+        if tag >= 2**32:  # protobuf in C++ cuts it to 32 bits and would read another field than this scan
+            raise WireError(f"a tag is longer than 32 bits before byte {position}")
+        if number == 0:
+            raise WireError(f"field 0 before byte {position}")
         if wire == _VARINT:
             value, position = _varint(data, position)
             yield number, wire, value
@@ -229,7 +233,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
             size = 4 if wire == _FIXED32 else 8
         else:
             raise WireError(f"wire type {wire} at byte {position}")
-        if number == 0 or position + size > end:
+        if position + size > end:
             raise WireError(f"field {number} at byte {position} is longer than its message")
         yield number, wire, data[position : position + size]
         position += size
@@ -243,6 +247,6 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:
+        if byte < 0x80 and value < 2**64:  # protobuf in C++ cuts off what is above
             return value, position
     raise WireError(f"a number is longer than 64 bits at byte {position}")

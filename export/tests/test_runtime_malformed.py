@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import onnxruntime as ort
 import pytest
+from hostile_models import HOSTILE
 from nifti_files import AFFINE, content, dims, write
 from onnx import TensorProto, helper, onnx_pb
 from tiny_models import (
@@ -367,6 +368,7 @@ MODELS = {
     "a body of air": (card(body={"threshold_hu": -5000, "margin_mm": 5}), "body.threshold_hu"),
     "fails at run": (fails_at_run(), "fails on slices"),
     "another size": (wrong_size(), "contradicts"),
+    **HOSTILE,
 }
 
 

@@ -1,0 +1,79 @@
+"""Model files made to pass the checks and then to be read otherwise by onnxruntime: byte by byte, not by onnx."""
+
+from onnx import TensorProto, helper, onnx_pb
+from tiny_models import threshold_nodes, write_threshold_model
+
+NODE, INITIALIZER = 1, 5  # fields of a graph
+GRAPH = 7  # of a model
+_TOO_WIDE = 1 << 32  # beyond the 32 bits of a tag: protobuf in C++ cuts it off, and reads the field that is left
+
+
+def varint(value):
+    groups = []
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*groups, value])
+
+
+def whole_number(field, value, *, beyond=0):
+    return varint(field << 3 | beyond) + varint(value)
+
+
+def text(field, content, *, beyond=0):
+    return varint(field << 3 | 2 | beyond) + varint(len(content)) + content
+
+
+def _with_part(folder, field, part, nodes=None):
+    """The threshold model, and in its graph one more part that onnx would not write."""
+    good = write_threshold_model(folder / "good.onnx", nodes=nodes or threshold_nodes())
+    proto = onnx_pb.ModelProto.FromString(good.read_bytes())
+    graph = proto.graph.SerializeToString() + text(field, part)
+    proto.ClearField("graph")
+    (folder / "m.onnx").write_bytes(proto.SerializeToString() + text(GRAPH, graph))
+    return {"model": folder / "m.onnx"}
+
+
+def hidden_external_data(folder):
+    """An initializer with values of its own, and data_location and external_data behind tags of 33 bits."""
+    tensor = whole_number(1, 4) + whole_number(2, TensorProto.UINT8) + text(8, b"secret") + text(9, bytes(4))
+    tensor += whole_number(14, 1, beyond=_TOO_WIDE)
+    for key, value in ((b"location", b"secret.bin"), (b"offset", b"0"), (b"length", b"4")):
+        tensor += text(13, text(1, key) + text(2, value), beyond=_TOO_WIDE)
+    nodes = threshold_nodes()[:-1]
+    nodes += [
+        helper.make_node("Cast", ["secret"], ["secrets"], to=TensorProto.INT32),
+        helper.make_node("ReduceMax", ["secrets"], ["largest"], keepdims=0),
+        helper.make_node("Add", ["sum", "largest"], ["all"]),
+        helper.make_node("Cast", ["all"], ["labels"], to=TensorProto.UINT8),
+    ]
+    return _with_part(folder, INITIALIZER, tensor, nodes)
+
+
+def hidden_operator(folder):
+    """An Identity whose second type, behind a tag of 33 bits, is the one that counts."""
+    node = helper.make_node("RandomUniform", [], ["r"], shape=[3])
+    node.ClearField("op_type")
+    hidden = text(4, b"Identity") + text(4, b"RandomUniform", beyond=_TOO_WIDE)
+    return _with_part(folder, NODE, node.SerializeToString() + hidden)
+
+
+def nameless_field(folder):
+    """A node with a field of number 0, which protobuf refuses."""
+    node = helper.make_node("Identity", ["hu"], ["z"]).SerializeToString()
+    return _with_part(folder, NODE, node + whole_number(0, 0))
+
+
+def number_beyond_64_bits(folder):
+    """An attribute whose number has 65 bits."""
+    attribute = text(1, b"axis") + whole_number(3, 1 << 64) + whole_number(20, 2)
+    node = helper.make_node("Flatten", ["hu"], ["z"]).SerializeToString()
+    return _with_part(folder, NODE, node + text(5, attribute))
+
+
+HOSTILE = {
+    "external data behind an over-long tag": (hidden_external_data, "a tag is longer than 32 bits"),
+    "an operator behind an over-long tag": (hidden_operator, "a tag is longer than 32 bits"),
+    "a field of number 0": (nameless_field, "field 0"),
+    "a number of 65 bits": (number_beyond_64_bits, "longer than 64 bits"),
+}
