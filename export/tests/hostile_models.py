@@ -1,5 +1,6 @@
 """Model files made to pass the checks and then to be read otherwise by onnxruntime: byte by byte, not by onnx."""
 
+import onnxruntime as ort
 from onnx import TensorProto, helper, onnx_pb
 from tiny_models import threshold_nodes, write_threshold_model
 
@@ -77,3 +78,30 @@ HOSTILE = {
     "a field of number 0": (nameless_field, "field 0"),
     "a number of 65 bits": (number_beyond_64_bits, "longer than 64 bits"),
 }
+
+
+def write_two_programs(folder):
+    """Write an ONNX file that is at the same time a file of ORT's own format, with another program in it.
+
+    ORT's format is a flatbuffer: the place of its root in bytes 0..4, "ORTM" in bytes 4..8. To protobuf they are fields
+    that ONNX does not know; the honest model comes behind them, and the rest of the flatbuffer in one more such field.
+
+    Returns:
+        The file; as ONNX it is the threshold model, as ORT's format it labels all voxels above 100 HU 2.
+    """
+    other = write_threshold_model(folder / "other.onnx", nodes=threshold_nodes(values=(2, 0)))
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(folder / "other.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    ort.InferenceSession(str(other), options, providers=["CPUExecutionProvider"])
+    flat = (folder / "other.ort").read_bytes()
+    # 08 0A: field 1, 10. 0D 00 'O' 'R' 'T': field 1, four bytes. 'M' 0 0 0 0: field 9, four bytes.
+    content = b"\x08\x0a\x0d\0ORTM" + bytes(4) + write_threshold_model(folder / "honest.onnx").read_bytes()
+    # All offsets in a flatbuffer count from where they stand: only the first one, of its root, is given.
+    begin = int.from_bytes(content[:4], "little") - int.from_bytes(flat[:4], "little")
+    assert begin % 8 == 0
+    tag = varint(100 << 3 | 2)
+    size = begin + len(flat) - len(content) - len(tag) - 3
+    content += tag + varint(size)
+    (folder / "two.onnx").write_bytes(content + bytes(begin - len(content)) + flat)
+    return folder / "two.onnx"
