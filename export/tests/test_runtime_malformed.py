@@ -352,7 +352,7 @@ MODELS = {
     "a tensor cut short": (with_tensor(lambda t: setattr(t, "raw_data", bytes(7))), "holds 7 bytes"),
     "zeros without end": (
         with_node("ConstantOfShape", ("big",), initializers=[numbers("big", 10**5, 10**5, 10**2)]),
-        "makes a tensor of 1000000000000 values by its operator 'ConstantOfShape'",
+        "operator 'ConstantOfShape', which is not allowed",
     ),
     "tiles without end": (with_node("Tile", ("hu", "t"), initializers=[numbers("t", 1, 1, 2**20, 2**20)]), "'Tile'"),
     "expanded without end": (with_node("Expand", ("hu", "t"), initializers=[numbers("t", 2**31, 2)]), "'Expand'"),
