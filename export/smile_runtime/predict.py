@@ -15,7 +15,7 @@ from smile_runtime import __version__
 from smile_runtime.buffers import zeros
 from smile_runtime.components import chosen_values, keep_largest_components
 from smile_runtime.errors import InputError
-from smile_runtime.files import check_writable, refuse_overwrite
+from smile_runtime.files import check_results
 from smile_runtime.model import Model, ModelCard
 from smile_runtime.nifti import Volume, check_suffix, read_image, read_note, write_labels
 from smile_runtime.preprocessing import (
@@ -331,9 +331,4 @@ def check_outputs(
         InputError: There is one; ``out`` is not named like a NIfTI file.
     """
     check_suffix(out)
-    taken = list(inputs)
-    for path in (out, *more):
-        if path is not None:
-            refuse_overwrite(path, taken)
-            check_writable(path)
-            taken.append(path)
+    check_results((out, *more), inputs)
