@@ -1,4 +1,4 @@
-"""Names that are not UTF-8, things in the way of the results, results in the way of each other, and two runs at once."""
+"""Names that are not UTF-8, what is in the way of the results, results in each other's way, and two runs at once."""
 
 import csv
 import fcntl
