@@ -16,7 +16,10 @@ CHILDREN: dict[str, dict[int, str]] = {
     },
     "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
     "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
-    "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
+    "GraphProto": {
+        **{1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
+        **{11: "ValueInfoProto", 12: "ValueInfoProto", 13: "ValueInfoProto"},
+    },
     "NodeProto": {5: "AttributeProto"},
     "AttributeProto": {
         **{5: "TensorProto", 10: "TensorProto"},
@@ -27,18 +30,27 @@ CHILDREN: dict[str, dict[int, str]] = {
 }
 TENSOR_EXTERNAL_DATA = 13
 TENSOR_DATA_LOCATION = 14
+_TENSOR_NAME = 8
 
-# Operators that make a tensor as large as a constant says, and which of their inputs says it.
-SIZE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Pad": 1, "Resize": 3, "OneHot": 1, "Range": 1}
+_METADATA = {"NodeProto": 9, "GraphProto": 16, "TensorProto": 16, "ValueInfoProto": 4}  # message -> metadata_props
+_SIZE_ATTRIBUTES = ("pads", "strides", "output_padding", "output_shape")
 
-_NODE_OUTPUT, _NODE_TYPE, _NODE_DOMAIN = 2, 4, 7
-_INT64_DATA = 7
-_TYPED_VALUES = {4: 4, 5: 0, _INT64_DATA: 0, 10: 8, 11: 0}  # field of a tensor -> bytes a value, 0 for varints
-_INT64 = 7
+_NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE, _NODE_DOMAIN = 1, 2, 4, 7
+_ATTRIBUTE_NAME = 1
+_ATTRIBUTE_FLOATS, _ATTRIBUTE_INTS = (2, 7), (3, 8)  # one value, a list
+_FLOAT_DATA, _INT64_DATA = 4, 7
+_TYPED_VALUES = {
+    _FLOAT_DATA: 4,
+    5: 0,
+    _INT64_DATA: 0,
+    10: 8,
+    11: 0,
+}  # field of a tensor -> bytes a value, 0 for varints
+_FLOAT, _INT64 = 1, 7
 # Data type -> bits a value; strings (8), complex numbers (14, 15) and what is newer than int4 are left out.
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
 _MAX_RANK = 16
-_MAX_MESSAGES = 40_000  # ResNet-101 in int8 has about 4,000
+_MAX_MESSAGES = 20_000  # ResNet-101 in int8 has about 4,000
 _CONTINUED = bytes(range(0x80, 0x100))  # bytes of a varint that are not its last
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which ONNX does not use
@@ -60,8 +72,10 @@ class Scan:
         domains: Of the operator sets that the file imports.
         parts: Messages that were seen, by name: functions, training and sparse tensors show here.
         wrong_tensor: What is wrong with the first tensor whose values are not as many as its dimensions say.
-        constants: Whole numbers of the small constant tensors, by name.
-        makers: (type, inputs) of the nodes that make a tensor as large as a constant says.
+        constants: Numbers of the constant tensors, by name; infinity stands for those of a tensor that is not small.
+        nodes: (type, inputs, outputs) of all nodes but ``Constant``.
+        largest_step: Largest number in an attribute that says how far beyond its input an operator reaches.
+        inner_metadata: Whether any part below the model has metadata of its own.
     """
 
     has_graph: bool = False
@@ -71,8 +85,10 @@ class Scan:
     domains: set[str] = field(default_factory=set)
     parts: set[str] = field(default_factory=set)
     wrong_tensor: str | None = None
-    constants: dict[str, list[int]] = field(default_factory=dict)
-    makers: list[tuple[str, list[str]]] = field(default_factory=list)
+    constants: dict[str, list[float]] = field(default_factory=dict)
+    nodes: list[tuple[str, list[str], list[str]]] = field(default_factory=list)
+    largest_step: float = 0
+    inner_metadata: bool = False
 
 
 def scan_onnx(content: bytes) -> Scan:
@@ -94,15 +110,16 @@ def scan_onnx(content: bytes) -> Scan:
         message, data, name = stack.pop()
         scan.parts.add(message)
         messages += 1
-        if messages + len(stack) > _MAX_MESSAGES:
-            raise WireError(f"it has more than {_MAX_MESSAGES} parts, more than any network")
         if message == "TensorProto":
             _tensor(data, name, scan)
             continue
         if message == "NodeProto":
             name = _node(data, scan)
-        children = CHILDREN.get(message, {})
+        elif message == "AttributeProto":
+            _attribute(data, name, scan)
+        children, metadata = CHILDREN.get(message, {}), _METADATA.get(message)
         for number, wire, value in _fields(data):
+            scan.inner_metadata |= number == metadata
             if number not in children:
                 continue
             if wire != _BYTES or isinstance(value, int):
@@ -112,25 +129,53 @@ def scan_onnx(content: bytes) -> Scan:
             elif children[number] == "OperatorSetIdProto":
                 scan.domains.add(_texts(value, (1,))[1])
             else:
-                stack.append((children[number], value, name))
+                initializer = (message, children[number]) == ("GraphProto", "TensorProto")
+                stack.append((children[number], value, _own_name(value) if initializer else name))
+                if messages + len(stack) > _MAX_MESSAGES:
+                    raise WireError(f"it has more than {_MAX_MESSAGES} parts, more than any network")
             scan.has_graph |= message == "ModelProto" and number == 7
     return scan
 
 
 def _node(data: memoryview, scan: Scan) -> str:
-    """Note a node's operator; return the name of its output if it is a constant."""
-    texts = _texts(data, (_NODE_TYPE, _NODE_DOMAIN))
-    kind, domain = texts[_NODE_TYPE], texts[_NODE_DOMAIN]
+    """Note a node's operator, inputs and outputs; return the name of its output if it is a constant."""
+    texts: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _NODE_TYPE: [""], _NODE_DOMAIN: [""]}
+    for number, _, value in _fields(data):
+        if number in texts and not isinstance(value, int):
+            texts[number].append(_text(value))
+    kind, domain = texts[_NODE_TYPE][-1], texts[_NODE_DOMAIN][-1]
     scan.operators.add(("" if domain == "ai.onnx" else domain, kind))
-    if kind in SIZE_INPUTS:
-        scan.makers.append((kind, [_text(v) for n, _, v in _fields(data) if n == 1 and not isinstance(v, int)]))
-    return _texts(data, (_NODE_OUTPUT,))[_NODE_OUTPUT] if kind == "Constant" else ""
+    if kind == "Constant":
+        name = next(iter(texts[_NODE_OUTPUT]), "")
+        scan.constants.setdefault(name, [])
+        return name
+    scan.nodes.append((kind, texts[_NODE_INPUT], texts[_NODE_OUTPUT]))
+    return ""
+
+
+def _attribute(data: memoryview, constant: str, scan: Scan) -> None:
+    """Note the numbers of a constant, and those by which an operator makes its input larger."""
+    name = _texts(data, (_ATTRIBUTE_NAME,))[_ATTRIBUTE_NAME]
+    if not constant and name not in _SIZE_ATTRIBUTES:
+        return
+    values: list[float] = []
+    for number, _, value in _fields(data):
+        if number in _ATTRIBUTE_INTS:
+            values += map(_signed, _numbers(value))
+        elif number in _ATTRIBUTE_FLOATS and not isinstance(value, int):
+            values += _floats(value)
+    if len(values) > _MAX_RANK:
+        values = [math.inf]
+    if constant:
+        scan.constants[constant] += values
+    else:
+        scan.largest_step = max(scan.largest_step, *map(abs, values), 0)
 
 
 def _tensor(data: memoryview, name: str, scan: Scan) -> None:
-    """Note where a tensor's values are, and whether they are as many as its dimensions say."""
+    """Note where a constant's values are, and whether they are as many as its dimensions say."""
     dims: list[int] = []
-    small: list[int] = []  # the values of a small int64 tensor
+    small: list[float] = []  # the values of a small tensor
     kind = typed = 0
     raw: memoryview | None = None
     external = False
@@ -139,13 +184,15 @@ def _tensor(data: memoryview, name: str, scan: Scan) -> None:
             dims += _numbers(value)
         elif number == 2 and isinstance(value, int):
             kind = value
-        elif number == 8 and not isinstance(value, int):
-            name = _text(value) or name
         elif number == 9 and not isinstance(value, int):
             raw = value
         elif number in _TYPED_VALUES:
             typed += _count(value, wire, _TYPED_VALUES[number])
-            small += _numbers(value) if number == _INT64_DATA and typed <= _MAX_RANK else []
+            if number == _INT64_DATA and typed <= _MAX_RANK:
+                small += map(_signed, _numbers(value))
+            elif number == _FLOAT_DATA and typed <= _MAX_RANK and not isinstance(value, int):
+                small += _floats(value)
+        scan.inner_metadata |= number == _METADATA["TensorProto"]
         external |= number == TENSOR_EXTERNAL_DATA or (number == TENSOR_DATA_LOCATION and value != 0)
     if external:
         scan.external_data = True
@@ -160,9 +207,11 @@ def _tensor(data: memoryview, name: str, scan: Scan) -> None:
     elif raw is None and typed != claimed:
         problem = f"claims {claimed} values and holds {typed}"
     else:
-        if kind == _INT64 and claimed <= _MAX_RANK:
-            small = small if raw is None else list(struct.unpack(f"<{claimed}q", raw))
-            scan.constants[name] = [n - 2**64 if n >= 2**63 else n for n in small]
+        if kind not in (_FLOAT, _INT64) or claimed > _MAX_RANK:
+            small = [math.inf]
+        elif raw is not None:
+            small = list(struct.unpack(f"<{claimed}{'q' if kind == _INT64 else 'f'}", raw))
+        scan.constants.setdefault(name, []).extend(small)
         return
     scan.wrong_tensor = scan.wrong_tensor or f"tensor {name!r} {problem}"
 
@@ -192,6 +241,20 @@ def _numbers(value: int | memoryview) -> list[int]:
     return numbers
 
 
+def _floats(data: memoryview) -> list[float]:
+    """Real numbers of a repeated field, packed or one a field; of many the first."""
+    count = min(len(data) // 4, _MAX_RANK + 1)
+    return list(struct.unpack(f"<{count}f", data[: 4 * count]))
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _own_name(tensor: memoryview) -> str:
+    return _texts(tensor, (_TENSOR_NAME,))[_TENSOR_NAME]
+
+
 def _entry(data: memoryview) -> tuple[str, str]:
     texts = _texts(data, (1, 2))
     return texts[1], texts[2]
@@ -219,6 +282,10 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     while position < end:
         tag, position = _varint(data, position)
         number, wire = tag >> 3, tag & 7
+        if tag >= 2**32:  # protobuf in C++ cuts it to 32 bits and would read another field than this scan
+            raise WireError(f"a tag is longer than 32 bits before byte {position}")
+        if number == 0:
+            raise WireError(f"field 0 before byte {position}")
         if wire == _VARINT:
             value, position = _varint(data, position)
             yield number, wire, value
@@ -229,7 +296,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
             size = 4 if wire == _FIXED32 else 8
         else:
             raise WireError(f"wire type {wire} at byte {position}")
-        if number == 0 or position + size > end:
+        if position + size > end:
             raise WireError(f"field {number} at byte {position} is longer than its message")
         yield number, wire, data[position : position + size]
         position += size
@@ -243,6 +310,6 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:
+        if byte < 0x80 and value < 2**64:  # protobuf in C++ cuts off what is above
             return value, position
     raise WireError(f"a number is longer than 64 bits at byte {position}")

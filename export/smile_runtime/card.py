@@ -1,7 +1,7 @@
 """The card inside an exported file: what the file says about itself."""
 
 import json
-import math
+import sys
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -118,7 +118,7 @@ class ModelCard:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _refuse_constant(name: str) -> None:

@@ -5,12 +5,14 @@ import os
 from pathlib import Path
 
 from smile_runtime.errors import InputError
-from smile_runtime.files import check_writable, refuse_overwrite
-from smile_runtime.folder import list_jobs, output_folder, predict_folder
+from smile_runtime.files import check_results, printable
+from smile_runtime.folder import list_jobs, output_folder, predict_folder, shared_folder
 from smile_runtime.predict import Predictor, check_outputs
 from smile_runtime.report import FAILED, KEPT, Report
 from smile_runtime.tables import check_table, write_dataset_labels, write_table
 from smile_runtime.volumes import check_volumes, write_volumes
+
+FOLDER_TABLES = ("organs.label.txt", "organs.ctbl")  # what a folder gets without being asked
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -29,32 +31,35 @@ def _predict_scan(args: argparse.Namespace) -> None:
     predictor, report = _prepare(args)
     picture = _picture(Path(args.output)) if args.preview else None
     check_outputs([args.scan, args.model], args.output, picture, *_side_files(args))
-    prediction = predictor.predict_file(args.scan, args.output, preview_png=picture, show_progress=True)
-    report.add(Path(args.scan), prediction)
-    _write_side_files(args, predictor, report)
+    with shared_folder(Path(args.output).parent):
+        prediction = predictor.predict_file(args.scan, args.output, preview_png=picture, show_progress=True)
+        report.add(Path(args.scan), prediction)
+        _write_side_files(args, predictor, report)
     width = max(len(organ) for organ in ("organ", *prediction.volumes_ml))
     print(f"{'organ':<{width}}  {'ml':>9}")
     for organ, millilitres in prediction.volumes_ml.items():
         print(f"{organ:<{width}}  {millilitres:>9.1f}")
-    print(f"wrote {prediction.path} in {prediction.seconds:.1f} s")
+    print(f"wrote {printable(prediction.path)} in {prediction.seconds:.1f} s")
 
 
 def _predict_folder(args: argparse.Namespace) -> None:
     _check_names(args)
     out = Path(args.output)
-    jobs = list_jobs(Path(args.scan), out, previews=args.preview)
+    jobs = list_jobs(Path(args.scan), out, previews=args.preview, model=Path(args.model))
+    tables = [out / name for name in FOLDER_TABLES]
     predictor, report = _prepare(args)
     with output_folder(out):
         results = [path for job in jobs for path in (job.scan, job.labels, job.picture) if path is not None]
-        for path in _side_files(args):
-            refuse_overwrite(path, [args.model, *results])
-            check_writable(path)
-        for name in ("organs.label.txt", "organs.ctbl"):
-            write_table(out / name, predictor.card.organs)
+        check_results(_side_files(args), [args.model, *results, *tables])
+        for table in tables:
+            write_table(table, predictor.card.organs)
         predict_folder(predictor, jobs, report, resume=args.resume)
         _write_side_files(args, predictor, report)
     failed, kept = report.count(FAILED), report.count(KEPT)
-    print(f"{len(jobs) - failed} of {len(jobs)} scans have their label map in {out}" + f" ({kept} kept)" * bool(kept))
+    print(
+        f"{len(jobs) - failed} of {len(jobs)} scans have their label map in {printable(out)}"
+        + f" ({kept} kept)" * bool(kept)
+    )
     if failed:
         raise InputError(f"{failed} of {len(jobs)} scans could not be segmented, as told above")
 

@@ -88,6 +88,27 @@ def refuse_overwrite(
             raise InputError(f"the output {final} would overwrite the input {source}: choose another name")
 
 
+def check_results(
+    results: Iterable[str | os.PathLike[str] | None],
+    inputs: Iterable[str | os.PathLike[str]],
+) -> None:
+    """Refuse results that cannot be written, or would overwrite an input or each other.
+
+    Args:
+        results: Files that will be written; None stands for one that is not wanted.
+        inputs: Files that are read, or are written besides.
+
+    Raises:
+        InputError: There is one.
+    """
+    taken = list(inputs)
+    for path in results:
+        if path is not None:
+            refuse_overwrite(path, taken)
+            check_writable(path)
+            taken.append(path)
+
+
 def check_readable(path: str | os.PathLike[str]) -> int:
     """Refuse a path that is not a regular file; opening a pipe, say, could wait forever.
 
@@ -128,6 +149,11 @@ def reason(error: Exception) -> str:
     """What the operating system says about an error, for the end of a sentence."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return text[:1].lower() + text[1:]
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    r"""A file's name, or a text with some, for a terminal or a UTF-8 file: bytes that are no UTF-8 become ``\xe9``."""
+    return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def write_json(path: str | os.PathLike[str], obj: object) -> None:

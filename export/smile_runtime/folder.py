@@ -39,7 +39,7 @@ class Job:
     picture: Path | None
 
 
-def list_jobs(folder: Path, out: Path, *, previews: bool) -> list[Job]:
+def list_jobs(folder: Path, out: Path, *, previews: bool, model: Path | None = None) -> list[Job]:
     """The scans of a folder, by name, and where their results go.
 
     ``case.nii``, ``case.nii.gz`` and nnU-Net's ``case_0000.nii.gz`` become ``case.nii.gz``. Hidden files and files with
@@ -47,13 +47,13 @@ def list_jobs(folder: Path, out: Path, *, previews: bool) -> list[Job]:
 
     Raises:
         InputError: The folder cannot be read or has no scan, two scans would get one name, or the results would lie
-            among the scans.
+            among the scans, or replace one or ``model``.
     """
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
     except OSError as error:
         raise InputError(f"cannot read {folder}: {reason(error)}") from error
-    if out.exists() and os.path.samefile(folder, out):
+    if os.path.exists(out) and os.path.samefile(folder, out):
         raise InputError(f"the output folder {out} is the folder of the scans: choose another one")
     jobs: dict[str, Job] = {}
     for name in names:
@@ -66,17 +66,20 @@ def list_jobs(folder: Path, out: Path, *, previews: bool) -> list[Job]:
         jobs[case] = Job(folder / name, out / f"{case}.nii.gz", out / f"{case}.png" if previews else None)
     if not jobs:
         raise InputError(f"{folder} holds no scan: files named .nii or .nii.gz are wanted")
-    _refuse_links(list(jobs.values()))
+    _refuse_links(list(jobs.values()), model)
     return list(jobs.values())
 
 
-def _refuse_links(jobs: Sequence[Job]) -> None:
-    """Refuse results whose names lead to a scan, by a link."""
-    scans = {_identity(job.scan) for job in jobs} - {None}
+def _refuse_links(jobs: Sequence[Job], model: Path | None) -> None:
+    """Refuse results whose names lead to a scan or to the model, by a link."""
+    inputs = {_identity(job.scan): "a scan" for job in jobs}
+    if model is not None:
+        inputs[_identity(model)] = "the model"
+    inputs.pop(None, None)
     for job in jobs:
         for path in (job.labels, job.picture):
-            if path is not None and _identity(path) in scans:
-                raise InputError(f"the output {path} is a link to a scan: remove it, or choose another folder")
+            if path is not None and (kind := inputs.get(_identity(path))):
+                raise InputError(f"the output {path} is a link to {kind}: remove it, or choose another folder")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -96,23 +99,50 @@ def output_folder(out: Path) -> Iterator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {out}: {reason(error)}") from error
+    with _locked(out, fcntl.LOCK_EX) as is_locked:
+        if is_locked:
+            _remove_unfinished(out)
+        yield
+
+
+@contextmanager
+def shared_folder(out: Path) -> Iterator[None]:
+    """Keep runs over folders out of a folder, which would remove what is unfinished in it; others may write to it too.
+
+    Raises:
+        InputError: It cannot be opened, or such a run writes to it.
+    """
+    with _locked(out, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _locked(out: Path, kind: int) -> Iterator[bool]:
+    """Hold a lock on a folder; it ends with the process, however that ends. Yields False where locks are unknown."""
+    try:
         handle = os.open(out, os.O_RDONLY)
     except OSError as error:
         raise InputError(f"cannot write to the folder {out}: {reason(error)}") from error
     try:
+        is_locked = True
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"another smile-predict writes to {out}: wait for it, or choose another folder") from None
-        except OSError:
-            pass  # a file system without locks
-        else:
-            for entry in os.scandir(out):
-                if _TEMPORARY.fullmatch(entry.name):
-                    os.unlink(entry.path)
-        yield
+        except OSError:  # a file system without locks
+            is_locked = False
+        yield is_locked
     finally:
         os.close(handle)
+
+
+def _remove_unfinished(out: Path) -> None:
+    with os.scandir(out) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                os.unlink(entry.path)
 
 
 def predict_folder(

@@ -1,6 +1,7 @@
 """From a CT scan on disk to a label map on disk."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from smile_runtime import __version__
 from smile_runtime.buffers import zeros
 from smile_runtime.components import chosen_values, keep_largest_components
 from smile_runtime.errors import InputError
-from smile_runtime.files import check_writable, refuse_overwrite
+from smile_runtime.files import check_results, sha256
 from smile_runtime.model import Model, ModelCard
 from smile_runtime.nifti import Volume, check_suffix, read_image, read_note, write_labels
 from smile_runtime.preprocessing import (
@@ -70,6 +71,7 @@ class Scan:
         volume: As its file has it; without its voxels once its labels are known.
         geometry: How its slices lie in the file.
         box: Which part of it is computed.
+        sha256: Of the file, hexadecimal.
         labels: [D, H, W] uint8 in slices order, once they are known.
         picture: The preview, if one is wanted.
         times: Stage -> seconds.
@@ -78,6 +80,7 @@ class Scan:
     volume: Volume
     geometry: SliceGeometry
     box: BodyBox
+    sha256: str
     labels: npt.NDArray[np.uint8] | None = None
     picture: Picture | None = None
     times: dict[str, float] = field(default_factory=dict)
@@ -230,7 +233,7 @@ class Predictor:
         volume = read_image(scan)
         geometry = slice_geometry(volume.affine, volume.data.shape)
         box = body_box(slices_view(volume.data, geometry), geometry.spacing, self.body)
-        return Scan(volume, geometry, box, times={"read": time.monotonic() - start})
+        return Scan(volume, geometry, box, sha256(scan), times={"read": time.monotonic() - start})
 
     def segment(
         self,
@@ -282,7 +285,8 @@ class Predictor:
         millilitres = volumes_ml(scan.labels, organs, float(abs(np.linalg.det(volume.affine[:3, :3]))))
         if preview_png is not None and scan.picture is not None:
             write_png(preview_png, scan.picture)
-        facts = {"volumes_ml": millilitres, "box": box.to_json()}
+        made_from = {"sha256": scan.sha256, "shape": list(scan.geometry.shape)}
+        facts = {"scan": made_from, "volumes_ml": millilitres, "box": box.to_json()}
         note = json.dumps({"organs": organs, "settings": self.settings, **facts}, ensure_ascii=False)
         labels = from_slices(scan.labels, scan.geometry)
         write_labels(out, labels, volume.affine, organs=organs, header=volume.header, note=note)
@@ -292,18 +296,22 @@ class Predictor:
     def finished(self, scan: str | os.PathLike[str], out: str | os.PathLike[str]) -> Prediction | None:
         """What was written for a scan earlier, if it is what would be written now.
 
-        A label map appears under its name when it is complete, or not at all; it counts as finished if it is no older
-        than the scan and was made with this model and these settings.
+        A label map appears under its name when it is complete, or not at all; it counts as finished if it was made from
+        these very bytes, with this model and these settings, and has the shape that it had. Times of files say nothing:
+        a scan that replaces another one may be older than its labels.
         """
         found = read_note(out)
+        if found is None:
+            return None
         try:
-            if found is None or os.stat(out).st_mtime_ns < os.stat(scan).st_mtime_ns:
-                return None
             facts = json.loads(found[1])
-            if facts["settings"] != self.settings:
+            if facts["settings"] != self.settings or facts["scan"]["shape"] != list(found[0]):
                 return None
-            return self._prediction(Path(out), found[0], facts, {})
-        except (OSError, ValueError, KeyError, TypeError):
+            prediction = self._prediction(Path(out), found[0], facts | {"box": _checked_box(facts["box"])}, {})
+            if not all(map(math.isfinite, prediction.volumes_ml.values())):
+                return None
+            return prediction if facts["scan"]["sha256"] == sha256(scan) else None
+        except (InputError, ValueError, KeyError, TypeError, OverflowError, RecursionError):  # somebody else's note
             return None
 
     def _prediction(
@@ -320,6 +328,12 @@ class Predictor:
         )
 
 
+def _checked_box(box: dict[str, Any]) -> dict[str, Any]:
+    """The whole numbers of a note's box, as `BodyBox.to_json` wrote them."""
+    sides = {name: [int(end) for end in box[name]] for name in ("rows", "columns")}
+    return {"slices": int(box["slices"]), "of": int(box["of"]), **sides}
+
+
 def check_outputs(
     inputs: list[str | os.PathLike[str]],
     out: str | os.PathLike[str],
@@ -331,9 +345,4 @@ def check_outputs(
         InputError: There is one; ``out`` is not named like a NIfTI file.
     """
     check_suffix(out)
-    taken = list(inputs)
-    for path in (out, *more):
-        if path is not None:
-            refuse_overwrite(path, taken)
-            check_writable(path)
-            taken.append(path)
+    check_results((out, *more), inputs)

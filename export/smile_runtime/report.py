@@ -14,7 +14,7 @@ import numpy
 import onnxruntime
 
 from smile_runtime import __version__
-from smile_runtime.files import write_json
+from smile_runtime.files import printable, write_json
 from smile_runtime.predict import Prediction, Predictor
 
 SCHEMA = 1
@@ -41,12 +41,12 @@ class Report:
 
     def add(self, scan: Path, prediction: Prediction, *, kept: bool = False) -> None:
         """Note a scan that has its label map, written now or kept from an earlier run."""
-        self.volumes[scan.name] = prediction.volumes_ml
+        self.volumes[printable(scan.name)] = prediction.volumes_ml
         self.files.append(
             {
-                "scan": str(scan),
+                "scan": printable(scan),
                 "status": KEPT if kept else WRITTEN,
-                "labels": str(prediction.path),
+                "labels": printable(prediction.path),
                 "shape": list(prediction.shape),
                 "seconds": {stage: round(seconds, 4) for stage, seconds in prediction.times.items()},
                 "computed": prediction.box,
@@ -57,7 +57,7 @@ class Report:
 
     def add_failure(self, scan: Path, message: str) -> None:
         """Note a scan that could not be segmented."""
-        self.files.append({"scan": str(scan), "status": FAILED, "error": message})
+        self.files.append({"scan": printable(scan), "status": FAILED, "error": printable(message)})
 
     def count(self, status: str) -> int:
         """Number of scans of a status."""
@@ -78,7 +78,7 @@ class Report:
                 "onnxruntime": onnxruntime.__version__,
             },
             "platform": platform.platform(),
-            "model": {"path": str(model.path), "sha256": model.sha256, "organs": list(model.card.organs)},
+            "model": {"path": printable(model.path), "sha256": model.sha256, "organs": list(model.card.organs)},
             "provider": {"asked": predictor.provider, "active": model.providers},
             "threads": predictor.threads or len(os.sched_getaffinity(0)),
             "settings": predictor.settings,

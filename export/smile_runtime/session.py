@@ -50,6 +50,8 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised below; the log would only repeat it on stderr
     options.intra_op_num_threads = threads or 0
+    # Left to guess, onnxruntime takes a file with "ORTM" in it for its own format, past all that was checked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     # A plan of the memory for each new size of a batch doubles what a session holds, and body boxes differ.
     options.enable_mem_pattern = False
     names = [provider, *_BESIDE[provider]]

@@ -3,20 +3,21 @@
 import math
 from pathlib import Path
 
-from smile_runtime._onnx_scan import SIZE_INPUTS, Scan, WireError, scan_onnx
+from smile_runtime._onnx_scan import Scan, WireError, scan_onnx
 from smile_runtime.card import METADATA_KEY, ModelCard
 from smile_runtime.errors import InputError
 
-# Standard operators that compute tensors from tensors: no control flow, no sequences, no strings, no randomness.
+# Standard operators that compute tensors from tensors: no control flow, no sequences, no strings, no randomness, none
+# that make a tensor of numbers (ConstantOfShape, OneHot, Range) or many of one (Tile).
 OPERATORS = frozenset(
-    """Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant ConstantOfShape
-    Conv ConvInteger ConvTranspose CumSum DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Einsum Elu
-    Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater
-    GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN
-    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul MatMulInteger Max MaxPool Mean Min Mish Mod Mul
-    Neg Not OneHot Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear Range Reciprocal ReduceL1 ReduceL2
-    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Resize Round ScatterElements ScatterND Selu Shape
-    Sigmoid Sign Size Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh ThresholdedRelu Tile TopK
+    """Abs Add And ArgMax ArgMin AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant Conv
+    ConvInteger ConvTranspose CumSum DepthToSpace DequantizeLinear Div Dropout DynamicQuantizeLinear Einsum Elu
+    Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool
+    Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization IsInf
+    IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul MatMulInteger Max MaxPool Mean Min
+    Mish Mod Mul Neg Not Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear Reciprocal ReduceL1 ReduceL2
+    ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Resize Round ScatterElements ScatterND Selu
+    Shape Sigmoid Sign Size Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh ThresholdedRelu TopK
     Transpose Trilu Unsqueeze Where Xor""".split()
 )
 # What onnxruntime's own quantisation tool writes beside them.
@@ -26,7 +27,11 @@ MICROSOFT_OPERATORS = frozenset(
 )
 DOMAINS = {"": OPERATORS, "com.microsoft": MICROSOFT_OPERATORS}
 
-_MAX_CONSTANT_VALUES = 2**28  # in a tensor whose size a constant says: a batch of 1,024 slices of 512 x 512
+# Operators that make a tensor as large as an input says, and the inputs that say it.
+_SIZE_INPUTS = {"Expand": (1,), "Pad": (1,), "Resize": (1, 2, 3)}
+_MAX_VALUES = 2**28  # in a tensor whose size a constant says: a batch of 1,024 slices of 512 x 512
+_MAX_SCALE = 2**12  # of all axes together: output stride 16 needs 256
+_MAX_STEP = 512  # padding and strides of one operator: the largest atrous rate is 36
 
 
 def trusted_card(content: bytes, path: Path) -> ModelCard:
@@ -79,17 +84,41 @@ def _foreign_part(scan: Scan) -> str:
     for key, _ in scan.metadata:
         if key != METADATA_KEY:
             return f"holds foreign metadata under the key {key[:80]!r}"
-    return ""
+    return "holds foreign metadata inside its graph" if scan.inner_metadata else ""
 
 
 def _absurd_size(scan: Scan) -> str:
     if scan.wrong_tensor:
         return f"is damaged, its {scan.wrong_tensor}"
-    for kind, inputs in scan.makers:
-        name = inputs[SIZE_INPUTS[kind]] if len(inputs) > SIZE_INPUTS[kind] else ""
-        values = scan.constants.get(name, [])
-        sizes = [max(1, abs(value)) for value in values]
-        size = max(sizes, default=0) if kind == "Pad" else math.prod(sizes)
-        if size > _MAX_CONSTANT_VALUES:
-            return f"makes a tensor of {size} values by its operator {kind!r}"
+    if not scan.largest_step <= _MAX_STEP:
+        return f"holds an operator that pads or strides by {scan.largest_step:g}"
+    for kind, inputs, _ in scan.nodes:
+        for number in _SIZE_INPUTS.get(kind, ()):
+            values = scan.constants.get(inputs[number], []) if len(inputs) > number else []
+            if not _is_modest(kind, number, values):
+                return f"makes an absurdly large tensor by its operator {kind!r}"
+    return _constant_part(scan)
+
+
+def _is_modest(kind: str, number: int, values: list[float]) -> bool:
+    """Whether the constants that an operator takes as its sizes, pads or scales are those of a network for slices."""
+    sizes = [max(1.0, abs(value)) for value in values]
+    if kind == "Pad":
+        return max(sizes, default=1) <= _MAX_STEP
+    is_scale = kind == "Resize" and number < 3
+    return math.prod(sizes) <= (_MAX_SCALE if is_scale else _MAX_VALUES)
+
+
+def _constant_part(scan: Scan) -> str:
+    """A node that does not see the scan, "" if there is none.
+
+    onnxruntime computes such nodes, of whatever size, when it makes a session; an exported graph has none but those
+    that turn int8 weights into float ones of the same size.
+    """
+    known = {"", *scan.constants}
+    weights = [node for node in scan.nodes if node[0] == "DequantizeLinear" and known.issuperset(node[1])]
+    known.update(*(outputs for _, _, outputs in weights))
+    for kind, inputs, _ in scan.nodes:
+        if known.issuperset(inputs) and kind != "DequantizeLinear":
+            return f"computes something from constants alone by its operator {kind!r}"
     return ""

@@ -175,7 +175,14 @@ def test_continue_keeps_what_is_complete_and_redoes_the_rest(scans, tmp_path, th
     (out / "case 1.nii.gz").unlink()
     (out / "case 2.nii.gz").write_bytes((out / "case 0.nii.gz").read_bytes()[:50])  # as another program leaves it
     (out / "case 3.png").unlink()
-    os.utime(scans / "case 4.nii.gz", (2e9, 2e9))  # the scan is newer than its labels
+    stale = tmp_path / "stale"
+    stale.mkdir()
+    write(stale / "case 4.nii.gz", random_hu((16, 12, 4), 7))  # another scan of this name, this shape and this model
+    assert run(threshold_model, stale, tmp_path / "stale out", "--preview") == 0
+    for path in (tmp_path / "stale out").glob("case 4.*"):
+        path.replace(out / path.name)
+    os.utime(scans / "case 4.nii.gz", (1e9, 1e9))  # its labels are newer, and not its own
+    os.utime(scans / "case 0.nii.gz", (2e9, 2e9))  # as a copy is: newer than its labels, and the same scan
     assert run(threshold_model, scans, out, "--preview", "--continue", *report) == 0
     assert "(1 kept)" in capsys.readouterr().out
     assert content_of(out) == complete

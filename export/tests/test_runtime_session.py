@@ -3,6 +3,7 @@
 import numpy as np
 import onnxruntime as ort
 import pytest
+from hostile_models import write_two_programs
 from nifti_files import random_hu
 from tiny_models import threshold_labels
 
@@ -101,3 +102,12 @@ def test_a_model_on_a_device_uses_the_buffers(threshold_model, monkeypatch):
     assert np.array_equal(model.labels(hu), threshold_labels(hu[:, 0]))
     assert np.array_equal(model.labels(hu[::-1]), threshold_labels(hu[::-1, 0]))
     assert model._buffers is not None
+
+
+def test_what_was_checked_is_what_runs(tmp_path):
+    """onnxruntime would take a file for its own format by four of its bytes, and run a program that nobody checked."""
+    two = write_two_programs(tmp_path)
+    hu = random_hu((1, 1, 17, 9))
+    unguarded = ort.InferenceSession(two.read_bytes(), providers=["CPUExecutionProvider"])
+    assert set(np.unique(unguarded.run(["labels"], {"hu": hu})[0])) == {0, 2}
+    assert np.array_equal(Model(two).labels(hu), threshold_labels(hu[:, 0]))
