@@ -113,6 +113,19 @@ def test_patches_are_as_large_as_bodies_are(tmp_path, monkeypatch, bodies, most,
     assert BatchSource(all_of_it, **SETTINGS | {"crop_size": most}).batch(0).hu.shape == (4, 1, most, most)
 
 
+@pytest.mark.parametrize(("output_stride", "patch"), [(8, (40, 48)), (16, (48, 48))])
+def test_feature_pixels_cover_the_patch_as_they_cover_a_slice(tmp_path, monkeypatch, output_stride, patch):
+    """The network pads to whole feature pixels and the losses stretch over the patch: without a rest they agree."""
+    store = make_store(tmp_path / "store", {"train_0": truth()})
+    box = BodyBox(SHAPE[0], (0, 1), slice(0, 34), slice(0, 41))
+    monkeypatch.setattr(Store, "body_box", lambda self, case, rule: box)
+    view = TrainingView(store, store.declarations(), ["train_0"], body=BodyRule())
+    config = TrainConfig(output_stride=output_stride, crop_size=64, organ_share=0.0)
+    batch = BatchSource.of(config, view, 0).batch(0)
+    assert batch.hu.shape[2:] == batch.labels.shape[1:] == patch
+    assert [size % output_stride for size in patch] == [0, 0]
+
+
 def test_a_network_sees_the_box_and_says_nothing_outside(store, run, box):
     model, image = run.load_model(), store.read_image("test_0")
     labels = predict_labels(model, image, box=box)
