@@ -230,7 +230,7 @@ def test_only_training_cases_set_the_scales(run, graphs, monkeypatch):
 def test_calibration_is_spread_over_cohort_and_volume(tmp_path):
     names = [f"train_{number:02}" for number in range(40)]
     store = make_store(tmp_path / "store", dict.fromkeys(names, truth()))
-    calibration = calibration_slices(store, names, 3)
+    calibration = calibration_slices(store, names, 3, None)
     assert calibration.cases == names[::3]
     assert calibration.to_json()["slices"] == 4 * len(calibration.cases)
     np.testing.assert_array_equal(calibration.slices[1][0], ct(3)[[0, 0, 1]])

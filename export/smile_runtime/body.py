@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_BLOCK_MM = 8.0  # three blocks, 24 mm, are thicker than a couch's shell, a blanket or a tube, and thinner than a limb
+_BLOCK_MM = 8.0  # three blocks, 24 mm, are thicker than a couch's shell, a blanket or a tube; a child's limb may be too
 _MULTIPLE = 8  # pixels: whole feature pixels at output stride 8; at 16 the graph itself pads half a pixel more
 
 

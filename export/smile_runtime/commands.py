@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from smile_runtime.errors import InputError
@@ -40,6 +41,7 @@ def _predict_scan(args: argparse.Namespace) -> None:
     for organ, millilitres in prediction.volumes_ml.items():
         print(f"{organ:<{width}}  {millilitres:>9.1f}")
     print(f"wrote {printable(prediction.path)} in {prediction.seconds:.1f} s")
+    _warn(report)
 
 
 def _predict_folder(args: argparse.Namespace) -> None:
@@ -60,8 +62,14 @@ def _predict_folder(args: argparse.Namespace) -> None:
         f"{len(jobs) - failed} of {len(jobs)} scans have their label map in {printable(out)}"
         + f" ({kept} kept)" * bool(kept)
     )
+    _warn(report)
     if failed:
         raise InputError(f"{failed} of {len(jobs)} scans could not be segmented, as told above")
+
+
+def _warn(report: Report) -> None:
+    for warning in report.warnings():
+        print(f"warning: {warning}".replace("\n", " "), file=sys.stderr)
 
 
 def _prepare(args: argparse.Namespace) -> tuple[Predictor, Report]:

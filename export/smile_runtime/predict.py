@@ -62,6 +62,13 @@ class Prediction:
     box: dict[str, Any] = field(default_factory=dict)
     skipped_slices: int = 0
 
+    @property
+    def warning(self) -> str | None:
+        """What its reader has to know: that nothing of the scan was computed, because no body was found."""
+        if self.box.get("slices") != 0:
+            return None
+        return "no body was found, so nothing was computed: if the scan shows one, use --no-crop"
+
 
 @dataclass
 class Scan:

@@ -52,12 +52,17 @@ class Report:
                 "computed": prediction.box,
                 "skipped_slices": prediction.skipped_slices,
                 "volumes_ml": prediction.volumes_ml,
+                "warning": prediction.warning,
             }
         )
 
     def add_failure(self, scan: Path, message: str) -> None:
         """Note a scan that could not be segmented."""
         self.files.append({"scan": printable(scan), "status": FAILED, "error": printable(message)})
+
+    def warnings(self) -> list[str]:
+        """One sentence for each scan whose labels need one, with its name."""
+        return [f"{file['scan']}: {file['warning']}" for file in self.files if file.get("warning")]
 
     def count(self, status: str) -> int:
         """Number of scans of a status."""

@@ -5,6 +5,7 @@ import pytest
 from nifti_files import orientations, write
 from tiny_models import threshold_card, threshold_labels, write_threshold_model
 
+from smile_runtime.cli import main
 from smile_runtime.nifti import read_image, read_labels
 from smile_runtime.predict import Predictor
 from smile_runtime.preprocessing import BodyRule, body_box, slices_view, to_slices, whole_box
@@ -148,6 +149,57 @@ def test_a_scan_of_air_becomes_an_empty_label_map(tmp_path):
     prediction = Predictor(cropping_model(tmp_path)).predict_file(scan, tmp_path / "labels.nii.gz")
     assert prediction.skipped_slices == 7
     assert not read_labels(tmp_path / "labels.nii.gz").data.any()
+
+
+def test_a_scan_without_a_body_is_told_of(tmp_path, capsys):
+    """Zero millilitres of everything would else look like a finding."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    write(scans / "limb.nii.gz", np.ascontiguousarray(limb(22, 0).T))
+    write(scans / "body.nii.gz", np.ascontiguousarray(patient().T), np.diag([-1, -1, 5.0, 1]))
+    model, report = str(cropping_model(tmp_path)), tmp_path / "run.json"
+    told = f"warning: {scans / 'limb.nii.gz'}: no body was found"
+    arguments = [model, str(scans), "-o", str(tmp_path / "out"), "--report", str(report)]
+    for again in ([], ["--continue"]):
+        assert main([*arguments, *again]) == 0
+        printed = capsys.readouterr().err
+        assert told in printed
+        assert "--no-crop" in printed
+        assert printed.count("warning") == 1
+        warnings = {file["scan"]: file["warning"] for file in json.loads(report.read_text())["files"]}
+        assert warnings[str(scans / "body.nii.gz")] is None
+        assert "--no-crop" in warnings[str(scans / "limb.nii.gz")]
+    alone = [model, str(scans / "limb.nii.gz"), "-o", str(tmp_path / "alone.nii.gz")]
+    assert main(alone) == 0
+    assert told in capsys.readouterr().err
+    assert main([*alone, "--no-crop"]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def limb(diameter, offset):
+    y, x = np.mgrid[:120, :120] - 56 - offset
+    return np.where(y**2 + x**2 < (diameter / 2) ** 2, 40, AIR).astype(np.int16)[None]
+
+
+@pytest.mark.parametrize("offset", range(8))
+def test_a_limb_is_found_from_36_mm_on_and_never_below_24(offset):
+    assert not body_box(limb(23, offset), SPACING, RULE).planes
+    hu = limb(36, offset)
+    box = body_box(hu, SPACING, RULE)
+    rows, columns = (np.flatnonzero((hu[0] == 40).any(axis=axis)) for axis in (1, 0))
+    for seen, where in ((box.rows, rows), (box.columns, columns)):
+        assert max(seen.start - where[0], where[-1] + 1 - seen.stop) <= 4
+
+
+@pytest.mark.parametrize(("width", "least", "most"), [(22, 30, 40), (24, 0, 4), (32, 0, 4)])
+def test_a_bulge_narrower_than_three_blocks_is_cut_off(width, least, most):
+    """The README says so: 40 mm of it stand above the body."""
+    lost = []
+    for offset in range(8):
+        hu = np.full((1, 200, 200), AIR, np.int16)
+        hu[0, 80 + offset : 180, 30:170] = hu[0, 40 + offset : 80 + offset, 90 + offset : 90 + offset + width] = 40
+        lost.append(max(0, body_box(hu, SPACING, RULE).rows.start - 40 - offset))
+    assert least <= max(lost) <= most
 
 
 @pytest.mark.real_data

@@ -14,7 +14,7 @@ from smile_fast.models import Segmenter
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.model import Model
-from smile_runtime.preprocessing import slice_context
+from smile_runtime.preprocessing import BodyBox, BodyRule, slice_context, whole_box
 
 PARITY_CASES = 4
 PARITY_ORGAN_SLICES = 8  # of each case
@@ -55,22 +55,30 @@ class Sample:
 
 
 def parity_samples(run: Run, store: Store, channels: int) -> list[Sample]:
-    """Choose slices of up to four cases, two at a time: where organs are, the first, and a cut-out of another size.
+    """Choose slices of up to four cases, two at a time: where organs are, a whole one, and a cut-out of another size.
 
-    Organ voxels are counted by the index (visible labels); without any the middle slice is taken.
+    Where organs are they are cut to the body's box, as production cuts them. Organ voxels are counted by the index
+    (visible labels); without any the box's middle slice is taken.
     """
     cases = [case for split in ("test", "validation", "train") for case in run.cases(split)]
     samples = []
     for case in dict.fromkeys(cases[:: max(1, len(cases) // PARITY_CASES)][:PARITY_CASES]):
-        image = store.read_image(case)
-        busiest = _busiest(np.array(store.cases[case].counts)) or [len(image) // 2]
-        index = list(dict.fromkeys([*busiest, 0]))
+        image, box = store.read_image(case), computed_box(store, case, run.config.body)
+        busiest = [z for z in dict.fromkeys(_busiest(np.array(store.cases[case].counts))) if z in box.planes]
+        index = busiest or [box.planes[len(box.planes) // 2]]
         for first in range(0, len(index), 2):
-            samples.append(Sample(case, slice_context(image, index[first : first + 2], channels)))
+            samples.append(Sample(case, slice_context(box.crop(image), index[first : first + 2], channels)))
+        samples.append(Sample(case, slice_context(image, [0], channels)))
         height, width = image.shape[1:]
         rows, columns = slice(height // 8, height - 1), slice(0, width - width // 5)
-        samples.append(Sample(case, slice_context(image[:, rows, columns], busiest[:1], channels)))
+        samples.append(Sample(case, slice_context(image[:, rows, columns], index[:1], channels)))
     return samples
+
+
+def computed_box(store: Store, case: str, rule: BodyRule | None) -> BodyBox:
+    """What production computes of a case; all of one without a body, of which it computes nothing."""
+    box = store.body_box(case, rule)
+    return box if box.planes else whole_box(store.cases[case].shape)
 
 
 def _busiest(voxels: NDArray[np.int64]) -> list[int]:

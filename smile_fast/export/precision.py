@@ -14,11 +14,12 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import Tensor, nn
 
 from smile_fast.data.store import Store
+from smile_fast.export.certificate import computed_box
 from smile_fast.export.graph import quiet, strip
 from smile_fast.models import Segmenter
 from smile_fast.models.deeplab import ASPP
 from smile_runtime.model import INPUT
-from smile_runtime.preprocessing import slice_context
+from smile_runtime.preprocessing import BodyRule, slice_context
 
 Precision = Literal["fp32", "fp16", "int8"]
 CALIBRATION_CASES = 16
@@ -79,20 +80,22 @@ class Calibration:
         return {"cases": self.cases, "slices": sum(len(hu) for hu in self.slices), "ranges": "smallest and largest"}
 
 
-def calibration_slices(store: Store, cases: list[str], channels: int) -> Calibration:
-    """Choose slices of up to 16 cases, spread evenly over the cohort and over each volume.
+def calibration_slices(store: Store, cases: list[str], channels: int, rule: BodyRule | None) -> Calibration:
+    """Choose slices of up to 16 cases, spread evenly over the cohort and over each body, and cut to it.
 
     Args:
         store: the run's store.
         cases: the run's training cases, never others.
         channels: slices seen at once.
+        rule: by which production leaves the air out; None leaves nothing out.
     """
     chosen = cases[:: -(-len(cases) // CALIBRATION_CASES)]
     slices = []
     for case in chosen:
-        image = store.read_image(case)
-        index = sorted({(2 * part + 1) * len(image) // (2 * CALIBRATION_SLICES) for part in range(CALIBRATION_SLICES)})
-        slices.append(slice_context(image, index, channels))
+        box = computed_box(store, case, rule)
+        depth, parts = len(box.planes), range(CALIBRATION_SLICES)
+        index = sorted({box.planes[(2 * part + 1) * depth // (2 * CALIBRATION_SLICES)] for part in parts})
+        slices.append(slice_context(box.crop(store.read_image(case)), index, channels))
     return Calibration(chosen, slices)
 
 

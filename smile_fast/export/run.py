@@ -107,7 +107,7 @@ def build(
     proto = to_onnx(folded, probabilities=probabilities)
     if precision == "fp32":
         return proto, {}
-    calibration = calibration_slices(store, run.cases("train"), model.config.channels)
+    calibration = calibration_slices(store, run.cases("train"), model.config.channels, run.config.body)
     return quantize(proto, calibration), {"calibration": calibration.to_json()}
 
 

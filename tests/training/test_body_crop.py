@@ -8,6 +8,8 @@ import pytest
 from smile_fast.data.store import CASES, IMAGE, Store, write_array
 from smile_fast.evaluation.evaluate import evaluate_run
 from smile_fast.export import Targets, export_run
+from smile_fast.export.certificate import parity_samples
+from smile_fast.export.precision import calibration_slices
 from smile_fast.supervision import VOID, State
 from smile_fast.training.batches import AIR, BatchSource
 from smile_fast.training.config import TrainConfig
@@ -113,6 +115,19 @@ def test_patches_are_as_large_as_bodies_are(tmp_path, monkeypatch, bodies, most,
     assert BatchSource(all_of_it, **SETTINGS | {"crop_size": most}).batch(0).hu.shape == (4, 1, most, most)
 
 
+@pytest.mark.parametrize(("output_stride", "patch"), [(8, (40, 48)), (16, (48, 48))])
+def test_feature_pixels_cover_the_patch_as_they_cover_a_slice(tmp_path, monkeypatch, output_stride, patch):
+    """The network pads to whole feature pixels and the losses stretch over the patch: without a rest they agree."""
+    store = make_store(tmp_path / "store", {"train_0": truth()})
+    box = BodyBox(SHAPE[0], (0, 1), slice(0, 34), slice(0, 41))
+    monkeypatch.setattr(Store, "body_box", lambda self, case, rule: box)
+    view = TrainingView(store, store.declarations(), ["train_0"], body=BodyRule())
+    config = TrainConfig(output_stride=output_stride, crop_size=64, organ_share=0.0)
+    batch = BatchSource.of(config, view, 0).batch(0)
+    assert batch.hu.shape[2:] == batch.labels.shape[1:] == patch
+    assert [size % output_stride for size in patch] == [0, 0]
+
+
 def test_a_network_sees_the_box_and_says_nothing_outside(store, run, box):
     model, image = run.load_model(), store.read_image("test_0")
     labels = predict_labels(model, image, box=box)
@@ -164,6 +179,28 @@ def test_a_case_of_air_gets_an_empty_overlay(tmp_path, run):
     folder = relabel(run.load_model(), view, tmp_path / "rounds", Round(1, 1.0, "volume"))
     record = json.loads((folder / "round.json").read_text())
     assert record["cases"]["train_0"]["liver"] == {"candidates": 0, "selected": 0, "kept": 0}
+
+
+def test_certificate_and_int8_scales_see_what_production_computes(store, run, box):
+    """Beside the box one whole slice and a cut-out of odd size: the certificate speaks of them too."""
+    image = store.read_image("test_0")
+    cut, whole, odd = (sample.hu for sample in parity_samples(run, store, 1) if sample.case == "test_0")
+    assert cut.shape[2:] == box.size
+    assert [z for z in box.planes if (box.crop(image)[z] == cut[0, 0]).all()]
+    np.testing.assert_array_equal(whole[0, 0], image[0])
+    assert odd.shape[2:] not in (box.size, SHAPE[1:])
+    seen = store.body_box("train_0", BodyRule())
+    (slices,) = calibration_slices(store, ["train_0"], 1, BodyRule()).slices
+    depth = len(seen.planes)
+    expected = [seen.planes[z] for z in sorted({n * depth // 8 for n in (1, 3, 5, 7)})]
+    np.testing.assert_array_equal(slices[:, 0], seen.crop(store.read_image("train_0"))[expected])
+
+
+def test_a_case_of_air_calibrates_whole(tmp_path):
+    store = make_store(tmp_path / "store", {"train_0": truth()})
+    write_array(store.path / CASES / "train_0" / IMAGE, np.full(SHAPE, -1000, np.int16))
+    (slices,) = calibration_slices(store, ["train_0"], 1, BodyRule()).slices
+    assert slices.shape == (4, 1, *SHAPE[1:])
 
 
 def test_production_segments_what_evaluation_scored(store, run, box, tmp_path):
