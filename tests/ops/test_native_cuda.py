@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +24,20 @@ def test_loads_wherever_it_was_built() -> None:
     if NVCC:
         assert core.UNUSABLE == ""
     assert (core.CORE is None) == bool(core.UNUSABLE)
+
+
+@pytest.mark.skipif(core.CORE is None, reason="needs the core")
+def test_holds_code_for_two_architectures_and_ptx_for_later_ones() -> None:
+    tool = pytest.importorskip("triton").knobs.nvidia.cuobjdump.path  # NVIDIA's, which Triton brings along
+    found = {
+        kind: subprocess.run(
+            [tool, f"--list-{kind}", core.CORE.__file__], check=True, capture_output=True, text=True
+        ).stdout
+        for kind in ("elf", "ptx")
+    }
+    assert "sm_80" in found["elf"]
+    assert "sm_90" in found["elf"]
+    assert "sm_90" in found["ptx"]
 
 
 def test_comes_before_the_reference_on_cuda() -> None:

@@ -1,6 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from smile_fast.ops import available, pseudo_labels_upsampled, reference, select_top_fraction
 from smile_fast.supervision import PSEUDO_BIT
@@ -77,6 +80,44 @@ def test_native_is_the_reference(dtype: torch.dtype, per_slice: bool, stride: in
                 )
                 assert torch.equal(found[0], wanted[0])
                 assert torch.equal(found[1], wanted[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("per_slice", [False, True])
+def test_queued_is_the_reference(dtype: torch.dtype, per_slice: bool) -> None:
+    logits, labels = noise((3, 4, *coarse(SIZE, 8)), dtype=dtype), some_labels(3, SIZE)
+    found, wanted = (
+        pseudo_labels_upsampled(logits, labels, [0, 1, 3], 0.33, 8, per_slice, implementation=name)
+        for name in ("torch", "reference")
+    )
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+
+
+class HostLearnsNothing(TorchDispatchMode):
+    """Refuses the operations after which the host knows what a tensor holds, or that need memory of the host."""
+
+    REFUSED = ("nonzero", "_local_scalar_dense", "masked_select", "unique", "lift_fresh", "is_nonzero", "bincount")
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.name().removeprefix("aten::").split(".")[0]
+        indices = args[1] if name.startswith("index") and len(args) > 1 and isinstance(args[1], list | tuple) else ()
+        masks = any(isinstance(index, Tensor) and index.dtype == torch.bool for index in indices)
+        if masks or any(name.startswith(refused) for refused in self.REFUSED):
+            raise AssertionError(f"{func.name()} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+def test_queued_tells_the_host_nothing() -> None:
+    logits, labels = noise((2, 3, *coarse(SIZE, 8))), some_labels(2, SIZE)
+    arguments = (logits, labels, [0, 2], 0.5, 8, False)
+    with HostLearnsNothing():
+        reference.pseudo_labels_upsampled_queued(*arguments)
+        reference.label_map_upsampled(logits, *SIZE, 8, False)
+    with HostLearnsNothing(), pytest.raises(AssertionError, match="nonzero waits for the device"):
+        reference.pseudo_labels_upsampled(*arguments)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -35,9 +35,9 @@ ARCHITECTURES = [80, 90]
 POINTERS = {
     **{name: "*u8" for name in ("labels", "candidates", "selection", "selected", "overlay")},
     **{name: "*i16" for name in ("offsets",)},
-    **{name: "*i32" for name in ("table", "sizes")},
+    **{name: "*i32" for name in ("table", "sizes", "ties")},
     **{name: "*u32" for name in ("keys",)},
-    **{name: "*i64" for name in ("total", "histogram", "histograms", "segments", "ties", "ties_until", "counts")},
+    **{name: "*i64" for name in ("total", "histogram", "histograms", "segments", "sums_of_ties", "counters", "counts")},
     **{name: "*fp32" for name in ("partials", "best")},
     **{name: "*fp64" for name in ("sums", "shares", "factors")},
 }
@@ -87,19 +87,22 @@ def other_cases() -> list[Case]:
         cases.append(Case(scale_gradient, "scale_gradient_kernel", dtype, choice))
     for dtype, levels in (("fp32", 4), ("fp16", 3), ("bf16", 2)):
         sizing = {"LEVELS": levels, "TILE": select_top_fraction.TILE, "BLOCK": select_top_fraction.BLOCK}
-        for kernel in ("compact_kernel", "ties_kernel", "write_kernel"):
-            cases.append(Case(select_top_fraction, kernel, dtype, Configuration(sizing, registers=128)))
-        for level in range(1, levels):
-            choice = Configuration({**sizing, "LEVEL": level}, registers=128)
-            cases.append(Case(select_top_fraction, "refine_kernel", dtype, choice))
+        cases.append(Case(select_top_fraction, "compact_kernel", dtype, Configuration(sizing, registers=128)))
+        for kernel in ("refine_kernel", "write_kernel"):
+            choice = Configuration({**sizing, "SPAN": select_top_fraction.SPAN}, registers=128)
+            cases.append(Case(select_top_fraction, kernel, dtype, choice))
     return cases
 
 
+def sized(constants: dict[str, object]) -> Configuration:
+    return Configuration({**constants, "BLOCK": interpolation.BLOCK}, registers=interpolation.REGISTERS)
+
+
 def upsampled_cases() -> list[Case]:
-    cases = [Case(pseudo_labels_upsampled, "keep_kernel", "fp32", Configuration({"BLOCK": interpolation.BLOCK}))]
+    cases = [Case(pseudo_labels_upsampled, "keep_kernel", "fp32", sized({}))]
     for dtype in ("fp32", "bf16", "fp16"):
         for stride in (8, 3):
-            sizing = Configuration({"STRIDE": stride, "BLOCK": interpolation.BLOCK})
+            sizing = sized({"STRIDE": stride})
             cases.append(Case(pseudo_labels_upsampled, "scores_kernel", dtype, sizing))
             for softmax in (False, True):
                 choice = with_constants(sizing, SOFTMAX=softmax)
@@ -162,7 +165,7 @@ def test_logits_are_read_and_gradients_written_16_bytes_at_a_time() -> None:
 
 @pytest.mark.parametrize("stride", [8, 3])
 def test_scores_are_rounded_once(stride: int) -> None:
-    choice = Configuration({"STRIDE": stride, "BLOCK": interpolation.BLOCK})
+    choice = sized({"STRIDE": stride})
     ptx = compiled(Case(pseudo_labels_upsampled, "scores_kernel", "fp32", choice), 90).asm["ptx"]
     assert "fma.rn.f64" not in ptx  # the interpreter, which the bits are tested in, does not fuse
     assert ".ftz" not in ptx  # denormal scores are candidates

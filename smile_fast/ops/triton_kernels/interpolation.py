@@ -6,7 +6,11 @@ Weights are integers: a logit of at most 32 bits times a weight is exact, so tha
 import triton
 import triton.language as tl
 
-BLOCK = 1024  # pixels of a program
+from smile_fast.ops.triton_kernels.core import INTERPRETED, Configuration
+
+BLOCK = 1024 if INTERPRETED else 512  # pixels of a program; more in float64 would not fit in the registers
+REGISTERS = 128
+LAUNCH_OPTIONS = Configuration({}, registers=REGISTERS).launch_options
 
 
 @triton.jit

@@ -6,8 +6,8 @@ import triton.language as tl
 from torch import Tensor
 
 from smile_fast.ops.checks import check_feature_grid, check_tensor
-from smile_fast.ops.triton_kernels.core import DTYPES, ROUNDING
-from smile_fast.ops.triton_kernels.interpolation import BLOCK, interpolate
+from smile_fast.ops.triton_kernels.core import DTYPES
+from smile_fast.ops.triton_kernels.interpolation import BLOCK, LAUNCH_OPTIONS, interpolate
 
 
 @triton.jit
@@ -55,6 +55,6 @@ def label_map_upsampled(logits: Tensor, height: int, width: int, stride: int, so
             STRIDE=stride,
             SOFTMAX=softmax,
             BLOCK=BLOCK,
-            **ROUNDING,
+            **LAUNCH_OPTIONS,
         )
     return labels

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from smile_fast.ops.checks import check_feature_grid, check_shape, check_tensor
 from smile_fast.ops.reference import PSEUDO_BIT
-from smile_fast.ops.triton_kernels.core import DTYPES, ROUNDING
+from smile_fast.ops.triton_kernels.core import DTYPES
 from smile_fast.ops.triton_kernels.counts import count_values
-from smile_fast.ops.triton_kernels.interpolation import BLOCK, interpolate
+from smile_fast.ops.triton_kernels.interpolation import BLOCK, LAUNCH_OPTIONS, interpolate
 
 
 @triton.jit(do_not_specialize=["organ"])
@@ -107,7 +107,7 @@ def pseudo_labels_upsampled(
                 *(height, width, blocks),
                 STRIDE=stride,
                 BLOCK=BLOCK,
-                **ROUNDING,
+                **LAUNCH_OPTIONS,
             )
             selected = torch.ops.smile_fast.select_top_fraction(
                 scores.view(-1), candidates.view(-1).view(torch.bool), shares, segments
@@ -115,7 +115,7 @@ def pseudo_labels_upsampled(
             keep_kernel[(-(-length // BLOCK),)](
                 *(scores, selected.view(torch.uint8), best, overlay, row, PSEUDO_BIT | (organ + 1), length),
                 BLOCK=BLOCK,
-                **ROUNDING,
+                **LAUNCH_OPTIONS,
             )
         kept = count_values(overlay)
         counts[:, 2] = torch.stack([kept[PSEUDO_BIT | (organ + 1)] for organ in organs])

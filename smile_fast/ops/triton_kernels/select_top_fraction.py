@@ -3,9 +3,13 @@
 Scores become 32-bit keys of the same order. One pass over the scores writes every tile's candidates, key and place,
 to the tile's own slot of the workspace, and counts the keys' first 8 bits a segment. Each refinement counts the next
 8 bits of the keys that agree with the threshold so far; how many are wanted is computed on the device. Keys above
-the threshold are selected, and of those equal to it the first ones: ranks come from a running sum of ties a tile.
+the threshold are selected, and of those equal to it the first ones: ranks come from the numbers of ties a tile.
 
-Workspace: 6 bytes a voxel, of which only the candidates' share is touched, 8 KiB a segment, 16 bytes a tile. Its size
+Four launches: zeros, compaction, all refinements, the selection. Programs of the refinements take numbers in the order
+in which they start, the numbers of one level after those of the one before, and wait for the level before alone: who is
+waited for is running, and does not wait for anybody later.
+
+Workspace: 6 bytes a voxel, of which only the candidates' share is touched, 8 KiB a segment, 8 bytes a tile. Its size
 depends on the shapes alone, so the whole can be captured in a CUDA graph.
 """
 
@@ -24,6 +28,7 @@ LEVELS = {torch.float32: 4, torch.float16: 3, torch.bfloat16: 2}
 """How many times 8 bits tell all numbers of a dtype apart; the rest of the key is the same for equal numbers."""
 TILE = 64 if INTERPRETED else 8192  # voxels of a program; their offsets fit in 16 bits
 BLOCK = 32 if INTERPRETED else 1024  # voxels or candidates a step
+SPAN = 4 if INTERPRETED else 1024  # tiles whose ties have a sum of their own
 
 LAUNCH_OPTIONS = Configuration({}, registers=128).launch_options
 
@@ -67,23 +72,26 @@ def quota(share, candidates):
 
 
 @triton.jit
-def threshold(histogram, share, LEVEL: tl.constexpr):
-    """Descend LEVEL levels of a segment's histogram [levels, 256].
+def threshold(histogram, share, levels):
+    """Descend some levels of a segment's histogram [levels, 256], which other programs of the launch may have filled.
 
     Returns:
-        prefix: uint32, the first 8 * LEVEL bits of the smallest key that is selected; all ones if none is.
+        prefix: uint32, the first 8 * levels bits of the smallest key that is selected; all ones if none is.
         wanted: int64, how many of the keys that start with it are selected.
+        there: int64, how many keys start with it.
     """
     bins = tl.arange(0, BINS)
-    wanted = quota(share, tl.sum(tl.load(histogram + bins)))
+    there = tl.sum(tl.load(histogram + bins))
+    wanted = quota(share, there)
     prefix = wanted * 0
-    for level in tl.static_range(LEVEL):
-        counts = tl.load(histogram + level * BINS + bins)
+    for level in range(levels):
+        counts = tl.load(histogram + level * BINS + bins, cache_modifier=".cg")
         at_least = tl.sum(counts) - tl.cumsum(counts) + counts  # keys in this bin or a higher one
         digit = tl.sum((at_least >= wanted).to(tl.int64)) - 1
         wanted -= tl.sum(tl.where(bins > digit, counts, 0))
+        there = tl.sum(tl.where(bins == digit, counts, 0))
         prefix = prefix * BINS + digit
-    return prefix.to(tl.uint32), wanted
+    return prefix.to(tl.uint32), wanted, there
 
 
 @triton.jit
@@ -136,78 +144,124 @@ def compact_kernel(
 
 
 @triton.jit
-def refine_kernel(
-    keys, offsets, sizes, segments, shares, histograms, length, count,
-    LEVEL: tl.constexpr,
+def refine_tile(
+    keys, offsets, segments, shares, histograms, length, count, tile, size, level,
     LEVELS: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Count 8 more bits of one tile's keys that start like the threshold; `shares` is gamma, [S] float64."""
-    tile = tl.program_id(0).to(tl.int64)
+    """Count 8 more bits of one tile's keys that start like the threshold."""
     start = tile * TILE
     end = tl.minimum(start + TILE, length)
-    size = tl.load(sizes + tile)
     lanes = tl.arange(0, BLOCK)
-    if size > 0:
-        segment = first_segment(segments, count, start)
-        low = bound(segments, segment, length)
-        while (segment < count) & (low < end):
-            high = bound(segments, tl.minimum(segment + 1, count), length)
-            histogram = histograms + segment.to(tl.int64) * LEVELS * BINS
-            prefix, _ = threshold(histogram, tl.load(shares + segment), LEVEL)
-            counts = tl.zeros([BINS], tl.int32)
-            for chunk in range(0, size, BLOCK):
-                filled = chunk + lanes < size
-                key = tl.load(keys + start + chunk + lanes, mask=filled, other=0)
-                voxel = start + tl.load(offsets + start + chunk + lanes, mask=filled, other=0)
-                inside = filled & (voxel >= low) & (voxel < high)
-                digit = (key >> (24 - 8 * LEVEL)) & 255
-                counts += tl.histogram(digit.to(tl.int32), BINS, mask=inside & (key >> (32 - 8 * LEVEL) == prefix))
-            place = histogram + LEVEL * BINS + tl.arange(0, BINS)
-            tl.atomic_add(place, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
-            segment += 1
-            low = high
+    segment = first_segment(segments, count, start)
+    low = bound(segments, segment, length)
+    while (segment < count) & (low < end):
+        high = bound(segments, tl.minimum(segment + 1, count), length)
+        histogram = histograms + segment.to(tl.int64) * LEVELS * BINS
+        prefix, _, _ = threshold(histogram, tl.load(shares + segment), level)
+        counts = tl.zeros([BINS], tl.int32)
+        for chunk in range(0, size, BLOCK):
+            filled = chunk + lanes < size
+            key = tl.load(keys + start + chunk + lanes, mask=filled, other=0)
+            voxel = start + tl.load(offsets + start + chunk + lanes, mask=filled, other=0)
+            inside = filled & (voxel >= low) & (voxel < high)
+            digit = (key >> (24 - 8 * level).to(tl.uint32)) & 255
+            same = key >> (32 - 8 * level).to(tl.uint32) == prefix
+            counts += tl.histogram(digit.to(tl.int32), BINS, mask=inside & same)
+        place = histogram + level * BINS + tl.arange(0, BINS)
+        tl.atomic_add(place, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
+        segment += 1
+        low = high
 
 
 @triton.jit
-def ties_kernel(
-    keys, offsets, sizes, segments, shares, histograms, ties, length, count,
+def ties_of_tile(
+    keys, offsets, segments, shares, histograms, length, count, tile, size,
     LEVELS: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Count the keys of one tile that equal the threshold of the segment that goes on behind the tile."""
-    tile = tl.program_id(0).to(tl.int64)
+    """Return how many keys of one tile equal the threshold of the segment that goes on behind the tile."""
     start = tile * TILE
     end = tl.minimum(start + TILE, length)
-    size = tl.load(sizes + tile)
     lanes = tl.arange(0, BLOCK)
-    found = tl.zeros([], tl.int64)
-    if size > 0:
-        segment = first_segment(segments, count, end - 1)
-        if segment < count:
-            low = bound(segments, segment, length)
-            histogram = histograms + segment.to(tl.int64) * LEVELS * BINS
-            prefix, _ = threshold(histogram, tl.load(shares + segment), LEVELS)
-            for chunk in range(0, size, BLOCK):
-                filled = chunk + lanes < size
-                key = tl.load(keys + start + chunk + lanes, mask=filled, other=0)
-                voxel = start + tl.load(offsets + start + chunk + lanes, mask=filled, other=0)
-                tie = filled & (voxel >= low) & (key >> (32 - 8 * LEVELS) == prefix)
-                found += tl.sum(tie.to(tl.int64))
-    tl.store(ties + tile, found)
+    found = tl.zeros([], tl.int32)
+    segment = first_segment(segments, count, end - 1)
+    if segment < count:
+        low = bound(segments, segment, length)
+        histogram = histograms + segment.to(tl.int64) * LEVELS * BINS
+        prefix, _, _ = threshold(histogram, tl.load(shares + segment), LEVELS)
+        for chunk in range(0, size, BLOCK):
+            filled = chunk + lanes < size
+            key = tl.load(keys + start + chunk + lanes, mask=filled, other=0)
+            voxel = start + tl.load(offsets + start + chunk + lanes, mask=filled, other=0)
+            tie = filled & (voxel >= low) & (key >> (32 - 8 * LEVELS) == prefix)
+            found += tl.sum(tie.to(tl.int32))
+    return found
+
+
+@triton.jit
+def refine_kernel(
+    keys, offsets, sizes, segments,
+    shares,  # [S] float64: gamma
+    histograms,
+    ties,  # [tiles] int32
+    sums_of_ties,  # [ceil(tiles / SPAN)] int64, zero
+    counters,  # [1 + LEVELS] int64, zero: programs that started, and of each level those that are done
+    length, count, tiles,
+    LEVELS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SPAN: tl.constexpr,
+):  # fmt: skip
+    """Refine level after level, a program for each tile of each; then count the ties."""
+    number = tl.atomic_add(counters, 1, sem="relaxed").to(tl.int32)
+    level = number // tiles + 1
+    tile = (number % tiles).to(tl.int64)
+    if level > 1:
+        done = tl.atomic_add(counters + level - 1, 0, sem="acquire")
+        while done < tiles:
+            done = tl.atomic_add(counters + level - 1, 0, sem="acquire")
+        tl.debug_barrier()
+    size = tl.load(sizes + tile)
+    if level < LEVELS:
+        if size > 0:
+            refine_tile(
+                keys, offsets, segments, shares, histograms, length, count, tile, size, level, LEVELS, TILE, BLOCK
+            )
+        tl.debug_barrier()  # all threads have counted before one says so
+        tl.atomic_add(counters + level, 1, sem="release")
+    else:
+        found = tl.zeros([], tl.int32)
+        if size > 0:
+            found = ties_of_tile(
+                keys, offsets, segments, shares, histograms, length, count, tile, size, LEVELS, TILE, BLOCK
+            )
+        tl.store(ties + tile, found)
+        tl.atomic_add(sums_of_ties + tile // SPAN, found.to(tl.int64), mask=found > 0, sem="relaxed")
+
+
+@triton.jit
+def ties_before(ties, sums_of_ties, tile, SPAN: tl.constexpr):
+    """Return how many ties all tiles before one have."""
+    span = tl.arange(0, SPAN)
+    whole = tile // SPAN
+    found = tl.load(ties + whole * SPAN + span, mask=whole * SPAN + span < tile, other=0).to(tl.int64)
+    for first in range(0, whole, SPAN):
+        found += tl.load(sums_of_ties + first + span, mask=first + span < whole, other=0)
+    return tl.sum(found)
 
 
 @triton.jit
 def write_kernel(
-    keys, offsets, sizes, segments, shares, histograms,
-    ties_until,  # [tiles] int64: ties of this tile and all before it
+    keys, offsets, sizes, segments, shares, histograms, ties, sums_of_ties,
     selection,  # [N] uint8
     length, count,
     LEVELS: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
+    SPAN: tl.constexpr,
 ):  # fmt: skip
     """Mark what is selected of one tile: keys above the threshold, and the first of those that equal it."""
     tile = tl.program_id(0).to(tl.int64)
@@ -221,11 +275,12 @@ def write_kernel(
         while (segment < count) & (low < end):
             high = bound(segments, tl.minimum(segment + 1, count), length)
             histogram = histograms + segment.to(tl.int64) * LEVELS * BINS
-            prefix, wanted = threshold(histogram, tl.load(shares + segment), LEVELS)
+            prefix, wanted, there = threshold(histogram, tl.load(shares + segment), LEVELS)
             # All tiles from the segment's first one to the one before this end inside of it: their ties are its ties.
             first = low // TILE
-            rank = tl.load(ties_until + tile - 1, mask=first < tile, other=0)
-            rank -= tl.load(ties_until + first - 1, mask=(first < tile) & (first > 0), other=0)
+            rank = wanted * 0
+            if (first < tile) & (wanted < there):
+                rank = ties_before(ties, sums_of_ties, tile, SPAN) - ties_before(ties, sums_of_ties, first, SPAN)
             for chunk in range(0, size, BLOCK):
                 filled = chunk + lanes < size
                 key = tl.load(keys + start + chunk + lanes, mask=filled, other=0) >> (32 - 8 * LEVELS)
@@ -261,15 +316,17 @@ def select_top_fraction(scores: Tensor, candidates: Tensor, gamma: Tensor, segme
         keys = codes.new_empty((tiles, TILE), dtype=torch.uint32)
         offsets = codes.new_empty((tiles, TILE), dtype=torch.int16)
         sizes = codes.new_empty(tiles, dtype=torch.int32)
-        ties = codes.new_empty(tiles, dtype=torch.int64)
-        histograms = codes.new_zeros((count, levels, 256), dtype=torch.int64)
+        ties = codes.new_empty(tiles, dtype=torch.int32)
+        spans, bins = -(-tiles // SPAN), count * levels * 256
+        zeros = codes.new_zeros(bins + spans + 1 + levels, dtype=torch.int64)
+        histograms, sums_of_ties, counters = zeros.split((bins, spans, 1 + levels))
         sizing = {"LEVELS": levels, "TILE": TILE, "BLOCK": BLOCK, **LAUNCH_OPTIONS}
         slots = (keys, offsets, sizes, segments, gamma, histograms)
         compact_kernel[(tiles,)](
             scores, codes, segments, selection, keys, offsets, sizes, histograms, length, count, **sizing
         )
-        for level in range(1, levels):
-            refine_kernel[(tiles,)](*slots, length, count, LEVEL=level, **sizing)
-        ties_kernel[(tiles,)](*slots, ties, length, count, **sizing)
-        write_kernel[(tiles,)](*slots, ties.cumsum(0), selection, length, count, **sizing)
+        refine_kernel[(tiles * levels,)](
+            *slots, ties, sums_of_ties, counters, length, count, tiles, SPAN=SPAN, **sizing
+        )
+        write_kernel[(tiles,)](*slots, ties, sums_of_ties, selection, length, count, SPAN=SPAN, **sizing)
     return selection.view(torch.bool)

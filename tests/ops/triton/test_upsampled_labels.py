@@ -81,7 +81,7 @@ def test_no_organ() -> None:
 
 
 def test_memory_layout_does_not_matter() -> None:
-    logits, labels = noise((3, 4, 4, 6)), some_labels(3, SIZE)
+    logits, labels = noise((3, 4, *coarse(SIZE, 8))), some_labels(3, SIZE)
     strided, turned = logits.to(memory_format=torch.channels_last), labels.transpose(0, 2).contiguous().transpose(0, 2)
     wanted = pseudo_labels_upsampled(logits, labels, [1, 3], 0.5, 8, implementation="triton")
     found = pseudo_labels_upsampled(strided, turned, [1, 3], 0.5, 8, implementation="triton")
