@@ -51,8 +51,8 @@ def _predict_folder(args: argparse.Namespace) -> None:
     tables = [out / name for name in FOLDER_TABLES]
     predictor, report = _prepare(args)
     with output_folder(out):
-        results = [path for job in jobs for path in (job.scan, job.labels, job.picture) if path is not None]
-        check_results(_side_files(args), [args.model, *results, *tables])
+        results = [path for job in jobs for path in (job.labels, job.picture) if path is not None]
+        check_results(_side_files(args), [args.model, *(job.scan for job in jobs)], [*results, *tables])
         for table in tables:
             write_table(table, predictor.card.organs)
         predict_folder(predictor, jobs, report, resume=args.resume)

@@ -71,12 +71,15 @@ def check_writable(final: str | os.PathLike[str]) -> None:
 def refuse_overwrite(
     final: str | os.PathLike[str],
     inputs: Iterable[str | os.PathLike[str]],
+    *,
+    role: str = "input",
 ) -> None:
     """Refuse an output that is one of the inputs, under whatever name or link.
 
     Args:
         final: The file that will be written.
         inputs: Files that are read.
+        role: What to call one of ``inputs`` in the message.
 
     Raises:
         InputError: ``final`` is one of ``inputs``.
@@ -85,26 +88,29 @@ def refuse_overwrite(
         same_name = os.path.realpath(final) == os.path.realpath(source)
         same_file = os.path.exists(final) and os.path.exists(source) and os.path.samefile(final, source)
         if same_name or same_file:
-            raise InputError(f"the output {final} would overwrite the input {source}: choose another name")
+            raise InputError(f"the output {final} would overwrite the {role} {source}: choose another name")
 
 
 def check_results(
     results: Iterable[str | os.PathLike[str] | None],
     inputs: Iterable[str | os.PathLike[str]],
+    outputs: Iterable[str | os.PathLike[str]] = (),
 ) -> None:
     """Refuse results that cannot be written, or would overwrite an input or each other.
 
     Args:
         results: Files that will be written; None stands for one that is not wanted.
-        inputs: Files that are read, or are written besides.
+        inputs: Files that are read.
+        outputs: Files that are written besides.
 
     Raises:
         InputError: There is one.
     """
-    taken = list(inputs)
+    sources, taken = list(inputs), list(outputs)
     for path in results:
         if path is not None:
-            refuse_overwrite(path, taken)
+            refuse_overwrite(path, sources)
+            refuse_overwrite(path, taken, role="other output")
             check_writable(path)
             taken.append(path)
 

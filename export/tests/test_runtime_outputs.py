@@ -121,7 +121,7 @@ def test_a_result_that_is_a_link_to_the_model_is_refused(scans, out, tmp_path, t
 )
 def test_no_result_of_a_folder_replaces_another(scans, out, threshold_model, capsys, options):
     assert run(threshold_model, scans, out, *(option.format(out=out) for option in options)) == 2
-    assert "would overwrite" in capsys.readouterr().err
+    assert "would overwrite the other output" in capsys.readouterr().err
     assert list(out.iterdir()) == []
 
 
