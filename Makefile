@@ -24,7 +24,7 @@ help:
 	@echo "make bench-goals  the recorded figures against the goals"
 	@echo "make bench-smoke  whether all benchmarks run and agree, in seconds"
 	@echo "make cuda-check   nvcc for sm_80 and sm_90: no kernel may spill registers"
-	@echo "make gpu          on a machine with an NVIDIA GPU: build, test, sanitize, measure"
+	@echo "make gpu          on a machine with an NVIDIA GPU: build, test, sanitize, measure; PART=bench: only that"
 
 setup: $(VENV)/.ready
 
@@ -94,7 +94,7 @@ cuda-check: setup
 
 # With the machine's own Python: its torch is the one that belongs to its driver.
 gpu:
-	PYTHONPATH=$(CURDIR):$(CURDIR)/export $(PYTHON) -m bench.gpu
+	PYTHONPATH=$(CURDIR):$(CURDIR)/export $(PYTHON) -m bench.gpu $(if $(PART),--only $(PART))
 
 clean:
 	rm -rf build dist demo demo-real *.egg-info export/*.egg-info export/build
