@@ -10,6 +10,8 @@ from bench.measure import measure
 from bench.whole_volume import workloads
 from bench.whole_volume.contest import contest
 
+LONG_REPETITIONS = 3  # of minutes each
+
 
 @pytest.mark.parametrize("name", [*workloads.NAMES, *workloads.LONG_NAMES])
 def test(benchmark: BenchmarkFixture, pytestconfig: pytest.Config, tmp_path: Path, name: str) -> None:
@@ -17,9 +19,5 @@ def test(benchmark: BenchmarkFixture, pytestconfig: pytest.Config, tmp_path: Pat
     if smoke and name not in workloads.SMOKE_NAMES:
         pytest.skip("differs from another workload in size alone")
     benchmark.group = name.split("/")[0]
-    measure(
-        benchmark,
-        name,
-        contest(workloads.workload_of(name, smoke=smoke), tmp_path),
-        most=2 if smoke else REPETITIONS,
-    )
+    rounds = 2 if smoke else LONG_REPETITIONS if name in workloads.LONG_NAMES else REPETITIONS
+    measure(benchmark, name, contest(workloads.workload_of(name, smoke=smoke), tmp_path), rounds)
