@@ -21,6 +21,14 @@ _BESIDE = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
 # Body boxes differ from scan to scan: the default, an exhaustive search for every new size, costs seconds each.
 _OPTIONS = {"cuda": {"cudnn_conv_algo_search": "HEURISTIC"}}
 
+# What onnxruntime, the standard library, CUDA, cuDNN and cuBLAS say when memory is short: there is no type for it.
+_NO_MEMORY = ("failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "alloc_failed")
+
+
+def is_allocation_error(error: Exception) -> bool:
+    """Whether an inference failed for lack of memory."""
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in _NO_MEMORY)
+
 
 def open_session(
     content: bytes,
@@ -100,7 +108,7 @@ class DeviceBuffers:
         hu: npt.NDArray[np.int16],  # [N, C, H, W]
     ) -> npt.NDArray[np.uint8]:  # [N, H, W]
         """Copy a batch to the device, run, copy its labels back; nothing else crosses the bus."""
-        if self._hu is None or tuple(self._hu.shape()) != hu.shape:
+        if self._hu is None or self._labels is None or tuple(self._hu.shape()) != hu.shape:
             self._bind(hu)
         assert self._hu is not None
         assert self._labels is not None
@@ -110,6 +118,7 @@ class DeviceBuffers:
 
     def _bind(self, hu: npt.NDArray[np.int16]) -> None:
         batch, _, height, width = hu.shape
+        self._binding = self._hu = self._labels = None  # their memory is free for the new ones
         self._binding = self._session.io_binding()
         self._hu = ort.OrtValue.ortvalue_from_shape_and_type(list(hu.shape), np.int16, self._device, 0)
         self._labels = ort.OrtValue.ortvalue_from_shape_and_type([batch, height, width], np.uint8, self._device, 0)

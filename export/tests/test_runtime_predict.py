@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nifti_files import AFFINE, orientations, random_hu, rotation, write
-from tiny_models import neighbour_labels, threshold_labels, threshold_nodes, write_threshold_model
+from tiny_models import neighbour_labels, threshold_card, threshold_labels, threshold_nodes, write_threshold_model
 
 from smile_runtime.errors import InputError
 from smile_runtime.nifti import read_image
@@ -90,6 +90,73 @@ def test_the_batch_follows_the_size_of_a_slice(threshold_model, monkeypatch):
     predictor.predict(np.zeros((3, 512, 512), np.int16))
     predictor.predict(np.zeros((20, 128, 128), np.int16))
     assert seen == [1, 1, 1, 16, 4]
+
+
+@pytest.mark.parametrize(("organs", "batch"), [(2, 16), (64, 16), (126, 10)])
+def test_on_a_gpu_the_batch_follows_the_number_of_organs(tmp_path, organs, batch):
+    card = threshold_card(organs=tuple(f"organ {number}" for number in range(organs)))
+    predictor = Predictor(write_threshold_model(tmp_path / "model.onnx", card=card))
+    predictor.provider = "cuda"
+    assert predictor._fitting_batch(512 * 512) == batch
+    assert predictor._fitting_batch(2**40) == 1
+
+
+@pytest.mark.parametrize("asked", [None, 7, 3])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Status "
+        "Message: \nbfc_arena.cc:376 Failed to allocate memory for requested buffer of size 939524096",
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception during initialization: std::bad_alloc",
+        "CUDA failure 2: out of memory ; GPU=0",
+        "CUDNN failure 2: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_a_batch_that_does_not_fit_is_halved(neighbour_model, monkeypatch, asked, message):
+    predictor, slices, seen = Predictor(neighbour_model, batch=asked), random_hu((7, 9, 8)), []
+    session = predictor.model._session
+
+    class Short:
+        """A session that has memory for two slices."""
+
+        def run(self, outputs, feeds):
+            seen.append(len(feeds["hu"]))
+            if seen[-1] > 2:
+                raise RuntimeError(message)
+            return session.run(outputs, feeds)
+
+    monkeypatch.setattr(predictor.model, "_session", Short())
+    done = []
+    labels = predictor.predict(slices, advance=done.append)
+    assert np.array_equal(labels, neighbour_labels(slices))
+    assert seen == [*([7, 3] if asked != 3 else [3]), *[1] * 7]
+    assert done == [(n + 1) / 7 for n in range(7)]
+
+
+def test_one_slice_that_does_not_fit_is_an_error(neighbour_model, monkeypatch):
+    predictor = Predictor(neighbour_model)
+
+    class Shorter:
+        def run(self, outputs, feeds):
+            raise RuntimeError("std::bad_alloc")
+
+    monkeypatch.setattr(predictor.model, "_session", Shorter())
+    with pytest.raises(InputError, match="needs more memory"):
+        predictor.predict(random_hu((7, 9, 8)))
+
+
+def test_other_failures_are_not_tried_again(neighbour_model, monkeypatch):
+    predictor, seen = Predictor(neighbour_model), []
+
+    class Broken:
+        def run(self, outputs, feeds):
+            seen.append(len(feeds["hu"]))
+            raise RuntimeError("the shapes do not fit")
+
+    monkeypatch.setattr(predictor.model, "_session", Broken())
+    with pytest.raises(InputError, match="the shapes do not fit"):
+        predictor.predict(random_hu((7, 9, 8)))
+    assert seen == [7]
 
 
 def test_no_slices_give_no_labels(threshold_model):
