@@ -19,7 +19,8 @@ DEVICES = {"cuda": "cuda", "tensorrt": "cuda"}  # where a provider's buffers lie
 # What computes the parts of a graph that the provider itself leaves to others.
 _BESIDE = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
 # Body boxes differ from scan to scan: the default, an exhaustive search for every new size, costs seconds each.
-_OPTIONS = {"cuda": {"cudnn_conv_algo_search": "HEURISTIC"}}
+# And float32 is float32: with TF32, onnxruntime's default, convolutions round their inputs to 11 bits.
+_OPTIONS = {"cuda": {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}}
 
 # What onnxruntime, the standard library, CUDA, cuDNN and cuBLAS say when memory is short: there is no type for it.
 _NO_MEMORY = ("failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "alloc_failed")
