@@ -194,6 +194,21 @@ def test_one_predictor_serves_many_scans(tmp_path, threshold_model):
         assert prediction.volumes_ml["metal"] == pytest.approx(np.count_nonzero(data > 300) * voxel)
 
 
+@pytest.mark.parametrize(("unit", "size"), [("unknown", 1), ("mm", 1), ("meter", 1e-3), ("micron", 1e3)])
+def test_volumes_are_millilitres_whatever_the_unit_of_length(tmp_path, threshold_model, unit, size):
+    data = random_hu((6, 5, 4))
+    image = nib.Nifti1Image(data, np.diag([*(size * np.diag(AFFINE)[:3]), 1]))
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "scan.nii.gz")
+    np.testing.assert_allclose(read_image(tmp_path / "scan.nii.gz").affine, AFFINE, rtol=1e-6)
+    prediction = Predictor(threshold_model).predict_file(tmp_path / "scan.nii.gz", tmp_path / "labels.nii.gz")
+    voxel = float(np.prod(np.diag(AFFINE))) / 1000
+    assert prediction.volumes_ml["metal"] == pytest.approx(np.count_nonzero(data > 300) * voxel)
+    labels = nib.load(tmp_path / "labels.nii.gz")
+    assert labels.header["xyzt_units"] == image.header["xyzt_units"]
+    assert np.array_equal(labels.affine, nib.load(tmp_path / "scan.nii.gz").affine)
+
+
 def test_label_values_without_an_organ_are_not_written(tmp_path):
     model = write_threshold_model(tmp_path / "m.onnx", nodes=threshold_nodes(values=(1, 2)))
     scan = write(tmp_path / "scan.nii.gz")
