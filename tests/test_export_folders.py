@@ -1,7 +1,7 @@
 """What an export writes beside the file: a model repository of Triton, and a folder like a MONAI Bundle."""
 
 import json
-import os
+import signal
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +15,7 @@ from smile_fast.export.bundle import inference_config, metadata
 from smile_fast.export.folders import atomic_folder
 from smile_fast.export.graph import PROBABILITY_TYPES, fold_batchnorm, to_onnx
 from smile_fast.export.triton_repo import triton_config
+from smile_runtime.body import BodyRule
 from smile_runtime.errors import InputError
 from smile_runtime.model import Model, ModelCard
 from smile_runtime.predict import Predictor
@@ -106,6 +107,13 @@ def test_triton_reads_the_config(model_config, precision, probabilities):
     assert sizes[-1] <= found.max_batch_size
     assert found.dynamic_batching.max_queue_delay_microseconds > 0
     assert json.loads(found.parameters["organs"].string_value) == list(ORGANS)
+    assert json.loads(found.parameters["window"].string_value) == [-160.0, 240.0]
+
+
+@pytest.mark.parametrize("rule", [None, BodyRule(-400, 7)])
+def test_triton_tells_its_clients_how_to_leave_the_air_out(model_config, rule):
+    found = text_format.Parse(triton_config(card(body=rule), None, "a model"), model_config())
+    assert BodyRule.from_json(json.loads(found.parameters["body"].string_value)) == rule
 
 
 @pytest.mark.parametrize("organ", ['the "left" kidney', "Bauchspeicheldrüse", r"back\slash", "肝"])
@@ -200,27 +208,34 @@ def test_metadata_without_probabilities_has_one_output():
     assert list(metadata(card(), None, "name")["network_data_format"]["outputs"]) == ["labels"]
 
 
-def test_the_inference_config_does_what_the_command_does(written, tmp_path):
+def test_the_inference_config_does_what_the_command_does(written, tmp_path, capsys):
     """Its expressions, evaluated as a bundle evaluates them: "@name" is another entry."""
     config = inference_config()
     bundle, scans, out = written / "bundle", tmp_path / "scans", tmp_path / "out"
     scans.mkdir()
     nib.save(nib.Nifti1Image(ct(5).transpose(2, 1, 0), np.eye(4)), scans / "a.nii.gz")
-    target = config["predictor"].pop("_target_")
-    assert target == f"{Predictor.__module__}.{Predictor.__qualname__}"
-    assert config["predictor"] == {"model_path": "@model_path"}
-    import glob
-
-    names = {"glob": glob, "os": os, "bundle_root": str(bundle), "dataset_dir": str(scans), "output_dir": str(out)}
-    for entry in ("model_path", "datalist"):
-        names[entry] = eval(config[entry].removeprefix("$").replace("@", ""), names)
-    names["predictor"] = Predictor(names["model_path"])
-    for expression in (*config["initialize"], *config["run"]):
-        eval(expression.removeprefix("$").replace("@", ""), names)
-    found = np.asarray(nib.load(out / "a.nii.gz").dataobj)
-    names["predictor"].predict_file(scans / "a.nii.gz", tmp_path / "b.nii.gz")
-    np.testing.assert_array_equal(found, np.asarray(nib.load(tmp_path / "b.nii.gz").dataobj))
-    assert found.any()
+    (scans / "bad.nii.gz").write_bytes(b"no scan")
+    nib.save(nib.Nifti1Image(ct(6).transpose(2, 1, 0), np.eye(4)), scans / "c.nii")
+    names = {"bundle_root": str(bundle), "dataset_dir": str(scans), "output_dir": str(out), "options": ["--no-crop"]}
+    for statement in config["imports"]:
+        exec(statement.removeprefix("$"), names)
+    names["model_path"] = eval(config["model_path"].removeprefix("$").replace("@", ""), names)
+    (expression,) = (entry.removeprefix("$").replace("@", "") for entry in config["run"])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit, match="2"):
+            eval(expression, names)
+        assert "bad.nii.gz" in capsys.readouterr().err
+        (scans / "bad.nii.gz").unlink()
+        eval(expression, names)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    predictor = Predictor(names["model_path"], crop=False)
+    for scan in (scans / "a.nii.gz", scans / "c.nii"):
+        found = np.asarray(nib.load(out / f"{scan.name[0]}.nii.gz").dataobj)
+        predictor.predict_file(scan, tmp_path / "alone.nii.gz")
+        np.testing.assert_array_equal(found, np.asarray(nib.load(tmp_path / "alone.nii.gz").dataobj))
+        assert found.any()
 
 
 @pytest.mark.parametrize("taken", ["bundle/file", "repo/my_run/file", "bundle", "repo"])

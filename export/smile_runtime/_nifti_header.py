@@ -42,6 +42,7 @@ _MAX_VOXELS = 2**32  # four times a 1024 x 1024 x 1024 volume
 _MAX_OFFSET = 16 * 2**20  # bytes of header extensions: 50 ms of inflating on the word of a header
 _MAX_SPACING = 1000.0  # mm
 _MIN_SPACING = 1e-4  # mm
+_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, which every writer means as mm; m; mm; micrometres
 _MIN_DIRECTION_SINGULAR_VALUE = 1e-3  # of the affine's unit columns: 0 when two axes coincide
 
 
@@ -178,8 +179,12 @@ def _affine(nifti: nib.Nifti1Header, path: Path) -> npt.NDArray[np.float64]:
         raise InputError(f"{path} has NaN or infinite numbers in its affine: its header is damaged")
     if pixdim[0] == 0.0:  # the standard: read it as 1
         pixdim[0] = 1.0
+    if _unit(nifti) not in _UNITS_MM:
+        raise InputError(
+            f"{path} has a damaged header: it measures its voxels in an unknown unit (code {_unit(nifti)})"
+        )
     try:
-        affine = np.asarray(nifti.get_best_affine(), dtype=np.float64)
+        affine = affine_mm(nifti)
     except (ValueError, HeaderDataError) as error:
         raise InputError(f"{path} has a damaged orientation in its header: {_first_line(error)}") from error
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -189,6 +194,17 @@ def _affine(nifti: nib.Nifti1Header, path: Path) -> npt.NDArray[np.float64]:
     if np.linalg.svd(affine[:3, :3] / spacing, compute_uv=False)[-1] < _MIN_DIRECTION_SINGULAR_VALUE:
         raise InputError(f"{path} has an affine that cannot be inverted: its header is damaged")
     return affine
+
+
+def affine_mm(nifti: nib.Nifti1Header) -> npt.NDArray[np.float64]:
+    """The affine of a header whose unit is known, to millimetres."""
+    affine = np.array(nifti.get_best_affine(), dtype=np.float64)
+    affine[:3] *= _UNITS_MM[_unit(nifti)]
+    return affine
+
+
+def _unit(nifti: nib.Nifti1Header) -> int:
+    return int(nifti["xyzt_units"]) & 7  # the other bits are the unit of time
 
 
 def _first_line(error: Exception) -> str:

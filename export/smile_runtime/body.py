@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 _BLOCK_MM = 8.0  # three blocks, 24 mm, are thicker than a couch's shell, a blanket or a tube; a child's limb may be too
 _MULTIPLE = 8  # pixels: whole feature pixels at output stride 8; at 16 the graph itself pads half a pixel more
+_SWEEPS = 32  # forth and back along both axes: scans of patients need 4 or 5, and a maze would take thousands
 
 
 _Blocks = npt.NDArray[np.bool_]  # [D, h, w]
@@ -164,12 +165,17 @@ def _dense_blocks(
 
 
 def _filled(dense: _Blocks) -> _Blocks:
-    """Dense blocks and what they enclose within their slice, [D, h, w]: all that no way leads to from the edge."""
+    """Dense blocks and what they enclose within their slice, [D, h, w]: all that no way leads to from the edge.
+
+    A way that winds through more than `_SWEEPS` turns is not followed to its end; what lies there counts as enclosed.
+    """
     outside = np.zeros_like(dense)
     outside[:, [0, -1], :] = ~dense[:, [0, -1], :]
     outside[:, :, [0, -1]] = ~dense[:, :, [0, -1]]
     known = -1
-    while known != (known := int(np.count_nonzero(outside))):
+    for _ in range(_SWEEPS):
+        if known == (known := int(np.count_nonzero(outside))):
+            break
         for axis in (1, 2):
             way, free = np.moveaxis(outside, axis, 0), np.moveaxis(~dense, axis, 0)
             for step in (1, -1):  # forth and back: a way spreads through a whole row at a time

@@ -43,7 +43,7 @@ def keep_largest_components(
     """Set all pieces of some organs but the largest one of each to 0, in place.
 
     Pieces are connected by their faces; of two equally large ones the one that begins first stays. Beside the label
-    map an organ's bounding box is held in memory, 5 bytes a voxel of it.
+    map an organ's bounding box is held in memory, 5 bytes a voxel of it, and up to 0.8 more where an organ is dust.
 
     Args:
         labels: [D, H, W] uint8; changed.
@@ -58,12 +58,12 @@ def keep_largest_components(
         if (box := boxes[value - 1]) is None:
             continue
         part = labels[box]
-        mask = part == value
-        pieces, count = ndimage.label(mask)  # int32 numbers, 0 outside
+        pieces, count = ndimage.label(part == value)  # int32 numbers, 0 outside
         if count < 2:
             continue
-        sizes = _sizes(pieces, count)
-        part[mask & (pieces != sizes.argmax())] = 0
+        largest = _sizes(pieces, count).argmax()
+        for plane, numbers in zip(part, pieces, strict=True):  # not all at once: two masks more would be held
+            plane[(numbers != 0) & (numbers != largest)] = 0
 
 
 def _sizes(pieces: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """
 
 
+class AllocationError(InputError):
+    """A computation does not fit into the memory that is free; with fewer slices at once it might."""
+
+
 def first_line(error: BaseException) -> str:
     """What another library says about an error, for the end of a sentence."""
     lines = str(error).splitlines()

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from smile_runtime.card import MAX_ORGANS, METADATA_KEY, ModelCard
-from smile_runtime.errors import InputError, first_line
+from smile_runtime.errors import AllocationError, InputError, first_line
 from smile_runtime.files import check_readable, reason
-from smile_runtime.session import DEVICES, DeviceBuffers, open_session
+from smile_runtime.session import DEVICES, DeviceBuffers, is_allocation_error, open_session
 from smile_runtime.trust import trusted_card
 
 __all__ = [
@@ -85,6 +85,7 @@ class Model:
             [N, H, W] uint8: 0 or organ number.
 
         Raises:
+            AllocationError: This many slices at once do not fit into memory.
             InputError: The model fails on this input, or answers with something else than its card promises.
         """
         labels = self._run(LABELS, hu)
@@ -121,6 +122,10 @@ class Model:
                 return self._buffers.labels(np.ascontiguousarray(hu))
             result: npt.NDArray[Any] = self._session.run([output], {INPUT: hu})[0]
         except Exception as error:  # onnxruntime's errors share no base class of their own
+            if is_allocation_error(error):
+                raise AllocationError(
+                    f"{self.path} needs more memory for slices of shape {hu.shape} than is free: free some"
+                ) from error
             raise InputError(f"{self.path} fails on slices of shape {hu.shape}: {first_line(error)}") from error
         return result
 

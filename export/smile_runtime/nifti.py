@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smile_runtime._gzip import MAX_RATIO, inflate
-from smile_runtime._nifti_header import MAX_BYTES, Header, parse_header
+from smile_runtime._nifti_header import MAX_BYTES, Header, affine_mm, parse_header
 from smile_runtime._nifti_voxels import HU, Kind, Labels, Voxels
 from smile_runtime.errors import InputError
 from smile_runtime.files import atomic_path, check_readable, reason
@@ -39,7 +39,8 @@ class Volume:
 
     Attributes:
         data: [X, Y, Z] in the file's own axis order, Fortran-contiguous.
-        affine: [4, 4] float64, voxel index to millimetres (right, anterior, superior); finite and invertible.
+        affine: [4, 4] float64, voxel index to millimetres (right, anterior, superior), whatever unit the file has;
+            finite and invertible.
         path: Where it came from.
         header: The file's header, so that a label map can be written on exactly the same grid.
     """
@@ -288,7 +289,7 @@ def _header(
     header.set_data_shape(shape)
     header.set_slope_inter(1.0, 0.0)
     if like is not None:
-        if not np.array_equal(affine, like.get_best_affine()):
+        if not np.array_equal(affine, affine_mm(like)):
             raise ValueError("the affine is not that of the header")
         for name in _GEOMETRY_FIELDS:
             header[name] = like[name]

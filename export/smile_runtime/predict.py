@@ -15,7 +15,7 @@ import numpy.typing as npt
 from smile_runtime import __version__
 from smile_runtime.buffers import zeros
 from smile_runtime.components import chosen_values, keep_largest_components
-from smile_runtime.errors import InputError
+from smile_runtime.errors import AllocationError, InputError
 from smile_runtime.files import check_results, sha256
 from smile_runtime.model import Model, ModelCard
 from smile_runtime.nifti import Volume, check_suffix, read_image, read_note, write_labels
@@ -35,9 +35,14 @@ from smile_runtime.progress import Progress
 from smile_runtime.tables import write_dataset_labels
 from smile_runtime.volumes import volumes_ml
 
-# Pixels of a batch: an inference over less does not keep the cores busy, and its memory is what a model with 126 organs
-# needs for one slice of 512 x 512.
+# Pixels of a batch: an inference over less does not keep the cores busy, and over more is no faster.
 _BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 16 * 512 * 512, "tensorrt": 16 * 512 * 512}
+# Bytes of a batch inside the session. Free memory would be no better bound: labels could then differ from run to run.
+_BATCH_BYTES = 4 * 2**30
+_FEATURE_BYTES, _ORGAN_BYTES = (
+    512,
+    8,
+)  # a pixel, and a pixel and organ: measured with ResNet-18 and -50, 3 and 126 organs
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ class Predictor:
             threads: CPU threads; all cores if None.
             provider: ``cpu``, ``cuda`` or ``tensorrt``.
             batch: Slices per inference; if None, as many as one slice of 512 x 512 has pixels (16 such slices on a
-                GPU), at least 1.
+                GPU) and as 4 GiB hold with this model's organs, at least 1. Halved while memory is short.
             crop: Whether to leave out the air, where the model's card says how.
             largest_component: Organs of which only the largest connected piece is kept: ``all``, or names with commas
                 between them; needs scipy.
@@ -178,24 +183,34 @@ class Predictor:
         if slices.ndim != 3 or slices.dtype != np.int16:
             raise ValueError(f"slices is {slices.dtype} {slices.shape}, int16 [D, H, W] is wanted")
         box = whole_box(slices.shape) if box is None else box
-        pixels = max(1, box.size[0] * box.size[1])
-        batch = self._batch or max(1, _BATCH_PIXELS[self.provider] // pixels)
         labels = zeros(slices.shape, np.uint8)  # [D, H, W]; what is not written takes no memory
-        starts = range(0, len(box.planes), batch)
-        bar = Progress(len(starts), "predict") if show_progress else None
+        bar = Progress(len(box.planes), "predict") if show_progress else None
         cut, target = box.crop(slices), box.crop(labels)
+        batch, done = self._batch or self._fitting_batch(box.size[0] * box.size[1]), 0
         try:
-            for done, start in enumerate(starts, 1):
-                planes = np.array(box.planes[start : start + batch])
-                target[planes] = self.model.labels(slice_context(cut, planes, self.card.channels))  # [N, C, h, w]
+            while done < len(box.planes):
+                planes = np.array(box.planes[done : done + batch])
+                try:
+                    target[planes] = self.model.labels(slice_context(cut, planes, self.card.channels))  # [N, C, h, w]
+                except AllocationError:
+                    if len(planes) == 1:
+                        raise
+                    batch = len(planes) // 2
+                    continue
+                done += len(planes)
                 if bar is not None:
                     bar.advance(done)
                 if advance is not None:
-                    advance(done / len(starts))
+                    advance(done / len(box.planes))
         finally:
             if bar is not None:
                 bar.close()
         return labels
+
+    def _fitting_batch(self, pixels: int) -> int:
+        """Slices per inference, for slices of so many pixels."""
+        needed = max(1, pixels) * (_FEATURE_BYTES + _ORGAN_BYTES * len(self.card.organs))
+        return max(1, min(_BATCH_PIXELS[self.provider] // max(1, pixels), _BATCH_BYTES // needed))
 
     def predict_file(
         self,

@@ -85,7 +85,7 @@ class Report:
             "platform": platform.platform(),
             "model": {"path": printable(model.path), "sha256": model.sha256, "organs": list(model.card.organs)},
             "provider": {"asked": predictor.provider, "active": model.providers},
-            "threads": predictor.threads or len(os.sched_getaffinity(0)),
+            "threads": predictor.threads or _cores(),
             "settings": predictor.settings,
             "peak_memory_bytes": peak_memory(),
             "counts": {status: self.count(status) for status in (WRITTEN, KEPT, FAILED)},
@@ -99,6 +99,11 @@ class Report:
             InputError: ``path`` cannot be written.
         """
         write_json(path, self.to_json())
+
+
+def _cores() -> int:
+    """Those this process may use; macOS knows only how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory() -> int:

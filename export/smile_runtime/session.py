@@ -19,7 +19,16 @@ DEVICES = {"cuda": "cuda", "tensorrt": "cuda"}  # where a provider's buffers lie
 # What computes the parts of a graph that the provider itself leaves to others.
 _BESIDE = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
 # Body boxes differ from scan to scan: the default, an exhaustive search for every new size, costs seconds each.
-_OPTIONS = {"cuda": {"cudnn_conv_algo_search": "HEURISTIC"}}
+# And float32 is float32: with TF32, onnxruntime's default, convolutions round their inputs to 11 bits.
+_OPTIONS = {"cuda": {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}}
+
+# What onnxruntime, the standard library, CUDA, cuDNN and cuBLAS say when memory is short: there is no type for it.
+_NO_MEMORY = ("failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "alloc_failed")
+
+
+def is_allocation_error(error: Exception) -> bool:
+    """Whether an inference failed for lack of memory."""
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in _NO_MEMORY)
 
 
 def open_session(
@@ -102,7 +111,7 @@ class DeviceBuffers:
         hu: npt.NDArray[np.int16],  # [N, C, H, W]
     ) -> npt.NDArray[np.uint8]:  # [N, H, W]
         """Copy a batch to the device, run, copy its labels back; nothing else crosses the bus."""
-        if self._hu is None or tuple(self._hu.shape()) != hu.shape:
+        if self._hu is None or self._labels is None or tuple(self._hu.shape()) != hu.shape:
             self._bind(hu)
         assert self._hu is not None
         assert self._labels is not None
@@ -112,6 +121,7 @@ class DeviceBuffers:
 
     def _bind(self, hu: npt.NDArray[np.int16]) -> None:
         batch, _, height, width = hu.shape
+        self._binding = self._hu = self._labels = None  # their memory is free for the new ones
         self._binding = self._session.io_binding()
         self._hu = ort.OrtValue.ortvalue_from_shape_and_type(list(hu.shape), np.int16, self._device, 0)
         self._labels = ort.OrtValue.ortvalue_from_shape_and_type([batch, height, width], np.uint8, self._device, 0)

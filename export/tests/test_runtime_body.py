@@ -5,6 +5,7 @@ import pytest
 from nifti_files import orientations, write
 from tiny_models import threshold_card, threshold_labels, write_threshold_model
 
+from smile_runtime import body as module
 from smile_runtime.cli import main
 from smile_runtime.nifti import read_image, read_labels
 from smile_runtime.predict import Predictor
@@ -174,6 +175,38 @@ def test_a_scan_without_a_body_is_told_of(tmp_path, capsys):
     assert told in capsys.readouterr().err
     assert main([*alone, "--no-crop"]) == 0
     assert "warning" not in capsys.readouterr().err
+
+
+def maze(size):
+    """Walls one block thick, and one way through all of it that turns at every block."""
+    free = np.zeros((size, size), bool)
+    ends = range(2, 2 * size - 8, 6)
+    for number, diagonal in enumerate(ends):
+        low, high = max(0, diagonal - size + 1), min(size, diagonal + 1)
+        for row in range(low, high):
+            free[row, diagonal - row : diagonal - row + 2] = True
+        if number % 2:
+            row = max(low, 1) + 1
+            free[row : row + 7, diagonal - row] = True
+        else:
+            row = min(high - 1, size - 2)
+            free[row, diagonal - row : diagonal - row + 7] = True
+    free[[0, -1]] = free[:, [0, -1]] = False
+    free[1, :3] = True
+    return np.where(free, AIR, 40).astype(np.int16)[None]
+
+
+def test_a_maze_is_left_after_a_few_turns_and_counts_as_body(monkeypatch):
+    turns = []
+    real = module.pairwise
+    monkeypatch.setattr(module, "pairwise", lambda ways: (turns.append(1), real(ways))[1])
+    hu, spacing = maze(64), (8.0, 8.0, 8.0)
+    box = body_box(hu, spacing, RULE)
+    assert len(turns) == 4 * module._SWEEPS
+    assert box == whole_box(hu.shape)
+    monkeypatch.setattr(module, "_SWEEPS", 10**6)
+    body_box(hu, spacing, RULE)
+    assert len(turns) > 2 * 4 * 32  # else it was no maze
 
 
 def limb(diameter, offset):

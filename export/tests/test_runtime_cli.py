@@ -53,7 +53,7 @@ def test_a_run(case, capsys):
     bone = np.count_nonzero(threshold_labels(hu) == 1) * 0.75 * 0.8 * 2.5 / 1000
     assert printed.out.splitlines()[:2] == ["organ         ml", f"bone   {bone:9.1f}"]
     assert printed.out.splitlines()[-1].startswith(f"wrote {out / 'labels.nii.gz'} in ")
-    assert printed.err.startswith("predict: 2/2 in ")
+    assert printed.err.startswith("predict: 4/4 in ")
 
 
 def test_the_installed_command(case):

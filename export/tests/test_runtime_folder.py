@@ -89,6 +89,13 @@ def test_a_scan_that_the_model_or_the_disk_refuses_is_no_others_trouble(scans, t
     assert sum(path.is_file() for path in (tmp_path / "out").glob("*.gz")) == 4
 
 
+def test_a_system_that_does_not_tell_a_process_its_cores(scans, tmp_path, threshold_model, monkeypatch):
+    """As macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert run(threshold_model, scans, tmp_path / "out", "--report", str(tmp_path / "run.json")) == 0
+    assert json.loads((tmp_path / "run.json").read_text())["threads"] == os.cpu_count()
+
+
 def test_the_report_tells_what_ran(scans, tmp_path):
     model = write_threshold_model(tmp_path / "m.onnx", card=threshold_card(body=BodyRule()))
     write(scans / "case 5.nii.gz", np.full((9, 8, 7), -1000, np.int16))

@@ -131,6 +131,7 @@ SCANS = {
     "infinite after scaling": (scan("scan.nii.gz", np.full((2, 2, 2), 1e300), scl_slope=1e30), "infinite voxel"),
     "NaN affine": (scan(srow_x=[np.nan] * 4), "affine"),
     "infinite affine": (scan(srow_y=[0, 1, 0, np.inf]), "affine"),
+    "unknown unit of length": (scan("scan.nii.gz", None, xyzt_units=5), "unit"),
     "singular affine": (scan("scan.nii.gz", None, affine(a00=0.75, a10=0.75, a01=1, a11=1)), "inverted"),
     "no voxel size": (scan("scan.nii.gz", None, affine(a22=0)), "2.5|x 0 mm"),
     "voxels of a kilometre": (scan("scan.nii.gz", None, affine(a22=1e6)), "mm"),

@@ -55,6 +55,31 @@ with output_folder(Path(out)):
 print(json.dumps(memory("VmHWM") - before))
 """
 
+CLEAN = """
+import json, sys
+import numpy as np
+from smile_runtime.components import keep_largest_components
+
+def memory(name):
+    line = next(line for line in open("/proc/self/status") if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+def ball(size):
+    squares = (np.arange(size) - size / 2) ** 2
+    labels = np.zeros((size, size, size), np.uint8)
+    for plane, height in zip(labels, squares):
+        plane[height + squares[:, None] + squares < size**2 / 4] = 1
+    labels[0, 0, 0] = labels[-1, -1, -1] = 1
+    return labels
+
+keep_largest_components(ball(8), (1,))  # scipy is loaded
+labels = ball(240)
+before = memory("VmRSS")
+keep_largest_components(labels, (1,))
+assert labels[0, 0, 0] == 0 and labels[120, 120, 120] == 1
+print(json.dumps((memory("VmHWM") - before) / labels.size))
+"""
+
 
 def wide_model(path, organs):
     """Scores of K organs at full size, and the best one: the memory of K planes, inside the session."""
@@ -116,3 +141,9 @@ def test_a_folder_takes_no_more_memory_than_its_largest_scan(tmp_path):
     grown = growth(FOLDER, model, tmp_path / "scans", tmp_path / "out", "")
     print(f"folder: {grown / np.prod(SHAPE):.2f} bytes a voxel of one scan")
     assert grown <= 5 * np.prod(SHAPE) + MARGIN
+
+
+def test_the_clean_up_takes_5_bytes_a_voxel_of_the_organs_box():
+    taken = growth(CLEAN)
+    print(f"clean-up: {taken:.2f} bytes a voxel")
+    assert 4 <= taken <= 5.3  # its numbers alone are 4

@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from nifti_files import AFFINE, orientations, random_hu, rotation, write
-from tiny_models import neighbour_labels, threshold_labels, threshold_nodes, write_threshold_model
+from tiny_models import neighbour_labels, threshold_card, threshold_labels, threshold_nodes, write_threshold_model
 
 from smile_runtime.errors import InputError
 from smile_runtime.nifti import read_image
@@ -92,6 +92,73 @@ def test_the_batch_follows_the_size_of_a_slice(threshold_model, monkeypatch):
     assert seen == [1, 1, 1, 16, 4]
 
 
+@pytest.mark.parametrize(("organs", "batch"), [(2, 16), (64, 16), (126, 10)])
+def test_on_a_gpu_the_batch_follows_the_number_of_organs(tmp_path, organs, batch):
+    card = threshold_card(organs=tuple(f"organ {number}" for number in range(organs)))
+    predictor = Predictor(write_threshold_model(tmp_path / "model.onnx", card=card))
+    predictor.provider = "cuda"
+    assert predictor._fitting_batch(512 * 512) == batch
+    assert predictor._fitting_batch(2**40) == 1
+
+
+@pytest.mark.parametrize("asked", [None, 7, 3])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Status "
+        "Message: \nbfc_arena.cc:376 Failed to allocate memory for requested buffer of size 939524096",
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception during initialization: std::bad_alloc",
+        "CUDA failure 2: out of memory ; GPU=0",
+        "CUDNN failure 2: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_a_batch_that_does_not_fit_is_halved(neighbour_model, monkeypatch, asked, message):
+    predictor, slices, seen = Predictor(neighbour_model, batch=asked), random_hu((7, 9, 8)), []
+    session = predictor.model._session
+
+    class Short:
+        """A session that has memory for two slices."""
+
+        def run(self, outputs, feeds):
+            seen.append(len(feeds["hu"]))
+            if seen[-1] > 2:
+                raise RuntimeError(message)
+            return session.run(outputs, feeds)
+
+    monkeypatch.setattr(predictor.model, "_session", Short())
+    done = []
+    labels = predictor.predict(slices, advance=done.append)
+    assert np.array_equal(labels, neighbour_labels(slices))
+    assert seen == [*([7, 3] if asked != 3 else [3]), *[1] * 7]
+    assert done == [(n + 1) / 7 for n in range(7)]
+
+
+def test_one_slice_that_does_not_fit_is_an_error(neighbour_model, monkeypatch):
+    predictor = Predictor(neighbour_model)
+
+    class Shorter:
+        def run(self, outputs, feeds):
+            raise RuntimeError("std::bad_alloc")
+
+    monkeypatch.setattr(predictor.model, "_session", Shorter())
+    with pytest.raises(InputError, match="needs more memory"):
+        predictor.predict(random_hu((7, 9, 8)))
+
+
+def test_other_failures_are_not_tried_again(neighbour_model, monkeypatch):
+    predictor, seen = Predictor(neighbour_model), []
+
+    class Broken:
+        def run(self, outputs, feeds):
+            seen.append(len(feeds["hu"]))
+            raise RuntimeError("the shapes do not fit")
+
+    monkeypatch.setattr(predictor.model, "_session", Broken())
+    with pytest.raises(InputError, match="the shapes do not fit"):
+        predictor.predict(random_hu((7, 9, 8)))
+    assert seen == [7]
+
+
 def test_no_slices_give_no_labels(threshold_model):
     assert Predictor(threshold_model).predict(np.zeros((0, 4, 4), np.int16)).shape == (0, 4, 4)
 
@@ -125,6 +192,21 @@ def test_one_predictor_serves_many_scans(tmp_path, threshold_model):
         assert prediction.path == tmp_path / "labels.nii.gz"
         voxel = float(np.prod(np.diag(AFFINE))) / 1000
         assert prediction.volumes_ml["metal"] == pytest.approx(np.count_nonzero(data > 300) * voxel)
+
+
+@pytest.mark.parametrize(("unit", "size"), [("unknown", 1), ("mm", 1), ("meter", 1e-3), ("micron", 1e3)])
+def test_volumes_are_millilitres_whatever_the_unit_of_length(tmp_path, threshold_model, unit, size):
+    data = random_hu((6, 5, 4))
+    image = nib.Nifti1Image(data, np.diag([*(size * np.diag(AFFINE)[:3]), 1]))
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "scan.nii.gz")
+    np.testing.assert_allclose(read_image(tmp_path / "scan.nii.gz").affine, AFFINE, rtol=1e-6)
+    prediction = Predictor(threshold_model).predict_file(tmp_path / "scan.nii.gz", tmp_path / "labels.nii.gz")
+    voxel = float(np.prod(np.diag(AFFINE))) / 1000
+    assert prediction.volumes_ml["metal"] == pytest.approx(np.count_nonzero(data > 300) * voxel)
+    labels = nib.load(tmp_path / "labels.nii.gz")
+    assert labels.header["xyzt_units"] == image.header["xyzt_units"]
+    assert np.array_equal(labels.affine, nib.load(tmp_path / "scan.nii.gz").affine)
 
 
 def test_label_values_without_an_organ_are_not_written(tmp_path):

@@ -19,10 +19,12 @@ class Pretending(ort.InferenceSession):
     """A session that runs on the CPU, and tells what it is told to tell."""
 
     asked: list[str]
+    options: dict[str, dict[str, str]]
     active: list[str] | None = None
 
     def __init__(self, content, options, providers):
         type(self).asked = [name for name, _ in providers]
+        type(self).options = dict(providers)
         super().__init__(content, options, providers=["CPUExecutionProvider"])
 
     def get_providers(self):
@@ -72,6 +74,14 @@ def test_a_provider_is_asked_for_before_those_that_help_it(threshold_model, pret
     monkeypatch.setattr("smile_runtime.model.DEVICES", {})
     assert Model(threshold_model, provider=provider).providers == asked
     assert pretending.asked == asked
+
+
+@pytest.mark.parametrize("provider", ["tensorrt", "cuda"])
+def test_float32_is_float32_on_a_gpu(threshold_model, pretending, provider, monkeypatch):
+    monkeypatch.setattr(pretending, "active", ALL if provider == "tensorrt" else ALL[1:])
+    monkeypatch.setattr("smile_runtime.model.DEVICES", {})
+    Model(threshold_model, provider=provider)
+    assert pretending.options["CUDAExecutionProvider"]["use_tf32"] == "0"
 
 
 def test_a_provider_nobody_knows(threshold_model):

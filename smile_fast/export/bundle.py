@@ -78,19 +78,18 @@ def metadata(card: ModelCard, probabilities: str | None, name: str) -> dict[str,
 
 
 def inference_config() -> dict[str, Any]:
-    """What configs/inference.json says: every scan of a folder, through `smile_runtime`."""
+    """What configs/inference.json says: `smile-predict` on a folder, where a bad scan is in no other's way.
+
+    `options` are further arguments of the command. With bad scans the run ends with its status, after all the others.
+    """
     return {
-        "imports": ["$import glob", "$import os"],
+        "imports": ["$import sys", "$from smile_runtime.cli import main"],
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/data'",
         "output_dir": "$@bundle_root + '/eval'",
         "model_path": "$@bundle_root + '/models/model.onnx'",
-        "datalist": "$sorted(glob.glob(os.path.join(@dataset_dir, '*.nii.gz')))",
-        "predictor": {"_target_": "smile_runtime.predict.Predictor", "model_path": "@model_path"},
-        "initialize": ["$os.makedirs(@output_dir, exist_ok=True)"],
-        "run": [
-            "$[@predictor.predict_file(scan, os.path.join(@output_dir, os.path.basename(scan))) for scan in @datalist]"
-        ],
+        "options": [],
+        "run": ["$main([@model_path, @dataset_dir, '-o', @output_dir, *@options]) and sys.exit(2)"],
     }
 
 
@@ -113,6 +112,8 @@ With `smile-fast-runtime` alone:
 With MONAI, which needs `smile-fast-runtime` beside it:
 
     python -m monai.bundle run --config_file configs/inference.json --dataset_dir SCANS --output_dir LABELS
+
+Both take a folder of `.nii` and `.nii.gz`, and go on after a bad scan.
 
 The file was compared with the network that it was made from: {card.parity["identical_share"]:.4%} of
 {card.parity["voxels"]} voxels have the same label. How it was trained stands in `configs/metadata.json`, under

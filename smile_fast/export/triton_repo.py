@@ -61,6 +61,14 @@ parameters {{
   key: "orientation"
   value: {{ string_value: {_quoted(card.orientation)} }}
 }}
+parameters {{
+  key: "body"
+  value: {{ string_value: {_quoted(json.dumps(None if card.body is None else vars(card.body)))} }}
+}}
+parameters {{
+  key: "window"
+  value: {{ string_value: {_quoted(json.dumps(card.window))} }}
+}}
 """
 
 
