@@ -7,6 +7,7 @@ Writes bench/results/<gpu>.json ($OUT/<gpu>.json where OUT is set):
     ceilings     what this session's GPU reaches: copy_gbps (read and write), read_gbps
     rows         workload -> op -> {milliseconds per implementation and peer (median and minimum), gbps}
     step         the training step: milliseconds of the network alone and with the loss, eager and compiled
+    volumes      a whole volume in fp32 and fp16: ours, its session alone, torch eager and compiled
 
 A figure in this file was measured in the same session as its ceilings. The exit status is 1 if a step failed.
 """
@@ -135,13 +136,14 @@ def main() -> int:
             run_step(f"compute-sanitizer {tool}", sanitizer_command(tool), steps, 900)
     record: dict[str, Any] = {"machine": machine(), "steps": steps}
     if only in (None, "bench"):
-        from bench import gpu_ops, gpu_step
+        from bench import gpu_ops, gpu_step, gpu_volume
 
         record["ceilings"] = measured("ceilings", gpu_ops.ceilings, steps)
         record["rows"] = {}
         for name, workload in gpu_ops.WORKLOADS.items():
             record["rows"][name] = measured(name, workload, steps)
         record["step"] = measured("training step", gpu_step.training_step, steps)
+        record["volumes"] = measured("whole volumes", gpu_volume.rows, steps)
         print(gpu_ops.table(record))
     from smile_runtime.files import write_json
 
