@@ -17,8 +17,9 @@ from smile_fast.training.inference import predict_labels, predict_logits
 from smile_fast.training.relabel import Round, relabel
 from smile_fast.training.run import Run
 from smile_fast.training.view import TrainingView
+from smile_runtime.nifti import read_labels, write_image
 from smile_runtime.predict import Predictor
-from smile_runtime.preprocessing import BodyBox, BodyRule, body_box, whole_box
+from smile_runtime.preprocessing import BodyBox, BodyRule, body_box, to_slices, whole_box
 from tests.runs import SHAPE, SPACING, make_run, make_store, truth
 
 BODY = (slice(1, 5), slice(8, 24), slice(0, 24))
@@ -204,8 +205,16 @@ def test_a_case_of_air_calibrates_whole(tmp_path):
 
 
 def test_production_segments_what_evaluation_scored(store, run, box, tmp_path):
+    """From a scan's file to a label map's file: nothing but the model's card tells production of the box."""
     card = export_run(run, Targets(tmp_path / "model.onnx")).card
     assert card.body == BodyRule()
     image = store.read_image("test_0")
-    labels = Predictor(tmp_path / "model.onnx", threads=1).predict(image, box=body_box(image, SPACING, card.body))
+    affine = np.array(store.cases["test_0"].affine)
+    write_image(tmp_path / "scan.nii.gz", np.asfortranarray(image.T), affine)
+    prediction = Predictor(tmp_path / "model.onnx", threads=1).predict_file(
+        tmp_path / "scan.nii.gz", tmp_path / "labels.nii.gz"
+    )
+    assert prediction.box == box.to_json()
+    labels, _ = to_slices(read_labels(tmp_path / "labels.nii.gz").data, affine)
     assert (labels == predict_labels(run.load_model(), image, box=box)).mean() >= 0.9999
+    assert labels.any()
