@@ -4,14 +4,7 @@ Writes bench/results/<gpu>.json, and a copy to $OUT where OUT is set, anew after
 
     machine      gpu, driver, torch, triton, nvcc, python, commit
     steps        name -> {passed, seconds, tail: last lines of the output}, in the order in which they ran
-<<<<<<< HEAD
     rows         name -> what bench/gpu_ops.py or gpu_step.py measured; "ceilings": what this GPU's memory reaches
-=======
-    ceilings     what this session's GPU reaches: copy_gbps (read and write), read_gbps
-    rows         workload -> op -> {milliseconds per implementation and peer (median and minimum), gbps}
-    step         the training step: milliseconds of the network alone and with the loss, eager and compiled
-    volumes      a whole volume in fp32 and fp16: ours, its session alone, torch eager and compiled
->>>>>>> bodyfix
 
 Every step and every row is a process of its own: one that fails, hangs or breaks the CUDA context stops none of the
 others. `--only` runs one part; what other parts have found at the same commit stays in the file. The exit status is 1
@@ -45,6 +38,8 @@ NEEDED = ("numpy", "pybind11", "pytest", "torch", "triton")
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 TAIL = 40  # lines
 BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS, ROW_SECONDS = 600, 1200, 1200, 600
+VOLUME_SECONDS = 600
+VOLUME_ROWS = ("whole volume, fp32", "whole volume, fp16")  # gpu_volume needs onnxruntime: not imported here
 
 
 class Record:
@@ -188,12 +183,13 @@ def run_part(part: str, record: Record) -> None:
             record.row(name, "bench.gpu_ops")
         for name in gpu_step.ROWS:
             record.row(name, "bench.gpu_step")
+        for name in VOLUME_ROWS:
+            record.row(name, "bench.gpu_volume", VOLUME_SECONDS)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run all steps; 1 if one of them failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-<<<<<<< HEAD
     parser.add_argument("--only", choices=PARTS, action="append", help="one part alone; may be repeated")
     parts = parser.parse_args(arguments).only or PARTS
     found = machine()
@@ -208,36 +204,6 @@ def main(arguments: list[str] | None = None) -> int:
     print(table(record.content))
     print("\n".join(str(path) for path in record.paths))
     return 0 if all(step["passed"] for step in record.content["steps"].values()) else 1
-=======
-    parser.add_argument("--only", choices=("build", "test", "sanitize", "bench"), help="one part alone")
-    only = parser.parse_args().only
-    steps: dict[str, Any] = {}
-    if only in (None, "build"):
-        for number, command in enumerate(build_commands()):
-            run_step(("configure", "build")[number], command, steps, 600)
-    if only in (None, "test"):
-        run_step("tests", [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "tests/gpu"], steps, 1200)
-    if only in (None, "sanitize"):
-        for tool in SANITIZERS:
-            run_step(f"compute-sanitizer {tool}", sanitizer_command(tool), steps, 900)
-    record: dict[str, Any] = {"machine": machine(), "steps": steps}
-    if only in (None, "bench"):
-        from bench import gpu_ops, gpu_step, gpu_volume
-
-        record["ceilings"] = measured("ceilings", gpu_ops.ceilings, steps)
-        record["rows"] = {}
-        for name, workload in gpu_ops.WORKLOADS.items():
-            record["rows"][name] = measured(name, workload, steps)
-        record["step"] = measured("training step", gpu_step.training_step, steps)
-        record["volumes"] = measured("whole volumes", gpu_volume.rows, steps)
-        print(gpu_ops.table(record))
-    from smile_runtime.files import write_json
-
-    path = results_path(record["machine"]["gpu"])
-    write_json(path, record)
-    print(path)
-    return 0 if all(step["passed"] for step in steps.values()) else 1
->>>>>>> bodyfix
 
 
 if __name__ == "__main__":

@@ -32,5 +32,8 @@ def _contenders(row: dict[str, Any], copy: float | None) -> list[str]:
         if ours:
             line += f" {figures['median'] / min(ours):8.2f} x ours"
         lines.append(line)
-    lines += [f"    {name}: {value:.4g}" for name, value in row.get("facts", {}).items()]
+    lines += [
+        f"    {name}: {value if isinstance(value, str) else f'{value:.4g}'}"
+        for name, value in row.get("facts", {}).items()
+    ]
     return lines

@@ -137,11 +137,6 @@ ROWS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def rows() -> dict[str, Any]:
-    """All rows."""
-    return {name: measure() for name, measure in ROWS.items()}
-
-
 def main(arguments: list[str]) -> None:
     """Measure one row and write it."""
     name, out = arguments

@@ -88,7 +88,7 @@ def test_everything_runs_after_a_failure_and_the_record_says_so(
 
     def run(command: list[str], timeout: float, environment: dict[str, str]) -> tuple[bool, str]:
         commands.append(command)
-        if command[2] in ("bench.gpu_ops", "bench.gpu_step"):
+        if command[2] in ("bench.gpu_ops", "bench.gpu_step", "bench.gpu_volume"):
             Path(command[-1]).write_text(json.dumps({"milliseconds": {"cuda": {"median": 1.0, "min": 1.0}}}))
         return "pytest" not in command, "output"
 
@@ -99,8 +99,9 @@ def test_everything_runs_after_a_failure_and_the_record_says_so(
     assert gpu.main([]) == 1
     content = json.loads((tmp_path / "nvidia-some-gpu.json").read_text())
     assert [name for name, step in content["steps"].items() if not step["passed"]] == ["tests"]
-    assert len(content["steps"]) == 2 + 1 + 2 * len(gpu.SANITIZERS) + len(gpu_ops.ROWS) + len(gpu_step.ROWS)
-    assert set(content["rows"]) == {*gpu_ops.ROWS, *gpu_step.ROWS}
+    rows = {*gpu_ops.ROWS, *gpu_step.ROWS, *gpu.VOLUME_ROWS}
+    assert len(content["steps"]) == 2 + 1 + 2 * len(gpu.SANITIZERS) + len(rows)
+    assert set(content["rows"]) == rows
     assert "1 failed: tests" in capsys.readouterr().out
     assert gpu.main(["--only", "bench"]) == 1  # the failed tests are still in the record
     commands.clear()

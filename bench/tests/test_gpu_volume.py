@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import gpu_volume
+from bench import gpu, gpu_table, gpu_volume
 from bench.whole_volume.workloads import EAGER, OURS, SESSION, Workload
 
 SMALL = Workload("resnet18", "phantom", slices=3, width=8)
@@ -26,9 +26,15 @@ def test_labels_that_differ_from_torch_are_no_result(monkeypatch):
         gpu_volume.volume("fp32", SMALL, provider="cpu", compiled=False, repetitions=1)
 
 
+def test_make_gpu_runs_every_row():
+    assert list(gpu.VOLUME_ROWS) == list(gpu_volume.ROWS)
+
+
 def test_without_the_provider_a_row_says_why_it_is_empty(tmp_path, monkeypatch):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     for name in gpu_volume.ROWS:
         gpu_volume.main([name, str(tmp_path / "row.json")])
         row = json.loads((tmp_path / "row.json").read_text())
+        machine = dict.fromkeys(("gpu", "torch", "triton", "commit"), "-")
+        assert "no CUDA" in gpu_table.table({"machine": machine, "rows": {name: row}, "steps": {}})
         assert row == {"milliseconds": {}, "facts": {"skipped": "onnxruntime has no CUDAExecutionProvider here"}}
