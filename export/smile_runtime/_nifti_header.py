@@ -128,6 +128,19 @@ def _unpack(start: bytes, path: Path) -> nib.Nifti1Header:
     raise InputError(f"{path} is not a NIfTI file: its header is missing or damaged")
 
 
+def stores_uint8(start: bytes, path: Path) -> bool:
+    """Whether a NIfTI file of any shape has voxels of uint8, as label maps have and HU cannot.
+
+    Args:
+        start: See `parse_header`.
+        path: Its name, for messages.
+
+    Raises:
+        InputError: This is no single-file NIfTI.
+    """
+    return _DTYPES.get(int(_unpack(start, path)["datatype"])) == "u1"
+
+
 def _shape(nifti: nib.Nifti1Header, path: Path) -> tuple[int, int, int]:
     dim = [int(size) for size in nifti["dim"]]
     if not 1 <= dim[0] <= 7:

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         help="also write what the label values mean: .txt for ITK-SNAP, .ctbl for 3D Slicer, .json for nnU-Net "
         "(a folder gets organs.label.txt and organs.ctbl without being asked)",
     )
-    results.add_argument("--organs-json", metavar="PATH", help="the label values as in a dataset.json")
+    results.add_argument("--organs-json", metavar="PATH", help="the label values as in a dataset.json, .json")
     results.add_argument("--report", metavar="PATH", help="also write what ran, how long and with which result, .json")
     work = parser.add_argument_group("work")
     work.add_argument(

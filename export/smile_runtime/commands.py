@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from smile_runtime.errors import InputError
-from smile_runtime.files import check_results, printable
+from smile_runtime.files import check_json, check_results, printable
 from smile_runtime.folder import list_jobs, output_folder, predict_folder, shared_folder
+from smile_runtime.nifti import SUFFIXES
 from smile_runtime.predict import Predictor, check_outputs
 from smile_runtime.report import FAILED, KEPT, Report
 from smile_runtime.tables import check_table, write_dataset_labels, write_table
@@ -48,6 +49,8 @@ def _predict_folder(args: argparse.Namespace) -> None:
     _check_names(args)
     out = Path(args.output)
     jobs = list_jobs(Path(args.scan), out, previews=args.preview, model=Path(args.model))
+    if out.name.lower().endswith(SUFFIXES):
+        raise InputError(f"{args.scan} is a folder, so its label maps need one too, and {out} is named like a file")
     tables = [out / name for name in FOLDER_TABLES]
     predictor, report = _prepare(args)
     with output_folder(out):
@@ -106,6 +109,9 @@ def _check_names(args: argparse.Namespace) -> None:
         check_table(path)
     if args.volumes is not None:
         check_volumes(args.volumes)
+    for path, what in ((args.report, "the report"), (args.organs_json, "the organs")):
+        if path is not None:
+            check_json(path, what)
 
 
 def _write_side_files(args: argparse.Namespace, predictor: Predictor, report: Report) -> None:

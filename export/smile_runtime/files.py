@@ -115,6 +115,20 @@ def check_results(
             taken.append(path)
 
 
+def check_json(path: str | os.PathLike[str], what: str) -> None:
+    """Refuse a JSON file of another name: it is more likely a slip of the hand than a wish.
+
+    Args:
+        path: The file that will be written.
+        what: What goes there, for the message.
+
+    Raises:
+        InputError: The name does not end in .json.
+    """
+    if Path(path).suffix.lower() != ".json":
+        raise InputError(f"cannot write {what} {path}: a name that ends in .json is wanted")
+
+
 def check_readable(path: str | os.PathLike[str]) -> int:
     """Refuse a path that is not a regular file; opening a pipe, say, could wait forever.
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from smile_runtime.errors import InputError
 from smile_runtime.files import reason
-from smile_runtime.nifti import SUFFIXES
+from smile_runtime.nifti import SUFFIXES, refuse_replacing_scan
 from smile_runtime.predict import Prediction, Predictor, Scan
 from smile_runtime.progress import Progress
 from smile_runtime.report import Report
@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}(\.\w+)*")  # what `smile_runtime.files` calls an unfinished file
 _CHANNEL = re.compile(r"_0000$")  # nnU-Net's suffix of the first channel
+_ANY_CHANNEL = re.compile(r"(.*)_(\d{4})\.nii(?:\.gz)?", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def list_jobs(folder: Path, out: Path, *, previews: bool, model: Path | None = N
     other suffixes are left alone.
 
     Raises:
-        InputError: The folder cannot be read or has no scan, two scans would get one name, or the results would lie
-            among the scans, or replace one or ``model``.
+        InputError: The folder cannot be read or has no scan, two scans would get one name or are channels of one case,
+            or the results would lie among the scans, or replace one or ``model``.
     """
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
@@ -64,10 +65,28 @@ def list_jobs(folder: Path, out: Path, *, previews: bool, model: Path | None = N
         if case in jobs:
             raise InputError(f"{jobs[case].scan.name} and {name} in {folder} would get one name: move one of them away")
         jobs[case] = Job(folder / name, out / f"{case}.nii.gz", out / f"{case}.png" if previews else None)
+    _refuse_channels(list(jobs.values()))
     if not jobs:
         raise InputError(f"{folder} holds no scan: files named .nii or .nii.gz are wanted")
     _refuse_links(list(jobs.values()), model)
     return list(jobs.values())
+
+
+def _refuse_channels(jobs: Sequence[Job]) -> None:
+    """Refuse a case of several channels: each would be segmented as if it were a scan of its own."""
+    first: dict[str, Job] = {}
+    for job in jobs:  # by name: channel 0 comes before the others
+        found = _ANY_CHANNEL.match(job.scan.name)
+        if found is None:
+            continue
+        case = found[1]
+        if found[2] == "0000":
+            first[case] = job
+        elif case in first:
+            raise InputError(
+                f"{first[case].scan} and {job.scan.name} are named like two channels of one nnU-Net case: keep the CT "
+                "alone, or rename them if they are two patients"
+            )
 
 
 def _refuse_links(jobs: Sequence[Job], model: Path | None) -> None:
@@ -181,14 +200,14 @@ def predict_folder(
 
 def _run(predictor: Predictor, jobs: Sequence[Job], report: Report, bar: Progress, io: ThreadPoolExecutor) -> None:
     written: tuple[Job, Future[Prediction]] | None = None
-    ahead = io.submit(predictor.load, jobs[0].scan) if jobs else None
+    ahead = io.submit(_load, predictor, jobs[0]) if jobs else None
     for number, job in enumerate(jobs):
         assert ahead is not None
         reading, ahead = ahead, None
         scan = _outcome(job, report, bar, reading.result)
         del reading  # a future holds its result as long as it lives
         if number + 1 < len(jobs):
-            ahead = io.submit(predictor.load, jobs[number + 1].scan)
+            ahead = io.submit(_load, predictor, jobs[number + 1])
         if scan is not None:
             scan = _outcome(job, report, bar, partial(_segmented, predictor, scan, job, number, bar))
         if written is not None:
@@ -200,6 +219,11 @@ def _run(predictor: Predictor, jobs: Sequence[Job], report: Report, bar: Progres
         bar.advance(number + 1)
     if written is not None:
         _note(*written, report, bar)
+
+
+def _load(predictor: Predictor, job: Job) -> Scan:
+    refuse_replacing_scan(job.labels)
+    return predictor.load(job.scan)
 
 
 def _segmented(predictor: Predictor, scan: Scan, job: Job, number: int, bar: Progress) -> Scan:

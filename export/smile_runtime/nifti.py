@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smile_runtime._gzip import MAX_RATIO, inflate
-from smile_runtime._nifti_header import MAX_BYTES, Header, affine_mm, parse_header
+from smile_runtime._nifti_header import MAX_BYTES, Header, affine_mm, parse_header, stores_uint8
 from smile_runtime._nifti_voxels import HU, Kind, Labels, Voxels
 from smile_runtime.errors import InputError
 from smile_runtime.files import atomic_path, check_readable, reason
@@ -90,12 +90,7 @@ def read_note(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], str] 
     """
     name = Path(path)
     try:
-        check_readable(name)
-        with open(name, "rb") as file:
-            pieces = inflate(file, name) if _zipped(name) else iter(lambda: file.read(_PIECE_BYTES), b"")
-            start = b""
-            while len(start) < MAX_BYTES + _MAX_NOTE_BYTES and (piece := next(pieces, b"")):
-                start += piece
+        start = _start(name, MAX_BYTES + _MAX_NOTE_BYTES)
         header = parse_header(start, name)
     except (InputError, OSError):
         return None
@@ -104,6 +99,21 @@ def read_note(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], str] 
     if start[first - 4 : first - 3] != b"\1" or code != _COMMENT or not 8 < size <= header.offset - first:
         return None
     return header.shape, start[first + 8 : first + size].rstrip(b"\0").decode("utf-8", "replace")
+
+
+def refuse_replacing_scan(path: str | os.PathLike[str]) -> None:
+    """Refuse a label map's name that a scan has already; another label map, or what is no NIfTI file, may go.
+
+    Raises:
+        InputError: There is a NIfTI file whose voxels are not uint8, which those of our label maps always are.
+    """
+    name = Path(path)
+    try:
+        is_labels = stores_uint8(_start(name, MAX_BYTES), name)
+    except (InputError, OSError):  # nothing there, or no NIfTI file; what cannot be written is told elsewhere
+        return
+    if not is_labels:
+        raise InputError(f"the output {path} would replace what may be a scan, not uint8 labels: choose another name")
 
 
 def write_labels(
@@ -167,6 +177,17 @@ def check_suffix(path: str | os.PathLike[str]) -> Path:
     if not name.name.lower().endswith(SUFFIXES):
         raise InputError(f"{name} is not named like a NIfTI file: a name that ends in .nii.gz or .nii is wanted")
     return name
+
+
+def _start(path: Path, size: int) -> bytes:
+    """The first bytes of a decompressed file: at least so many, if it has them."""
+    check_readable(path)
+    with open(path, "rb") as file:
+        pieces = inflate(file, path) if _zipped(path) else iter(lambda: file.read(_PIECE_BYTES), b"")
+        start = b""
+        while len(start) < size and (piece := next(pieces, b"")):
+            start += piece
+    return start
 
 
 def _zipped(path: Path) -> bool:

@@ -17,8 +17,9 @@ from smile_runtime.buffers import zeros
 from smile_runtime.components import chosen_values, keep_largest_components
 from smile_runtime.errors import AllocationError, InputError
 from smile_runtime.files import check_results, sha256
+from smile_runtime.hounsfield import range_hu, range_warning
 from smile_runtime.model import Model, ModelCard
-from smile_runtime.nifti import Volume, check_suffix, read_image, read_note, write_labels
+from smile_runtime.nifti import Volume, check_suffix, read_image, read_note, refuse_replacing_scan, write_labels
 from smile_runtime.preprocessing import (
     BodyBox,
     BodyRule,
@@ -54,6 +55,7 @@ class Prediction:
         shape: (X, Y, Z) of the scan and of the label map.
         volumes_ml: Organ -> volume, millilitres; 0.0 for an organ that was not found.
         seconds: Wall time of reading, inference and writing together.
+        range_hu: The scan's lowest and highest value.
         times: The three, by name.
         box: Which part of the volume was computed.
         skipped_slices: Slices that were not, because they show no body.
@@ -63,16 +65,20 @@ class Prediction:
     shape: tuple[int, int, int]
     volumes_ml: dict[str, float]
     seconds: float
+    range_hu: tuple[int, int]
     times: dict[str, float] = field(default_factory=dict)
     box: dict[str, Any] = field(default_factory=dict)
     skipped_slices: int = 0
 
     @property
     def warning(self) -> str | None:
-        """What its reader has to know: that nothing of the scan was computed, because no body was found."""
-        if self.box.get("slices") != 0:
-            return None
-        return "no body was found, so nothing was computed: if the scan shows one, use --no-crop"
+        """What its reader has to know: that no body was found, or that the voxels are hardly Hounsfield units."""
+        found = []
+        if self.box.get("slices") == 0:
+            found.append("no body was found, so nothing was computed: if the scan shows one, use --no-crop")
+        if (doubt := range_warning(self.range_hu)) is not None:
+            found.append(doubt)
+        return "; ".join(found) or None
 
 
 @dataclass
@@ -84,6 +90,7 @@ class Scan:
         geometry: How its slices lie in the file.
         box: Which part of it is computed.
         sha256: Of the file, hexadecimal.
+        range_hu: Its lowest and highest value.
         labels: [D, H, W] uint8 in slices order, once they are known.
         picture: The preview, if one is wanted.
         times: Stage -> seconds.
@@ -93,6 +100,7 @@ class Scan:
     geometry: SliceGeometry
     box: BodyBox
     sha256: str
+    range_hu: tuple[int, int]
     labels: npt.NDArray[np.uint8] | None = None
     picture: Picture | None = None
     times: dict[str, float] = field(default_factory=dict)
@@ -249,13 +257,14 @@ class Predictor:
         """Read a scan and find the body in it: 2 bytes a voxel.
 
         Raises:
-            InputError: The scan cannot be used.
+            InputError: The scan cannot be used, or its voxels cannot be Hounsfield units.
         """
         start = time.monotonic()
         volume = read_image(scan)
+        values = range_hu(volume)
         geometry = slice_geometry(volume.affine, volume.data.shape)
         box = body_box(slices_view(volume.data, geometry), geometry.spacing, self.body)
-        return Scan(volume, geometry, box, sha256(scan), times={"read": time.monotonic() - start})
+        return Scan(volume, geometry, box, sha256(scan), values, times={"read": time.monotonic() - start})
 
     def segment(
         self,
@@ -308,7 +317,7 @@ class Predictor:
         if preview_png is not None and scan.picture is not None:
             write_png(preview_png, scan.picture)
         made_from = {"sha256": scan.sha256, "shape": list(scan.geometry.shape)}
-        facts = {"scan": made_from, "volumes_ml": millilitres, "box": box.to_json()}
+        facts = {"scan": made_from, "volumes_ml": millilitres, "box": box.to_json(), "range_hu": list(scan.range_hu)}
         note = json.dumps({"organs": organs, "settings": self.settings, **facts}, ensure_ascii=False)
         labels = from_slices(scan.labels, scan.geometry)
         write_labels(out, labels, volume.affine, organs=organs, header=volume.header, note=note)
@@ -329,7 +338,8 @@ class Predictor:
             facts = json.loads(found[1])
             if facts["settings"] != self.settings or facts["scan"]["shape"] != list(found[0]):
                 return None
-            prediction = self._prediction(Path(out), found[0], facts | {"box": _checked_box(facts["box"])}, {})
+            checked = {"box": _checked_box(facts["box"]), "range_hu": _checked_range(facts["range_hu"])}
+            prediction = self._prediction(Path(out), found[0], facts | checked, {})
             if not all(map(math.isfinite, prediction.volumes_ml.values())):
                 return None
             return prediction if facts["scan"]["sha256"] == sha256(scan) else None
@@ -347,6 +357,7 @@ class Predictor:
             times=dict(times),
             box=facts["box"],
             skipped_slices=int(facts["box"]["of"]) - int(facts["box"]["slices"]),
+            range_hu=(facts["range_hu"][0], facts["range_hu"][1]),
         )
 
 
@@ -356,15 +367,22 @@ def _checked_box(box: dict[str, Any]) -> dict[str, Any]:
     return {"slices": int(box["slices"]), "of": int(box["of"]), **sides}
 
 
+def _checked_range(range_hu: list[Any]) -> tuple[int, int]:
+    """The two whole numbers of a note's range."""
+    low, high = range_hu
+    return int(low), int(high)
+
+
 def check_outputs(
     inputs: list[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *more: str | os.PathLike[str] | None,
 ) -> None:
-    """Refuse outputs that cannot be written or would overwrite an input or each other, before minutes are spent.
+    """Refuse, before minutes are spent, outputs that cannot be written or would replace an input, a scan or each other.
 
     Raises:
         InputError: There is one; ``out`` is not named like a NIfTI file.
     """
     check_suffix(out)
     check_results((out, *more), inputs)
+    refuse_replacing_scan(out)

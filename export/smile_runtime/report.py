@@ -51,6 +51,7 @@ class Report:
                 "seconds": {stage: round(seconds, 4) for stage, seconds in prediction.times.items()},
                 "computed": prediction.box,
                 "skipped_slices": prediction.skipped_slices,
+                "range_hu": list(prediction.range_hu),
                 "volumes_ml": prediction.volumes_ml,
                 "warning": prediction.warning,
             }

@@ -98,7 +98,7 @@ def test_a_system_that_does_not_tell_a_process_its_cores(scans, tmp_path, thresh
 
 def test_the_report_tells_what_ran(scans, tmp_path):
     model = write_threshold_model(tmp_path / "m.onnx", card=threshold_card(body=BodyRule()))
-    write(scans / "case 5.nii.gz", np.full((9, 8, 7), -1000, np.int16))
+    write(scans / "case 5.nii.gz", random_hu((9, 8, 7)).clip(-1010, -990))
     options = ["--report", str(tmp_path / "run.json"), "--threads", "1", "--volumes", str(tmp_path / "volumes.json")]
     assert run(model, scans, tmp_path / "out", *options) == 0
     report = json.loads((tmp_path / "run.json").read_text())
@@ -312,6 +312,11 @@ def two_of_one_name(folder, out):
     write(folder / "case 0.nii", random_hu((3, 3, 3)))
 
 
+def two_channels(folder, out):
+    write(folder / "a_0000.nii.gz", random_hu((3, 3, 3)))
+    write(folder / "a_0001.nii", random_hu((3, 3, 3)))
+
+
 def link_to_a_scan(folder, out):
     out.mkdir()
     (out / "case 1.nii.gz").symlink_to(folder / "case 0.nii.gz")
@@ -325,13 +330,15 @@ def a_file(folder, out):
     ("prepare", "options", "why"),
     [
         (two_of_one_name, [], "would get one name"),
+        (two_channels, [], "a_0000.nii.gz and a_0001.nii are named like two channels"),
         (link_to_a_scan, [], "is a link to a scan"),
         (a_file, [], "cannot write to the folder"),
         (None, ["--volumes", "volumes.txt"], "ends in .csv or .json"),
         (None, ["--organ-table", "table.xml"], "ends in .txt"),
         (None, ["--report", "none/run.json"], "does not exist"),
-        (None, ["--report", "{scans}/case 0.nii.gz"], "overwrite"),
-        (None, ["--volumes", "{out}/case 0.csv", "--report", "{model}"], "overwrite"),
+        (None, ["--report", "{scans}/case 0.nii.gz"], "ends in .json"),
+        (None, ["--organs-json", "env.sh"], "ends in .json"),
+        (None, ["--volumes", "{out}/case 0.csv", "--report", "{model}"], "ends in .json"),
     ],
 )
 def test_what_a_folder_is_refused_for(scans, tmp_path, threshold_model, capsys, prepare, options, why):
@@ -345,6 +352,24 @@ def test_what_a_folder_is_refused_for(scans, tmp_path, threshold_model, capsys, 
     assert len(errors) == 1
     assert why in errors[0]
     assert content_of(scans) == before
+
+
+def test_a_folder_is_not_named_like_a_file(scans, tmp_path, threshold_model, capsys):
+    assert run(threshold_model, scans, tmp_path / "o.nii.gz") == 2
+    assert "o.nii.gz is named like a file" in capsys.readouterr().err
+    assert not (tmp_path / "o.nii.gz").exists()
+
+
+def test_another_patients_scan_among_the_results_stays(scans, tmp_path, threshold_model, capsys):
+    (tmp_path / "out").mkdir()
+    other = write(tmp_path / "out" / "case 1.nii.gz", random_hu((3, 3, 3)))
+    write(tmp_path / "out" / "case 2.nii.gz", np.ones((3, 3, 3), np.uint8))
+    before = other.read_bytes()
+    assert run(threshold_model, scans, tmp_path / "out") == 2
+    assert f"the output {other} would replace what may be a scan" in capsys.readouterr().err
+    assert other.read_bytes() == before
+    for number in (0, 2, 3, 4):
+        assert read_note(tmp_path / "out" / f"case {number}.nii.gz") is not None
 
 
 def test_the_results_never_lie_among_the_scans(scans, threshold_model, capsys):

@@ -409,10 +409,18 @@ OUTPUTS = {
     "a link to the scan": (onto_scan(lambda good, other: other.symlink_to(good)), "overwrite"),
     "a hard link to the scan": (onto_scan(lambda good, other: other.hardlink_to(good)), "overwrite"),
     "the model": (lambda folder: {"model": (m := write_threshold_model(folder / "m.nii")), "out": m}, "overwrite"),
-    "both in one": (lambda folder: {"more": ["--organs-json", str(folder / "out" / "labels.nii.gz")]}, "overwrite"),
+    "both in one": (
+        lambda folder: {"more": ["--organs-json", str(folder / "out" / "labels.nii.gz")]},
+        "json is wanted",
+    ),
+    "another patient's scan": (prepared("labels.nii.gz", write), "would replace what may be a scan"),
+    "a scan in four dimensions": (
+        prepared("labels.nii.gz", lambda path: write(path, np.zeros((3, 3, 3, 2), np.int16))),
+        "would replace what may be a scan",
+    ),
     "table over scan": (
         lambda folder: {"scan": (good := write(folder / "s.nii.gz")), "more": ["--organs-json", str(good)]},
-        "overwrite",
+        "json is wanted",
     ),
     "table in no folder": (
         lambda folder: {"more": ["--organs-json", str(folder / "none" / "a.json")]},

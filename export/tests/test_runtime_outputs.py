@@ -114,9 +114,8 @@ def test_a_result_that_is_a_link_to_the_model_is_refused(scans, out, tmp_path, t
     [
         ["--volumes", "{out}/a.json", "--report", "{out}/a.json"],
         ["--organ-table", "{out}/a.json", "--organs-json", "{out}/a.json"],
-        ["--report", "{out}/organs.ctbl"],
-        ["--organs-json", "{out}/organs.label.txt"],
-        ["--report", "{out}/c0.nii.gz"],
+        ["--organ-table", "{out}/organs.ctbl"],
+        ["--organ-table", "{out}/organs.label.txt"],
     ],
 )
 def test_no_result_of_a_folder_replaces_another(scans, out, threshold_model, capsys, options):
