@@ -56,7 +56,7 @@ def volume(
         repetitions: of each, one after another in turn, after one that is not counted.
     """
     if PROVIDERS[provider] not in ort.get_available_providers():
-        return {"milliseconds": {}, "skipped": f"onnxruntime has no {PROVIDERS[provider]} here"}
+        return {"milliseconds": {}, "facts": {"skipped": f"onnxruntime has no {PROVIDERS[provider]} here"}}
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

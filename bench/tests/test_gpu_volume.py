@@ -31,4 +31,4 @@ def test_without_the_provider_a_row_says_why_it_is_empty(tmp_path, monkeypatch):
     for name in gpu_volume.ROWS:
         gpu_volume.main([name, str(tmp_path / "row.json")])
         row = json.loads((tmp_path / "row.json").read_text())
-        assert row == {"milliseconds": {}, "skipped": "onnxruntime has no CUDAExecutionProvider here"}
+        assert row == {"milliseconds": {}, "facts": {"skipped": "onnxruntime has no CUDAExecutionProvider here"}}
