@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -141,11 +142,12 @@ def test_start_weights_are_reported(store, tmp_path, capsys):
     assert "weights: 24 tensors loaded" in capsys.readouterr().out
 
 
-def test_a_stop_is_status_143_and_resume_goes_on(store, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_is_told_by_the_status_and_resume_goes_on(store, tmp_path, capsys, monkeypatch, number, status):
     expected = trained(tmp_path / "expected", store, **CURRICULUM)
     with monkeypatch.context() as patch:
-        stop_after(patch, 11)
-        assert train(store, tmp_path / "run", **CURRICULUM) == 143
+        stop_after(patch, 11, number)
+        assert train(store, tmp_path / "run", **CURRICULUM) == status
     out, err = capsys.readouterr()
     assert f"stopped; go on with: smile-fast train {store.path} {tmp_path / 'run'} --resume" in out
     assert "Traceback" not in err
