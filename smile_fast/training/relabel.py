@@ -110,6 +110,17 @@ def read_round(folder: Path) -> tuple[Round, dict[str, dict[str, dict[str, int]]
     return this, cases
 
 
+def round_totals(folder: Path) -> dict[str, dict[str, int]]:
+    """Numbers of candidates, selected and kept voxels of a finished round by organ, summed over the cases."""
+    totals: dict[str, dict[str, int]] = {}
+    for organs in read_round(folder)[1].values():
+        for organ, counts in organs.items():
+            total = totals.setdefault(organ, dict.fromkeys(counts, 0))
+            for name, number in counts.items():
+                total[name] += number
+    return totals
+
+
 def undo_rounds(rounds: Path, keep: int) -> list[int]:
     """Drop the overlays of every round after round `keep`; human labels were never touched.
 

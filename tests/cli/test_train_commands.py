@@ -222,10 +222,16 @@ def test_relabel_goes_on_with_the_next_round(run, capsys):
     before = tree(run.store_path)
     assert existing_rounds(run.rounds_path) == [1, 2]
     assert main(["relabel", str(run.path), "--gamma", "0.25", "--scope", "slice"]) == 0
-    assert capsys.readouterr().out == f"wrote round 3 (gamma 0.25): {run.rounds_path / '3'}\n"
+    lines = capsys.readouterr().out.splitlines()
     record = json.loads((run.rounds_path / "3" / "round.json").read_text())
     assert (record["round"], record["gamma"], record["scope"]) == (3, 0.25, "slice")
     assert set(record["cases"]) == {"train_0", "train_1", "train_2"}  # training cases only
+    expected = [f"wrote round 3 (gamma 0.25): {run.rounds_path / '3'}"]
+    for organ in dict.fromkeys(organ for organs in record["cases"].values() for organ in organs):
+        counts = [organs[organ] for organs in record["cases"].values() if organ in organs]
+        candidates, selected, kept = (sum(c[name] for c in counts) for name in ("candidates", "selected", "kept"))
+        expected.append(f"  {organ}: {candidates:,} candidates, {selected:,} selected, {kept:,} kept voxels")
+    assert lines == expected
     assert sum(counts["kept"] for case in record["cases"].values() for counts in case.values()) > 100
     assert tree(run.store_path) == before
 
