@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -141,11 +142,12 @@ def test_start_weights_are_reported(store, tmp_path, capsys):
     assert "weights: 24 tensors loaded" in capsys.readouterr().out
 
 
-def test_a_stop_is_status_143_and_resume_goes_on(store, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_is_told_by_the_status_and_resume_goes_on(store, tmp_path, capsys, monkeypatch, number, status):
     expected = trained(tmp_path / "expected", store, **CURRICULUM)
     with monkeypatch.context() as patch:
-        stop_after(patch, 11)
-        assert train(store, tmp_path / "run", **CURRICULUM) == 143
+        stop_after(patch, 11, number)
+        assert train(store, tmp_path / "run", **CURRICULUM) == status
     out, err = capsys.readouterr()
     assert f"stopped; go on with: smile-fast train {store.path} {tmp_path / 'run'} --resume" in out
     assert "Traceback" not in err
@@ -220,10 +222,16 @@ def test_relabel_goes_on_with_the_next_round(run, capsys):
     before = tree(run.store_path)
     assert existing_rounds(run.rounds_path) == [1, 2]
     assert main(["relabel", str(run.path), "--gamma", "0.25", "--scope", "slice"]) == 0
-    assert capsys.readouterr().out == f"wrote round 3 (gamma 0.25): {run.rounds_path / '3'}\n"
+    lines = capsys.readouterr().out.splitlines()
     record = json.loads((run.rounds_path / "3" / "round.json").read_text())
     assert (record["round"], record["gamma"], record["scope"]) == (3, 0.25, "slice")
     assert set(record["cases"]) == {"train_0", "train_1", "train_2"}  # training cases only
+    expected = [f"wrote round 3 (gamma 0.25): {run.rounds_path / '3'}"]
+    for organ in dict.fromkeys(organ for organs in record["cases"].values() for organ in organs):
+        counts = [organs[organ] for organs in record["cases"].values() if organ in organs]
+        candidates, selected, kept = (sum(c[name] for c in counts) for name in ("candidates", "selected", "kept"))
+        expected.append(f"  {organ}: {candidates:,} candidates, {selected:,} selected, {kept:,} kept voxels")
+    assert lines == expected
     assert sum(counts["kept"] for case in record["cases"].values() for counts in case.values()) > 100
     assert tree(run.store_path) == before
 
