@@ -1,6 +1,7 @@
 """The training loop, from the first step of the first stage to the last step of the last round."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from smile_fast.training.optimization import (
     optimizer_tensors,
     restore_optimizer,
 )
-from smile_fast.training.relabel import Round, existing_rounds, relabel
+from smile_fast.training.relabel import Round, existing_rounds, relabel, round_totals
 from smile_fast.training.run import Run, load_model_state
 from smile_fast.training.schedule import Pace, Position, learning_rate, step_seed
 from smile_fast.training.validation import validate
@@ -140,7 +141,9 @@ class Trainer:
         if self.position.step == 0 or stage not in existing_rounds(rounds):
             this = Round(stage, self.config.gamma(stage), self.config.scope)
             with self.final_weights():
-                relabel(self.model, human_view, rounds, this, check=self.stop.check)
+                folder = relabel(self.model, human_view, rounds, this, check=self.stop.check)
+            kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in round_totals(folder).items()) or "none"
+            print(f"round {stage} (gamma {this.gamma:.3g}), pseudo-label voxels kept: {kept}", file=sys.stderr)
         view = human_view
         return TrainingView(view.store, view.declarations, view.cases, rounds / str(stage), view.body)
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 import signal
 
 import numpy as np
@@ -17,7 +18,7 @@ from smile_fast.data.store import open_array
 from smile_fast.supervision import State
 from smile_fast.training import loop
 from smile_fast.training.metrics import read_metrics
-from smile_fast.training.relabel import existing_rounds
+from smile_fast.training.relabel import existing_rounds, round_totals
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from tests.cohorts import tree
@@ -68,8 +69,12 @@ def train(store, run, *more, **settings):
 def test_each_method_trains(store, tmp_path, capsys, method):
     run_folder = tmp_path / "runs" / method
     assert train(store, run_folder, method=method, epochs=0.3, rounds=1) == 0
-    assert capsys.readouterr().out == f"trained: {run_folder / 'model.safetensors'}\n"
+    out, err = capsys.readouterr()
+    assert out == f"trained: {run_folder / 'model.safetensors'}\n"
     run = Run.open(run_folder)
+    said = re.findall(r"^round 1 \(gamma \S+\), pseudo-label voxels kept: (.*)$", err, re.MULTILINE)
+    totals = round_totals(run.rounds_path / "1") if method == "smiler" else {}
+    assert said == [", ".join(f"{n['kept']:,} of {organ}" for organ, n in totals.items())] * (method == "smiler")
     assert run.config.method == method
     assert steps_of(run) == (4 if method == "smiler" else 3)
     assert existing_rounds(run.rounds_path) == ([1] if method == "smiler" else [])
