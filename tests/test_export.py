@@ -207,6 +207,17 @@ def test_command_prints_the_certificate(run, exported, tmp_path, monkeypatch, ca
     assert "Sigmoid" not in names
 
 
+def test_a_network_that_finds_nothing_is_told(run, exported, tmp_path, monkeypatch, capsys):
+    for dice, warned in ((1.0, False), (None, True)):
+        parity = {**exported.card.parity, "dice": {"liver": 0.0, "pancreas": dice}}
+        given = replace(exported, card=replace(exported.card, parity=parity))
+        monkeypatch.setattr("smile_fast.export.export_run", lambda *_, given=given, **__: given)
+        assert main(["export", str(run.path), str(tmp_path / "model.onnx")]) == 0
+        err = capsys.readouterr().err
+        assert ("warning: the network finds no voxel of pancreas in the checked cases" in err) == warned
+        assert err.count("\n") == warned
+
+
 def test_nothing_to_write_is_refused(run, capsys):
     assert main(["export", str(run.path)]) == 2
     assert "name a file MODEL.onnx, --triton-repo or --bundle" in capsys.readouterr().err

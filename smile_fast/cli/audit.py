@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
+    from smile_fast.cli.prepare import print_empty
     from smile_runtime.files import check_writable, write_json
 
     if args.json is not None:
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     print()
     for sentence in result.sentences():
         print(sentence)
+    print_empty(result.empty)
 
 
 def _audit_dataset(args: argparse.Namespace) -> "Audit":

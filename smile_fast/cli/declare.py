@@ -102,7 +102,7 @@ def _ask(drafted: "Draft") -> "dict[str, State]":
 
     answers = {}
     for organ, cases in drafted.undecided.items():
-        question = f"{organ}, no voxel in {len(cases)} cases: [m]issing, [a]bsent, or Enter to decide case by case? "
+        question = f"{organ}, no voxel in {len(cases)} cases: [m]issing, [a]bsent, or Enter for '?' in a draft? "
         while (answer := _answer(question)) not in ("", "m", "missing", "a", "absent"):
             print("Please answer m, a or Enter.")
         if answer:

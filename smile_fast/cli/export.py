@@ -1,6 +1,7 @@
 """`smile-fast export`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 HELP = "write a trained run as one self-describing ONNX file, and check it against the network"
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Export, check, print the certificate."""
     from smile_fast.export import Targets, export_run, format_certificate
+    from smile_fast.export.certificate import organs_not_found
     from smile_fast.training.run import Run
 
     exported = export_run(
@@ -39,3 +41,9 @@ def run(arguments: argparse.Namespace) -> None:
         probabilities=arguments.probabilities,
     )
     print(format_certificate(exported))
+    if organs := organs_not_found(exported.card.parity):
+        print(
+            f"warning: the network finds no voxel of {', '.join(organs)} in the checked cases; look at smile-fast "
+            "evaluate, it may have to be trained longer",
+            file=sys.stderr,
+        )

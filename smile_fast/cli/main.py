@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit status: 0, 2 for bad input, 130 after Ctrl-C; 143 when a training was stopped, by either signal, and saved.
+        Exit status: 0, 2 for bad input, 130 after Ctrl-C, 143 when a training was stopped by SIGTERM and saved.
     """
     try:
         arguments = build_parser().parse_args(argv)

@@ -1,6 +1,7 @@
 """``smile-fast prepare``: from a raw dataset to the fast store."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HELP = "check every case and convert it to the fast store"
@@ -37,15 +38,20 @@ def run(args: argparse.Namespace) -> None:
         force=args.force,
         skip_broken=args.skip_broken,
     )
-    for organ, cases in done.empty.items():
-        more = f", ... ({len(cases) - _SHOWN} more)" if len(cases) > _SHOWN else ""
-        print(
-            f"note: {organ} is declared annotated but has no voxel in {len(cases)} cases "
-            f"({', '.join(cases[:_SHOWN])}{more}); right if it lies outside the scan, else declare it missing or absent"
-        )
+    print_empty(done.empty)
     train = sum(info.split == "train" for info in done.store.cases.values())
     print(
         f"{args.store}: {train} training and {len(done.store.cases) - train} held-out cases "
         f"({done.converted} converted, {done.kept} unchanged, {len(done.quarantined)} quarantined), "
         f"{len(dataset.organs)} organs"
     )
+
+
+def print_empty(empty: Mapping[str, Sequence[str]]) -> None:
+    """Print a note for each organ that is declared annotated in cases (organ -> cases) without a voxel of it."""
+    for organ, cases in empty.items():
+        more = f", ... ({len(cases) - _SHOWN} more)" if len(cases) > _SHOWN else ""
+        print(
+            f"note: {organ} is declared annotated but has no voxel in {len(cases)} cases "
+            f"({', '.join(cases[:_SHOWN])}{more}); right if it lies outside the scan, else declare it missing or absent"
+        )

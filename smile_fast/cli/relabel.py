@@ -22,12 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write one more round, or drop rounds."""
     from smile_fast.cli.train import choose_device
-    from smile_fast.training.relabel import Round, existing_rounds, relabel, undo_rounds
+    from smile_fast.training.relabel import Round, existing_rounds, relabel, round_totals, undo_rounds
     from smile_fast.training.run import Run
     from smile_fast.training.view import TrainingView
 
     run = Run.open(arguments.run_folder)
     if arguments.undo is not None:
+        if arguments.round is not None or arguments.gamma is not None or arguments.scope is not None:
+            raise InputError("--undo writes no round: leave --round, --gamma and --scope out.")
         if arguments.undo < 0:
             raise InputError(f"--undo keeps the rounds up to a number of 0 or more, {arguments.undo} was given.")
         dropped = undo_rounds(run.rounds_path, arguments.undo)
@@ -52,3 +54,5 @@ def run(arguments: argparse.Namespace) -> None:
     this = Round(number, gamma, arguments.scope or run.config.scope)
     folder = relabel(run.load_model().to(device), view, run.rounds_path, this)
     print(f"wrote round {number} (gamma {gamma:.3g}): {folder}")
+    for organ, total in round_totals(folder).items():
+        print(f"  {organ}: " + ", ".join(f"{voxels:,} {name}" for name, voxels in total.items()) + " voxels")

@@ -93,9 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
         if not (arguments.resume or run.model_path.exists() or run.checkpoint_path.exists() or read_metrics(run)):
             run.discard()
         raise
-    except Interrupted:
+    except Interrupted as stopped:
         print(f"stopped; go on with: smile-fast train {arguments.store} {arguments.run_folder} --resume")
-        return 143
+        return 128 + stopped.number  # what a shell says of a process that ended by this signal
     print(f"trained: {run.model_path}")
     return 0
 

@@ -193,6 +193,11 @@ def _require(compared: Comparison, dice: dict[str, float | None], required: Requ
     raise InputError(f"the exported file and the network {failure}, so nothing was written: {remedy}")
 
 
+def organs_not_found(parity: dict[str, Any]) -> list[str]:
+    """Organs of which neither network nor file finds a voxel: of these the certificate proves nothing."""
+    return [organ for organ, dice in parity["dice"].items() if dice is None]
+
+
 def format_parity(parity: dict[str, Any]) -> list[str]:
     """Return a certificate as lines for the terminal."""
     dice = ", ".join(f"{organ} {'-' if found is None else f'{found:.4f}'}" for organ, found in parity["dice"].items())

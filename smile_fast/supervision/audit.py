@@ -110,11 +110,13 @@ class Audit:
         cases: the audited cases.
         voxels: their voxels that are not void.
         organs: one row an organ.
+        empty: organ -> cases in which it is declared annotated but has no voxel; organs with such a case only.
     """
 
     cases: tuple[str, ...]
     voxels: int
     organs: tuple[OrganAudit, ...]
+    empty: dict[str, list[str]]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; counts in voxels, unknown values None."""
@@ -193,7 +195,12 @@ def audit(
     states = {case: [declarations[case][organ] for organ in organs] for case in counts}
     voxels = sum(count.voxels - count.void for count in counts.values())
     rows = tuple(_audit_organ(k, organ, counts, states, voxels) for k, organ in enumerate(organs))
-    return Audit(cases=tuple(counts), voxels=voxels, organs=rows)
+    empty = {
+        organ: [case for case in counts if states[case][k] is State.ANNOTATED and not counts[case].organs[k]]
+        for k, organ in enumerate(organs)
+    }
+    empty = {organ: cases for organ, cases in empty.items() if cases}
+    return Audit(cases=tuple(counts), voxels=voxels, organs=rows, empty=empty)
 
 
 def audit_store(

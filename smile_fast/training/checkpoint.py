@@ -37,8 +37,11 @@ class Checkpoint:
         flat = {f"{group}/{name}": t.contiguous() for group, ts in self.tensors.items() for name, t in ts.items()}
         header = {"format": _FORMAT, "state": json.dumps(self.state)}
         with atomic_path(path) as temporary:
+            temporary.touch()  # as any other new file: safetensors writes one that only its owner may read
+            mode = temporary.stat().st_mode
             try:
                 save_file(flat, temporary, metadata=header)
+                temporary.chmod(mode)
             except SafetensorError as error:  # not an OSError: a full disk ends here
                 raise InputError(f"{path} cannot be written ({error}).") from None
 

@@ -1,6 +1,7 @@
 """The training loop, from the first step of the first stage to the last step of the last round."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from smile_fast.training.optimization import (
     optimizer_tensors,
     restore_optimizer,
 )
-from smile_fast.training.relabel import Round, existing_rounds, relabel
+from smile_fast.training.relabel import Round, existing_rounds, relabel, round_totals
 from smile_fast.training.run import Run, load_model_state
 from smile_fast.training.schedule import Pace, Position, learning_rate, step_seed
 from smile_fast.training.validation import validate
@@ -39,7 +40,32 @@ _LOG_STEPS = 10
 
 
 class Interrupted(Exception):
-    """Training was asked to stop (SIGTERM or Ctrl-C) and has saved where it was."""
+    """Training was asked to stop (SIGTERM or Ctrl-C) and has saved where it was.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+
+class Stop(threading.Event):
+    """The wish to stop, and the number of the signal that brought it."""
+
+    number = int(signal.SIGTERM)
+
+    def receive(self, number: int, _: object = None) -> None:
+        """Handle a signal; of several the first one counts."""
+        if not self.is_set():
+            self.number = number
+        self.set()
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self.is_set():
+            raise Interrupted(self.number)
 
 
 def train(run: Run, *, weights: Path | None = None, resume: bool = False, device: torch.device) -> None:
@@ -91,7 +117,7 @@ class Trainer:
     """
 
     metrics: MetricsLog
-    stop: threading.Event
+    stop: Stop
 
     def __init__(self, run: Run, model: Segmenter, device: torch.device) -> None:
         self.run, self.config, self.device = run, run.config, device
@@ -115,7 +141,9 @@ class Trainer:
         if self.position.step == 0 or stage not in existing_rounds(rounds):
             this = Round(stage, self.config.gamma(stage), self.config.scope)
             with self.final_weights():
-                relabel(self.model, human_view, rounds, this, check=self._check_stop)
+                folder = relabel(self.model, human_view, rounds, this, check=self.stop.check)
+            kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in round_totals(folder).items()) or "none"
+            print(f"round {stage} (gamma {this.gamma:.3g}), pseudo-label voxels kept: {kept}", file=sys.stderr)
         view = human_view
         return TrainingView(view.store, view.declarations, view.cases, rounds / str(stage), view.body)
 
@@ -144,8 +172,7 @@ class Trainer:
                 if self.stop.is_set() or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
                     self.save(position)
                     saved_at = time.monotonic()
-                if self.stop.is_set():
-                    raise Interrupted
+                self.stop.check()
         self.metrics.end_stage(position)
         # The stage's end is the next one's start: a round that is cut short begins again from these weights.
         self.save(Position(position.stage + 1, 0, position.total_steps))
@@ -167,10 +194,6 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.model, self.position.total_steps)
         return loss
-
-    def _check_stop(self) -> None:
-        if self.stop.is_set():
-            raise Interrupted
 
     @contextmanager
     def final_weights(self) -> Iterator[None]:
@@ -219,13 +242,13 @@ class Trainer:
 
 
 @contextmanager
-def stop_signals() -> Iterator[threading.Event]:
+def stop_signals() -> Iterator[Stop]:
     """An event that SIGTERM or Ctrl-C sets, so that the step in progress can end and be saved."""
-    stop = threading.Event()
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # Python delivers signals to the main thread only
         return
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, stop.receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:

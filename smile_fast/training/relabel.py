@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,21 +110,46 @@ def read_round(folder: Path) -> tuple[Round, dict[str, dict[str, dict[str, int]]
     return this, cases
 
 
+def round_totals(folder: Path) -> dict[str, dict[str, int]]:
+    """Numbers of candidates, selected and kept voxels of a finished round by organ, summed over the cases."""
+    totals: dict[str, dict[str, int]] = {}
+    for organs in read_round(folder)[1].values():
+        for organ, counts in organs.items():
+            total = totals.setdefault(organ, dict.fromkeys(counts, 0))
+            for name, number in counts.items():
+                total[name] += number
+    return totals
+
+
 def undo_rounds(rounds: Path, keep: int) -> list[int]:
     """Drop the overlays of every round after round `keep`; human labels were never touched.
 
     Returns:
-        The numbers of the dropped rounds.
+        The numbers of the dropped rounds, those without a round.json included.
+
+    Raises:
+        InputError: a round cannot be removed; no round is left in part.
     """
-    dropped = [t for t in existing_rounds(rounds) if t > keep]
+    for left in rounds.glob(".*.dropped"):  # of an undo that was cut short
+        shutil.rmtree(left, ignore_errors=True)
+    dropped = sorted(t for t in _numbers(path for path in rounds.glob("*") if path.is_dir()) if t > keep)
     for number in reversed(dropped):
-        shutil.rmtree(rounds / str(number))
+        target, hidden = rounds / str(number), rounds / f".{number}.dropped"
+        try:
+            target.rename(hidden)  # whoever is cut short in the removal leaves a whole round, or none
+            shutil.rmtree(hidden)
+        except OSError as error:
+            raise InputError(f"Round {number} cannot be removed from {rounds} ({error.strerror}).") from None
     return dropped
 
 
 def existing_rounds(rounds: Path) -> list[int]:
     """Numbers of the finished rounds in a run, ascending."""
-    return sorted(int(folder.parent.name) for folder in rounds.glob("*/round.json") if folder.parent.name.isdecimal())
+    return sorted(_numbers(file.parent for file in rounds.glob("*/round.json")))
+
+
+def _numbers(folders: Iterable[Path]) -> list[int]:
+    return [int(folder.name) for folder in folders if folder.name.isdecimal()]
 
 
 def _relabel_case(

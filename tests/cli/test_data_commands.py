@@ -100,7 +100,7 @@ def test_declare_needs_no_assumption_where_everything_is_drawn(cohort, tmp_path)
 def test_declare_asks_on_a_terminal(undeclared, terminal):
     questions = terminal("what?", "m", "absent", "y")
     assert main(["declare", str(undeclared)]) == 0
-    assert "pancreas, no voxel in 2 cases" in questions[0]
+    assert "pancreas, no voxel in 2 cases: [m]issing, [a]bsent, or Enter for '?' in a draft? " == questions[0]
     assert "spleen, no voxel in 1 cases" in questions[2]
     declared = states(undeclared / "annotations.csv")
     assert declared["case_02"] == {"liver": State.ANNOTATED, "pancreas": State.MISSING, "spleen": State.ABSENT}
@@ -183,7 +183,10 @@ def test_prepare_reports_and_skips(cohort, tmp_path, capsys):
     assert main(["prepare", str(cohort), str(store), "--workers", "1", "--skip-broken"]) == 0
     out = capsys.readouterr().out
     assert "2 training and 0 held-out cases (0 converted, 2 unchanged, 1 quarantined), 3 organs" in out
-    assert "note: spleen is declared annotated but has no voxel in 1 cases (case_01)" in out
+    note = "note: spleen is declared annotated but has no voxel in 1 cases (case_01)"
+    assert note in out
+    assert main(["audit", str(store)]) == 0
+    assert capsys.readouterr().out.count(note) == 1
     assert list(Store.open(store).cases) == ["case_01", "case_02"]
 
 

@@ -90,6 +90,7 @@ BAD = [
     Bad(
         "a round beyond the curriculum", "relabel run", "has all 1 rounds of its curriculum; give --gamma for one more"
     ),
+    Bad("undo with a share", "relabel run --undo 0 --gamma 0.5", "leave --round, --gamma and --scope out"),
     Bad("undo below 0", "relabel run --undo=-1", "--undo keeps the rounds"),
     Bad("relabel on no device", "relabel run --gamma 0.5 --device toaster", "--device toaster is not a device"),
     Bad(

@@ -3,6 +3,8 @@
 import argparse
 import json
 import math
+import re
+import signal
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from smile_fast.data.store import open_array
 from smile_fast.supervision import State
 from smile_fast.training import loop
 from smile_fast.training.metrics import read_metrics
-from smile_fast.training.relabel import existing_rounds
+from smile_fast.training.relabel import existing_rounds, round_totals
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from tests.cohorts import tree
@@ -67,8 +69,12 @@ def train(store, run, *more, **settings):
 def test_each_method_trains(store, tmp_path, capsys, method):
     run_folder = tmp_path / "runs" / method
     assert train(store, run_folder, method=method, epochs=0.3, rounds=1) == 0
-    assert capsys.readouterr().out == f"trained: {run_folder / 'model.safetensors'}\n"
+    out, err = capsys.readouterr()
+    assert out == f"trained: {run_folder / 'model.safetensors'}\n"
     run = Run.open(run_folder)
+    said = re.findall(r"^round 1 \(gamma \S+\), pseudo-label voxels kept: (.*)$", err, re.MULTILINE)
+    totals = round_totals(run.rounds_path / "1") if method == "smiler" else {}
+    assert said == [", ".join(f"{n['kept']:,} of {organ}" for organ, n in totals.items())] * (method == "smiler")
     assert run.config.method == method
     assert steps_of(run) == (4 if method == "smiler" else 3)
     assert existing_rounds(run.rounds_path) == ([1] if method == "smiler" else [])
@@ -141,11 +147,12 @@ def test_start_weights_are_reported(store, tmp_path, capsys):
     assert "weights: 24 tensors loaded" in capsys.readouterr().out
 
 
-def test_a_stop_is_status_143_and_resume_goes_on(store, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_is_told_by_the_status_and_resume_goes_on(store, tmp_path, capsys, monkeypatch, number, status):
     expected = trained(tmp_path / "expected", store, **CURRICULUM)
     with monkeypatch.context() as patch:
-        stop_after(patch, 11)
-        assert train(store, tmp_path / "run", **CURRICULUM) == 143
+        stop_after(patch, 11, number)
+        assert train(store, tmp_path / "run", **CURRICULUM) == status
     out, err = capsys.readouterr()
     assert f"stopped; go on with: smile-fast train {store.path} {tmp_path / 'run'} --resume" in out
     assert "Traceback" not in err
@@ -220,10 +227,16 @@ def test_relabel_goes_on_with_the_next_round(run, capsys):
     before = tree(run.store_path)
     assert existing_rounds(run.rounds_path) == [1, 2]
     assert main(["relabel", str(run.path), "--gamma", "0.25", "--scope", "slice"]) == 0
-    assert capsys.readouterr().out == f"wrote round 3 (gamma 0.25): {run.rounds_path / '3'}\n"
+    lines = capsys.readouterr().out.splitlines()
     record = json.loads((run.rounds_path / "3" / "round.json").read_text())
     assert (record["round"], record["gamma"], record["scope"]) == (3, 0.25, "slice")
     assert set(record["cases"]) == {"train_0", "train_1", "train_2"}  # training cases only
+    expected = [f"wrote round 3 (gamma 0.25): {run.rounds_path / '3'}"]
+    for organ in dict.fromkeys(organ for organs in record["cases"].values() for organ in organs):
+        counts = [organs[organ] for organs in record["cases"].values() if organ in organs]
+        candidates, selected, kept = (sum(c[name] for c in counts) for name in ("candidates", "selected", "kept"))
+        expected.append(f"  {organ}: {candidates:,} candidates, {selected:,} selected, {kept:,} kept voxels")
+    assert lines == expected
     assert sum(counts["kept"] for case in record["cases"].values() for counts in case.values()) > 100
     assert tree(run.store_path) == before
 

@@ -1,4 +1,6 @@
+import os
 import pickle
+import stat
 import struct
 
 import pytest
@@ -41,6 +43,16 @@ def test_round_trip(saved):
     assert set(found.tensors) == {"model", "optimizer"}
     for group, tensors in found.tensors.items():
         assert_same_bits(dict(sorted(tensors.items())), dict(sorted(expected.tensors[group].items())))
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_the_file_follows_the_umask(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        example().save(tmp_path / "c.safetensors")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "c.safetensors").stat().st_mode) == mode
 
 
 def test_an_empty_group_is_no_group(tmp_path):

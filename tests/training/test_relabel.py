@@ -1,5 +1,6 @@
 """One round of SMILEr: which voxels become pseudo-labels, and what is written down about it."""
 
+import errno
 import json
 import math
 from types import SimpleNamespace
@@ -294,6 +295,37 @@ def test_rounds_are_undone_from_the_last(tmp_path):
     assert undo_rounds(rounds, keep=0) == [1]
     assert [folder.name for folder in rounds.iterdir()] == ["notes"]
     assert undo_rounds(tmp_path / "nowhere", keep=0) == []
+
+
+def test_a_half_deleted_round_is_dropped_as_well(tmp_path):
+    view, rounds = one_case(tmp_path, (A, M)), tmp_path / "rounds"
+    run_round(told(-1.0, 1.0), view, tmp_path)
+    run_round(told(-1.0, 1.0), view, tmp_path, number=2)
+    (rounds / "2" / "round.json").unlink()
+    (rounds / ".3.dropped").mkdir()
+    (rounds / "4").touch()  # a file is no round
+    assert undo_rounds(rounds, keep=1) == [2]
+    assert sorted(path.name for path in rounds.iterdir()) == ["1", "4"]
+
+
+@pytest.mark.parametrize("step", ["rename", "rmtree"])
+def test_a_round_that_cannot_be_removed_is_named_and_not_left_in_part(tmp_path, monkeypatch, step):
+    rounds = tmp_path / "rounds"
+    run_round(told(-1.0, 1.0), one_case(tmp_path, (A, M)), tmp_path)
+    before = tree(rounds)
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((module.shutil, "rmtree") if step == "rmtree" else (module.Path, "rename")), refused)
+        with pytest.raises(InputError, match=r"Round 1 cannot be removed from .* \(Permission denied\)"):
+            undo_rounds(rounds, keep=0)
+    if step == "rename":
+        assert tree(rounds) == before
+    assert existing_rounds(rounds) == ([1] if step == "rename" else [])
+    undo_rounds(rounds, keep=0)
+    assert list(rounds.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
