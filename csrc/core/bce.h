@@ -5,7 +5,7 @@
 //
 // Logarithms are expensive, so the sum of the second halves is taken as the log of a product: `excess` holds
 // prod(1 + e) - 1 per lane, and two of them combine as (1 + a)(1 + b) - 1 = a + b + ab, which keeps small values exact.
-// Every factor is at most 2, so a float holds the product of kLossVectors of them.
+// Every factor is at most 2, so a float holds the product of kLossVectors of them, and a double that of kLossFactors.
 #pragma once
 
 #include <math.h>
@@ -16,20 +16,21 @@ namespace smile_fast::SMILE_FAST_TARGET {
 
 constexpr std::uint32_t kSign = 0x80000000u;
 constexpr int kLossVectors = 126;
+constexpr int kLossFactors = 1023;
 
-constexpr float kRoundToInteger = 0x1.8p23f;  // adding it leaves the nearest integer in the low mantissa bits
+// Adding it rounds to an integer n, and leaves n + 127 + kSpare in the low mantissa bits: the exponent of 2^(n +
+// kSpare).
+constexpr int kSpare = 64;
+constexpr float kRoundToInteger = 0x1.8p23f + 127 + kSpare;
 
-// p 2^n, for shifted = n + kRoundToInteger and n in [-150, 0].
+// p 2^n, for shifted = n + kRoundToInteger and n in [-150, 0]. NaN stays NaN.
 SMILE_FAST_INLINE Floats scaled_by_power(Floats p, Floats shifted) {
 #ifdef __AVX512F__
   return (Floats)_mm512_scalef_ps((__m512)p, (__m512)(shifted - kRoundToInteger));
 #else
-  // 2^n in two factors: n may lie below the exponent of the smallest normal number.
-  const Integers exponent = (Integers)(bits(shifted) - as_bits(kRoundToInteger));
-  const Integers half = exponent >> 1;
-  const Floats first = floats((Words)(half + 127) << 23);
-  const Floats second = floats((Words)(exponent - half + 127) << 23);
-  return (p * first) * second;
+  // n may lie below the exponent of the smallest normal number: with kSpare added, it does not. The last product, which
+  // takes that back, is the only one that rounds.
+  return p * floats(bits(shifted) << 23) * 0x1p-64f;
 #endif
 }
 
@@ -62,19 +63,19 @@ struct LossSum {
 // One vector of margins, x = -z where y = 1 and x = z elsewhere, and its e = exp(-|x|), to which two units of x are
 // open: nats, or bits. `flip` holds the sign bit where y = 1 and nothing elsewhere; `keep` all bits where the voxel is
 // known and none elsewhere, where nothing is looked at for its value. Adds to `sum`, whose linear half is in the unit
-// of x; returns w (sigma(z) - y).
-SMILE_FAST_INLINE Floats bce_of_margin(Floats x, Floats e, Words flip, Words keep, LossSum& sum) {
+// of x; returns w (sigma(z) - y) / divisor.
+SMILE_FAST_INLINE Floats bce_of_margin(Floats x, Floats e, Words flip, Words keep, LossSum& sum, float divisor = 1.0f) {
   const Floats kept = floats(bits(e) & keep);
   sum.linear += floats(bits(larger(x, splat(0.0f))) & keep);
   sum.excess += kept + kept * sum.excess;
-  const Floats slope = (x < 0.0f ? e : splat(1.0f)) / (1.0f + e);  // sigma(x)
+  const Floats slope = where_negative(x, e, splat(1.0f)) / (divisor + divisor * e);  // at x = -0, e is 1
   return floats((bits(slope) ^ flip) & keep);
 }
 
 // The same for a vector of logits z.
-SMILE_FAST_INLINE Floats bce(Floats z, Words flip, Words keep, LossSum& sum) {
+SMILE_FAST_INLINE Floats bce(Floats z, Words flip, Words keep, LossSum& sum, float divisor) {
   const Words margin = bits(z) ^ flip;
-  return bce_of_margin(floats(margin), exp_nonpositive(floats(margin | kSign)), flip, keep, sum);
+  return bce_of_margin(floats(margin), exp_nonpositive(floats(margin | kSign)), flip, keep, sum, divisor);
 }
 
 using Doubles = double __attribute__((vector_size(8 * kLanes)));
@@ -117,7 +118,7 @@ struct RunningLoss {
   double product = 1.0;  // in [1, 2)
   std::int64_t exponent = 0;
 
-  // Adds up to 1023 / kWays / kLanes vectors' losses: 2^1023 is the largest power of two that a double holds.
+  // Adds up to kLossFactors losses.
   template <int kWays>
   SMILE_FAST_INLINE void add(const LossSum (&parts)[kWays]) {
     Doubles sums = {}, products = {};

@@ -7,9 +7,9 @@
 
 namespace smile_fast {
 
-// Work on the voxels [begin, end) of one image: write their gradients times scale, and their losses to sums[organ].
+// Work on the voxels [begin, end) of one image: write their gradients, divided, and their losses to sums[organ].
 using MaskedBceBlock = void(const MaskedBceArguments& arguments, std::int64_t image, std::int64_t begin,
-                            std::int64_t end, float scale, double* sums);
+                            std::int64_t end, float divisor, double* sums);
 
 namespace plain {
 MaskedBceBlock masked_bce_block;

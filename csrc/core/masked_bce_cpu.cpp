@@ -20,7 +20,7 @@ void masked_bce_cpu(const MaskedBceArguments& a, int threads) {
   count_known(a.labels, a.table, a.batch, a.organs, a.voxels, a.counts, threads);
   std::int64_t known = 0;
   for (std::int64_t plane = 0; plane < a.batch * a.organs; ++plane) known += a.counts[plane];
-  const float scale = a.mean ? static_cast<float>(1.0 / std::max<double>(static_cast<double>(known), 1.0)) : 1.0f;
+  const float divisor = a.mean ? static_cast<float>(std::max<std::int64_t>(known, 1)) : 1.0f;
 
   const std::int64_t blocks = (a.voxels + kBlock - 1) / kBlock;  // of one image
   const std::int64_t items = a.batch * blocks;
@@ -28,7 +28,7 @@ void masked_bce_cpu(const MaskedBceArguments& a, int threads) {
   MaskedBceBlock* const block = SMILE_FAST_DISPATCH(masked_bce_block);
   parallel_for(items, threads, [&](std::int64_t item) {
     const std::int64_t begin = item % blocks * kBlock;
-    block(a, item / blocks, begin, std::min(begin + kBlock, a.voxels), scale, &sums[item * a.organs]);
+    block(a, item / blocks, begin, std::min(begin + kBlock, a.voxels), divisor, &sums[item * a.organs]);
   });
 
   // Partial results are combined in the order of the voxels, whichever thread made them.

@@ -18,7 +18,7 @@ constexpr int kTileRows = 8;
 constexpr int kWays = 2;  // sums of losses that take turns: a single one would overflow with 4 lanes
 constexpr int kColumnsAtOnce = kTileColumns / 2;  // columns whose losses are summed in single precision
 static_assert(kTileColumns == kRun && kWeightsAtOnce % kLanes == 0);
-static_assert(kTileRows * kColumnsAtOnce <= 1023);  // RunningLoss::add
+static_assert(kTileRows * kColumnsAtOnce <= kLossFactors);
 static_assert(kTileRows * kColumnsAtOnce / kLanes / kWays <= kLossVectors);
 
 template <int... lane>

@@ -43,6 +43,15 @@ SMILE_FAST_INLINE Floats larger(Floats a, Floats b) {
 #endif
 }
 
+// a where the sign bit of x is set, else b.
+SMILE_FAST_INLINE Floats where_negative(Floats x, Floats a, Floats b) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  return (Floats)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)x);
+#else
+  return (Integers)x < 0 ? a : b;
+#endif
+}
+
 template <typename Vector>
 SMILE_FAST_INLINE Vector load_as(const void* source) {
   Vector value;

@@ -24,14 +24,27 @@ SMILE_FAST_INLINE bool uniform(const std::uint8_t* labels, int length) {
   return differing == 0;
 }
 
+constexpr int kLabelGroup = 8;  // labels of one 64-bit word: where a run is not uniform, most of its groups still are
+using Group = std::uint32_t __attribute__((vector_size(4 * kLabelGroup)));
+
+SMILE_FAST_INLINE bool uniform_group(const std::uint8_t* labels) {
+  const auto word = load_as<std::uint64_t>(labels);
+  return word == (word << 8 | word >> 56);
+}
+
 // rows: the table of one image, shifted to the word in question; row l starts at rows + 2 * words * l.
 SMILE_FAST_INLINE void decode(const std::uint8_t* labels, int length, const std::uint32_t* rows, std::int64_t words,
                               Run& run) {
   std::uint32_t any = 0, all = ~0u, positive_any = 0;
+  const auto row_of = [&](std::uint8_t label) __attribute__((always_inline)) {
+    const std::uint32_t* row = rows + 2 * words * label;
+    any |= row[0];
+    all &= row[0];
+    positive_any |= row[words];
+    return row;
+  };
   if (uniform(labels, length)) {  // most runs: background
-    const std::uint32_t* row = rows + 2 * words * labels[0];
-    any = all = row[0];
-    positive_any = row[words];
+    row_of(labels[0]);
     if ((any & positive_any) != 0 || length != kRun) {
       for (int i = 0; i < length; ++i) {
         run.known[i] = any;
@@ -39,13 +52,19 @@ SMILE_FAST_INLINE void decode(const std::uint8_t* labels, int length, const std:
       }
     }
   } else {
-    for (int i = 0; i < length; ++i) {
-      const std::uint32_t* row = rows + 2 * words * labels[i];
-      run.known[i] = row[0];
-      run.positive[i] = row[words];
-      any |= row[0];
-      all &= row[0];
-      positive_any |= row[words];
+    for (int first = 0; first < length; first += kLabelGroup) {
+      const int left = length - first;
+      if (left >= kLabelGroup && uniform_group(labels + first)) {
+        const std::uint32_t* row = row_of(labels[first]);
+        store_as(run.known + first, Group{} + row[0]);
+        store_as(run.positive + first, Group{} + row[words]);
+        continue;
+      }
+      for (int i = first; i < first + (left < kLabelGroup ? left : kLabelGroup); ++i) {
+        const std::uint32_t* row = row_of(labels[i]);
+        run.known[i] = row[0];
+        run.positive[i] = row[words];
+      }
     }
   }
   for (int i = length; i < kRun; ++i) run.known[i] = run.positive[i] = 0;

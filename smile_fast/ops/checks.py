@@ -13,13 +13,16 @@ MAX_ORGANS = 126  # label values are uint8 and have a bit for pseudo-labels
 
 def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], device: torch.device) -> None:
     """Raise TypeError unless `value` is a tensor of one of `dtypes`, ValueError unless it is on `device`."""
-    wanted = " or ".join(str(dtype) for dtype in dtypes)
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor of {wanted}, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a tensor of {_one_of(dtypes)}, got {type(value).__name__}")
     if value.dtype not in dtypes:
-        raise TypeError(f"{name} must have dtype {wanted}, got {value.dtype}")
+        raise TypeError(f"{name} must have dtype {_one_of(dtypes)}, got {value.dtype}")
     if value.device != device:
         raise ValueError(f"{name} must be on {device} like the first argument, got {value.device}")
+
+
+def _one_of(dtypes: tuple[torch.dtype, ...]) -> str:
+    return " or ".join(str(dtype) for dtype in dtypes)
 
 
 def check_float_tensor(name: str, value: object) -> None:

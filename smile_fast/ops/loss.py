@@ -57,49 +57,61 @@ class OwnGradient(torch.autograd.Function):
     """The loss as autograd sees it outside of torch.compile: nobody else holds the gradient that its forward made.
 
     So the backward pass may give it away, or scale it where it is. The registered formula of an op may not: there, the
-    gradient is one of the op's results.
+    gradient is one of the op's results. The reduction is done here, too: as operations of their own, its few numbers
+    would take autograd a tenth of a millisecond a step.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, compute: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], mean: bool
+        ctx: Any,
+        logits: Tensor,
+        compute: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
+        reduction: str | None,
+        mean: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Return sums and counts, [B, K] each; compute: detached logits to sums, counts and gradient."""
+        """Return what `loss_and_counts` does; compute: detached logits to sums, counts and gradient."""
         sums, counts, grad = compute(logits.detach())
-        ctx.mean = mean
+        ctx.divides = reduction == "mean" and not mean
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(counts)
         ctx.save_for_backward(counts, grad)
-        return sums, counts
+        return reduce(sums, counts, reduction, logits.dtype), counts
 
     @staticmethod
-    def backward(ctx: Any, *arriving: Tensor | None) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, *arriving: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         """Scale the gradient, if by something other than 1, in place unless the graph is kept."""
         if torch.is_grad_enabled():  # create_graph
             raise RuntimeError(NO_SECOND_DERIVATIVE)
         counts, grad = ctx.saved_tensors  # [B, K], [B, K, *S]
-        grad_sums = arriving[0]
-        if grad_sums is None:
-            return None, None, None
-        return _scaled(grad, _factors(grad_sums, counts, ctx.mean)), None, None
+        factors = arriving[0]  # [] or [B, K]
+        if factors is None:
+            return None, None, None, None
+        if ctx.divides:
+            factors = factors.to(torch.float64) / counts.sum().clamp(min=1)
+        return _scaled(grad, factors, counts.shape), None, None, None
 
 
-def sums_and_counts(
+def loss_and_counts(
     logits: Tensor,  # [B, K, *S]
     compute: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
+    reduction: str | None,
     mean: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return sums and counts, [B, K] each, of which the sums are differentiable.
+    """Return the loss, which is differentiable, and the counts, [B, K].
 
     Args:
         logits: what the loss is differentiated for.
         compute: logits to sums, counts and gradient, as the ops do.
-        mean: whether that gradient was divided by the number of known pairs.
+        reduction: see `reduce`.
+        mean: whether that gradient was divided by the number of known pairs; for the reduction "mean" alone.
     """
     if torch.compiler.is_compiling() or not needs_grad(logits):
         sums, counts, _ = compute(logits)
-        return sums, counts
-    return cast(tuple[Tensor, Tensor], OwnGradient.apply(logits, compute, mean))  # type: ignore[no-untyped-call]
+        return reduce(sums, counts, reduction, logits.dtype), counts
+    return cast(
+        tuple[Tensor, Tensor],
+        OwnGradient.apply(logits, compute, reduction, mean),  # type: ignore[no-untyped-call]
+    )
 
 
 def _factors(grad_sums: Tensor, counts: Tensor, mean: bool) -> Tensor:
@@ -107,18 +119,29 @@ def _factors(grad_sums: Tensor, counts: Tensor, mean: bool) -> Tensor:
     return grad_sums * counts.sum().clamp(min=1) if mean else grad_sums
 
 
-def _scaled(grad: Tensor, factors: Tensor) -> Tensor:
+def _scaled(
+    grad: Tensor,  # [B, K, *S]
+    factors: Tensor,  # [] or [B, K]
+    planes: torch.Size,
+) -> Tensor:
     """Return the product; the gradient itself, overwritten if need be, unless a second backward pass will want it."""
     kept = _graph_is_kept()
     # Only on the CPU can be asked: a GPU would have to be waited for.
-    if factors.device.type == "cpu" and bool(((factors - 1).abs() < UNIT_FACTOR).all()):
+    if factors.device.type == "cpu" and _are_one(factors):
         return grad.clone() if kept else grad
+    factors = factors.to(torch.float64).expand(planes)
     if not kept:
         for core in (native, native_cuda, triton):
             if core.can_scale(grad):
                 core.scale_gradient(grad, factors)
                 return grad
     return _product(grad, factors)
+
+
+def _are_one(factors: Tensor) -> bool:
+    if factors.ndim == 0:
+        return abs(factors.item() - 1) < UNIT_FACTOR
+    return bool(((factors - 1).abs() < UNIT_FACTOR).all())
 
 
 def _product(grad: Tensor, factors: Tensor) -> Tensor:
@@ -140,7 +163,7 @@ def needs_grad(logits: Tensor) -> bool:
 def reduce(
     sums: Tensor,  # [B, K] float64
     counts: Tensor,  # [B, K] int64
-    reduction: str,
+    reduction: str | None,
     dtype: torch.dtype,
 ) -> Tensor:
     """Reduce per-plane sums to the loss.
@@ -148,9 +171,12 @@ def reduce(
     Args:
         sums: sum of w * BCE per (image, organ).
         counts: number of known voxels per (image, organ).
-        reduction: mean divides by the number of known pairs; the loss is 0 when there are none.
-        dtype: of the logits; the loss is float64 for float64 logits and float32 otherwise.
+        reduction: mean divides by the number of known pairs; the loss is 0 when there are none. None: the sums as they
+            are.
+        dtype: of the logits; a loss is float64 for float64 logits and float32 otherwise.
     """
+    if reduction is None:
+        return sums
     if reduction == "mean":
         loss = sums.sum() / counts.sum().clamp(min=1)
     elif reduction == "sum":

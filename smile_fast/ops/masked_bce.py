@@ -125,8 +125,7 @@ def masked_bce(
     overwrite = overwrite_logits and loss.needs_grad(logits) and not torch.compiler.is_compiling()
     if overwrite:
         _check_overwritable(logits)
-    sums, counts = _sums_and_counts(logits, labels, table, mean, overwrite, implementation)
-    return loss.reduce(sums, counts, reduction, logits.dtype)
+    return _loss_and_counts(logits, labels, table, reduction, mean, overwrite, implementation)[0]
 
 
 def masked_bce_stats(
@@ -143,11 +142,17 @@ def masked_bce_stats(
         counts: [B, K] int64, number of known voxels. The mean loss is `sums.sum() / counts.sum().clamp(min=1)`.
     """
     _check(logits, labels, table)
-    return _sums_and_counts(logits, labels, table, False, False, implementation)
+    return _loss_and_counts(logits, labels, table, None, False, False, implementation)
 
 
-def _sums_and_counts(
-    logits: Tensor, labels: Tensor, table: Tensor, mean: bool, overwrite: bool, implementation: str | None
+def _loss_and_counts(
+    logits: Tensor,
+    labels: Tensor,
+    table: Tensor,
+    reduction: str | None,
+    mean: bool,
+    overwrite: bool,
+    implementation: str | None,
 ) -> tuple[Tensor, Tensor]:
     with_grad = loss.needs_grad(logits)
     kernel = overload(NAME, implementation, logits, labels, table, with_grad, mean)
@@ -160,7 +165,7 @@ def _sums_and_counts(
         torch.autograd.graph.increment_version(logits)  # whoever kept the logits for a backward pass gets an error
         return sums, counts, values
 
-    return loss.sums_and_counts(logits, in_place if overwrite else in_new_memory, mean)
+    return loss.loss_and_counts(logits, in_place if overwrite else in_new_memory, reduction, mean)
 
 
 def _check(logits: Tensor, labels: Tensor, table: Tensor) -> None:

@@ -84,8 +84,7 @@ def masked_bce_upsampled(
     Source: Petit et al., DLMIA 2018, equation 1.
     """
     check_reduction(reduction)
-    sums, counts = masked_bce_upsampled_stats(logits, labels, table, implementation=implementation)
-    return loss.reduce(sums, counts, reduction, logits.dtype)
+    return _loss_and_counts(logits, labels, table, reduction, implementation)[0]
 
 
 def masked_bce_upsampled_stats(
@@ -101,6 +100,12 @@ def masked_bce_upsampled_stats(
         sums: [B, K] float64, sum over the labels' voxels of w * BCE; differentiable.
         counts: [B, K] int64, number of known voxels. The mean loss is `sums.sum() / counts.sum().clamp(min=1)`.
     """
+    return _loss_and_counts(logits, labels, table, None, implementation)
+
+
+def _loss_and_counts(
+    logits: Tensor, labels: Tensor, table: Tensor, reduction: str | None, implementation: str | None
+) -> tuple[Tensor, Tensor]:
     check_float_tensor("logits", logits)
     check_upsampled_loss(logits, labels, table, FLOATS, logits.device)
     with_grad = loss.needs_grad(logits)
@@ -109,4 +114,4 @@ def masked_bce_upsampled_stats(
     def compute(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return cast(tuple[Tensor, Tensor, Tensor], kernel(values, labels, table, with_grad))
 
-    return loss.sums_and_counts(logits, compute)
+    return loss.loss_and_counts(logits, compute, reduction)
