@@ -118,9 +118,9 @@ struct RunningLoss {
   double product = 1.0;  // in [1, 2)
   std::int64_t exponent = 0;
 
-  // Adds up to kLossFactors losses.
+  // Adds up to kLossFactors losses. Tells whether they are numbers: false for NaN.
   template <int kWays>
-  SMILE_FAST_INLINE void add(const LossSum (&parts)[kWays]) {
+  SMILE_FAST_INLINE bool add(const LossSum (&parts)[kWays]) {
     Doubles sums = {}, products = {};
     for (const LossSum& part : parts) {
       sums += __builtin_convertvector(part.linear, Doubles);
@@ -135,6 +135,7 @@ struct RunningLoss {
       exponent += static_cast<std::int64_t>(grown >> 52) - 1023;
       product = __builtin_bit_cast(double, (grown & 0xfffffffffffffull) | 0x3ff0000000000000ull);
     }
+    return q == q;
   }
 
   SMILE_FAST_INLINE double total() const {

@@ -121,43 +121,56 @@ SMILE_FAST_INLINE void interpolate_columns(const LowRow<Logit>& row, const Colum
   }
 }
 
-// One vector of one output row, `down` from the upper low-resolution row to the lower one: adds its losses to `sum`,
-// and to `gradient` what both low-resolution rows get.
+// The vectors of a tile that take turns, and what is summed over its rows: losses, and the gradients of the upper and
+// of the lower low-resolution row.
+struct Columns {
+  Floats top[kWays], down[kWays];  // a row's logits are top + down * weight of the lower row
+  LossSum losses[kWays];
+  Floats gradient[kWays][2];
+};
+
+// One output row: adds to what is summed.
 template <bool kMixed, bool kGradient>
-SMILE_FAST_INLINE void vector_losses(Floats top, Floats down, const Row& row, int column, int bit, LossSum& sum,
-                                     Floats (&gradient)[2]) {
-  const Words flip = kMixed ? sign_where(load_as<Words>(row.run->positive + column), bit) : Words{};
-  const Words keep = kMixed ? ones_where(load_as<Words>(row.run->known + column), bit) : ~Words{};
-  const Floats slope = bce_bits(top + down * row.bottom, flip, keep, sum);
-  if constexpr (kGradient) {
-    gradient[0] += slope * row.top;
-    gradient[1] += slope * row.bottom;
+SMILE_FAST_INLINE void row_losses(const Row& row, int first, int bit, Columns& columns) {
+  for (int way = 0; way < kWays; ++way) {
+    const int column = first + way * kLanes;
+    const Words flip = kMixed ? sign_where(load_as<Words>(row.run->positive + column), bit) : Words{};
+    const Words keep = kMixed ? ones_where(load_as<Words>(row.run->known + column), bit) : ~Words{};
+    const Floats logits = columns.top[way] + columns.down[way] * row.bottom;
+    const Floats slope = bce_bits(logits, flip, keep, columns.losses[way]);
+    if constexpr (kGradient) {
+      columns.gradient[way][0] += slope * row.top;
+      columns.gradient[way][1] += slope * row.bottom;
+    }
   }
 }
 
-// One organ on all rows of a tile, from its interpolated rows of logits to their rows of gradients.
+// One organ on all rows of a tile, from its interpolated rows of logits to their rows of gradients, of which it tells
+// whether none holds a NaN.
 template <bool kGradient>
-SMILE_FAST_INLINE void losses(const Rows& rows, int bit, Scratch& scratch, RunningLoss& total) {
+SMILE_FAST_INLINE bool losses(const Rows& rows, int bit, Scratch& scratch, RunningLoss& total) {
+  bool numbers = true;
   for (int half = 0; half < kTileColumns; half += kColumnsAtOnce) {
-    LossSum parts[kWays];
+    Columns columns = {};
     for (int first = half; first < half + kColumnsAtOnce; first += kWays * kLanes) {
       for (int way = 0; way < kWays; ++way) {
         const int column = first + way * kLanes;
-        const Floats top = load(scratch.logits[0] + column), down = load(scratch.logits[1] + column) - top;
-        Floats gradient[2] = {};
-        int row = 0;
-        for (; row < rows.plain; ++row)
-          vector_losses<false, kGradient>(top, down, rows.rows[row], column, bit, parts[way], gradient);
-        for (; row < rows.all; ++row)
-          vector_losses<true, kGradient>(top, down, rows.rows[row], column, bit, parts[way], gradient);
-        if constexpr (kGradient) {
-          store(scratch.gradient[0] + column, gradient[0]);
-          store(scratch.gradient[1] + column, gradient[1]);
-        }
+        columns.top[way] = load(scratch.logits[0] + column);
+        columns.down[way] = load(scratch.logits[1] + column) - columns.top[way];
+        columns.gradient[way][0] = columns.gradient[way][1] = Floats{};
+      }
+      int row = 0;
+      for (; row < rows.plain; ++row) row_losses<false, kGradient>(rows.rows[row], first, bit, columns);
+      for (; row < rows.all; ++row) row_losses<true, kGradient>(rows.rows[row], first, bit, columns);
+      if constexpr (kGradient) {
+        for (int way = 0; way < kWays; ++way)
+          for (int side = 0; side < 2; ++side)
+            store(scratch.gradient[side] + first + way * kLanes, columns.gradient[way][side]);
       }
     }
-    total.add(parts);
+    numbers &= total.add(columns.losses);
   }
+  return numbers;
 }
 
 // Sums of neighbouring runs of kHalf lanes: those of a, then those of b.
@@ -179,37 +192,50 @@ SMILE_FAST_INLINE Floats lane_sums(const Floats (&values)[kReduced]) {
   return sums;
 }
 
-// What one low-resolution column gets from a row of gradients at full width, lane by lane. Columns that do not read it
-// must not reach it with a NaN: their products are left out, not taken with a weight of 0.
+// What one low-resolution column gets from a row of gradients at full width, lane by lane. kNumbers = false: the row
+// may hold a NaN, which must not reach the columns that do not read it: their products are left out, not taken with a
+// weight of 0.
+template <bool kNumbers>
 SMILE_FAST_INLINE Floats products(const float* gradient, const LowColumn& low, const float* weights) {
   Floats sum = {};
   for (int at = 0; at < low.blocks * kWeightsAtOnce; at += kLanes) {
     const Floats weight = load(weights + low.weights + at);
-    sum += weight != 0.0f ? load(gradient + low.first + at) * weight : splat(0.0f);
+    const Floats product = load(gradient + low.first + at) * weight;
+    if constexpr (kNumbers)
+      sum += product;
+    else
+      sum += weight != 0.0f ? product : splat(0.0f);
   }
   return sum;
 }
 
+// Adds the first `count` lanes to low-resolution columns.
 template <typename Logit>
-SMILE_FAST_INLINE void add_gradient(const LowRow<Logit>& row, std::int64_t column, float value) {
-  for (int slice = 0; slice < row.slices; ++slice) row.gradient[slice][column] += value * row.weight[slice];
+SMILE_FAST_INLINE void add_gradient(const LowRow<Logit>& row, std::int64_t column, Floats sums, int count) {
+  using Reduced = float __attribute__((vector_size(4 * kReduced)));
+  for (int slice = 0; slice < row.slices; ++slice) {
+    const Floats values = sums * row.weight[slice];
+    float* const gradient = row.gradient[slice] + column;
+    if (count == kReduced)
+      store_as(gradient, load_as<Reduced>(gradient) + load_as<Reduced>(&values));
+    else
+      for (int i = 0; i < count; ++i) gradient[i] += values[i];
+  }
 }
 
 // The rows of gradients at full width, added to the low-resolution ones.
-template <typename Logit>
+template <bool kNumbers, typename Logit>
 SMILE_FAST_INLINE void reduce_columns(const Scratch& scratch, const ColumnTables& columns, const ColumnTile& tile,
                                       const LowRow<Logit> (&rows)[2]) {
-  constexpr int kColumns = kReduced / 2;
   const LowColumn* low = columns.low_columns + tile.entries;
-  for (std::int64_t column = tile.low_begin; column < tile.low_end; column += kColumns, low += kColumns) {
-    Floats values[kReduced] = {};
-    const int wanted = static_cast<int>(smaller(kColumns, tile.low_end - column));
-    for (int i = 0; i < wanted; ++i)
-      for (int side = 0; side < 2; ++side)
-        values[i * 2 + side] = products(scratch.gradient[side], low[i], columns.weights);
-    const Floats sums = lane_sums(values);
-    for (int i = 0; i < wanted; ++i)
-      for (int side = 0; side < 2; ++side) add_gradient(rows[side], column + i, sums[i * 2 + side]);
+  for (std::int64_t column = tile.low_begin; column < tile.low_end; column += kReduced, low += kReduced) {
+    const int count = static_cast<int>(smaller(kReduced, tile.low_end - column));
+    for (int side = 0; side < 2; ++side) {
+      Floats values[kReduced];
+      for (int i = 0; i < kReduced; ++i)
+        values[i] = i < count ? products<kNumbers>(scratch.gradient[side], low[i], columns.weights) : splat(0.0f);
+      add_gradient(rows[side], column, lane_sums(values), count);
+    }
   }
 }
 
@@ -313,8 +339,13 @@ class Walk {
     const LowRow<Logit> low_rows[2] = {low_row(group.upper, organ), low_row(group.lower, organ)};
     for (int side = 0; side < 2; ++side)
       interpolate_columns(low_rows[side], columns_, tile, column, a_.low.width, scratch_.low, scratch_.logits[side]);
-    losses<kGradient>(rows_of(group, bit), bit, scratch_, losses_[organ]);
-    if constexpr (kGradient) reduce_columns(scratch_, columns_, tile, low_rows);
+    const bool numbers = losses<kGradient>(rows_of(group, bit), bit, scratch_, losses_[organ]);
+    if constexpr (kGradient) {
+      if (numbers)
+        reduce_columns<true>(scratch_, columns_, tile, low_rows);
+      else
+        reduce_columns<false>(scratch_, columns_, tile, low_rows);
+    }
   }
 
   Rows rows_of(const RowGroup& group, int bit) const {

@@ -1,5 +1,7 @@
 """masked_bce in C++, on the CPU: csrc/core/masked_bce.h."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -53,7 +55,7 @@ def _run(
         table=table.data_ptr(),
         batch=batch,
         organs=organs,
-        voxels=labels[0].numel() if batch else 0,
+        voxels=math.prod(labels.shape[1:]),
         sums=sums.data_ptr(),
         counts=counts.data_ptr(),
         gradient=0 if grad is None else grad.data_ptr(),
