@@ -1,15 +1,11 @@
-"""Folders: overlap, bad files, reports, kills at any moment, and going on after them."""
+"""Folders: overlap, bad files, reports, and going on after an interruption; kills are in test_runtime_kills."""
 
 import fcntl
 import gzip
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
 import threading
-import time
 import weakref
 
 import numpy as np
@@ -226,58 +222,6 @@ def test_the_label_map_says_how_it_was_made(scans, tmp_path, threshold_model):
     assert facts["settings"]["model_sha256"] == sha256(threshold_model)
     assert read_note(scans / "case 0.nii.gz") is None
     assert read_note(tmp_path / "none.nii.gz") is None
-
-
-KILLED = """
-import os, sys, time
-import smile_runtime.model as model
-real = model.Model.labels
-def slow(self, hu):
-    time.sleep(0.004)
-    return real(self, hu)
-model.Model.labels = slow
-fsync = os.fsync
-def slow_fsync(descriptor):
-    time.sleep(0.01)
-    return fsync(descriptor)
-os.fsync = slow_fsync
-from smile_runtime.cli import main
-print("ready", flush=True)
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.slow
-def test_kills_at_any_moment_leave_nothing_partial_and_continue_finishes(tmp_path, threshold_model):
-    folder, out, expected = tmp_path / "scans", tmp_path / "out", tmp_path / "expected"
-    folder.mkdir()
-    for number in range(8):
-        write(folder / f"{number}.nii.gz", random_hu((120, 100, 6), number))
-    assert run(threshold_model, folder, expected, "--preview") == 0
-    wanted = content_of(expected)
-    arguments = [str(threshold_model), str(folder), "-o", str(out), "--preview", "--continue", "--batch", "1"]
-    rng = random.Random(0)
-    kills = unfinished = 0
-    for _ in range(16):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        with process:
-            assert process.stdout.readline() == b"ready\n"
-            time.sleep(rng.uniform(0.0, 0.35))
-            process.send_signal(signal.SIGKILL)
-        kills += process.returncode == -signal.SIGKILL
-        found = content_of(out) if out.exists() else {}
-        unfinished += any(name.startswith(".tmp-") for name in found)
-        for name, body in found.items():
-            assert name.startswith(".tmp-") or body == wanted[name], name
-    assert kills >= 5
-    assert unfinished >= 1  # some kills did hit in the middle of writing
-    assert main(arguments) == 0
-    assert content_of(out) == wanted
 
 
 def test_only_one_run_writes_to_a_folder(scans, tmp_path, threshold_model, capsys):
