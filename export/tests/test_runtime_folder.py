@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -96,14 +97,16 @@ def test_the_report_tells_what_ran(scans, tmp_path):
     model = write_threshold_model(tmp_path / "m.onnx", card=threshold_card(body=BodyRule()))
     write(scans / "case 5.nii.gz", random_hu((9, 8, 7)).clip(-1010, -990))
     options = ["--report", str(tmp_path / "run.json"), "--threads", "1", "--volumes", str(tmp_path / "volumes.json")]
+    started = time.monotonic()
     assert run(model, scans, tmp_path / "out", *options) == 0
+    took = time.monotonic() - started
     report = json.loads((tmp_path / "run.json").read_text())
     assert report["model"] == {"path": str(model), "sha256": sha256(model), "organs": ["bone", "metal"]}
     assert report["versions"]["smile-fast-runtime"] == __version__
     assert report["provider"] == {"asked": "cpu", "active": ["CPUExecutionProvider"]}
     assert report["threads"] == 1
     assert report["settings"]["body"] == {"threshold_hu": -500.0, "margin_mm": 5.0}
-    assert 0 < report["seconds"] < 60
+    assert 0 < report["seconds"] <= took + 0.001  # rounded
     assert report["peak_memory_bytes"] > 2**20
     assert [os.path.basename(file["scan"]) for file in report["files"]] == [f"case {n}.nii.gz" for n in range(6)]
     for file in report["files"]:
@@ -118,7 +121,8 @@ def test_the_report_tells_what_ran(scans, tmp_path):
 
 
 def test_reading_and_writing_go_on_while_a_scan_is_computed(scans, tmp_path, threshold_model, monkeypatch):
-    """Inference of scan n waits here until scan n + 1 is read and scan n - 1 is written: alone it would never end."""
+    """Inference of scan n waits here until scan n + 1 is read and scan n - 1 is written: alone it would
+    never end, so the time to wait only bounds how long a defect takes to show."""
     loaded, saved = [threading.Event() for _ in range(5)], [threading.Event() for _ in range(5)]
     threads = set()
 
@@ -138,8 +142,8 @@ def test_reading_and_writing_go_on_while_a_scan_is_computed(scans, tmp_path, thr
 
     def segment(self, scan, **options):
         n = number(scan.volume.path)
-        assert n == 4 or loaded[n + 1].wait(20)
-        assert n == 0 or saved[n - 1].wait(20)
+        assert n == 4 or loaded[n + 1].wait(120)
+        assert n == 0 or saved[n - 1].wait(120)
         real["segment"](self, scan, **options)
 
     real = {name: getattr(Predictor, name) for name in ("load", "save", "segment")}
