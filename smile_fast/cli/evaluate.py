@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from smile_fast.cli.run_options import add_store
+
 HELP = "score a run: Dice, NSD and HD95 per organ, over the (case, organ) pairs whose truth is drawn"
 
 
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="score the label maps DIR/CASE.nii.gz, e.g. of smile-predict, instead of the run's own network",
     )
+    add_store(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as many as there are)")
 
@@ -36,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     from smile_fast.evaluation import evaluate_run, format_table, read_evaluation, write_evaluation
     from smile_fast.training.run import Run
 
-    run = Run.open(arguments.run_folder)
+    run = Run.open(arguments.run_folder, arguments.store)
     evaluation = evaluate_run(
         run,
         split=arguments.split,

@@ -45,26 +45,35 @@ class ScoreLine:
     best: bool
 
 
-def write_report(paths: Sequence[Path], out: Path, say: Callable[[str], None] = lambda text: None) -> None:
+def write_report(
+    paths: Sequence[Path],
+    out: Path,
+    say: Callable[[str], None] = lambda text: None,
+    *,
+    store: Path | None = None,
+) -> None:
     """Write the page.
 
     Args:
         paths: run folders; several are compared side by side.
         out: HTML file to write, atomically.
         say: is told what is being done.
+        store: where the store of all of them is now, if not where it was when they were trained.
 
     Raises:
         InputError: a run cannot be read, or the page not be written, or only over a file of a run or its store.
     """
-    check_output(out, paths)
+    check_output(out, paths, store)
     with atomic_path(out) as path:  # first of all: an hour's work for an unwritable name would be a pity
-        path.write_text(build_report(paths, say), encoding="utf-8")
+        path.write_text(build_report(paths, say, store=store), encoding="utf-8")
 
 
-def build_report(paths: Sequence[Path], say: Callable[[str], None] = lambda text: None) -> str:
+def build_report(
+    paths: Sequence[Path], say: Callable[[str], None] = lambda text: None, *, store: Path | None = None
+) -> str:
     """Return the page as HTML; see `write_report`."""
     say("reading the runs")
-    records = collect(paths)
+    records = collect(paths, store)
     organs = tuple(dict.fromkeys(organ for record in records for organ in record.run.organs))
     colours = organ_colours(organs)
     evaluations = {record.name: record.evaluation for record in records if record.evaluation is not None}

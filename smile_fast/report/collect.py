@@ -116,11 +116,12 @@ class RunRecord:
         return {state.value: states.count(state) for state in State}
 
 
-def collect(paths: Sequence[Path]) -> list[RunRecord]:
+def collect(paths: Sequence[Path], store: Path | None = None) -> list[RunRecord]:
     """Read runs.
 
     Args:
         paths: run folders; names that two of them share get the parent folder in front.
+        store: see `Run.open`.
 
     Raises:
         InputError: no run, one given twice, or a file in it that cannot be read.
@@ -131,18 +132,20 @@ def collect(paths: Sequence[Path]) -> list[RunRecord]:
             raise InputError(f"{path} is given twice; name every run once")
     names = [path.name for path in resolved]
     return [
-        _collect_run(Run.open(path), path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}")
+        _collect_run(
+            Run.open(path, store), path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}"
+        )
         for path in resolved
     ]
 
 
-def check_output(out: Path, paths: Sequence[Path]) -> None:
+def check_output(out: Path, paths: Sequence[Path], store: Path | None = None) -> None:
     """Refuse a page that would replace a file of a run or of its store; an older page is no such file.
 
     Raises:
-        InputError: it would, or there is no run at one of the paths.
+        InputError: it would, or there is no run at one of the paths, or no store of it at `store`.
     """
-    for run in map(Run.open, paths):
+    for run in (Run.open(path, store) for path in paths):
         refuse_overwrite(out, (run.path / name for name in _RUN_FILES))
         refuse_overwrite(out, run.rounds_path.rglob("*"))
         refuse_overwrite(out, [run.store_path / INDEX, *(run.store_path / CASES).rglob("*")])

@@ -115,7 +115,14 @@ BAD = [
     # train --resume
     Bad("resume without a run", "train store nowhere --resume", "nowhere is not a run folder"),
     Bad("resume in a folder that is none", "train store store --resume", "store is not a run folder"),
-    Bad("resume with another store", "train run stopped --resume", "was trained on"),
+    Bad(
+        "resume with no store",
+        "train nowhere stopped --resume",
+        "There is no store at nowhere; say where that of the run stopped",
+    ),
+    Bad(
+        "resume with another store", "train store stopped --resume", "has the organs liver, pancreas, spl", other_organs
+    ),
     Bad(
         "resume with weights",
         "train store stopped --resume --weights w.safetensors",

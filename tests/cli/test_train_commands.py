@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from smile_fast.cli.main import main
 from smile_fast.cli.train import choose_device, parse_budget
 from smile_fast.data.annotations import write_annotations
-from smile_fast.data.store import open_array
+from smile_fast.data.store import Store, open_array
 from smile_fast.supervision import State
 from smile_fast.training import loop
 from smile_fast.training.metrics import read_metrics
@@ -211,6 +212,24 @@ def test_threads_are_set():
     assert torch.get_num_threads() == 2
     with pytest.raises(InputError, match="--threads must be 0 or more, -1 was given"):
         choose_device("cpu", threads=-1)
+
+
+def test_a_run_goes_on_with_its_store_at_another_place(store, tmp_path, monkeypatch):
+    """Resumed, relabelled, scored, exported and reported on, it does not ask for the old one."""
+    expected = trained(tmp_path / "expected", store, **CURRICULUM)
+    shutil.copytree(store.path, tmp_path / "old")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert train(Store.open(tmp_path / "old"), tmp_path / "run", **CURRICULUM) == 143
+    (tmp_path / "old").rename(tmp_path / "new")
+    run, moved = str(tmp_path / "run"), ["--store", str(tmp_path / "new")]
+    assert main(["train", str(tmp_path / "new"), run, "--resume"]) == 0
+    assert_same_bits(weights(Run.open(tmp_path / "run")), weights(expected))
+    assert main(["relabel", run, "--gamma", "0.5", *moved]) == 0
+    assert main(["evaluate", run, "--no-surface", *moved]) == 0
+    assert main(["export", run, str(tmp_path / "model.onnx"), *moved]) == 0
+    assert main(["report", run, str(expected.path), *moved]) == 0
+    assert Run.open(tmp_path / "run").store_path == tmp_path / "old"  # the record of the training stays
 
 
 @pytest.fixture
