@@ -12,7 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a trained run")
     parser.add_argument(
-        "--split", choices=("test", "validation", "train"), default="test", help="cases to score (default: test)"
+        "--split",
+        choices=("test", "validation", "train"),
+        default="test",
+        help="cases to score (default: test); each split has its own file in RUN",
     )
     parser.add_argument(
         "--nsd-tolerance",
@@ -36,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Score the cases, print the table, write it into RUN as JSON and CSV."""
     from smile_fast.cli.train import choose_device
-    from smile_fast.evaluation import evaluate_run, format_table, read_evaluation, write_evaluation
+    from smile_fast.evaluation import evaluate_run, format_table, write_evaluation
     from smile_fast.training.run import Run
 
     run = Run.open(arguments.run_folder, arguments.store)
@@ -47,8 +50,6 @@ def run(arguments: argparse.Namespace) -> None:
         predictions=arguments.predictions,
         device=choose_device(arguments.device, arguments.threads),
     )
-    before = read_evaluation(run.path) if arguments.predictions is None else None
     path = write_evaluation(evaluation, run.path)
     print(format_table(evaluation))
-    replaced = f", in place of those of split {before.split}" if before and before.split != arguments.split else ""
-    print(f"wrote the scores of split {arguments.split} to {path} and {path.stem}.csv{replaced}")
+    print(f"wrote the scores of split {arguments.split} to {path} and {path.stem}.csv")
