@@ -71,7 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run, new unless --resume")
     parser.add_argument("--annotations", type=Path, help="declarations to use instead of the store's")
-    parser.add_argument("--weights", type=Path, help="start weights (.safetensors, ImageNet or COCO names)")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="RUN|FILE",
+        help="what to start from: a trained run, or a .safetensors file (a run's, or one with ImageNet or COCO names)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on where RUN stopped, under its own settings")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as many as there are)")

@@ -111,7 +111,9 @@ class Run:
         """Write into config.json which start weights were loaded: without them the run cannot be repeated."""
         file = self.path / "config.json"
         record = json.loads(file.read_text())
-        record["weights"] = {"file": path.name, "sha256": sha256(path)}
+        # Files of runs all have one of two names: their folder tells them apart.
+        name = f"{path.resolve().parent.name}/{path.name}" if Checkpoint.is_one(path) else path.name
+        record["weights"] = {"file": name, "sha256": sha256(path)}
         write_json(file, record)
 
     def discard(self) -> None:

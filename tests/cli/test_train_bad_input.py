@@ -80,6 +80,10 @@ BAD = [
         annotations("train_0,liver,annotated", "train_0,liver,absent"),
     ),
     Bad("annotations are no text", f"{TRAIN} --annotations store/cases/train_0/image.b2nd", "not a text file"),
+    Bad("weights of a folder that is no run", f"{TRAIN} --weights store", "store is not a run folder"),
+    Bad(
+        "weights of a run that was stopped", f"{TRAIN} --weights stopped", "stopped has no final weights to start from"
+    ),
     Bad("no weights", f"{TRAIN} --weights nowhere.safetensors", "nowhere.safetensors cannot be read"),
     Bad(
         "weights are a pickle",

@@ -22,6 +22,7 @@ from smile_fast.training.metrics import read_metrics
 from smile_fast.training.relabel import existing_rounds, round_totals
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
+from smile_runtime.files import sha256
 from tests.cohorts import tree
 from tests.runs import balance, ct
 from tests.trainings import (
@@ -161,6 +162,14 @@ def test_a_stop_is_told_by_the_status_and_resume_goes_on(store, tmp_path, capsys
     run = Run.open(tmp_path / "run")
     assert_same_bits(weights(run), weights(expected))
     assert overlays(run) == overlays(expected)
+
+
+def test_a_run_starts_from_another_one(store, tmp_path, capsys):
+    source = trained(tmp_path / "source", store, epochs=0.2)
+    assert train(store, tmp_path / "run", "--weights", str(source.path), epochs=0.2) == 0
+    assert re.search(r"weights: \d+ tensors loaded, 0 left at their start\n", capsys.readouterr().out)
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["weights"] == {"file": "source/model.safetensors", "sha256": sha256(source.model_path)}
 
 
 def test_progress_goes_to_stderr_and_time_is_told(store, tmp_path, capsys):
