@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,10 @@ import kill_moments
 import pytest
 from kill_moments import FINISHED, HALF_WRITTEN, INFERENCE, UNFINISHED
 from nifti_files import random_hu, write
+from tiny_models import threshold_card, write_threshold_model
+
+from smile_runtime.nifti import read_note
+from smile_runtime.preview import fingerprint, shown_labels
 
 SCANS, SLICES = 2, 2
 FILES = 3 + 2 * SCANS  # two tables and the volumes, then a picture and a label map a scan
@@ -23,9 +28,9 @@ def arguments(tmp_path_factory, threshold_model):
     for number in range(SCANS):
         write(folder / f"{number}.nii.gz", random_hu((60, 50, SLICES), number))
 
-    def into(out):
+    def into(out, model=threshold_model):
         options = ["--preview", "--volumes", str(out / "volumes.csv"), "--continue", "--batch", "1", "--threads", "1"]
-        return [str(threshold_model), str(folder), "-o", str(out), *options]
+        return [str(model), str(folder), "-o", str(out), *options]
 
     return into
 
@@ -70,6 +75,23 @@ def test_a_kill_at_any_moment_leaves_nothing_partial_and_continue_finishes(tmp_p
     assert [status for status, _ in runs] == [0] * len(killed)
     for out in killed.values():
         assert content_of(out) == wanted
+
+
+def test_a_kill_at_any_moment_leaves_no_picture_beside_other_labels(tmp_path, arguments):
+    """The run replaces what another model has left: at no moment is one of the two old and the other new."""
+    other = write_threshold_model(tmp_path / "other.onnx", card=threshold_card(provenance={"run": "other"}))
+    assert [status for status, _ in run_all([["", 0, arguments(tmp_path / "old", other)]])] == [0]
+    moments = [(moment, n) for moment in (*UNFINISHED, *FINISHED) for n in range(1, FILES + 1)]
+    killed = [shutil.copytree(tmp_path / "old", tmp_path / f"{n} {moment}") for moment, n in moments]
+    runs = run_all([[*when, arguments(out)] for when, out in zip(moments, killed, strict=True)])
+    assert [status for status, _ in runs] == [-signal.SIGKILL] * len(killed)
+    seen = set()
+    for out in killed:
+        for number in range(SCANS):
+            labels, picture = out / f"{number}.nii.gz", shown_labels(out / f"{number}.png")
+            assert picture in (None, fingerprint(read_note(labels)[1])), labels
+            seen.add((picture, labels.read_bytes()))
+    assert len(seen) == 4 * SCANS  # old and new labels, each with its picture and without one
 
 
 def check_what_is_left(moment, number, found, wanted):
