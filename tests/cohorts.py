@@ -30,6 +30,11 @@ def write_nifti(path: Path, data: NDArray[np.generic], affine: NDArray[np.float6
     nib.save(nib.Nifti1Image(data, affine), path)
 
 
+def other_image() -> NDArray[np.int16]:
+    """A CT that `make_cohort` does not write: with air in it."""
+    return (np.arange(np.prod(SHAPE)).reshape(SHAPE) - 1000).astype(np.int16)
+
+
 def label_map(without: Iterable[str] = (), organs: tuple[str, ...] = ORGANS) -> NDArray[np.uint8]:
     labels = np.zeros(SHAPE, np.uint8)
     for value, organ in enumerate(organs, start=1):

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +15,7 @@ from smile_fast.evaluation import (
     evaluate_run,
     format_table,
     read_evaluation,
+    read_evaluations,
     score_case,
     summarise,
     write_evaluation,
@@ -258,6 +260,29 @@ def test_files_hold_what_was_measured(run, perfect, tmp_path):
     assert math.isfinite(content["dice"])
 
 
+def test_every_split_has_its_own_files(run, tmp_path):
+    test, train = evaluate_run(run), evaluate_run(run, split="train")
+    assert write_evaluation(train, tmp_path).name == "evaluation-train.json"
+    assert read_evaluation(tmp_path) is None
+    assert write_evaluation(test, tmp_path).name == "evaluation.json"
+    write_evaluation(replace(train, predictions="elsewhere"), tmp_path)
+    assert read_evaluations(tmp_path) == {"test": test, "train": train}
+    assert list(read_evaluations(tmp_path)) == ["test", "train"]
+    stems = ("evaluation", "evaluation-of-predictions-train", "evaluation-train")
+    names = {f"{stem}{suffix}" for stem in stems for suffix in (".json", ".csv")}
+    assert {file.name for file in tmp_path.glob("evaluation*")} == names
+
+
+def test_a_file_counts_for_the_split_that_it_names(run, tmp_path):
+    """evaluation.json held whatever was scored last, once."""
+    train = evaluate_run(run, split="train")
+    write_evaluation(train, tmp_path).rename(tmp_path / "evaluation.json")
+    assert read_evaluations(tmp_path) == {"train": train}
+    newer = replace(train, nsd_tolerance_mm=1.0)
+    write_evaluation(newer, tmp_path)
+    assert read_evaluations(tmp_path) == {"train": newer}
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", '{"organs": []}', '{"organs": [{"organ": "liver"}]}'])
 def test_a_damaged_evaluation_is_refused(tmp_path, damage):
     (tmp_path / "evaluation.json").write_text(damage)
@@ -313,6 +338,10 @@ def test_command_prints_the_table_and_writes_the_files(run, perfect, capsys):
     assert "NSD 2 mm" in capsys.readouterr().out
     assert build_parser().parse_args(["evaluate", "RUN"]).nsd_tolerance == NSD_TOLERANCE_MM
     assert read_evaluation(run.path).nsd_tolerance_mm == 2.0
+    assert main(["evaluate", str(run.path), "--split", "train", "--device", "cpu"]) == 0
+    file = run.path / "evaluation-train.json"
+    assert f"wrote the scores of split train to {file} and evaluation-train.csv\n" in capsys.readouterr().out
+    assert [e.nsd_tolerance_mm for e in read_evaluations(run.path).values()] == [2.0, 3.0]
 
 
 def test_command_refuses_what_is_no_run_or_was_not_trained(run, tmp_path, capsys):

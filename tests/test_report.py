@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -168,6 +169,34 @@ def test_page_compares_the_scores(page, smiler, baseline):
     assert "both empty" not in text  # it did not occur
     best = [attrs for attrs in page.attributes("td") if attrs.get("class") == "top"]
     assert len(best) == 3  # the higher Dice of each organ and of the mean
+
+
+def test_page_shows_every_split_that_was_scored(smiler, baseline, tmp_path):
+    """One run has test and train, the other train and validation: the pictures and cards are of the test cases."""
+    runs = [shutil.copytree(run.path, tmp_path / run.path.name) for run in (smiler, baseline)]
+    (runs[1] / "evaluation.json").unlink()
+    train = [evaluate_run(run, split="train") for run in (smiler, baseline)]
+    for run, evaluation in zip(runs, train, strict=True):
+        write_evaluation(evaluation, run)
+    write_evaluation(replace(train[1], split="validation", cases=train[1].cases[:1]), runs[1])
+    html = build_report(runs)
+    page = Page(html)
+    text = page.text["scores"]
+    places = [text.index(f"The {split} cases") for split in ("test", "validation", "train")]
+    assert places == sorted(places)
+    test, validation, of_train = text[places[0] : places[1]], text[places[1] : places[2]], text[places[2] :]
+    assert "Not scored on them: baseline" in test
+    assert "Not scored on them: smiler run" in validation
+    assert "Not scored" not in of_train
+    assert f"{train[0].dice:.3f}" in of_train
+    assert f"{train[1].dice:.3f}" in of_train
+    assert "cannot be compared" not in text
+    assert re.findall(r'class="name">([^<]*)<', html) == ["smiler run"]  # the card
+    assert "3 test cases" in html
+    assert "Of test cases, chosen by their scores" in page.text["pictures"]
+    assert "test_0" in page.text["pictures"]
+    write_evaluation(replace(train[0], cases=train[0].cases[:1]), runs[0])
+    assert "cannot be compared" in Page(build_report(runs)).text["scores"]
 
 
 def test_page_counts_the_rounds_and_their_precision(page):

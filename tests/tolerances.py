@@ -44,6 +44,12 @@ LOSS_RELATIVE_LARGE = 1e-7
 UPSAMPLED_ROUNDINGS = 16.0
 UPSAMPLED_ROUNDINGS_OF_LOGIT = 4.0
 
+
+def upsampled_logit_error(largest_logit: float) -> float:
+    """How far two ways to interpolate the same logits may differ: each rounds numbers up to the largest 4 times."""
+    return 2 * UPSAMPLED_ROUNDINGS_OF_LOGIT * largest_logit * 2.0**-24
+
+
 # Triton's interpreter truncates to bfloat16 where a GPU rounds to the nearest: twice the error.
 TIMES_TRUNCATED = 2.0
 

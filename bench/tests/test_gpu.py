@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,11 +57,36 @@ def test_a_program_that_is_not_there_fails_its_step_alone(record: gpu.Record) ->
     assert "no-such-program" in str(written(record)["steps"]["absent"]["tail"])
 
 
-def test_a_step_that_hangs_ends_with_its_children_and_keeps_its_output() -> None:
-    # The shell's child holds the pipe and would be waited for.
-    passed, output = gpu.run(["bash", "-c", "echo begun; sleep 600 & wait"], 1, {})
+def test_a_step_that_hangs_ends_with_its_children_and_keeps_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is up as soon as the shell's child runs, whenever that is."""
+    pipe = tmp_path / "pid"
+    os.mkfifo(pipe)
+    child: list[str] = []
+
+    class Hanging(subprocess.Popen[str]):
+        def wait(self, timeout: float | None = None) -> int:
+            if timeout is None:
+                return super().wait()
+            child.append(pipe.read_text())  # comes when the child is there
+            raise subprocess.TimeoutExpired(self.args, timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Hanging)
+    passed, output = gpu.run(["bash", "-c", f"echo begun; sleep 600 & echo $! > {pipe}; wait"], 60, {})
     assert not passed
-    assert output == "begun\n\nstopped after 1 s"
+    assert output == "begun\n\nstopped after 60 s"
+    deadline = time.monotonic() + 120  # only a defect takes that long
+    while is_running(int(child[0])) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(int(child[0]))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:  # FileNotFoundError, or gone while it was read
+        return False
 
 
 def test_steps_see_the_checkout_and_their_own_environment() -> None:

@@ -10,6 +10,7 @@ from smile_runtime.files import check_json, check_results, printable
 from smile_runtime.folder import list_jobs, output_folder, predict_folder, shared_folder
 from smile_runtime.nifti import SUFFIXES
 from smile_runtime.predict import Predictor, check_outputs
+from smile_runtime.preview import picture_path
 from smile_runtime.report import FAILED, KEPT, Report
 from smile_runtime.tables import check_table, write_dataset_labels, write_table
 from smile_runtime.volumes import check_volumes, write_volumes
@@ -31,7 +32,7 @@ def _predict_scan(args: argparse.Namespace) -> None:
         raise InputError(f"--continue is for a folder of scans, and {args.scan} is none")
     _check_names(args)
     predictor, report = _prepare(args)
-    picture = _picture(Path(args.output)) if args.preview else None
+    picture = picture_path(args.output) if args.preview else None
     check_outputs([args.scan, args.model], args.output, picture, *_side_files(args))
     with shared_folder(Path(args.output).parent):
         prediction = predictor.predict_file(args.scan, args.output, preview_png=picture, show_progress=True)
@@ -85,14 +86,6 @@ def _prepare(args: argparse.Namespace) -> tuple[Predictor, Report]:
         largest_component=args.largest_component,
     )
     return predictor, Report(predictor)
-
-
-def _picture(labels: Path) -> Path:
-    """Beside the label map, under its name."""
-    name = labels.name
-    for suffix in (".gz", ".nii"):
-        name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
-    return labels.with_name(f"{name}.png")
 
 
 def _tables(args: argparse.Namespace) -> list[str]:

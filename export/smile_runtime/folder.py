@@ -13,8 +13,9 @@ from typing import TypeVar
 
 from smile_runtime.errors import InputError
 from smile_runtime.files import reason
-from smile_runtime.nifti import SUFFIXES, refuse_replacing_scan
+from smile_runtime.nifti import SUFFIXES, read_note, refuse_replacing_scan
 from smile_runtime.predict import Prediction, Predictor, Scan
+from smile_runtime.preview import fingerprint, picture_path, shown_labels
 from smile_runtime.progress import Progress
 from smile_runtime.report import Report
 
@@ -64,7 +65,8 @@ def list_jobs(folder: Path, out: Path, *, previews: bool, model: Path | None = N
         case = _CHANNEL.sub("", name[: -len(suffix)])
         if case in jobs:
             raise InputError(f"{jobs[case].scan.name} and {name} in {folder} would get one name: move one of them away")
-        jobs[case] = Job(folder / name, out / f"{case}.nii.gz", out / f"{case}.png" if previews else None)
+        labels = out / f"{case}.nii.gz"
+        jobs[case] = Job(folder / name, labels, picture_path(labels) if previews else None)
     _refuse_channels(list(jobs.values()))
     if not jobs:
         raise InputError(f"{folder} holds no scan: files named .nii or .nii.gz are wanted")
@@ -249,4 +251,8 @@ def _outcome(job: Job, report: Report, bar: Progress, result: Callable[[], Resul
 
 
 def _has_picture(job: Job) -> bool:
-    return job.picture is None or job.picture.exists()
+    """Whether no picture is wanted, or there is one that shows the label map beside it."""
+    if job.picture is None:
+        return True
+    found = read_note(job.labels)
+    return found is not None and shown_labels(job.picture) == fingerprint(found[1])

@@ -16,7 +16,7 @@ from smile_runtime import __version__
 from smile_runtime.buffers import zeros
 from smile_runtime.components import chosen_values, keep_largest_components
 from smile_runtime.errors import AllocationError, InputError
-from smile_runtime.files import check_results, sha256
+from smile_runtime.files import check_results, check_writable, sha256
 from smile_runtime.hounsfield import range_hu, range_warning
 from smile_runtime.model import Model, ModelCard
 from smile_runtime.nifti import Volume, check_suffix, read_image, read_note, refuse_replacing_scan, write_labels
@@ -31,7 +31,7 @@ from smile_runtime.preprocessing import (
     slices_view,
     whole_box,
 )
-from smile_runtime.preview import Picture, preview, write_png
+from smile_runtime.preview import Picture, fingerprint, picture_path, preview, remove_other, write_png
 from smile_runtime.progress import Progress
 from smile_runtime.tables import write_dataset_labels
 from smile_runtime.volumes import volumes_ml
@@ -304,7 +304,9 @@ class Predictor:
         *,
         preview_png: str | os.PathLike[str] | None = None,
     ) -> Prediction:
-        """Write what `segment` found; the label map comes last, so where it is everything is.
+        """Write what `segment` found.
+
+        A picture never lies beside other labels than it shows: that of other labels goes first, the new one comes last.
 
         Raises:
             InputError: A file cannot be written.
@@ -313,13 +315,17 @@ class Predictor:
         assert scan.labels is not None
         volume, organs, box = scan.volume, self.card.organs, scan.box
         millilitres = volumes_ml(scan.labels, organs, float(abs(np.linalg.det(volume.affine[:3, :3]))))
-        if preview_png is not None and scan.picture is not None:
-            write_png(preview_png, scan.picture)
         made_from = {"sha256": scan.sha256, "shape": list(scan.geometry.shape)}
         facts = {"scan": made_from, "volumes_ml": millilitres, "box": box.to_json(), "range_hu": list(scan.range_hu)}
         note = json.dumps({"organs": organs, "settings": self.settings, **facts}, ensure_ascii=False)
-        labels = from_slices(scan.labels, scan.geometry)
+        labels, shown = from_slices(scan.labels, scan.geometry), fingerprint(note)
+        if preview_png is not None:
+            check_writable(preview_png)  # told while the labels are as they were
+            remove_other(preview_png, shown, only_ours=False)
+        remove_other(picture_path(out), shown, only_ours=True)
         write_labels(out, labels, volume.affine, organs=organs, header=volume.header, note=note)
+        if preview_png is not None and scan.picture is not None:
+            write_png(preview_png, scan.picture, shown)
         scan.times["write"] = time.monotonic() - start
         return self._prediction(Path(out), scan.geometry.shape, facts, scan.times)
 

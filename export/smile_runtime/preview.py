@@ -1,14 +1,17 @@
 """A picture of a segmented scan: one axial and one coronal slice with the organs in colour."""
 
+import hashlib
 import os
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from smile_runtime.files import atomic_path
+from smile_runtime.errors import InputError
+from smile_runtime.files import atomic_path, check_readable, reason
 from smile_runtime.tables import colour
 
 Picture = npt.NDArray[np.uint8]  # [rows, columns, 3] red, green, blue
@@ -16,6 +19,11 @@ Picture = npt.NDArray[np.uint8]  # [rows, columns, 3] red, green, blue
 _OPACITY = 0.45
 _LARGEST = 768  # pixels of a side
 _GAP = 8  # pixels between the two slices
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_IHDR_BYTES = 25  # of the chunk that comes first: length, name, 13 bytes, checksum
+_FINGERPRINT = 64  # characters of a SHA-256
+_KEYWORD = b"smile-predict\0"
+_TEXT_HEAD = struct.pack(">I", len(_KEYWORD) + _FINGERPRINT) + b"tEXt" + _KEYWORD
 
 
 def preview(
@@ -54,22 +62,76 @@ def preview(
     return picture
 
 
-def write_png(path: str | os.PathLike[str], picture: Picture) -> None:
+def picture_path(labels: str | os.PathLike[str]) -> Path:
+    """Where the picture of a label map lies: beside it, under its name."""
+    name = Path(labels).name
+    for suffix in (".gz", ".nii"):
+        name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
+    return Path(labels).with_name(f"{name}.png")
+
+
+def fingerprint(note: str) -> str:
+    """What a picture says of the labels that it shows: SHA-256 of their note, which tells scan, model and settings."""
+    return hashlib.sha256(note.encode()).hexdigest()
+
+
+def shown_labels(path: str | os.PathLike[str]) -> str | None:
+    """The `fingerprint` of the labels that a picture shows; None if it is missing or none of ours."""
+    try:
+        check_readable(path)
+        with open(path, "rb") as file:
+            start = file.read(len(_SIGNATURE) + _IHDR_BYTES + len(_TEXT_HEAD) + _FINGERPRINT)
+    except (InputError, OSError):
+        return None
+    text = start[len(_SIGNATURE) + _IHDR_BYTES :]
+    if not (start.startswith(_SIGNATURE) and text.startswith(_TEXT_HEAD)):
+        return None
+    return text[len(_TEXT_HEAD) :].decode("ascii", "replace")
+
+
+def remove_other(path: str | os.PathLike[str], shown: str, *, only_ours: bool) -> None:
+    """Remove a picture of other labels than those that are about to lie beside it.
+
+    Args:
+        path: The picture; it may be missing.
+        shown: The `fingerprint` of those labels.
+        only_ours: Whether to leave a file alone that no `write_png` wrote, which may be anything.
+
+    Raises:
+        InputError: It cannot be removed.
+    """
+    found = shown_labels(path)
+    if found == shown or (only_ours and found is None):
+        return
+    try:
+        Path(os.path.realpath(path)).unlink(missing_ok=True)  # a symbolic link keeps pointing where it points
+    except OSError as error:
+        raise InputError(f"cannot replace {path}: {reason(error)}") from error
+
+
+def write_png(path: str | os.PathLike[str], picture: Picture, shown: str) -> None:
     """Write an RGB picture, atomically; same picture, same bytes.
+
+    Args:
+        path: The file to write.
+        picture: [rows, columns, 3].
+        shown: The `fingerprint` of the labels that it shows; kept inside.
 
     Raises:
         InputError: ``path`` cannot be written.
 
     Source:
-        W3C, Portable Network Graphics (PNG) Specification, sections 5 and 9: one filter byte (0, none) a row.
+        W3C, Portable Network Graphics (PNG) Specification, sections 5, 9 and 11.3.4.3: one filter byte (0, none) a row;
+        text behind a keyword and a zero byte.
     """
     height, width, _ = picture.shape
     rows = np.zeros((height, 1 + 3 * width), np.uint8)
     rows[:, 1:] = picture.reshape(height, -1)
     header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits a channel, RGB
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b"")]
+    text = (b"tEXt", _KEYWORD + shown.encode())
+    chunks = [(b"IHDR", header), text, (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b"")]
     with atomic_path(path) as temporary:
-        temporary.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks))
+        temporary.write_bytes(_SIGNATURE + b"".join(_chunk(*chunk) for chunk in chunks))
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

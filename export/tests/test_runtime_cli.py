@@ -4,11 +4,11 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 
 import nibabel as nib
 import numpy as np
 import pytest
+from cpu_time import seconds_of_python, shortest
 from nifti_files import random_hu, write
 from tiny_models import threshold_labels
 
@@ -76,12 +76,7 @@ def test_help_and_version_load_nothing_heavy():
 
 
 def test_help_answers_in_a_third_of_a_second():
-    seconds = []
-    for _ in range(5):
-        start = time.monotonic()
-        command("--help")
-        seconds.append(time.monotonic() - start)
-    assert min(seconds) <= 0.3  # s; the best of five, since other work may run beside
+    assert shortest(lambda: seconds_of_python("-m", "smile_runtime.cli", "--help"), 0.3) <= 0.3  # s
 
 
 @pytest.mark.parametrize(
@@ -124,7 +119,7 @@ def test_a_signal_in_the_middle_of_writing_leaves_nothing(case, number, status):
         "import os, signal, sys, time\n"
         "from smile_runtime.cli import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
-        "def wait(descriptor): print(os.listdir(sys.argv[-1]), flush=True); time.sleep(60)\n"
+        "def wait(descriptor): print(os.listdir(sys.argv[-1]), flush=True); time.sleep(600)\n"
         "os.fsync = wait\n"
         "sys.exit(main(sys.argv[1:-1]))"
     )
@@ -134,7 +129,7 @@ def test_a_signal_in_the_middle_of_writing_leaves_nothing(case, number, status):
     with process:
         assert ".tmp-" in process.stdout.readline()  # the label map is there, under its temporary name
         process.send_signal(number)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=120)  # only a defect takes that long
     assert process.returncode == status
     assert left_behind(out) == []
     assert "Traceback" not in errors

@@ -1,13 +1,10 @@
-"""Folders: overlap, bad files, reports, kills at any moment, and going on after them."""
+"""Folders: overlap, bad files, reports, and going on after an interruption; kills are in test_runtime_kills."""
 
 import fcntl
 import gzip
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -100,14 +97,16 @@ def test_the_report_tells_what_ran(scans, tmp_path):
     model = write_threshold_model(tmp_path / "m.onnx", card=threshold_card(body=BodyRule()))
     write(scans / "case 5.nii.gz", random_hu((9, 8, 7)).clip(-1010, -990))
     options = ["--report", str(tmp_path / "run.json"), "--threads", "1", "--volumes", str(tmp_path / "volumes.json")]
+    started = time.monotonic()
     assert run(model, scans, tmp_path / "out", *options) == 0
+    took = time.monotonic() - started
     report = json.loads((tmp_path / "run.json").read_text())
     assert report["model"] == {"path": str(model), "sha256": sha256(model), "organs": ["bone", "metal"]}
     assert report["versions"]["smile-fast-runtime"] == __version__
     assert report["provider"] == {"asked": "cpu", "active": ["CPUExecutionProvider"]}
     assert report["threads"] == 1
     assert report["settings"]["body"] == {"threshold_hu": -500.0, "margin_mm": 5.0}
-    assert 0 < report["seconds"] < 60
+    assert 0 < report["seconds"] <= took + 0.001  # rounded
     assert report["peak_memory_bytes"] > 2**20
     assert [os.path.basename(file["scan"]) for file in report["files"]] == [f"case {n}.nii.gz" for n in range(6)]
     for file in report["files"]:
@@ -122,7 +121,8 @@ def test_the_report_tells_what_ran(scans, tmp_path):
 
 
 def test_reading_and_writing_go_on_while_a_scan_is_computed(scans, tmp_path, threshold_model, monkeypatch):
-    """Inference of scan n waits here until scan n + 1 is read and scan n - 1 is written: alone it would never end."""
+    """Inference of scan n waits here until scan n + 1 is read and scan n - 1 is written: alone it would
+    never end, so the time to wait only bounds how long a defect takes to show."""
     loaded, saved = [threading.Event() for _ in range(5)], [threading.Event() for _ in range(5)]
     threads = set()
 
@@ -142,8 +142,8 @@ def test_reading_and_writing_go_on_while_a_scan_is_computed(scans, tmp_path, thr
 
     def segment(self, scan, **options):
         n = number(scan.volume.path)
-        assert n == 4 or loaded[n + 1].wait(20)
-        assert n == 0 or saved[n - 1].wait(20)
+        assert n == 4 or loaded[n + 1].wait(120)
+        assert n == 0 or saved[n - 1].wait(120)
         real["segment"](self, scan, **options)
 
     real = {name: getattr(Predictor, name) for name in ("load", "save", "segment")}
@@ -226,58 +226,6 @@ def test_the_label_map_says_how_it_was_made(scans, tmp_path, threshold_model):
     assert facts["settings"]["model_sha256"] == sha256(threshold_model)
     assert read_note(scans / "case 0.nii.gz") is None
     assert read_note(tmp_path / "none.nii.gz") is None
-
-
-KILLED = """
-import os, sys, time
-import smile_runtime.model as model
-real = model.Model.labels
-def slow(self, hu):
-    time.sleep(0.004)
-    return real(self, hu)
-model.Model.labels = slow
-fsync = os.fsync
-def slow_fsync(descriptor):
-    time.sleep(0.01)
-    return fsync(descriptor)
-os.fsync = slow_fsync
-from smile_runtime.cli import main
-print("ready", flush=True)
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.slow
-def test_kills_at_any_moment_leave_nothing_partial_and_continue_finishes(tmp_path, threshold_model):
-    folder, out, expected = tmp_path / "scans", tmp_path / "out", tmp_path / "expected"
-    folder.mkdir()
-    for number in range(8):
-        write(folder / f"{number}.nii.gz", random_hu((120, 100, 6), number))
-    assert run(threshold_model, folder, expected, "--preview") == 0
-    wanted = content_of(expected)
-    arguments = [str(threshold_model), str(folder), "-o", str(out), "--preview", "--continue", "--batch", "1"]
-    rng = random.Random(0)
-    kills = unfinished = 0
-    for _ in range(16):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        with process:
-            assert process.stdout.readline() == b"ready\n"
-            time.sleep(rng.uniform(0.0, 0.35))
-            process.send_signal(signal.SIGKILL)
-        kills += process.returncode == -signal.SIGKILL
-        found = content_of(out) if out.exists() else {}
-        unfinished += any(name.startswith(".tmp-") for name in found)
-        for name, body in found.items():
-            assert name.startswith(".tmp-") or body == wanted[name], name
-    assert kills >= 5
-    assert unfinished >= 1  # some kills did hit in the middle of writing
-    assert main(arguments) == 0
-    assert content_of(out) == wanted
 
 
 def test_only_one_run_writes_to_a_folder(scans, tmp_path, threshold_model, capsys):

@@ -1,5 +1,6 @@
 """What is written beside a label map: organ tables, volumes, a preview; and the clean-up of pieces."""
 
+import hashlib
 import json
 import struct
 import subprocess
@@ -16,7 +17,7 @@ from smile_runtime.cli import main
 from smile_runtime.components import chosen_values, keep_largest_components
 from smile_runtime.errors import InputError
 from smile_runtime.nifti import read_labels
-from smile_runtime.preview import preview, write_png
+from smile_runtime.preview import fingerprint, preview, shown_labels, write_png
 from smile_runtime.tables import colour, itksnap_table, slicer_table, write_table
 from smile_runtime.volumes import volumes_ml, write_volumes
 
@@ -92,7 +93,7 @@ def decode_png(content):
         assert struct.unpack(">I", content[position + 8 + size : position + 12 + size])[0] == zlib.crc32(kind + body)
         chunks[kind] = body
         position += 12 + size
-    assert list(chunks) == [b"IHDR", b"IDAT", b"IEND"]
+    assert list(chunks) == [b"IHDR", b"tEXt", b"IDAT", b"IEND"]
     width, height, *rest = struct.unpack(">2I5B", chunks[b"IHDR"])
     assert rest == [8, 2, 0, 0, 0]
     rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, 1 + 3 * width)
@@ -102,8 +103,9 @@ def decode_png(content):
 
 def test_a_png_holds_its_pixels(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (13, 7, 3)).astype(np.uint8)
-    write_png(tmp_path / "a.png", picture)
+    write_png(tmp_path / "a.png", picture, fingerprint("of some labels"))
     assert np.array_equal(decode_png((tmp_path / "a.png").read_bytes()), picture)
+    assert shown_labels(tmp_path / "a.png") == hashlib.sha256(b"of some labels").hexdigest()
 
 
 def test_the_preview_shows_the_slices_with_most_organ():

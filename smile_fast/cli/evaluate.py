@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from smile_fast.cli.run_options import add_store
+
 HELP = "score a run: Dice, NSD and HD95 per organ, over the (case, organ) pairs whose truth is drawn"
 
 
@@ -10,7 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a trained run")
     parser.add_argument(
-        "--split", choices=("test", "validation", "train"), default="test", help="cases to score (default: test)"
+        "--split",
+        choices=("test", "validation", "train"),
+        default="test",
+        help="cases to score (default: test); each split has its own file in RUN",
     )
     parser.add_argument(
         "--nsd-tolerance",
@@ -26,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="score the label maps DIR/CASE.nii.gz, e.g. of smile-predict, instead of the run's own network",
     )
+    add_store(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as many as there are)")
 
@@ -33,10 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Score the cases, print the table, write it into RUN as JSON and CSV."""
     from smile_fast.cli.train import choose_device
-    from smile_fast.evaluation import evaluate_run, format_table, read_evaluation, write_evaluation
+    from smile_fast.evaluation import evaluate_run, format_table, write_evaluation
     from smile_fast.training.run import Run
 
-    run = Run.open(arguments.run_folder)
+    run = Run.open(arguments.run_folder, arguments.store)
     evaluation = evaluate_run(
         run,
         split=arguments.split,
@@ -44,8 +50,6 @@ def run(arguments: argparse.Namespace) -> None:
         predictions=arguments.predictions,
         device=choose_device(arguments.device, arguments.threads),
     )
-    before = read_evaluation(run.path) if arguments.predictions is None else None
     path = write_evaluation(evaluation, run.path)
     print(format_table(evaluation))
-    replaced = f", in place of those of split {before.split}" if before and before.split != arguments.split else ""
-    print(f"wrote the scores of split {arguments.split} to {path} and {path.stem}.csv{replaced}")
+    print(f"wrote the scores of split {arguments.split} to {path} and {path.stem}.csv")

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from smile_fast.cli.run_options import add_store
+
 HELP = "write a trained run as one self-describing ONNX file, and check it against the network"
 
 
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--triton-repo", type=Path, metavar="DIR", help="add a model to this repository of NVIDIA Triton"
     )
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="write a folder like a MONAI Bundle")
+    add_store(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -35,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     from smile_fast.training.run import Run
 
     exported = export_run(
-        Run.open(arguments.run_folder),
+        Run.open(arguments.run_folder, arguments.store),
         Targets(arguments.output, arguments.triton_repo, arguments.bundle),
         precision=arguments.precision,
         probabilities=arguments.probabilities,

@@ -1,6 +1,7 @@
 """``smile-fast prepare``: from a raw dataset to the fast store."""
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +12,9 @@ _SHOWN = 8  # names of cases a line
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = (
-        "Interrupt it as you like: the same command goes on where it stopped. A broken case is described, listed in "
-        "STORE/quarantine.json, and keeps the store unfinished (exit status 2) unless you pass --skip-broken."
+        "Images must be in Hounsfield units. Interrupt it as you like: the same command goes on where it stopped. A "
+        "broken case is described, listed in STORE/quarantine.json, and keeps the store unfinished (exit status 2) "
+        "unless you pass --skip-broken."
     )
     parser.add_argument("dataset", metavar="DATASET", type=Path, help="nnU-Net raw folder with annotations.csv")
     parser.add_argument("store", metavar="STORE", type=Path, help="folder to write; new, or to be continued")
@@ -39,6 +41,8 @@ def run(args: argparse.Namespace) -> None:
         skip_broken=args.skip_broken,
     )
     print_empty(done.empty)
+    for warning, cases in done.doubted.items():
+        print(f"warning: {_listed(cases)}: {warning}", file=sys.stderr)
     train = sum(info.split == "train" for info in done.store.cases.values())
     print(
         f"{args.store}: {train} training and {len(done.store.cases) - train} held-out cases "
@@ -50,8 +54,12 @@ def run(args: argparse.Namespace) -> None:
 def print_empty(empty: Mapping[str, Sequence[str]]) -> None:
     """Print a note for each organ that is declared annotated in cases (organ -> cases) without a voxel of it."""
     for organ, cases in empty.items():
-        more = f", ... ({len(cases) - _SHOWN} more)" if len(cases) > _SHOWN else ""
         print(
             f"note: {organ} is declared annotated but has no voxel in {len(cases)} cases "
-            f"({', '.join(cases[:_SHOWN])}{more}); right if it lies outside the scan, else declare it missing or absent"
+            f"({_listed(cases)}); right if it lies outside the scan, else declare it missing or absent"
         )
+
+
+def _listed(cases: Sequence[str]) -> str:
+    more = f", ... ({len(cases) - _SHOWN} more)" if len(cases) > _SHOWN else ""
+    return ", ".join(cases[:_SHOWN]) + more

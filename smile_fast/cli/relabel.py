@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from smile_fast.cli.run_options import add_store
 from smile_runtime.errors import InputError
 
 HELP = "write one more relabelling round of a trained run, to look at what it would add, or undo rounds"
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gamma", type=float, help="share of the candidates (default: the run's curriculum)")
     parser.add_argument("--scope", choices=("volume", "slice"), help="segments (default: those of the run)")
     parser.add_argument("--undo", type=int, metavar="KEEP", help="drop all rounds after round KEEP (0: all) and stop")
+    add_store(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as many as there are)")
 
@@ -26,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     from smile_fast.training.run import Run
     from smile_fast.training.view import TrainingView
 
-    run = Run.open(arguments.run_folder)
+    run = Run.open(arguments.run_folder, arguments.store)
     if arguments.undo is not None:
         if arguments.round is not None or arguments.gamma is not None or arguments.scope is not None:
             raise InputError("--undo writes no round: leave --round, --gamma and --scope out.")

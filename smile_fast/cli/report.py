@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from smile_fast.cli.run_options import add_store
+
 HELP = "write one self-contained HTML page about one or several runs"
 
 
@@ -15,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="HTML", help="page to write (default: report.html in the first RUN)"
     )
+    add_store(parser, "all RUNs")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -22,5 +25,10 @@ def run(arguments: argparse.Namespace) -> None:
     from smile_fast.report import write_report
 
     output = arguments.output or arguments.run_folders[0] / "report.html"
-    write_report(arguments.run_folders, output, say=lambda text: print(f"report: {text}", file=sys.stderr))
+    write_report(
+        arguments.run_folders,
+        output,
+        store=arguments.store,
+        say=lambda text: print(f"report: {text}", file=sys.stderr),
+    )
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")

@@ -63,10 +63,20 @@ _SETTINGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("store", type=Path, metavar="STORE", help="folder that smile-fast prepare wrote")
+    parser.add_argument(
+        "store",
+        type=Path,
+        metavar="STORE",
+        help="folder that smile-fast prepare wrote; RUN's own with --resume, wherever it is now",
+    )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run, new unless --resume")
     parser.add_argument("--annotations", type=Path, help="declarations to use instead of the store's")
-    parser.add_argument("--weights", type=Path, help="start weights (.safetensors, ImageNet or COCO names)")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="RUN|FILE",
+        help="what to start from: a trained run, or a .safetensors file (a run's, or one with ImageNet or COCO names)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on where RUN stopped, under its own settings")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as many as there are)")
@@ -181,7 +191,4 @@ def _open_run(arguments: argparse.Namespace) -> Any:
     if given := _given(arguments):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(f"--resume goes on under RUN's own settings: leave {options} out, or train a new run.")
-    run = Run.open(arguments.run_folder)
-    if run.store_path != arguments.store.resolve():
-        raise InputError(f"{arguments.run_folder} was trained on {run.store_path}, not on {arguments.store}.")
-    return run
+    return Run.open(arguments.run_folder, arguments.store)

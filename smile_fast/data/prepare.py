@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from smile_fast.data.store import (
 from smile_fast.supervision.states import VOID, State
 from smile_runtime.errors import InputError
 from smile_runtime.files import sha256, write_json
+from smile_runtime.hounsfield import range_hu, range_warning
 from smile_runtime.nifti import Volume, read_image, read_labels
 from smile_runtime.preprocessing import canonical_affine, to_slices
 from smile_runtime.progress import progress
@@ -49,6 +50,7 @@ class Prepared:
         kept: cases that were up to date.
         quarantined: case -> one sentence.
         empty: organ -> cases in which it is declared annotated but has no voxel.
+        doubted: warning -> cases whose values are hardly Hounsfield units.
     """
 
     store: Store
@@ -56,6 +58,7 @@ class Prepared:
     kept: int
     quarantined: dict[str, str]
     empty: dict[str, list[str]]
+    doubted: dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class _Outcome:
     problem: str | None = None
     kept: bool = False
     empty: tuple[str, ...] = ()
+    warning: str | None = None
 
 
 def prepare(
@@ -149,10 +153,13 @@ def prepare(
     write_index(out, dataset.organs, infos)
     kept = sum(outcome.kept for outcome in ordered)
     empty: dict[str, list[str]] = {}
+    doubted: dict[str, list[str]] = {}
     for outcome in ordered:
         for organ in outcome.empty:
             empty.setdefault(organ, []).append(outcome.case)
-    return Prepared(Store.open(out), len(infos) - kept, kept, quarantined, empty)
+        if outcome.warning is not None:
+            doubted.setdefault(outcome.warning, []).append(outcome.case)
+    return Prepared(Store.open(out), len(infos) - kept, kept, quarantined, empty, doubted)
 
 
 def _claim(out: Path, dataset: RawDataset, force: bool) -> set[str]:
@@ -165,28 +172,46 @@ def _claim(out: Path, dataset: RawDataset, force: bool) -> set[str]:
                 raise InputError(f"{out}: holds other files; give a new or empty folder for the store")
             if force:
                 (out / INDEX).unlink(missing_ok=True)  # no case of it will be kept
-            elif INDEX in entries:
-                store = Store.open(out)
-                if store.organs != dataset.organs:
-                    raise InputError(
-                        f"{out}: holds a store of other organs; give another folder, or --force to replace it"
-                    )
-                if not _share_a_file(store, dataset):
+            else:
+                if INDEX in entries:
+                    store = Store.open(out)
+                    if store.organs != dataset.organs:
+                        raise InputError(
+                            f"{out}: holds a store of other organs; give another folder, or --force to replace it"
+                        )
+                    indexed = set(store.cases)
+                    sources = {name: info.sources for name, info in store.cases.items()}
+                else:
+                    sources = _converted(out)
+                if sources and not _share_a_file(sources, dataset):
                     raise InputError(
                         f"{out}: holds a store that was made from other files than those of {dataset.path}; give "
                         "another folder, or --force to replace it"
                     )
-                indexed = set(store.cases)
         (out / CASES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: the store cannot be written there ({error.strerror}); give another folder") from error
     return indexed
 
 
-def _share_a_file(store: Store, dataset: RawDataset) -> bool:
-    """Whether any file of the dataset is one that the store was made from; mostly the first one looked at is."""
-    known = {digest for info in store.cases.values() for digest in info.sources.values()}
-    for case in sorted(dataset.cases, key=lambda case: case.name not in store.cases):
+def _converted(out: Path) -> dict[str, dict[str, str]]:
+    """Case -> SHA-256 of its sources, of the cases that an unfinished store holds already."""
+    found: dict[str, dict[str, str]] = {}
+    for path in (out / CASES).glob(f"*/{CASE_FILE}"):
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # what is damaged is converted again
+            found[path.parent.name] = dict(json.loads(path.read_bytes())["sources"])
+    return found
+
+
+def _share_a_file(sources: Mapping[str, Mapping[str, str]], dataset: RawDataset) -> bool:
+    """Whether any file of the dataset is one that a store was made from; mostly the first one looked at is.
+
+    Args:
+        sources: case -> SHA-256 of the files that the store was made from.
+        dataset: the cohort.
+    """
+    known = {digest for files in sources.values() for digest in files.values()}
+    for case in sorted(dataset.cases, key=lambda case: case.name not in sources):
         for file in (case.image, case.label):
             with suppress(InputError):  # an unreadable file has its own sentence later
                 if sha256(file) in known:
@@ -199,9 +224,10 @@ def _prepare_case(job: _Job) -> _Outcome:
     name = job.case.name
     try:
         sources = {"image": sha256(job.case.image), "label": sha256(job.case.label)}
-        if not job.force and (info := _up_to_date(job, sources)) is not None:
-            return _Outcome(name, info=info, kept=True, empty=_empty(info))
-        image, labels, info = _convert(job, sources)
+        if not job.force and (found := _up_to_date(job, sources)) is not None:
+            info, values = found
+            return _Outcome(name, info=info, kept=True, empty=_empty(info), warning=range_warning(values))
+        image, labels, info, values = _convert(job, sources)
     except InputError as error:
         problem = str(error)
         return _Outcome(name, problem=problem if name in problem else f"case {name}: {problem}")
@@ -215,15 +241,19 @@ def _prepare_case(job: _Job) -> _Outcome:
         raise InputError(f"{job.folder}: cannot be written ({error.strerror})") from error
     write_array(job.folder / IMAGE, image)
     write_array(job.folder / LABELS, labels)
-    write_json(job.folder / CASE_FILE, info.to_json() | _provenance(job))  # last: it vouches for the arrays
-    return _Outcome(name, info=info, empty=_empty(info))
+    entry = info.to_json() | _provenance(job) | {"range_hu": values}
+    write_json(job.folder / CASE_FILE, entry)  # last: it vouches for the arrays
+    return _Outcome(name, info=info, empty=_empty(info), warning=range_warning(values))
 
 
-def _convert(job: _Job, sources: dict[str, str]) -> tuple[NDArray[np.int16], NDArray[np.uint8], CaseInfo]:
-    """Read and check a case; returns the image and the labels in slices order and the index entry."""
+def _convert(
+    job: _Job, sources: dict[str, str]
+) -> tuple[NDArray[np.int16], NDArray[np.uint8], CaseInfo, tuple[int, int]]:
+    """Read and check a case; returns the image and the labels in slices order, the index entry and the range of HU."""
     case, dataset = job.case, job.dataset
     image, label = read_image(case.image), read_labels(case.label)
     _check_grids(case, image, label)
+    values = range_hu(image)
     slices, geometry = to_slices(image.data, image.affine)
     labels, _ = to_slices(label.data, image.affine)
     histograms = slice_histograms(labels)
@@ -256,7 +286,7 @@ def _convert(job: _Job, sources: dict[str, str]) -> tuple[NDArray[np.int16], NDA
         runs=runs,
         sources=sources,
     )
-    return slices, labels, info
+    return slices, labels, info, values
 
 
 def _check_grids(case: RawCase, image: Volume, label: Volume) -> None:
@@ -275,8 +305,8 @@ def _check_grids(case: RawCase, image: Volume, label: Volume) -> None:
         )
 
 
-def _up_to_date(job: _Job, sources: dict[str, str]) -> CaseInfo | None:
-    """Return the stored case if it was made from these sources under this declaration and is intact."""
+def _up_to_date(job: _Job, sources: dict[str, str]) -> tuple[CaseInfo, tuple[int, int]] | None:
+    """The stored case and its range of HU, if it was made from these sources under this declaration and is intact."""
     try:
         entry = json.loads((job.folder / CASE_FILE).read_bytes())
         info = CaseInfo.from_json(entry, job.dataset.organs)
@@ -286,7 +316,9 @@ def _up_to_date(job: _Job, sources: dict[str, str]) -> CaseInfo | None:
             sources,
             job.states,
         )
-        return info if same and all(entry.get(key) == value for key, value in _provenance(job).items()) else None
+        low, high = (int(value) for value in entry["range_hu"])
+        intact = all(entry.get(key) == value for key, value in _provenance(job).items())
+        return (info, (low, high)) if same and intact else None
     except (OSError, InputError, ValueError, TypeError, KeyError, AttributeError):
         return None  # whatever is wrong with it, the case is converted again
 

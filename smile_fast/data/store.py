@@ -4,7 +4,7 @@ STORE/index.json               all that training needs to know of every case; wr
 STORE/quarantine.json          the cases that could not be used, and why
 STORE/cases/CASE/image.b2nd    int16 HU [D, H, W] in slices order
 STORE/cases/CASE/labels.b2nd   uint8 human labels [D, H, W], never changed by any command
-STORE/cases/CASE/case.json     the case's entry of the index and the digests of its two arrays
+STORE/cases/CASE/case.json     the case's entry of the index, its range of HU and the digests of its two arrays
 """
 
 import json

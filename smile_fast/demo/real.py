@@ -58,7 +58,7 @@ def run_real_demo(out: Path, data: Path) -> int:
         geometry[name] = same_geometry(scan, prediction)
     commands.smile_fast("report", "report", run, "-o", out / "report.html")
 
-    pairs = json.loads((run / "evaluation.json").read_text())["pairs"]
+    pairs = json.loads((run / "evaluation-train.json").read_text())["pairs"]
     dice = {pair["organ"]: pair["dice"] for pair in pairs if pair["case"] == "abdomen"}
     seconds = {**commands.seconds, "total": round(time.monotonic() - started, 1)}
     write_json(out / "summary.json", {"dice_abdomen": dice, "same_geometry": geometry, "seconds": seconds})

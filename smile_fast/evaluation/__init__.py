@@ -7,6 +7,7 @@ and the report are the only readers of hidden labels.
 
 from smile_fast.evaluation.evaluate import evaluate_run
 from smile_fast.evaluation.results import (
+    SPLITS,
     Evaluation,
     OrganScore,
     Spread,
@@ -14,6 +15,8 @@ from smile_fast.evaluation.results import (
     format_spread,
     format_table,
     read_evaluation,
+    read_evaluations,
+    score_file,
     summarise,
     write_evaluation,
 )
@@ -21,6 +24,7 @@ from smile_fast.evaluation.scores import NSD_TOLERANCE_MM, Outcome, PairScore, s
 
 __all__ = [
     "NSD_TOLERANCE_MM",
+    "SPLITS",
     "Evaluation",
     "OrganScore",
     "Outcome",
@@ -31,7 +35,9 @@ __all__ = [
     "format_spread",
     "format_table",
     "read_evaluation",
+    "read_evaluations",
     "score_case",
+    "score_file",
     "summarise",
     "write_evaluation",
 ]

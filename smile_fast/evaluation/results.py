@@ -17,6 +17,8 @@ from smile_runtime.errors import InputError
 from smile_runtime.files import atomic_path, write_json
 
 WORST_PAIRS = 5
+SPLITS = ("test", "validation", "train")
+"""In the order in which a page that shows one of them chooses."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,12 @@ def summarise(
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
-    """Write evaluation.json (everything) and evaluation.csv (one line a pair) into a run folder.
-
-    Scores of somebody else's label maps go to evaluation-of-predictions.json and .csv: they are not the run's own.
+    """Write a JSON file (everything) and a CSV file (one line a pair) into a run folder; see `score_file`.
 
     Returns:
         The JSON file.
     """
-    stem = "evaluation" if evaluation.predictions is None else "evaluation-of-predictions"
-    path = folder / f"{stem}.json"
+    path = folder / score_file(evaluation.split, of_predictions=evaluation.predictions is not None)
     write_json(path, asdict(evaluation))
     table = io.StringIO()
     columns = [field.name for field in fields(PairScore)]
@@ -120,13 +119,35 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     return path
 
 
-def read_evaluation(folder: Path) -> Evaluation | None:
-    """Read evaluation.json of a run folder; None when the run was not evaluated.
+def score_file(split: str, *, of_predictions: bool = False) -> str:
+    """Name of the JSON file of a split's scores: evaluation.json for the held-out cases, evaluation-SPLIT.json else.
+
+    Scores of somebody else's label maps have a name of their own, evaluation-of-predictions: they are not the run's.
+    """
+    return f"evaluation{'-of-predictions' * of_predictions}{f'-{split}' * (split != 'test')}.json"
+
+
+def read_evaluations(folder: Path) -> dict[str, Evaluation]:
+    """Read what a run scored: split -> scores, in the order of `SPLITS`.
+
+    Raises:
+        InputError: a file is not what `write_evaluation` writes.
+    """
+    found = {split: evaluation for split in SPLITS if (evaluation := read_evaluation(folder, split)) is not None}
+    # evaluation.json once held the last split that was scored, whichever: what a file says of itself counts.
+    own = {evaluation.split: evaluation for evaluation in found.values()} | {
+        split: evaluation for split, evaluation in found.items() if evaluation.split == split
+    }
+    return {split: own[split] for split in SPLITS if split in own}
+
+
+def read_evaluation(folder: Path, split: str = "test") -> Evaluation | None:
+    """Read a split's scores from a run folder; None when the run was not evaluated on it.
 
     Raises:
         InputError: the file is not what `write_evaluation` writes.
     """
-    path = folder / "evaluation.json"
+    path = folder / score_file(split)
     if not path.exists():
         return None
     try:

@@ -1,6 +1,6 @@
 """One self-contained HTML page about one or several runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,11 +9,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import smile_fast
-from smile_fast.evaluation import Evaluation, Outcome, Spread, format_number, format_spread
+from smile_fast.evaluation import format_number, format_spread
 from smile_fast.report.collect import RunRecord, check_output, collect
-from smile_fast.report.figures import dice_chart, training_chart
+from smile_fast.report.figures import training_chart
 from smile_fast.report.gallery import prediction_rows, pseudo_rows
 from smile_fast.report.palette import PSEUDO, organ_colours
+from smile_fast.report.scores import score_blocks
 from smile_fast.supervision.audit import Audit, audit_store
 from smile_runtime.files import atomic_path
 from smile_runtime.progress import progress
@@ -33,41 +34,38 @@ class AuditBlock:
     audit: Audit
 
 
-@dataclass(frozen=True)
-class ScoreLine:
-    """One run's scores of one organ; `best` marks the highest Dice among the runs."""
-
-    run: str
-    dice: Spread
-    nsd: Spread
-    hd95_mm: Spread
-    outcomes: Mapping[str, int]
-    best: bool
-
-
-def write_report(paths: Sequence[Path], out: Path, say: Callable[[str], None] = lambda text: None) -> None:
+def write_report(
+    paths: Sequence[Path],
+    out: Path,
+    say: Callable[[str], None] = lambda text: None,
+    *,
+    store: Path | None = None,
+) -> None:
     """Write the page.
 
     Args:
         paths: run folders; several are compared side by side.
         out: HTML file to write, atomically.
         say: is told what is being done.
+        store: where the store of all of them is now, if not where it was when they were trained.
 
     Raises:
         InputError: a run cannot be read, or the page not be written, or only over a file of a run or its store.
     """
-    check_output(out, paths)
+    check_output(out, paths, store)
     with atomic_path(out) as path:  # first of all: an hour's work for an unwritable name would be a pity
-        path.write_text(build_report(paths, say), encoding="utf-8")
+        path.write_text(build_report(paths, say, store=store), encoding="utf-8")
 
 
-def build_report(paths: Sequence[Path], say: Callable[[str], None] = lambda text: None) -> str:
+def build_report(
+    paths: Sequence[Path], say: Callable[[str], None] = lambda text: None, *, store: Path | None = None
+) -> str:
     """Return the page as HTML; see `write_report`."""
     say("reading the runs")
-    records = collect(paths)
+    records = collect(paths, store)
     organs = tuple(dict.fromkeys(organ for record in records for organ in record.run.organs))
     colours = organ_colours(organs)
-    evaluations = {record.name: record.evaluation for record in records if record.evaluation is not None}
+    scores = score_blocks(records, organs, colours)
     audits = _audits(records)
     say("drawing slices")
     context = {
@@ -80,20 +78,14 @@ def build_report(paths: Sequence[Path], say: Callable[[str], None] = lambda text
         "facts": _facts(records),
         "alphas": _alphas(records, organs),
         "audits": audits,
-        "evaluations": evaluations,
-        "scores": _scores(evaluations, organs),
-        "means": _means(evaluations),
-        "splits": sorted({evaluation.split for evaluation in evaluations.values()}),
-        "tolerances": sorted({e.nsd_tolerance_mm for e in evaluations.values() if e.nsd_tolerance_mm is not None}),
-        "unevaluated": [record.name for record in records if record.evaluation is None],
-        "dice_chart": dice_chart(evaluations, organs, colours) if evaluations else None,
+        "scores": scores,
+        "unevaluated": [record.name for record in records if not record.evaluations],
         "curves": {record.name: training_chart(record.curves, record.run.organs, colours) for record in records},
         "unvalidated": _unvalidated(records),
         "with_rounds": [record for record in records if record.rounds],
         "predictions": prediction_rows(records, colours),
         "pseudo": [row for record in records if record.rounds for row in pseudo_rows(record, colours)],
         "windows": sorted({tuple(record.run.config.window) for record in records}),
-        "outcomes": _outcomes(evaluations),
         "cohort": ", ".join(dict.fromkeys(record.run.store_path.name for record in records)),
     }
     environment = Environment(
@@ -207,45 +199,3 @@ def _unvalidated(records: Sequence[RunRecord]) -> list[str]:
             continue
         runs.setdefault(reason, []).append(record.name)
     return [f"{', '.join(names)}: {reason}" for reason, names in runs.items()]
-
-
-def _scores(evaluations: Mapping[str, Evaluation], organs: Sequence[str]) -> list[tuple[str, list[ScoreLine]]]:
-    """Per organ one line a run, the best Dice marked when there is something to compare."""
-    table = []
-    for organ in organs:
-        rows = {
-            name: row for name, evaluation in evaluations.items() for row in evaluation.organs if row.organ == organ
-        }
-        means = [row.dice.mean for row in rows.values() if row.dice.mean is not None]
-        top = max(means) if len(means) > 1 else None
-        lines = [
-            ScoreLine(name, row.dice, row.nsd, row.hd95_mm, row.outcomes, top is not None and row.dice.mean == top)
-            for name, row in rows.items()
-        ]
-        table.append((organ, lines))
-    return table
-
-
-def _outcomes(evaluations: Mapping[str, Evaluation]) -> list[Outcome]:
-    """The outcomes that get a column."""
-    met = {pair.outcome for evaluation in evaluations.values() for pair in evaluation.pairs}
-    return [outcome for outcome in Outcome if outcome in met or outcome in (Outcome.SCORED, Outcome.MISSED)]
-
-
-def _means(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
-    """Per run the means over organs and the summed outcomes."""
-    top = max((e.dice for e in evaluations.values() if e.dice is not None), default=None)
-    return [
-        {
-            "run": name,
-            "dice": evaluation.dice,
-            "nsd": evaluation.nsd,
-            "hd95_mm": evaluation.hd95_mm,
-            "outcomes": {
-                outcome.value: sum(row.outcomes[outcome.value] for row in evaluation.organs) for outcome in Outcome
-            },
-            "cases": len(evaluation.cases),
-            "best": len(evaluations) > 1 and evaluation.dice is not None and evaluation.dice == top,
-        }
-        for name, evaluation in evaluations.items()
-    ]

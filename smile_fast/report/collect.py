@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from smile_fast.data.annotations import Declarations
 from smile_fast.data.store import CASES, INDEX, open_array, read_planes
-from smile_fast.evaluation import Evaluation, read_evaluation
+from smile_fast.evaluation import SPLITS, Evaluation, read_evaluations, score_file
 from smile_fast.supervision import PSEUDO_BIT, State
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.relabel import existing_rounds, read_round
@@ -27,9 +27,13 @@ _RUN_FILES = (
     "metrics.jsonl",
     "checkpoint.safetensors",
     "model.safetensors",
-    "evaluation.json",
-    "evaluation.csv",
     "audit.json",
+    *(
+        Path(score_file(split, of_predictions=other)).with_suffix(suffix).name
+        for split in SPLITS
+        for other in (False, True)
+        for suffix in (".json", ".csv")
+    ),
 )
 
 
@@ -91,13 +95,18 @@ class RoundRow:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything that a report shows of one run, pictures apart."""
+    """Everything that a report shows of one run, pictures apart.
+
+    `evaluations` holds the scores by split, `evaluation` those of the split that cards and pictures show, which is the
+    same for all runs of a page.
+    """
 
     name: str
     run: Run
     states: Declarations
     curves: Curves
     rounds: tuple[RoundRow, ...]
+    evaluations: dict[str, Evaluation]
     evaluation: Evaluation | None
     environment: dict[str, Any]
 
@@ -116,11 +125,12 @@ class RunRecord:
         return {state.value: states.count(state) for state in State}
 
 
-def collect(paths: Sequence[Path]) -> list[RunRecord]:
+def collect(paths: Sequence[Path], store: Path | None = None) -> list[RunRecord]:
     """Read runs.
 
     Args:
         paths: run folders; names that two of them share get the parent folder in front.
+        store: see `Run.open`.
 
     Raises:
         InputError: no run, one given twice, or a file in it that cannot be read.
@@ -130,19 +140,23 @@ def collect(paths: Sequence[Path]) -> list[RunRecord]:
         if resolved.count(path) > 1:
             raise InputError(f"{path} is given twice; name every run once")
     names = [path.name for path in resolved]
-    return [
-        _collect_run(Run.open(path), path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}")
+    records = [
+        _collect_run(
+            Run.open(path, store), path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}"
+        )
         for path in resolved
     ]
+    shown = next((split for split in SPLITS if any(split in record.evaluations for record in records)), None)
+    return [replace(record, evaluation=record.evaluations.get(shown)) for record in records] if shown else records
 
 
-def check_output(out: Path, paths: Sequence[Path]) -> None:
+def check_output(out: Path, paths: Sequence[Path], store: Path | None = None) -> None:
     """Refuse a page that would replace a file of a run or of its store; an older page is no such file.
 
     Raises:
-        InputError: it would, or there is no run at one of the paths.
+        InputError: it would, or there is no run at one of the paths, or no store of it at `store`.
     """
-    for run in map(Run.open, paths):
+    for run in (Run.open(path, store) for path in paths):
         refuse_overwrite(out, (run.path / name for name in _RUN_FILES))
         refuse_overwrite(out, run.rounds_path.rglob("*"))
         refuse_overwrite(out, [run.store_path / INDEX, *(run.store_path / CASES).rglob("*")])
@@ -156,7 +170,8 @@ def _collect_run(run: Run, name: str) -> RunRecord:
         states=run.declarations(),
         curves=_curves(run),
         rounds=tuple(_rounds(run)),
-        evaluation=read_evaluation(run.path),
+        evaluations=read_evaluations(run.path),
+        evaluation=None,
         environment=read_json(environment) if environment.exists() else {},
     )
 

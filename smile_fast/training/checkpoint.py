@@ -45,6 +45,15 @@ class Checkpoint:
             except SafetensorError as error:  # not an OSError: a full disk ends here
                 raise InputError(f"{path} cannot be written ({error}).") from None
 
+    @staticmethod
+    def is_one(path: Path) -> bool:
+        """Whether a file is one that `save` wrote; one that is missing, damaged or foreign is none."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                return bool((file.metadata() or {}).get("format") == _FORMAT)
+        except (OSError, SafetensorError):
+            return False
+
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
         """Read a file that `save` wrote.

@@ -32,7 +32,7 @@ from smile_fast.training.run import Run, load_model_state
 from smile_fast.training.schedule import Pace, Position, learning_rate, step_seed
 from smile_fast.training.validation import validate
 from smile_fast.training.view import TrainingView
-from smile_fast.training.weights import load_weights
+from smile_fast.training.weights import load_weights, weights_file
 from smile_runtime.errors import InputError
 
 _CHECKPOINT_SECONDS = 120.0
@@ -76,7 +76,7 @@ def train(run: Run, *, weights: Path | None = None, resume: bool = False, device
 
     Args:
         run: a new run, or one to go on with.
-        weights: converted checkpoint to start from.
+        weights: what to start from: a run folder, a file in it, or a converted checkpoint.
         resume: go on from the run's checkpoint.
         device: where to train.
 
@@ -90,8 +90,9 @@ def train(run: Run, *, weights: Path | None = None, resume: bool = False, device
     model = Segmenter(run.model_config)
     model.set_prior(human_view.prior(missing_is_background=config.method == "baseline"))
     if weights is not None and not resume:
-        print(f"weights: {load_weights(model, weights)}")
-        run.record_weights(weights)
+        file = weights_file(weights)
+        print(f"weights: {load_weights(model, file)}")
+        run.record_weights(file)
 
     trainer = Trainer(run, model, device)
     pending = trainer.restore() if resume else {}

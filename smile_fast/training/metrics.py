@@ -33,7 +33,7 @@ class MetricsLog:
     def __init__(self, run: Run, keep_until: int) -> None:
         self._organs, self._stages, self._method = run.organs, run.config.stages, run.config.method
         self._collected: list[tuple[StepLoss, float]] = []  # with the learning rate
-        self._printed_at = 0.0
+        self._printed_at = -math.inf  # the first line comes at once, however young the clock is
         self._label = ""
         kept = [line for line in read_metrics(run) if line["iteration"] <= keep_until]
         self._board = _tensorboard(run) if run.config.tensorboard else None

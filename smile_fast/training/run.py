@@ -32,7 +32,7 @@ class Run:
 
     Attributes:
         path: its folder. config: the training settings. model_config: how to build the network.
-        store_path: the cohort that it was trained on. splits: case names by "train", "validation", "test".
+        store_path: where the cohort is that it was trained on. splits: case names by "train", "validation", "test".
     """
 
     path: Path
@@ -111,7 +111,9 @@ class Run:
         """Write into config.json which start weights were loaded: without them the run cannot be repeated."""
         file = self.path / "config.json"
         record = json.loads(file.read_text())
-        record["weights"] = {"file": path.name, "sha256": sha256(path)}
+        # Files of runs all have one of two names: their folder tells them apart.
+        name = f"{path.resolve().parent.name}/{path.name}" if Checkpoint.is_one(path) else path.name
+        record["weights"] = {"file": name, "sha256": sha256(path)}
         write_json(file, record)
 
     def discard(self) -> None:
@@ -119,12 +121,28 @@ class Run:
         shutil.rmtree(self.path, ignore_errors=True)
 
     @classmethod
-    def open(cls, path: Path) -> "Run":
+    def open(cls, path: Path, store: Path | None = None) -> "Run":
         """Open an existing run.
 
+        Args:
+            path: its folder.
+            store: where its store is now, if not where it was when the run was made. The record stays as it is.
+
         Raises:
-            InputError: if there is none, or its config.json is damaged or of another version.
+            InputError: if there is none, or its config.json is damaged or of another version; or `store` is none, or
+                that of another cohort.
         """
+        run = cls._read(path)
+        if store is None:
+            return run
+        if not store.is_dir():
+            raise InputError(f"There is no store at {store}; say where that of the run {path} is now.")
+        moved = replace(run, store_path=Store.open(store).path.resolve())
+        moved.store()  # it may be any store: by the organs, the cases and the files it was made from it is the run's
+        return moved
+
+    @classmethod
+    def _read(cls, path: Path) -> "Run":
         file = Path(path) / "config.json"
         try:
             record = json.loads(file.read_text())
@@ -152,11 +170,14 @@ class Run:
         """The cohort that the run was trained on.
 
         Raises:
-            InputError: if it is not there any more, has other organs or fewer cases than the run, or was prepared
-                again from other files.
+            InputError: if it is not there any more, has other organs or fewer cases than the run, or was made from
+                other files.
         """
         if not self.store_path.is_dir():
-            raise InputError(f"The run {self.path} was trained on the store {self.store_path}, which is not there now.")
+            raise InputError(
+                f"The run {self.path} was trained on the store {self.store_path}, which is not there now; if it was "
+                "moved, say where it is with --store."
+            )
         store = Store.open(self.store_path)
         if store.organs != self.organs:
             raise InputError(
@@ -172,7 +193,7 @@ class Run:
         other = [case for case, files in self.sources.items() if store.cases[case].sources != files]
         if other:
             raise InputError(
-                f"The store {store.path} was prepared again from other files since the run {self.path} was trained: "
+                f"The store {store.path} was made from other files than the run {self.path} was trained on: "
                 f"{len(other)} cases differ, the first is {other[0]}; bring the old files back, or train again."
             )
         return store

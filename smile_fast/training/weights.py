@@ -1,4 +1,4 @@
-"""Starting weights from converted ImageNet or COCO checkpoints (safetensors only)."""
+"""Starting weights from runs, or from converted ImageNet or COCO checkpoints (safetensors only)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from smile_fast.models import Segmenter
+from smile_fast.training.checkpoint import Checkpoint
+from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 
 
@@ -34,8 +36,27 @@ class LoadReport:
         return text
 
 
+def weights_file(path: Path) -> Path:
+    """The file that a user means by a run folder: its final weights. A file is that file.
+
+    Raises:
+        InputError: if a folder is no run, or one that has not finished training.
+    """
+    if not path.is_dir():
+        return path
+    run = Run.open(path)
+    if not run.model_path.exists():
+        raise InputError(
+            f"The run {path} has no final weights to start from; finish it, or name {run.checkpoint_path}."
+        )
+    return run.model_path
+
+
 def load_weights(model: Segmenter, path: Path) -> LoadReport:
     """Copy every tensor that fits by name and shape.
+
+    Of a run's model.safetensors or checkpoint.safetensors the last layer, which has a plane an organ, is taken only if
+    config.json beside it names the same organs in the same order, and the same kind of head.
 
     Names are those of the common checkpoints: a bare ResNet (``layer1.0.conv1.weight``) or a whole DeepLab
     (``backbone.layer1.0.conv1.weight``, ``classifier.0.convs.0.0.weight``). An RGB first convolution is
@@ -45,13 +66,13 @@ def load_weights(model: Segmenter, path: Path) -> LoadReport:
     Raises:
         InputError: if the file is not safetensors, nothing in it fits, or a value is not finite.
     """
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read as a safetensors file ({error}).") from None
+    tensors, foreign = _read(path, model)
     state = model.state_dict()
     loaded, skipped = [], []
     for name, tensor in tensors.items():
+        if foreign and name.startswith(_last_layer(model)):
+            skipped.append(f"{name}: {foreign}")
+            continue
         target = name if name in state else f"backbone.{name}"
         if target not in state:
             skipped.append(f"{name}: no such parameter")
@@ -70,6 +91,28 @@ def load_weights(model: Segmenter, path: Path) -> LoadReport:
     counters = {name for name in state if name.endswith("num_batches_tracked")}
     missing = sorted(set(state) - set(loaded) - counters)
     return LoadReport(tuple(loaded), tuple(missing), tuple(skipped))
+
+
+def _read(path: Path, model: Segmenter) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors of a file, and why its last layer cannot be taken, if it is a run's and cannot."""
+    if not Checkpoint.is_one(path):
+        try:
+            return load_file(path), None
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path} cannot be read as a safetensors file ({error}).") from None
+    tensors = Checkpoint.load(path).tensors.get("model", {})
+    try:
+        known = Run.open(path.parent).model_config
+    except InputError:  # a copy somewhere else
+        return tensors, "there is no config.json beside the file to tell its organs"
+    if (known.organs, known.head) == (model.config.organs, model.config.head):
+        return tensors, None
+    return tensors, f"its planes are a {known.head} of {', '.join(known.organs)}"
+
+
+def _last_layer(model: Segmenter) -> str:
+    """Prefix of the names of the layer that has a plane an organ."""
+    return f"classifier.{len(model.classifier) - 1}."
 
 
 def _adapt_first_convolution(

@@ -144,6 +144,9 @@ BAD = [
         "1 to 126 organs, it names 127",
     ),
     Bad("numTraining", lambda path: describe(path, LABELS, 4), "numTraining is 4, but imagesTr holds 3 cases"),
+    Bad("label map for an image", image(label_map()), f"{CASE}_0000.nii.gz is not in Hounsfield units: its rounded"),
+    Bad("HU / 1000", image(np.float32(label_map()) - 1), "not in Hounsfield units: its rounded values lie between -1"),
+    Bad("image of air", image(np.full(SHAPE, -1000, np.int16)), f"{CASE}_0000.nii.gz shows nothing: all its voxels"),
     Bad(
         "image without label",
         lambda path: (path / "labelsTr" / f"{CASE}.nii.gz").unlink(),

@@ -11,13 +11,16 @@ from smile_fast.cli.main import main
 from smile_fast.data.annotations import read_annotations
 from smile_fast.data.store import Store
 from smile_fast.supervision.states import State
+from smile_runtime.hounsfield import range_warning
 from tests.cohorts import (
     ORGANS,
     annotate,
     edit_label,
     label_map,
     make_cohort,
+    other_image,
     tree,
+    write_nifti,
 )
 
 CASES = ["case_00", "case_01", "case_02"]
@@ -188,6 +191,21 @@ def test_prepare_reports_and_skips(cohort, tmp_path, capsys):
     assert main(["audit", str(store)]) == 0
     assert capsys.readouterr().out.count(note) == 1
     assert list(Store.open(store).cases) == ["case_01", "case_02"]
+
+
+def test_prepare_doubts_images_without_air(tmp_path, capsys):
+    """As smile-predict does, also of the cases that are kept."""
+    path = make_cohort(tmp_path / "cohort", train=12)
+    annotate(path)
+    for number in range(10, 12):
+        write_nifti(path / "imagesTr" / f"case_{number}_0000.nii.gz", other_image())
+    names = ", ".join(f"case_{number:02}" for number in range(8))
+    for kept in (0, 12):
+        assert main(["prepare", str(path), str(tmp_path / "store"), "--workers", "1"]) == 0
+        out, err = capsys.readouterr()
+        assert f"({12 - kept} converted, {kept} unchanged" in out
+        (warning,) = [line for line in err.splitlines() if line.startswith("warning: ")]
+        assert warning == f"warning: {names}, ... (2 more): {range_warning((-199, 100))}"
 
 
 def test_help_needs_nothing_heavy():

@@ -118,7 +118,7 @@ def test_a_reader_that_leaves_early_is_no_error():
     process.stdout.close()
     err = process.stderr.read()
     process.stderr.close()
-    process.wait(timeout=30)
+    process.wait(timeout=120)
     assert b"Traceback" not in err
 
 

@@ -13,6 +13,11 @@ from tests.cli.spoiling import Bad, assert_refused, config, copy, cut, foreign, 
 
 RELABEL = "relabel run --gamma 0.5"
 
+
+def moved() -> None:
+    Path("store").rename("elsewhere")
+
+
 BAD = [
     # run folders
     Bad("config is no JSON", "evaluate run", "config.json is damaged", write("run/config.json")),
@@ -42,7 +47,26 @@ BAD = [
         config(lambda record: record["model"].update(organs=["liver", "pancreas", "x"])),
     ),
     Bad("annotations of the run are damaged", RELABEL, "the header must be", write("run/annotations.csv", b"a,b\n")),
-    Bad("store has moved", "evaluate run", "was trained on the store", lambda: Path("store").rename("elsewhere")),
+    *(
+        Bad(
+            f"store has moved, {command}",
+            command,
+            "not there now; if it was moved, say where it is with --store",
+            moved,
+        )
+        for command in ("evaluate run", RELABEL, "export run model.onnx", "report run")
+    ),
+    Bad(
+        "no store at the new place",
+        "evaluate run --store elsewhere",
+        "There is no store at elsewhere; say where that of the run run is",
+    ),
+    Bad(
+        "another store for the moved one",
+        "report run --store store",
+        "has the organs liver, pancreas, spl",
+        other_organs,
+    ),
     Bad("store with another K, relabel", RELABEL, "has the organs liver, pancreas, spleen", other_organs),
     Bad("store with another K, evaluate", "evaluate run", "has the organs liver, pancreas, spleen", other_organs),
     Bad(
@@ -58,7 +82,7 @@ BAD = [
     Bad(
         "store from other files",
         "evaluate run",
-        "was prepared again from other files",
+        "was made from other files than the run run was trained on",
         index(lambda found: found["cases"][1].update(sources={"image": "ab"})),
     ),
     # final weights

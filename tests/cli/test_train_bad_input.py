@@ -80,6 +80,10 @@ BAD = [
         annotations("train_0,liver,annotated", "train_0,liver,absent"),
     ),
     Bad("annotations are no text", f"{TRAIN} --annotations store/cases/train_0/image.b2nd", "not a text file"),
+    Bad("weights of a folder that is no run", f"{TRAIN} --weights store", "store is not a run folder"),
+    Bad(
+        "weights of a run that was stopped", f"{TRAIN} --weights stopped", "stopped has no final weights to start from"
+    ),
     Bad("no weights", f"{TRAIN} --weights nowhere.safetensors", "nowhere.safetensors cannot be read"),
     Bad(
         "weights are a pickle",
@@ -115,7 +119,14 @@ BAD = [
     # train --resume
     Bad("resume without a run", "train store nowhere --resume", "nowhere is not a run folder"),
     Bad("resume in a folder that is none", "train store store --resume", "store is not a run folder"),
-    Bad("resume with another store", "train run stopped --resume", "was trained on"),
+    Bad(
+        "resume with no store",
+        "train nowhere stopped --resume",
+        "There is no store at nowhere; say where that of the run stopped",
+    ),
+    Bad(
+        "resume with another store", "train store stopped --resume", "has the organs liver, pancreas, spl", other_organs
+    ),
     Bad(
         "resume with weights",
         "train store stopped --resume --weights w.safetensors",

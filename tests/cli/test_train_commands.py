@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -14,13 +15,14 @@ from safetensors.torch import save_file
 from smile_fast.cli.main import main
 from smile_fast.cli.train import choose_device, parse_budget
 from smile_fast.data.annotations import write_annotations
-from smile_fast.data.store import open_array
+from smile_fast.data.store import Store, open_array
 from smile_fast.supervision import State
 from smile_fast.training import loop
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.relabel import existing_rounds, round_totals
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
+from smile_runtime.files import sha256
 from tests.cohorts import tree
 from tests.runs import balance, ct
 from tests.trainings import (
@@ -162,6 +164,14 @@ def test_a_stop_is_told_by_the_status_and_resume_goes_on(store, tmp_path, capsys
     assert overlays(run) == overlays(expected)
 
 
+def test_a_run_starts_from_another_one(store, tmp_path, capsys):
+    source = trained(tmp_path / "source", store, epochs=0.2)
+    assert train(store, tmp_path / "run", "--weights", str(source.path), epochs=0.2) == 0
+    assert re.search(r"weights: \d+ tensors loaded, 0 left at their start\n", capsys.readouterr().out)
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["weights"] == {"file": "source/model.safetensors", "sha256": sha256(source.model_path)}
+
+
 def test_progress_goes_to_stderr_and_time_is_told(store, tmp_path, capsys):
     assert train(store, tmp_path / "run", epochs=1.2) == 0
     out, err = capsys.readouterr()
@@ -211,6 +221,24 @@ def test_threads_are_set():
     assert torch.get_num_threads() == 2
     with pytest.raises(InputError, match="--threads must be 0 or more, -1 was given"):
         choose_device("cpu", threads=-1)
+
+
+def test_a_run_goes_on_with_its_store_at_another_place(store, tmp_path, monkeypatch):
+    """Resumed, relabelled, scored, exported and reported on, it does not ask for the old one."""
+    expected = trained(tmp_path / "expected", store, **CURRICULUM)
+    shutil.copytree(store.path, tmp_path / "old")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert train(Store.open(tmp_path / "old"), tmp_path / "run", **CURRICULUM) == 143
+    (tmp_path / "old").rename(tmp_path / "new")
+    run, moved = str(tmp_path / "run"), ["--store", str(tmp_path / "new")]
+    assert main(["train", str(tmp_path / "new"), run, "--resume"]) == 0
+    assert_same_bits(weights(Run.open(tmp_path / "run")), weights(expected))
+    assert main(["relabel", run, "--gamma", "0.5", *moved]) == 0
+    assert main(["evaluate", run, "--no-surface", *moved]) == 0
+    assert main(["export", run, str(tmp_path / "model.onnx"), *moved]) == 0
+    assert main(["report", run, str(expected.path), *moved]) == 0
+    assert Run.open(tmp_path / "run").store_path == tmp_path / "old"  # the record of the training stays
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from smile_fast.data.dataset import RawDataset
 from smile_fast.data.prepare import prepare
 from smile_fast.data.store import CASES, Store
 from smile_runtime.errors import InputError
-from tests.cohorts import SHAPE, ThreadsForProcesses, annotate, edit_label, make_cohort, tree, write_nifti
+from tests.cohorts import ThreadsForProcesses, annotate, edit_label, make_cohort, other_image, tree, write_nifti
 
 
 @pytest.fixture
@@ -151,11 +151,15 @@ def test_a_cohort_of_the_same_organs_but_other_files_is_replaced_only_by_force(c
     other = make_cohort(tmp_path / "other", train=2)
     annotate(other)
     for case in ("case_00", "case_01"):
-        write_nifti(other / "imagesTr" / f"{case}_0000.nii.gz", np.zeros(SHAPE, np.int16))
+        write_nifti(other / "imagesTr" / f"{case}_0000.nii.gz", other_image())
         edit_label(other, case, lambda labels: np.roll(labels, 1, axis=0))
-    with pytest.raises(InputError, match=r"made from other files than those of .*other; .*--force to replace it"):
-        run(other, out)
-    assert tree(out) == before
+    for unfinished in (False, True):
+        if unfinished:
+            (out / "index.json").unlink()
+            before = tree(out)
+        with pytest.raises(InputError, match=r"made from other files than those of .*other; .*--force to replace it"):
+            run(other, out)
+        assert tree(out) == before
     assert list(run(other, out, force=True).store.cases) == ["case_00", "case_01"]
 
 
@@ -164,7 +168,7 @@ def test_one_common_file_makes_it_the_same_cohort(cohort, out):
     for case in ("case_00", "case_01", "case_02"):
         edit_label(cohort, case, lambda labels: np.roll(labels, 1, axis=2))
         if case != "case_02":
-            write_nifti(cohort / "imagesTr" / f"{case}_0000.nii.gz", np.zeros(SHAPE, np.int16))
+            write_nifti(cohort / "imagesTr" / f"{case}_0000.nii.gz", other_image())
     (cohort / "imagesTs" / "case_03_0000.nii.gz").write_bytes(b"broken")
     (cohort / "labelsTs" / "case_03.nii.gz").write_bytes(b"broken")
     done = run(cohort, out, skip_broken=True)

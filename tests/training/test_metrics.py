@@ -1,9 +1,11 @@
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from smile_fast.training import metrics as module
 from smile_fast.training.losses import StepLoss
 from smile_fast.training.metrics import MetricsLog, read_metrics
 from smile_fast.training.schedule import Position
@@ -146,13 +148,16 @@ def test_the_terminal_shows_progress(log, capsys, monkeypatch):
     assert "\rsmiler:  50%  step 20  loss 0.5000  01:00 left" in err
 
 
-def test_elsewhere_it_prints_a_line_now_and_then(log, capsys):
+def test_elsewhere_it_prints_a_line_every_ten_seconds(log, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     for total in range(10, 100, 10):
         log.add(step_loss(0.5), lr=0.1)
         log.write_step(at(total), total / 100)
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1  # the others came within ten seconds
-    assert "\r" not in err
+        now[0] += 4.0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[3] for line in lines] == ["10", "40", "70"]
+    assert not any("\r" in line for line in lines)
 
 
 def test_hours_are_hours(log, capsys):

@@ -19,6 +19,7 @@ from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from tests.cohorts import tree
 from tests.runs import ORGANS, SHAPE, balance, ct, make_store, truth
+from tests.tolerances import upsampled_logit_error
 
 A, M, H, X = State.ANNOTATED, State.MISSING, State.HIDDEN, State.ABSENT
 VOXELS = int(np.prod(SHAPE))
@@ -188,6 +189,7 @@ def test_a_round_starts_from_human_labels(tmp_path):
 
 @pytest.mark.parametrize("scope", ["volume", "slice"])
 def test_a_real_network_against_plain_numpy(store, smiler, tmp_path, scope):
+    """But for the few voxels whose scores two ways of interpolating may order differently: rounding decides there."""
     model = smiler.load_model()
     balance(model, ct()[:, None])  # about half of the voxels are candidates
     view = TrainingView(store, store.declarations(), smiler.cases("train"))
@@ -197,22 +199,31 @@ def test_a_real_network_against_plain_numpy(store, smiler, tmp_path, scope):
         scores = model.upsample(predict_logits(model, view.image(case)), SHAPE[1:]).numpy()
         free = view.visible_labels(case) == 0
         winner, best = np.zeros(SHAPE, np.uint8), np.full(SHAPE, -np.inf)
+        within, close = upsampled_logit_error(np.abs(scores).max()), np.zeros(SHAPE, bool)
         for k, state in enumerate(view.states[case]):
             if state not in (M, H):
                 continue
             candidates, selected = free & (scores[:, k] > 0), np.zeros(SHAPE, bool)
+            unsure = free & (np.abs(scores[:, k]) <= within)
             for segment in [slice(None)] if scope == "volume" else [slice(z, z + 1) for z in range(SHAPE[0])]:
                 places = np.flatnonzero(candidates[segment])
                 order = places[np.argsort(-scores[:, k][segment].ravel()[places], kind="stable")]
-                selected[segment].flat[order[: math.ceil(0.4 * len(places))]] = True
+                taken = math.ceil(0.4 * len(places))
+                selected[segment].flat[order[:taken]] = True
+                for last in order[max(0, taken - 1) : taken + 1]:  # on both sides of the cut
+                    at_cut = np.abs(scores[:, k][segment] - scores[:, k][segment].flat[last]) <= within
+                    close[segment] |= candidates[segment] & at_cut
+            close |= unsure | (selected & (np.abs(scores[:, k] - best) <= within))
             wins = selected & (scores[:, k] > best)
             winner[wins], best[wins] = PSEUDO_BIT | (k + 1), scores[:, k][wins]
             counts = record["cases"][case][ORGANS[k]]
-            assert (counts["candidates"], counts["selected"]) == (candidates.sum(), selected.sum())
+            assert abs(counts["candidates"] - candidates.sum()) <= unsure.sum()
+            assert abs(counts["selected"] - selected.sum()) <= unsure.sum()
             assert counts["candidates"] > 100
-        np.testing.assert_array_equal(overlay, winner)
+        assert close.mean() < 0.01
+        np.testing.assert_array_equal(np.where(close, 0, overlay), np.where(close, 0, winner))
         for organ, counts in record["cases"][case].items():
-            assert counts["kept"] == (winner == PSEUDO_BIT | (ORGANS.index(organ) + 1)).sum()
+            assert counts["kept"] == (overlay == PSEUDO_BIT | (ORGANS.index(organ) + 1)).sum()
 
 
 def three_cases(tmp_path):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -273,7 +272,7 @@ def test_a_thread_trains_without_signals():
 
 def test_a_process_that_is_terminated_saves_and_says_143(store, tmp_path):
     """The real thing: SIGTERM to `smile-fast train`, then the same command with --resume."""
-    settings = {**TINY, "epochs": 30.0}
+    settings = {**TINY, "epochs": 3000.0}  # 27,000 steps: it ends because it is told to
     write_annotations(tmp_path / "annotations.csv", store.declarations(), list(store.cases), store.organs)
     run_folder = tmp_path / "run"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "rates"]
@@ -288,19 +287,16 @@ def test_a_process_that_is_terminated_saves_and_says_143(store, tmp_path):
         line = process.stderr.readline()  # comes with the tenth step
         assert re.match(r"smile:\s+\d+%  step 10", line), line
         process.terminate()
-        started = time.monotonic()
-        out, err = process.communicate(timeout=30)
-        waited = time.monotonic() - started
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()
     assert process.returncode == 143, err
-    assert waited < 10
     assert f"go on with: smile-fast train {store.path} {run_folder} --resume" in out
     assert "Traceback" not in err
     run = Run.open(run_folder)
     stopped = steps_of(run)
-    assert 10 <= stopped < 270
+    assert 10 <= stopped < 27_000
     assert [line["iteration"] for line in read_metrics(run)] == list(range(10, stopped + 1, 10))
     assert {Path(file).name for file in run_folder.iterdir()} == {
         "annotations.csv",

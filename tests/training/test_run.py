@@ -176,8 +176,34 @@ def test_a_store_that_moved_or_changed_is_refused(own_store, tmp_path):
         with pytest.raises(InputError, match=f"has the organs {', '.join(organs)}, the run .* was trained for liver, "):
             run.store()
     own_store.path.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=r"was trained on the store .* which is not there now"):
+    with pytest.raises(InputError, match=r"was trained on the store .* which is not there now; .* --store"):
         run.store()
+
+
+def test_a_store_is_known_again_at_another_place(own_store, tmp_path):
+    infos = [replace(info, sources={"image": "0" * 64}) for info in own_store.cases.values()]
+    write_index(own_store.path, own_store.organs, infos)
+    run = make_run(tmp_path / "run", own_store.open(own_store.path), trained=False)
+    record = (run.path / "config.json").read_bytes()
+    own_store.path.rename(tmp_path / "moved")
+    found = Run.open(run.path, tmp_path / "moved")
+    assert found.store().path == found.store_path == tmp_path / "moved"
+    assert (run.path / "config.json").read_bytes() == record
+    others = {
+        "has the organs": (
+            ("liver", "spleen"),
+            [
+                replace(info, runs={}, states={"liver": info.states["liver"], "spleen": info.states["pancreas"]})
+                for info in infos
+            ],
+        ),
+        "lacks 1 cases": (ORGANS, infos[1:]),
+        "was made from other files": (ORGANS, [replace(infos[0], sources={"image": "1" * 64}), *infos[1:]]),
+    }
+    for message, (organs, cases) in others.items():
+        write_index(tmp_path / "moved", organs, cases)
+        with pytest.raises(InputError, match=message):
+            Run.open(run.path, tmp_path / "moved")
 
 
 def test_the_final_weights(smiler):
@@ -225,7 +251,7 @@ def test_a_store_of_other_files_is_refused(own_store, tmp_path):
     run = make_run(tmp_path / "run", own_store.open(own_store.path), trained=False)
     assert Run.open(run.path).store().organs == ORGANS
     write_index(own_store.path, own_store.organs, [*infos[:-1], replace(infos[-1], sources={"image": "1" * 64})])
-    with pytest.raises(InputError, match=f"prepared again from other files .* 1 cases differ, .* {infos[-1].name}"):
+    with pytest.raises(InputError, match=f"made from other files than the run .* 1 cases differ, .* {infos[-1].name}"):
         Run.open(run.path).store()
 
 

@@ -1,10 +1,15 @@
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from smile_fast.models import ModelConfig, Segmenter
-from smile_fast.training.weights import load_weights
+from smile_fast.training.checkpoint import Checkpoint
+from smile_fast.training.weights import load_weights, weights_file
 from smile_runtime.errors import InputError
+from tests.runs import make_run
+from tests.trainings import assert_same_bits
 
 ORGANS = ("liver", "pancreas")
 
@@ -112,3 +117,61 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     save_file(tensors, tmp_path / "w.safetensors")
     with pytest.raises(InputError, match=r"NaN or infinite values in layer1\.0\.conv1\.weight"):
         load_weights(network(), tmp_path / "w.safetensors")
+
+
+@pytest.fixture
+def trained(store, tmp_path):
+    """A run with final weights, and with a checkpoint of other ones."""
+    run = make_run(tmp_path / "trained", store, rates=[1])
+    torch.manual_seed(5)
+    Checkpoint({"model": dict(network().state_dict()), "optimizer": {"w": torch.ones(1)}}).save(run.checkpoint_path)
+    return run
+
+
+@pytest.mark.parametrize("file", ["", "model.safetensors", "checkpoint.safetensors"])
+def test_a_run_gives_all_that_it_learned(trained, file):
+    path = weights_file(trained.path / file)
+    assert path == trained.path / (file or "model.safetensors")
+    model = network()
+    report = load_weights(model, path)
+    learned = Checkpoint.load(path).tensors["model"]
+    assert_same_bits({name: model.state_dict()[name] for name in learned}, learned)
+    assert set(model.state_dict()) == set(learned)
+    assert (report.missing, report.skipped) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("organs", "head", "why"),
+    [
+        (("pancreas", "liver"), "sigmoid", "its planes are a sigmoid of liver, pancreas"),
+        (("liver",), "softmax", "its planes are a sigmoid of liver, pancreas"),
+        (("liver", "pancreas", "spleen"), "sigmoid", "its planes are a sigmoid of liver, pancreas"),
+    ],
+)
+def test_the_planes_of_other_organs_are_not_taken(trained, organs, head, why):
+    """Also where they would fit: a plane of the liver is no start for the pancreas."""
+    model = Segmenter(ModelConfig(organs, "resnet18", width=8, rates=(1,), channels=1, head=head))
+    before = start(model)
+    report = load_weights(model, trained.model_path)
+    assert [line.split(": ")[1] for line in report.skipped] == [why, why]
+    last = [line.split(": ")[0] for line in report.skipped]
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in last)
+    learned = Checkpoint.load(trained.model_path).tensors["model"]
+    others = [name for name in before if name not in last]
+    assert_same_bits({n: model.state_dict()[n] for n in others}, {n: learned[n] for n in others})
+
+
+def test_a_copy_of_a_runs_weights_gives_all_but_the_last_layer(trained, tmp_path):
+    copy = shutil.copy(trained.model_path, tmp_path / "copy.safetensors")
+    report = load_weights(network(), copy)
+    assert {line.split(": ")[0] for line in report.skipped} == set(report.missing)
+    assert all("no config.json beside the file" in line for line in report.skipped)
+    assert len(report.skipped) == 2
+
+
+def test_a_run_that_was_not_trained_gives_nothing(store, tmp_path):
+    run = make_run(tmp_path / "run", store, trained=False)
+    with pytest.raises(InputError, match=r"has no final weights to start from; finish it, or name .*checkpoint\."):
+        weights_file(run.path)
+    with pytest.raises(InputError, match="is not a run folder"):
+        weights_file(tmp_path)
