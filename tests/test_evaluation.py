@@ -351,3 +351,18 @@ def test_command_refuses_what_is_no_run_or_was_not_trained(run, tmp_path, capsys
     assert main(["evaluate", str(run.path), "--device", "cpu"]) == 2
     assert "error: " in capsys.readouterr().err
     assert not (run.path / "evaluation.json").exists()
+
+
+def test_a_file_of_another_split_keeps_its_scores(run, tmp_path):
+    """evaluation.json once held the last split that was scored."""
+    scored = evaluate_run(run, nsd_tolerance_mm=None)
+    validation, test = replace(scored, split="validation"), replace(scored, split="test")
+    written = write_evaluation(validation, tmp_path)
+    written.rename(tmp_path / "evaluation.json")
+    written.with_suffix(".csv").rename(tmp_path / "evaluation.csv")
+    write_evaluation(test, tmp_path)
+    assert {split: scores.split for split, scores in read_evaluations(tmp_path).items()} == {
+        "test": "test",
+        "validation": "validation",
+    }
+    assert (tmp_path / "evaluation-validation.csv").exists()

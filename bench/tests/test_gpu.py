@@ -61,25 +61,29 @@ def test_a_step_that_hangs_ends_with_its_children_and_keeps_its_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time is up as soon as the shell's child runs, whenever that is."""
-    pipe = tmp_path / "pid"
-    os.mkfifo(pipe)
-    child: list[str] = []
+    pid = tmp_path / "pid"
 
     class Hanging(subprocess.Popen[str]):
         def wait(self, timeout: float | None = None) -> int:
             if timeout is None:
                 return super().wait()
-            child.append(pipe.read_text())  # comes when the child is there
+            wait_until(pid.exists)
             raise subprocess.TimeoutExpired(self.args, timeout)
 
     monkeypatch.setattr(subprocess, "Popen", Hanging)
-    passed, output = gpu.run(["bash", "-c", f"echo begun; sleep 600 & echo $! > {pipe}; wait"], 60, {})
+    script = f"echo begun; sleep 600 & echo $! > {pid}.unfinished; mv {pid}.unfinished {pid}; wait"
+    passed, output = gpu.run(["bash", "-c", script], 60, {})
     assert not passed
     assert output == "begun\n\nstopped after 60 s"
+    child = int(pid.read_text())
+    wait_until(lambda: not is_running(child))
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120  # only a defect takes that long
-    while is_running(int(child[0])) and time.monotonic() < deadline:
+    while not happened():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert not is_running(int(child[0]))
 
 
 def is_running(pid: int) -> bool:

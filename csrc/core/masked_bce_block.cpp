@@ -8,8 +8,10 @@
 namespace smile_fast::SMILE_FAST_TARGET {
 namespace {
 
-constexpr int kRunsAtOnce =
-    kLanes < 8 ? 4 : 7;                     // up to 3.5 KB of float32 logits of an organ before the next one's turn
+// Of an organ, before the next one's turn: up to 3.5 KB of float32 logits. Eight runs would be more factors than a
+// double holds; with 4 lanes, seven would be 112 losses a lane in single precision, and an error near its bound of
+// 1e-7.
+constexpr int kRunsAtOnce = kLanes < 8 ? 4 : 7;
 constexpr int kChunk = kRunsAtOnce * kRun;  // voxels whose losses are summed in single precision
 constexpr int kWays = 2;                    // vectors in flight, each adding to a sum of its own
 static_assert(kChunk / kLanes / kWays <= kLossVectors && kChunk <= kLossFactors);
@@ -36,8 +38,9 @@ SMILE_FAST_INLINE void vector_losses(const Logit* logits, Logit* gradient, float
   store_gradient<kGradient>(gradient, bce(load(logits), flip, keep, sum, divisor));
 }
 
-// One organ on a run of `length` voxels. `next` is what will be read later: too far away for the hardware to guess,
-// since the next organ's plane lies a whole image further.
+// One organ on `length` voxels: of one run, or of several that are plain, whose words are not read. `next` is what will
+// be read later, and every line of it is asked for: it is too far away for the hardware to guess, since the next
+// organ's plane lies a whole image further.
 template <bool kMixed, Gradient kGradient, typename Logit>
 SMILE_FAST_INLINE void losses(const Logit* logits, Logit* gradient, float divisor, const Run& run, int length, int bit,
                               const Logit* next, LossSum (&parts)[kWays]) {
@@ -45,7 +48,7 @@ SMILE_FAST_INLINE void losses(const Logit* logits, Logit* gradient, float diviso
   for (; voxel + kWays * kLanes <= length; voxel += kWays * kLanes) {
     for (int way = 0; way < kWays; ++way) {
       const int at = voxel + way * kLanes;
-      if (way * kLanes * sizeof(Logit) % kStreamAlignment == 0)  // once a line
+      if (way * kLanes * sizeof(Logit) % kStreamAlignment == 0)
         __builtin_prefetch(next + at, kGradient == Gradient::cached || kGradient == Gradient::overwriting);
       Logit* const stored = kGradient == Gradient::none ? nullptr : gradient + at;
       vector_losses<kMixed, kGradient>(logits + at, stored, divisor, run, at, bit, parts[way]);

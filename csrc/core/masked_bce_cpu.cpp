@@ -12,7 +12,8 @@
 namespace smile_fast {
 namespace {
 
-constexpr std::int64_t kBlock = 1 << 13;  // voxels of one work item, and of one partial sum
+// Voxels of one work item, and of one partial sum: whole chunks of the kernels.
+constexpr std::int64_t kBlock = 9 * 896;
 
 }  // namespace
 

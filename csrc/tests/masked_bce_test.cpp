@@ -37,7 +37,7 @@ void test(std::int64_t batch, std::int64_t organs, std::int64_t voxels, Labels p
 template <typename Logit>
 void test_all() {
   for (std::int64_t organs : {1, 3, 13, 33, 64, 65, 128}) {
-    for (std::int64_t voxels : {1, 7, 8, 511, 513, 1025}) test<Logit>(2, organs, voxels, Labels::noise);
+    for (std::int64_t voxels : {1, 7, 8, 511, 513, 895, 897, 1793}) test<Logit>(2, organs, voxels, Labels::noise);
     test<Logit>(1, organs, 2048, Labels::uniform);
   }
   for (std::int64_t organs : {3, 33}) test<Logit>(2, organs, 3 * 16384 + 5, Labels::runs);

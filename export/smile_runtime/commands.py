@@ -63,12 +63,12 @@ def _predict_folder(args: argparse.Namespace) -> None:
         _write_side_files(args, predictor, report)
     failed, kept = report.count(FAILED), report.count(KEPT)
     print(
-        f"{len(jobs) - failed} of {len(jobs)} scans have their label map in {printable(out)}"
+        f"{len(jobs) - failed} of {len(jobs)} scans have their results in {printable(out)}"
         + f" ({kept} kept)" * bool(kept)
     )
     _warn(report)
     if failed:
-        raise InputError(f"{failed} of {len(jobs)} scans could not be segmented, as told above")
+        raise InputError(f"{failed} of {len(jobs)} scans could not be finished, as told above")
 
 
 def _warn(report: Report) -> None:

@@ -104,7 +104,8 @@ def remove_other(path: str | os.PathLike[str], shown: str, *, only_ours: bool) -
     if found == shown or (only_ours and found is None):
         return
     try:
-        Path(os.path.realpath(path)).unlink(missing_ok=True)  # a symbolic link keeps pointing where it points
+        # Where a picture will be written, a symbolic link keeps pointing where it points.
+        Path(path if only_ours else os.path.realpath(path)).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot replace {path}: {reason(error)}") from error
 

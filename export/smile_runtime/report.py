@@ -58,7 +58,7 @@ class Report:
         )
 
     def add_failure(self, scan: Path, message: str) -> None:
-        """Note a scan that could not be segmented."""
+        """Note a scan that could not be finished."""
         self.files.append({"scan": printable(scan), "status": FAILED, "error": printable(message)})
 
     def warnings(self) -> list[str]:

@@ -58,7 +58,7 @@ def test_every_scan_gets_what_it_gets_alone(scans, tmp_path, threshold_model, ca
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {*(f"case {n}.nii.gz" for n in range(5)), "organs.label.txt", "organs.ctbl"}
     printed = capsys.readouterr()
-    assert printed.out.startswith(f"5 of 5 scans have their label map in {tmp_path / 'out'}\n")
+    assert printed.out.startswith(f"5 of 5 scans have their results in {tmp_path / 'out'}\n")
     assert printed.err.startswith("predict: 5/5 in ")
 
 
@@ -71,7 +71,7 @@ def test_a_bad_file_is_reported_and_the_rest_goes_on(scans, tmp_path, threshold_
     assert len(errors) == 3
     assert "case 1.nii.gz is damaged" in errors[0]
     assert "case 3.nii.gz is cut short" in errors[1]
-    assert errors[2] == "error: 2 of 5 scans could not be segmented, as told above"
+    assert errors[2] == "error: 2 of 5 scans could not be finished, as told above"
     report = json.loads((tmp_path / "run.json").read_text())
     assert report["counts"] == {"written": 3, "already complete": 0, "failed": 2}
     assert sorted(path.name for path in (tmp_path / "out").glob("*.gz")) == [f"case {n}.nii.gz" for n in (0, 2, 4)]

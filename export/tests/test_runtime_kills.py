@@ -43,6 +43,7 @@ def run_all(jobs):
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,  # only a defect takes that long
         env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
     print(done.stderr)  # what the runs said: shown if the test fails

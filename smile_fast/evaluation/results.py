@@ -108,6 +108,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
         The JSON file.
     """
     path = folder / score_file(evaluation.split, of_predictions=evaluation.predictions is not None)
+    _keep_other_split(path, evaluation.split)
     write_json(path, asdict(evaluation))
     table = io.StringIO()
     columns = [field.name for field in fields(PairScore)]
@@ -125,6 +126,21 @@ def score_file(split: str, *, of_predictions: bool = False) -> str:
     Scores of somebody else's label maps have a name of their own, evaluation-of-predictions: they are not the run's.
     """
     return f"evaluation{'-of-predictions' * of_predictions}{f'-{split}' * (split != 'test')}.json"
+
+
+def _keep_other_split(path: Path, split: str) -> None:
+    """Give a file of another split that one's own name: evaluation.json once held the last split that was scored."""
+    try:
+        other = json.loads(path.read_bytes())["split"]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: nothing to keep
+        return
+    if other == split or other not in SPLITS:
+        return
+    own = path.with_name(f"{path.stem}-{other}.json")
+    if not own.exists():
+        for suffix in (".csv", ".json"):
+            if path.with_suffix(suffix).exists():
+                path.with_suffix(suffix).replace(own.with_suffix(suffix))
 
 
 def read_evaluations(folder: Path) -> dict[str, Evaluation]:

@@ -11,7 +11,6 @@ from smile_fast.ops.native_cuda import masked_bce as native_cuda
 from smile_fast.ops.reference import compute_dtype
 from smile_fast.ops.triton_kernels import core as triton
 
-UNIT_FACTOR = 1e-9  # a factor this near to 1 changes no float32, bfloat16 or float16 gradient
 NO_SECOND_DERIVATIVE = "the loss has no second derivative: call backward without create_graph"
 
 
@@ -139,9 +138,7 @@ def _scaled(
 
 
 def _are_one(factors: Tensor) -> bool:
-    if factors.ndim == 0:
-        return abs(factors.item() - 1) < UNIT_FACTOR
-    return bool(((factors - 1).abs() < UNIT_FACTOR).all())
+    return factors.item() == 1 if factors.ndim == 0 else bool((factors == 1).all())
 
 
 def _product(grad: Tensor, factors: Tensor) -> Tensor:

@@ -46,9 +46,8 @@ def weights_file(path: Path) -> Path:
         return path
     run = Run.open(path)
     if not run.model_path.exists():
-        raise InputError(
-            f"The run {path} has no final weights to start from; finish it, or name {run.checkpoint_path}."
-        )
+        started = f", or name {run.checkpoint_path}" if run.checkpoint_path.exists() else ""
+        raise InputError(f"The run {path} has no final weights to start from; finish it{started}.")
     return run.model_path
 
 
@@ -103,8 +102,8 @@ def _read(path: Path, model: Segmenter) -> tuple[dict[str, Tensor], str | None]:
     tensors = Checkpoint.load(path).tensors.get("model", {})
     try:
         known = Run.open(path.parent).model_config
-    except InputError:  # a copy somewhere else
-        return tensors, "there is no config.json beside the file to tell its organs"
+    except InputError:  # a copy somewhere else, or damaged
+        return tensors, "there is no usable config.json beside the file to tell its organs"
     if (known.organs, known.head) == (model.config.organs, model.config.head):
         return tensors, None
     return tensors, f"its planes are a {known.head} of {', '.join(known.organs)}"
