@@ -111,6 +111,12 @@ SMILE_FAST_INLINE void organ_on_chunk(const Logit* logits, Logit* gradient, floa
   if (known) sum.add(parts);
 }
 
+// The next organ whose logits will be read; where all others are skipped, the first one, of the next chunk.
+SMILE_FAST_INLINE int next_known(std::uint32_t known, int bit) {
+  const std::uint32_t later = known & ~((2u << bit) - 1), candidates = later != 0 ? later : known;
+  return candidates == 0 ? 0 : __builtin_ctz(candidates);
+}
+
 // 32 organs, from `organ` on, on the voxels [begin, end) of one image.
 template <Gradient kGradient, typename Logit>
 SMILE_FAST_INLINE void word_of_organs(const MaskedBceArguments& a, std::int64_t image, std::int64_t begin,
@@ -122,15 +128,18 @@ SMILE_FAST_INLINE void word_of_organs(const MaskedBceArguments& a, std::int64_t 
   for (std::int64_t first = begin; first < end; first += kChunk) {
     const int length = static_cast<int>(smaller(kChunk, end - first));
     Run runs[kRunsAtOnce];
+    std::uint32_t known = 0;
     for (int voxel = 0; voxel < length; voxel += kRun) {
       const int voxels = length - voxel < kRun ? length - voxel : kRun;
       decode(a.labels + image * a.voxels + first + voxel, voxels, rows, words, runs[voxel / kRun]);
+      known |= runs[voxel / kRun].known_anywhere;
     }
     const std::int64_t offset = (image * a.organs + organ) * a.voxels + first;
     const Logit* logits = static_cast<const Logit*>(a.logits) + offset;
     Logit* gradient = kGradient == Gradient::none ? nullptr : static_cast<Logit*>(a.gradient) + offset;
     for (int bit = 0; bit < organs; ++bit) {
-      const Logit* next = bit + 1 < organs ? logits + (bit + 1) * a.voxels : logits + kChunk;
+      const Logit* next = logits + next_known(known, bit) * a.voxels;
+      if (next <= logits + bit * a.voxels) next += kChunk;
       organ_on_chunk<kGradient>(logits + bit * a.voxels, gradient, divisor, runs, length, bit, next, losses[bit]);
       gradient += kGradient == Gradient::none ? 0 : a.voxels;
     }
