@@ -93,7 +93,7 @@ def rows(measured: dict[str, Figures], titles: dict[str, str], peers: dict[str, 
             title = f"{titles[name]}, in place" if ours == IN_PLACE else titles[name]
             cells = [ratio(ratios[peer]["medians"]) if peer in ratios else "" for peer in peers]
             time = measured[name][MILLISECONDS][ours]["median"]
-            yield f"| {title} | {time:.3g} | {' | '.join(cells)} |"
+            yield f"| {title} | {f'{time:.3g}' if time < 1000 else f'{time:.0f}'} | {' | '.join(cells)} |"
     yield ""
 
 
