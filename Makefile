@@ -29,7 +29,7 @@ help:
 setup: $(VENV)/.ready
 
 # torch first and by its exact version: no other package may choose it.
-$(VENV)/.ready: pyproject.toml export/pyproject.toml setup.py CMakeLists.txt requirements/torch.txt $(wildcard csrc/*/*)
+$(VENV)/.ready: pyproject.toml export/pyproject.toml setup.py CMakeLists.txt requirements/torch.txt $(wildcard csrc/*/* csrc/*/*/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -r requirements/torch.txt
 	$(BIN)/python -m pip install -q -e ./export -e ".[test,dev]"

@@ -175,7 +175,7 @@ def test_lazy_imports_of_a_command_are_told_apart() -> None:
     assert [line.split()[2] for line in found] == ["torch", "scipy"]
 
 
-CORE_INCLUDES = r"core/[a-z0-9_]+\.(h|cuh)"
+CORE_INCLUDES = r"core/[a-z0-9_]+/[a-z0-9_]+\.(h|cuh)"
 SIBLINGS = r"([a-z_]+/)?[a-z_]+\.h"
 SYSTEM = r"(sys/)?[a-z_]+(\.h)?|cuda_(runtime|fp16|bf16)\.h"
 INCLUDES = {
@@ -194,7 +194,7 @@ def foreign_includes(folder: str, source: str) -> list[str]:
 
 @pytest.mark.parametrize("folder", INCLUDES)
 def test_native_sources_keep_to_their_layer(folder: str) -> None:
-    sources = [path for path in (ROOT / "csrc" / folder).iterdir() if path.suffix in (".h", ".cpp", ".cu", ".cuh")]
+    sources = [path for path in (ROOT / "csrc" / folder).rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh")]
     assert sources
     assert {path.name: lines for path in sources if (lines := foreign_includes(folder, path.read_text()))} == {}
 

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/float_formats.h"
+#include "core/common/float_formats.h"
 
 namespace smile_fast::bindings {
 

@@ -1,4 +1,4 @@
-#include "core/label_map_upsampled.h"
+#include "core/upsampled_labels/label_map_upsampled.h"
 
 #include "arguments.h"
 

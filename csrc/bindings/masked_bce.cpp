@@ -1,4 +1,4 @@
-#include "core/masked_bce.h"
+#include "core/masked_bce/masked_bce.h"
 
 #include "arguments.h"
 

@@ -1,4 +1,4 @@
-#include "core/masked_bce_upsampled.h"
+#include "core/masked_bce_upsampled/masked_bce_upsampled.h"
 
 #include <array>
 

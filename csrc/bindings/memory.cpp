@@ -1,5 +1,5 @@
 #include "arguments.h"
-#include "core/memory_pool.h"
+#include "core/common/memory_pool.h"
 
 namespace py = pybind11;
 

@@ -1,6 +1,6 @@
 // smile_fast._native: the CPU kernels for Python.
 #include "arguments.h"
-#include "core/targets.h"
+#include "core/common/cpu_capability.h"
 
 namespace {
 

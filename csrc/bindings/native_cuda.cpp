@@ -3,9 +3,9 @@
 #include <array>
 
 #include "arguments.h"
-#include "core/masked_bce_cuda.h"
-#include "core/masked_bce_upsampled_cuda.h"
-#include "core/select_top_fraction_cuda.h"
+#include "core/masked_bce/masked_bce_cuda.h"
+#include "core/masked_bce_upsampled/masked_bce_upsampled_cuda.h"
+#include "core/select_top_fraction/select_top_fraction_cuda.h"
 
 namespace py = pybind11;
 

@@ -1,4 +1,4 @@
-#include "core/pseudo_labels_upsampled.h"
+#include "core/upsampled_labels/pseudo_labels_upsampled.h"
 
 #include "arguments.h"
 

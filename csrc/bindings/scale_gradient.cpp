@@ -1,4 +1,4 @@
-#include "core/scale_gradient.h"
+#include "core/masked_bce/scale_gradient.h"
 
 #include "arguments.h"
 

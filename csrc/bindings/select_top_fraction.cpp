@@ -1,4 +1,4 @@
-#include "core/select_top_fraction.h"
+#include "core/select_top_fraction/select_top_fraction.h"
 
 #include "arguments.h"
 

@@ -10,12 +10,18 @@ elseif(SMILE_FAST_SANITIZE STREQUAL "thread")
   target_compile_definitions(cuda_emulation PRIVATE SMILE_FAST_EMULATION_TSAN)
 endif()
 
-set(emulated_sources masked_bce masked_bce_upsampled plane_sums scale_gradient select_top_fraction)
+set(emulated_sources
+  masked_bce/masked_bce
+  masked_bce/plane_sums
+  masked_bce/scale_gradient
+  masked_bce_upsampled/masked_bce_upsampled
+  select_top_fraction/select_top_fraction)
 set(emulated_files)
-foreach(name ${emulated_sources})
+foreach(source ${emulated_sources})
+  get_filename_component(name ${source} NAME)
   # A file of another name that includes the source: nvcc may compile the source itself in the same build.
   set(file ${CMAKE_CURRENT_BINARY_DIR}/emulated/${name}.cpp)
-  file(CONFIGURE OUTPUT ${file} CONTENT "#include \"core/${name}.cu\"\n")
+  file(CONFIGURE OUTPUT ${file} CONTENT "#include \"core/${source}.cu\"\n")
   list(APPEND emulated_files ${file})
 endforeach()
 add_library(emulated_kernels STATIC ${emulated_files})
@@ -44,9 +50,10 @@ endif()
 
 find_program(SMILE_FAST_NVCC nvcc HINTS /usr/local/cuda/bin)
 if(SMILE_FAST_NVCC AND NOT SMILE_FAST_SANITIZE)
-  foreach(name ${emulated_sources})
+  foreach(source ${emulated_sources})
+    get_filename_component(name ${source} NAME)
     add_test(NAME spills_${name}
-      COMMAND ${CMAKE_COMMAND} -DNVCC=${SMILE_FAST_NVCC} -DSOURCE=${CMAKE_CURRENT_SOURCE_DIR}/csrc/core/${name}.cu
+      COMMAND ${CMAKE_COMMAND} -DNVCC=${SMILE_FAST_NVCC} -DSOURCE=${CMAKE_CURRENT_SOURCE_DIR}/csrc/core/${source}.cu
         -DINCLUDE=${CMAKE_CURRENT_SOURCE_DIR}/csrc -DOUTPUT=${CMAKE_CURRENT_BINARY_DIR}/${name}.spills.o
         -P ${CMAKE_CURRENT_SOURCE_DIR}/csrc/tests/spills.cmake)
     set_tests_properties(spills_${name} PROPERTIES LABELS nvcc)

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/cuda_kernel.cuh"
+#include "core/common/cuda_kernel.cuh"
 
 namespace {
 

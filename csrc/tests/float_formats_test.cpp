@@ -1,5 +1,5 @@
 // The 16-bit formats on every value, against their definition in double precision.
-#include "core/float_formats.h"
+#include "core/common/float_formats.h"
 
 #include <cmath>
 #include <cstdint>

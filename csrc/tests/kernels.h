@@ -11,8 +11,8 @@
 #include <utility>
 
 #include "check.h"
-#include "core/float_formats.h"
-#include "core/targets.h"
+#include "core/common/float_formats.h"
+#include "core/common/cpu_capability.h"
 
 namespace smile_fast::testing {
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "core/label_map_upsampled.h"
+#include "core/upsampled_labels/label_map_upsampled.h"
 #include "upsampled_problems.h"
 
 namespace smile_fast::testing {

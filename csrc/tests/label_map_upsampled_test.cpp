@@ -1,6 +1,6 @@
 // label_map_upsampled_cpu against a loop over pixels and channels: ragged sizes, all dtypes, ties, NaN, several
 // threads.
-#include "core/label_map_upsampled.h"
+#include "core/upsampled_labels/label_map_upsampled.h"
 
 #include "check.h"
 #include "label_map_oracle.h"

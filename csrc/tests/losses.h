@@ -7,8 +7,8 @@
 #include <random>
 #include <vector>
 
-#include "core/float_formats.h"
-#include "core/label_counts.h"
+#include "core/common/float_formats.h"
+#include "core/masked_bce/label_counts.h"
 
 namespace smile_fast::testing {
 

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "check.h"
-#include "core/masked_bce.h"
+#include "core/masked_bce/masked_bce.h"
 #include "kernels.h"
 #include "losses.h"
 

@@ -1,5 +1,5 @@
 // The CUDA kernels of masked_bce and scale_gradient, executed on the host, against a scalar loop in double precision.
-#include "core/masked_bce_cuda.h"
+#include "core/masked_bce/masked_bce_cuda.h"
 
 #include <algorithm>
 #include <string>

@@ -1,5 +1,5 @@
 // masked_bce_cpu against a scalar loop in double precision: ragged sizes, all dtypes, many organs, several threads.
-#include "core/masked_bce.h"
+#include "core/masked_bce/masked_bce.h"
 
 #include <cstdint>
 #include <random>

@@ -1,5 +1,5 @@
 // The CUDA kernel of masked_bce_upsampled, executed on the host, against loops over all voxels in double precision.
-#include "core/masked_bce_upsampled_cuda.h"
+#include "core/masked_bce_upsampled/masked_bce_upsampled_cuda.h"
 
 #include <algorithm>
 #include <array>

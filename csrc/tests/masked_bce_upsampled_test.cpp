@@ -1,6 +1,6 @@
 // masked_bce_upsampled_cpu against a scalar loop in double precision: sizes that grow, shrink and stay, images and
 // volumes, all dtypes, many organs, several threads, poison, and what it allocates.
-#include "core/masked_bce_upsampled.h"
+#include "core/masked_bce_upsampled/masked_bce_upsampled.h"
 
 #include <algorithm>
 #include <array>
@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/masked_bce_upsampled_block.h"
+#include "core/masked_bce_upsampled/masked_bce_upsampled_kernel.h"
 #include "kernels.h"
 #include "losses.h"
 

@@ -1,5 +1,5 @@
 // The pool: blocks come back, do not overlap, are bounded in number, and survive several threads.
-#include "core/memory_pool.h"
+#include "core/common/memory_pool.h"
 
 #include <cstdint>
 #include <cstring>

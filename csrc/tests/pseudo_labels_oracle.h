@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "core/pseudo_labels_upsampled.h"
+#include "core/upsampled_labels/pseudo_labels_upsampled.h"
 #include "select_oracle.h"
 #include "upsampled_problems.h"
 

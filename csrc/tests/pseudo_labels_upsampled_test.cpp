@@ -1,5 +1,5 @@
 // pseudo_labels_upsampled_cpu against a stable sort of all candidates: ragged sizes, all dtypes, ties, NaN, threads.
-#include "core/pseudo_labels_upsampled.h"
+#include "core/upsampled_labels/pseudo_labels_upsampled.h"
 
 #include "check.h"
 #include "pseudo_labels_oracle.h"

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/scale_gradient.h"
+#include "core/masked_bce/scale_gradient.h"
 #include "kernels.h"
 
 namespace smile_fast::testing {

@@ -1,5 +1,5 @@
 // The CUDA kernels of select_top_fraction, executed on the host, against a sort with exact counts.
-#include "core/select_top_fraction_cuda.h"
+#include "core/select_top_fraction/select_top_fraction_cuda.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,6 @@
 // select_top_fraction_cpu against a stable sort: many small segments, a few long ones with scores made to mislead the
 // sample or to tie, all dtypes, several threads.
-#include "core/select_top_fraction.h"
+#include "core/select_top_fraction/select_top_fraction.h"
 
 #include <algorithm>
 #include <array>
@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/select_top_fraction_sample.h"
+#include "core/select_top_fraction/select_top_fraction_sample.h"
 #include "kernels.h"
 #include "select_oracle.h"
 
@@ -22,7 +22,7 @@ using namespace smile_fast;
 using namespace smile_fast::testing;
 
 // With kSegments each and in three dtypes: 108,000 segments, on every target.
-#if defined(__SANITIZE_THREAD__)  // every thread is started anew there: core/parallel.h
+#if defined(__SANITIZE_THREAD__)  // every thread is started anew there: core/common/parallel.h
 constexpr int kProblems = 10;
 constexpr int kThreads[] = {1, 3};
 constexpr std::uint32_t kDensities[] = {5};

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "core/cell_grid.h"
+#include "core/upsampled_labels/cell_grid.h"
 #include "kernels.h"
 
 namespace smile_fast::testing {

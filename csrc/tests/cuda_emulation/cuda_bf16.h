@@ -1,7 +1,7 @@
 // Stands in for CUDA's own header, see cuda_runtime.h.
 #pragma once
 
-#include "core/float_formats.h"
+#include "core/common/float_formats.h"
 
 struct __nv_bfloat16 {
   std::uint16_t bits;

@@ -8,8 +8,8 @@
 #include <cstring>
 #include <memory>
 
-#include "core/float_formats.h"
-#include "core/targets.h"
+#include "core/common/float_formats.h"
+#include "core/common/cpu_capability.h"
 #include "tests/kernels.h"
 
 namespace smile_fast::fuzz {

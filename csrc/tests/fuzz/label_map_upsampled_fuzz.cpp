@@ -1,5 +1,5 @@
 // label_map_upsampled_cpu against a loop over pixels and channels in double precision.
-#include "core/label_map_upsampled.h"
+#include "core/upsampled_labels/label_map_upsampled.h"
 #include "fuzz.h"
 #include "tests/label_map_oracle.h"
 

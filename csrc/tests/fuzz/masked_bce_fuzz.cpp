@@ -4,8 +4,8 @@
 #include <cstring>
 #include <vector>
 
-#include "core/label_counts.h"
-#include "core/masked_bce.h"
+#include "core/masked_bce/label_counts.h"
+#include "core/masked_bce/masked_bce.h"
 #include "fuzz.h"
 
 namespace {

@@ -7,8 +7,8 @@
 #include <cmath>
 #include <vector>
 
-#include "core/label_counts.h"
-#include "core/masked_bce_upsampled.h"
+#include "core/masked_bce/label_counts.h"
+#include "core/masked_bce_upsampled/masked_bce_upsampled.h"
 #include "fuzz.h"
 #include "tests/upsampled_problems.h"
 

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/pseudo_labels_upsampled.h"
+#include "core/upsampled_labels/pseudo_labels_upsampled.h"
 #include "fuzz.h"
 #include "tests/pseudo_labels_oracle.h"
 

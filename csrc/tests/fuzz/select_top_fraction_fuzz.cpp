@@ -3,7 +3,7 @@
 #include <cstring>
 #include <vector>
 
-#include "core/select_top_fraction.h"
+#include "core/select_top_fraction/select_top_fraction.h"
 #include "fuzz.h"
 #include "tests/select_oracle.h"
 

@@ -8,7 +8,7 @@ import torch
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 """The dtypes of logits and scores that the core computes with, and its names for them."""
 
-MAX_STRIDE = 64  # of upsampled logits: kMaxStride of csrc/core/cell_grid.h
+MAX_STRIDE = 64  # of upsampled logits: kMaxStride of csrc/core/upsampled_labels/cell_grid.h
 
 
 def _load() -> tuple[Any, str]:

@@ -1,4 +1,4 @@
-"""label_map_upsampled in C++, on the CPU: csrc/core/label_map_upsampled.h."""
+"""label_map_upsampled in C++, on the CPU: csrc/core/upsampled_labels/label_map_upsampled.h."""
 
 import torch
 from torch import Tensor

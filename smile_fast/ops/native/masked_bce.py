@@ -1,4 +1,4 @@
-"""masked_bce in C++, on the CPU: csrc/core/masked_bce.h."""
+"""masked_bce in C++, on the CPU: csrc/core/masked_bce/masked_bce.h."""
 
 import math
 

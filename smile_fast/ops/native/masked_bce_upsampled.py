@@ -1,4 +1,4 @@
-"""masked_bce_upsampled in C++, on the CPU: csrc/core/masked_bce_upsampled.h."""
+"""masked_bce_upsampled in C++, on the CPU: csrc/core/masked_bce_upsampled/masked_bce_upsampled.h."""
 
 import torch
 from torch import Tensor

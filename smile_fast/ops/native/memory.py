@@ -1,4 +1,4 @@
-"""Large results in memory that the core keeps for the next call: csrc/core/memory_pool.h."""
+"""Large results in memory that the core keeps for the next call: csrc/core/common/memory_pool.h."""
 
 import math
 from collections.abc import Sequence

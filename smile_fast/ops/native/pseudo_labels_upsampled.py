@@ -1,4 +1,4 @@
-"""pseudo_labels_upsampled in C++, on the CPU: csrc/core/pseudo_labels_upsampled.h."""
+"""pseudo_labels_upsampled in C++, on the CPU: csrc/core/upsampled_labels/pseudo_labels_upsampled.h."""
 
 from collections.abc import Sequence
 

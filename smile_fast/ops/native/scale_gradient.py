@@ -1,4 +1,4 @@
-"""The backward pass of the losses in C++, on the CPU: csrc/core/scale_gradient.h."""
+"""The backward pass of the losses in C++, on the CPU: csrc/core/masked_bce/scale_gradient.h."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""select_top_fraction in C++, on the CPU: csrc/core/select_top_fraction.h."""
+"""select_top_fraction in C++, on the CPU: csrc/core/select_top_fraction/select_top_fraction.h."""
 
 import torch
 from torch import Tensor

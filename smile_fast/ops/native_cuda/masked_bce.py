@@ -1,4 +1,4 @@
-"""masked_bce in CUDA C++: csrc/core/masked_bce_cuda.h."""
+"""masked_bce in CUDA C++: csrc/core/masked_bce/masked_bce_cuda.h."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""masked_bce_upsampled in CUDA C++: csrc/core/masked_bce_upsampled_cuda.h."""
+"""masked_bce_upsampled in CUDA C++: csrc/core/masked_bce_upsampled/masked_bce_upsampled_cuda.h."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""select_top_fraction in CUDA C++: csrc/core/select_top_fraction_cuda.h."""
+"""select_top_fraction in CUDA C++: csrc/core/select_top_fraction/select_top_fraction_cuda.h."""
 
 import torch
 from torch import Tensor

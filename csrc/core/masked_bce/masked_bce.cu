@@ -1,0 +1,294 @@
+// A block owns a tile of voxels of one image and goes through all organs: the labels are decoded once, into registers,
+// as words of 32 organs' bits. A warp skips an organ that none of its voxels knows; the next organ's logits are on
+// their way while one is computed.
+#include "core/masked_bce/bce.cuh"
+#include "core/common/cuda_formats.cuh"
+#include "core/common/cuda_kernel.cuh"
+#include "core/masked_bce/masked_bce_cuda.h"
+#include "core/masked_bce/plane_sums.cuh"
+
+namespace smile_fast {
+namespace {
+
+using namespace cuda;
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kWarp;
+
+struct Problem {
+  const void* logits;
+  const std::uint8_t* labels;
+  const std::uint32_t* table;
+  void* gradient;
+  const Count* known;  // null: the gradient is not divided
+  double* partials;    // [batch * organs, blocks]
+  std::int64_t organs;
+  std::int64_t words;
+  std::int64_t voxels;
+  unsigned blocks;     // of one image; 32 bits divide fast
+  std::int64_t tiles;  // of one block
+};
+
+struct Shared {
+  uint2 rows[kLabelValues];  // known and positive bits of the 32 organs at hand
+  double losses[kWarps][kWordBits];
+};
+
+// Where the elements are that a thread holds: kWidth neighbours in an access, accesses kThreads * kWidth apart.
+template <typename Logit, int kWidth>
+struct Layout {
+  using Elements = Held<Logit>;
+  static constexpr int kTile = kThreads * Elements::kCount;
+  static constexpr int kAccesses = Elements::kCount / kWidth;
+
+  static __device__ __forceinline__ std::int64_t offset(int access) {
+    return (static_cast<std::int64_t>(access) * kThreads + threadIdx.x) * kWidth;
+  }
+
+  // plane: the tile's first element; length: elements from there to the plane's end, a multiple of kWidth.
+  static __device__ __forceinline__ void load(const Logit* plane, std::int64_t length, Elements& held) {
+#pragma unroll
+    for (int access = 0; access < kAccesses; ++access) {
+      const std::int64_t at = offset(access);
+      if constexpr (kWidth > 1) {
+        uint4 words = make_uint4(0, 0, 0, 0);
+        if (at < length) words = __ldcs(reinterpret_cast<const uint4*>(plane + at));
+        held.words[4 * access] = words.x;
+        held.words[4 * access + 1] = words.y;
+        held.words[4 * access + 2] = words.z;
+        held.words[4 * access + 3] = words.w;
+      } else {
+        using Bits = typename Format<Logit>::Bits;
+        held.set_bits(access, at < length ? __ldcs(reinterpret_cast<const Bits*>(plane + at)) : 0);
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void store(Logit* plane, std::int64_t length, const Elements& held) {
+#pragma unroll
+    for (int access = 0; access < kAccesses; ++access) {
+      const std::int64_t at = offset(access);
+      if (at >= length) continue;
+      if constexpr (kWidth > 1) {
+        __stcs(reinterpret_cast<uint4*>(plane + at),
+               make_uint4(held.words[4 * access], held.words[4 * access + 1], held.words[4 * access + 2],
+                          held.words[4 * access + 3]));
+      } else {
+        using Bits = typename Format<Logit>::Bits;
+        const unsigned word = held.words[access / Elements::kPerWord];
+        __stcs(reinterpret_cast<Bits*>(plane + at),
+               static_cast<Bits>(Elements::kPerWord == 1 || access % 2 == 0 ? word : word >> 16));
+      }
+    }
+  }
+};
+
+// The supervision of a thread's voxels, and what holds for all voxels of its warp.
+template <int kCount>
+struct Decoded {
+  unsigned known[kCount];
+  unsigned positive[kCount];
+  unsigned known_anywhere;
+  unsigned known_everywhere;
+  unsigned positive_anywhere;
+};
+
+// The kWidth labels at `address` in the low bytes of two words.
+template <int kWidth>
+__device__ __forceinline__ uint2 load_labels(const std::uint8_t* address) {
+  if constexpr (kWidth == 8) return __ldg(reinterpret_cast<const uint2*>(address));
+  if constexpr (kWidth == 4) return make_uint2(__ldg(reinterpret_cast<const unsigned*>(address)), 0);
+  return make_uint2(__ldg(address), 0);
+}
+
+template <typename Logit, int kWidth>
+__device__ __forceinline__ void decode(const std::uint8_t* labels, std::int64_t length, const uint2* rows,
+                                       Decoded<Held<Logit>::kCount>& decoded) {
+  using Places = Layout<Logit, kWidth>;
+  unsigned any = 0, all = ~0u, positive = 0;
+#pragma unroll
+  for (int access = 0; access < Places::kAccesses; ++access) {
+    const std::int64_t at = Places::offset(access);
+    const bool inside = at < length;
+    const uint2 bytes = inside ? load_labels<kWidth>(labels + at) : make_uint2(0, 0);
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      const unsigned label = (i < 4 ? bytes.x : bytes.y) >> (8 * (i % 4)) & 0xffu;
+      const uint2 row = inside ? rows[label] : make_uint2(0, 0);
+      decoded.known[access * kWidth + i] = row.x;
+      decoded.positive[access * kWidth + i] = row.y;
+      any |= row.x;
+      all &= row.x;
+      positive |= row.y;
+    }
+  }
+  decoded.known_anywhere = __reduce_or_sync(kAllLanes, any);
+  decoded.known_everywhere = __reduce_and_sync(kAllLanes, all);
+  decoded.positive_anywhere = __reduce_or_sync(kAllLanes, positive);
+}
+
+// The losses of one organ, and their gradients. kMixed = false: all voxels are known, none is positive.
+template <bool kMixed, typename Logit>
+__device__ __forceinline__ float losses(const Held<Logit>& held, const Decoded<Held<Logit>::kCount>& decoded, int bit,
+                                        float scale, Held<Logit>& gradient) {
+  LossSum sum;
+#pragma unroll
+  for (int i = 0; i < Held<Logit>::kCount; ++i) {
+    const float z = held.get(i);
+    const float slope =
+        kMixed ? masked_bce<Logit>(z, sign_where(decoded.positive[i], bit), ones_where(decoded.known[i], bit), sum)
+               : bce<Logit>(z, 0u, sum);
+    gradient.set(i, slope * scale);
+  }
+  return sum.total();
+}
+
+// All organs of a word on one tile. logits, gradient: of the word's first organ, at the tile's first voxel.
+template <typename Logit, int kWidth>
+__device__ __forceinline__ void tile_losses(const Problem& p, const Logit* logits, Logit* gradient, std::int64_t length,
+                                            int organs, float scale, const Decoded<Held<Logit>::kCount>& decoded,
+                                            double* sums) {
+  using Places = Layout<Logit, kWidth>;
+  const unsigned wanted = organs == kWordBits ? decoded.known_anywhere : decoded.known_anywhere & ((1u << organs) - 1);
+  Held<Logit> next = {};
+  if (wanted & 1u) Places::load(logits, length, next);
+  for (int bit = 0; bit < organs; ++bit) {
+    const Held<Logit> held = next;
+    Held<Logit> slopes = {};
+    logits += p.voxels;
+    if (bit + 1 < kWordBits && (wanted >> (bit + 1) & 1u)) Places::load(logits, length, next);
+    if (wanted >> bit & 1u) {
+      const bool clean = (decoded.known_everywhere & ~decoded.positive_anywhere) >> bit & 1u;
+      const float loss = clean ? losses<false, Logit>(held, decoded, bit, scale, slopes)
+                               : losses<true, Logit>(held, decoded, bit, scale, slopes);
+      const float sum = warp_sum(loss);
+      if (lane_of_thread() == 0) sums[bit] += static_cast<double>(sum);
+    }
+    if (gradient != nullptr) {
+      Places::store(gradient, length, slopes);
+      gradient += p.voxels;
+    }
+  }
+}
+
+// 1 / max(count, 1), correctly rounded but for rare ties. A division would be a call, and calls spill registers.
+__device__ __forceinline__ float reciprocal(Count count) {
+  const double divisor = static_cast<double>(count > 0 ? count : 1);
+  const double guess = static_cast<double>(__fdividef(1.0f, static_cast<float>(divisor)));
+  return static_cast<float>(fma(guess, fma(-divisor, guess, 1.0), guess));
+}
+
+template <typename Logit, int kWidth>
+__global__ void __launch_bounds__(kThreads, kWidth == 1 ? 1 : 6) losses_kernel(Problem p) {
+  using Places = Layout<Logit, kWidth>;
+  SMILE_FAST_SHARED(Shared, shared);
+  const std::int64_t image = blockIdx.x / p.blocks, block = blockIdx.x % p.blocks;
+  const int thread = threadIdx.x;
+  float scale = 1.0f;
+  if (p.known != nullptr) {
+    scale = reciprocal(*p.known);
+  }
+  const std::uint8_t* labels = p.labels + image * p.voxels;
+  const std::int64_t begin = block * p.tiles * Places::kTile;
+  const std::int64_t rest = begin + p.tiles * Places::kTile;
+  const std::int64_t end = rest < p.voxels ? rest : p.voxels;
+  for (std::int64_t word = 0; word < p.words; ++word) {
+    const std::int64_t organ = word * kWordBits;
+    const int organs = static_cast<int>(p.organs - organ < kWordBits ? p.organs - organ : kWordBits);
+    for (int label = thread; label < kLabelValues; label += kThreads) {
+      const std::uint32_t* row = p.table + (image * kLabelValues + label) * 2 * p.words + word;
+      shared.rows[label] = make_uint2(__ldg(row), __ldg(row + p.words));
+    }
+    shared.losses[thread / kWordBits][thread % kWordBits] = 0.0;
+    __syncthreads();
+    for (std::int64_t first = begin; first < end; first += Places::kTile) {
+      const std::int64_t length = p.voxels - first;
+      Decoded<Held<Logit>::kCount> decoded;
+      decode<Logit, kWidth>(labels + first, length, shared.rows, decoded);
+      const std::int64_t offset = (image * p.organs + organ) * p.voxels + first;
+      Logit* gradient = p.gradient == nullptr ? nullptr : static_cast<Logit*>(p.gradient) + offset;
+      tile_losses<Logit, kWidth>(p, static_cast<const Logit*>(p.logits) + offset, gradient, length, organs, scale,
+                                 decoded, shared.losses[warp_of_thread()]);
+    }
+    __syncthreads();
+    if (thread < organs) {
+      double sum = 0.0;
+      for (int warp = 0; warp < kWarps; ++warp) sum += shared.losses[warp][thread];
+      p.partials[(image * p.organs + organ + thread) * p.blocks + block] = sum;
+    }
+    __syncthreads();
+  }
+}
+
+static_assert(kThreads == kWarps * kWordBits, "a thread clears one sum");
+
+constexpr std::int64_t kManyTiles = 2048;  // from so many on, a block takes several: the table is loaded once for them
+
+struct Cut {
+  std::int64_t tiles;   // of one block
+  std::int64_t blocks;  // of one image
+};
+
+// By the sizes alone, so that every GPU sums in the same order.
+Cut cut(const MaskedBceArguments& a) {
+  const std::int64_t tile = kThreads * (a.dtype == DType::float32 ? 8 : 16);
+  const std::int64_t all = ceil_div(a.voxels, tile);
+  const std::int64_t wanted = ceil_div(all * a.batch, kManyTiles);
+  const std::int64_t tiles = wanted > 8 ? 8 : wanted > 1 ? wanted : 1;
+  return {tiles, ceil_div(all, tiles)};
+}
+
+struct Workspace {
+  Pieces pieces;
+  LabelHistograms histograms;
+  double* partials;
+
+  Workspace(void* memory, const MaskedBceArguments& a)
+      : pieces(memory),
+        histograms(pieces, a.batch),
+        partials(pieces.take<double>(a.batch * a.organs * cut(a).blocks)) {}
+};
+
+template <typename Logit>
+void queue_losses(const MaskedBceArguments& a, Problem& p, void* stream) {
+  constexpr int kWidth = 16 / sizeof(Logit);
+  p.tiles = cut(a).tiles;
+  p.blocks = static_cast<unsigned>(cut(a).blocks);
+  const bool wide =
+      a.voxels % kWidth == 0 && aligned(a.logits, 16) && aligned(a.gradient, 16) && aligned(a.labels, kWidth);
+  launch("masked_bce", wide ? losses_kernel<Logit, kWidth> : losses_kernel<Logit, 1>, a.batch * p.blocks, kThreads,
+         stream, p);
+}
+
+}  // namespace
+
+std::size_t masked_bce_cuda_workspace(const MaskedBceArguments& a) { return Workspace(nullptr, a).pieces.bytes(); }
+
+void masked_bce_cuda(const MaskedBceArguments& a, void* workspace, void* stream) {
+  const Workspace work(workspace, a);
+  count_labels(a.labels, a.table, a.batch, a.organs, a.voxels, work.histograms, stream);
+  Problem p{};
+  p.logits = a.logits;
+  p.labels = a.labels;
+  p.table = a.table;
+  p.gradient = a.gradient;
+  p.known = a.mean ? work.histograms.known : nullptr;
+  p.partials = work.partials;
+  p.organs = a.organs;
+  p.words = ceil_div(a.organs, kWordBits);
+  p.voxels = a.voxels;
+  switch (a.dtype) {
+    case DType::float32:
+      queue_losses<float>(a, p, stream);
+      break;
+    case DType::bfloat16:
+      queue_losses<BFloat16>(a, p, stream);
+      break;
+    case DType::float16:
+      queue_losses<Float16>(a, p, stream);
+      break;
+  }
+  sum_planes(work.partials, cut(a).blocks, work.histograms, a.table, a.batch, a.organs, a.sums, a.counts, stream);
+}
+
+}  // namespace smile_fast
