@@ -20,7 +20,7 @@ from smile_fast.demo.phantoms import TITLES
 from smile_fast.report.collect import collect
 from smile_fast.report.gallery import prediction_rows
 from smile_fast.report.palette import organ_colours
-from smile_runtime.files import atomic_path, write_json
+from smile_runtime.io.files import atomic_path, write_json
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "bench" / "results" / "demo.json"

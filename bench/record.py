@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import ROOT, cpu, record_name
-from smile_runtime.files import write_json
+from smile_runtime.io.files import write_json
 
 RESULTS = ROOT / "bench" / "results"
 THREADS = 2  # of everybody: goals and the README's table are for so many

@@ -11,7 +11,7 @@ from bench.ops.peers import COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, OURS, REA
 from bench.ops.select_top_fraction import COMPACT_PARTITION, COMPACT_TOPK, KTHVALUE, SORT, TOPK
 from bench.record import Figures, NoRecordError, Record, commits, figures, newest
 from bench.whole_volume import workloads
-from smile_runtime.files import atomic_path
+from smile_runtime.io.files import atomic_path
 
 README = ROOT / "README.md"
 BEGIN, END = "<!-- bench:begin -->\n", "<!-- bench:end -->\n"

@@ -11,7 +11,7 @@ from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.run import Run
-from smile_runtime.preprocessing import slice_context
+from smile_runtime.volume.preprocessing import slice_context
 from tests.runs import SHAPE, ct, make_run, truth
 
 Array = NDArray[np.generic]

@@ -14,7 +14,7 @@ from smile_fast.supervision import PSEUDO_BIT, State
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.run import Run
-from smile_runtime.preprocessing import slice_context
+from smile_runtime.volume.preprocessing import slice_context
 
 ORGANS = ("liver", "pancreas")
 SHAPE = (6, 40, 48)  # D, H, W

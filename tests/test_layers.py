@@ -28,20 +28,20 @@ ALLOWED: dict[str, set[str]] = {
     "smile_fast.data": {"blosc2", "nibabel", "numpy", "scipy", "smile_fast.supervision", "smile_runtime"},
     "smile_fast.training": BELOW_TRAINING | {"numpy", "safetensors", "torch"},
     "smile_fast.evaluation": BESIDE_TRAINING | {"numpy", "scipy", "surface_distance", "torch"},
-    "smile_fast.export": BESIDE_TRAINING | {"numpy", "onnx", "onnxruntime", "onnxscript", "torch"},
+    "smile_fast.exporter": BESIDE_TRAINING | {"numpy", "onnx", "onnxruntime", "onnxscript", "torch"},
     "smile_fast.report": BESIDE_TRAINING | {"PIL", "jinja2", "matplotlib", "numpy", "scipy"},
     "smile_fast.cli": EVERYTHING | {"numpy", "smile_runtime", "torch"},
     "smile_fast.demo": EVERYTHING | {"nibabel", "numpy", "scipy", "smile_runtime", "torch"},
     "smile_runtime": {"nibabel", "numpy", "onnxruntime"},
-    "smile_runtime.components": {"numpy", "scipy", "smile_runtime"},
+    "smile_runtime.volume.components": {"numpy", "scipy", "smile_runtime"},
 }
 # What may be imported before a command's help is printed; each of them imports only the standard library and its peers.
 LIGHT = {
     "smile_fast.cli",
     "smile_fast.training.config",
-    "smile_runtime.arguments",
+    "smile_runtime.predict.arguments",
     "smile_runtime.errors",
-    "smile_runtime.files",
+    "smile_runtime.io.files",
 }
 NO_SELF_IMPORT = {"smile_fast", "smile_fast.ops.reference"}  # layers that may not even import their siblings
 
@@ -134,7 +134,7 @@ def test_every_module_keeps_to_its_layer() -> None:
 
 
 def test_commands_import_nothing_heavy() -> None:
-    packages = {"smile_fast", "smile_fast.training", "smile_runtime"}  # importing a module runs its packages first
+    packages = {"smile_fast", "smile_fast.training", "smile_runtime", "smile_runtime.io", "smile_runtime.predict"}  # importing a module runs its packages first
     commands = {name: tree for name, tree in modules().items() if name in packages or layer_in(name, LIGHT)}
     assert len(commands) > 10
     assert [line for module, tree in commands.items() for line in heavy_imports(module, tree)] == []
@@ -143,8 +143,8 @@ def test_commands_import_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("smile_runtime.model", "import torch"),
-        ("smile_runtime.model", "def f():\n    import smile_fast.data"),
+        ("smile_runtime.model.exported", "import torch"),
+        ("smile_runtime.model.exported", "def f():\n    import smile_fast.data"),
         ("smile_fast.ops.reference", "from smile_fast.ops import native"),
         ("smile_fast.ops.masked_bce", "from smile_fast.supervision import State"),
         ("smile_fast.models.deeplab", "from smile_fast import ops"),

@@ -15,14 +15,14 @@ import torch
 
 from smile_fast.cli.main import main
 from smile_fast.data.store import Store
-from smile_fast.export import run as export
+from smile_fast.exporter import onnx_file
 from smile_fast.supervision import State
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.relabel import existing_rounds
 from smile_fast.training.run import Run
-from smile_runtime import cli as predict_cli
-from smile_runtime.model import Model
+from smile_runtime.predict import cli as predict_cli
+from smile_runtime.model.exported import Model
 from tests.cohorts import tree
 from tests.runs import balance
 
@@ -160,7 +160,7 @@ def test_prediction_lies_on_the_scans_grid(job):
 
 
 def test_prediction_needs_no_torch(job, tmp_path):
-    code = "import sys; sys.modules['torch'] = None; from smile_runtime.cli import main; sys.exit(main())"
+    code = "import sys; sys.modules['torch'] = None; from smile_runtime.predict.cli import main; sys.exit(main())"
     scan = job / "cohort" / "imagesTs" / "test_0000_0000.nii.gz"
     command = [sys.executable, "-c", code, str(job / "model.onnx"), str(scan), "-o", str(tmp_path / "labels.nii.gz")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -190,8 +190,8 @@ def test_report(job):
 def test_a_disk_that_fills_up_during_the_export_leaves_the_last_file(job, monkeypatch, capsys):
     before = tree(job)
     smiler = Run.open(job / "smiler")
-    built = export.build(smiler, smiler.store(), smiler.load_model(), "fp32", "float32")
-    monkeypatch.setattr(export, "build", lambda *arguments: built)
+    built = onnx_file.build(smiler, smiler.store(), smiler.load_model(), "fp32", "float32")
+    monkeypatch.setattr(onnx_file, "build", lambda *arguments: built)
 
     def full(*arguments):
         raise OSError(28, "No space left on device")

@@ -12,7 +12,7 @@ from smile_fast.data.dataset import RawDataset
 from smile_fast.demo.real import build_real_cohort, run_real_demo, same_geometry
 from smile_fast.supervision import State
 from smile_runtime.errors import InputError
-from smile_runtime.preprocessing import to_slices
+from smile_runtime.volume.preprocessing import to_slices
 
 pytestmark = pytest.mark.real_data
 

@@ -30,13 +30,13 @@ from bench.whole_volume.workloads import (
     SESSION,
     Workload,
 )
-from smile_fast.export.graph import fold_batchnorm, to_onnx, without_probabilities
-from smile_fast.export.precision import Calibration, quantize
-from smile_fast.export.run import serialize
+from smile_fast.exporter.graph import fold_batchnorm, to_onnx, without_probabilities
+from smile_fast.exporter.precision import Calibration, quantize
+from smile_fast.exporter.onnx_file import serialize
 from smile_fast.models import ModelConfig, Segmenter
-from smile_runtime.model import INPUT, LABELS, ModelCard
-from smile_runtime.predict import Predictor
-from smile_runtime.preprocessing import BodyBox, BodyRule, slice_context, slices_view
+from smile_runtime.model.exported import INPUT, LABELS, ModelCard
+from smile_runtime.predict.predictor import Predictor
+from smile_runtime.volume.preprocessing import BodyBox, BodyRule, slice_context, slices_view
 
 DIFFERING = 1e-3  # share of voxels: random weights leave many near ties, which kernels of two libraries may break
 # In int8 a probability errs by some 1e-2 to 1e-1, and random weights have few that are surer than that.

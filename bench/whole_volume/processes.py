@@ -20,14 +20,14 @@ print(int(status["VmHWM"].split()[0]) * 1024)
 _SESSION = """
 import json, sys
 import numpy as np
-from smile_runtime.model import Model
+from smile_runtime.model.exported import Model
 model = Model(sys.argv[1], threads=int(sys.argv[2]))
 for shape in json.loads(sys.argv[3]) * 3:
     model.labels(np.zeros(shape, np.int16))
 """
 _PREDICT = """
 import sys
-from smile_runtime.predict import Predictor
+from smile_runtime.predict.predictor import Predictor
 Predictor(sys.argv[1], threads=int(sys.argv[2])).predict_file(sys.argv[3], sys.argv[4])
 """
 
@@ -44,12 +44,12 @@ def seconds(code: str, *arguments: str, repetitions: int = 5) -> float:
 
 def start_up(file: Path) -> dict[str, float]:
     """Seconds of a bare interpreter, of the import, of --help, and until a model is loaded."""
-    help_text = "import sys; sys.argv[0] = 'smile-predict'; from smile_runtime.cli import main; main()"
+    help_text = "import sys; sys.argv[0] = 'smile-predict'; from smile_runtime.predict.cli import main; main()"
     return {
         "python, s": seconds("pass"),
-        IMPORT: seconds("import smile_runtime.predict"),
+        IMPORT: seconds("import smile_runtime.predict.predictor"),
         HELP: seconds(help_text, "--help"),
-        "model loaded, s": seconds("import sys; from smile_runtime.model import Model; Model(sys.argv[1])", str(file)),
+        "model loaded, s": seconds("import sys; from smile_runtime.model.exported import Model; Model(sys.argv[1])", str(file)),
     }
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from bench.machine import ROOT
 from smile_fast.data.phantom import PhantomOptions, make_case
-from smile_runtime.nifti import read_image
-from smile_runtime.preprocessing import to_slices
+from smile_runtime.io.nifti import read_image
+from smile_runtime.volume.preprocessing import to_slices
 
 REAL = {"thorax": "ct_thorax_512", "abdomen": "ct_abdomen_3mm"}
 PHANTOM = PhantomOptions(size=256, slices=48)

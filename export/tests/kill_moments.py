@@ -21,9 +21,9 @@ import tempfile
 import traceback
 from collections import Counter
 
-import smile_runtime.commands  # noqa: F401  # loaded once, before the forks
-from smile_runtime.cli import main
-from smile_runtime.model import Model
+import smile_runtime.predict.commands  # noqa: F401  # loaded once, before the forks
+from smile_runtime.predict.cli import main
+from smile_runtime.model.exported import Model
 
 INFERENCE = "inference of a batch"
 HALF_WRITTEN = "half of a file is written"

@@ -13,8 +13,8 @@ from nifti_files import random_hu, write
 from tiny_models import threshold_labels
 
 from smile_runtime import __version__
-from smile_runtime.cli import main
-from smile_runtime.predict import Predictor
+from smile_runtime.predict.cli import main
+from smile_runtime.predict.predictor import Predictor
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def left_behind(folder):
 
 def command(*args, **kwargs):
     return subprocess.run(
-        [sys.executable, "-m", "smile_runtime.cli", *args], capture_output=True, text=True, check=False, **kwargs
+        [sys.executable, "-m", "smile_runtime.predict.cli", *args], capture_output=True, text=True, check=False, **kwargs
     )
 
 
@@ -65,7 +65,7 @@ def test_the_installed_command(case):
 
 def test_help_and_version_load_nothing_heavy():
     script = (
-        "import sys; from smile_runtime.cli import main\n"
+        "import sys; from smile_runtime.predict.cli import main\n"
         "try: main([sys.argv[1]])\n"
         "finally: print(sorted({'numpy', 'nibabel', 'onnxruntime'} & set(sys.modules)), file=sys.stderr)"
     )
@@ -76,7 +76,7 @@ def test_help_and_version_load_nothing_heavy():
 
 
 def test_help_answers_in_a_third_of_a_second():
-    assert shortest(lambda: seconds_of_python("-m", "smile_runtime.cli", "--help"), 0.3) <= 0.3  # s
+    assert shortest(lambda: seconds_of_python("-m", "smile_runtime.predict.cli", "--help"), 0.3) <= 0.3  # s
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_signal_in_the_middle_of_writing_leaves_nothing(case, number, status):
     args, out = case
     script = (
         "import os, signal, sys, time\n"
-        "from smile_runtime.cli import main\n"
+        "from smile_runtime.predict.cli import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "def wait(descriptor): print(os.listdir(sys.argv[-1]), flush=True); time.sleep(600)\n"
         "os.fsync = wait\n"

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from smile_runtime.errors import InputError
-from smile_runtime.files import atomic_path, check_readable, check_writable, refuse_overwrite, sha256, write_json
+from smile_runtime.io.files import atomic_path, check_readable, check_writable, refuse_overwrite, sha256, write_json
 
 
 def names(folder):

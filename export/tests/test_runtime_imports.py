@@ -55,7 +55,7 @@ def test_every_module_imports_where_torch_cannot_be():
 def test_the_command_works_where_torch_cannot_be(tmp_path, threshold_model):
     scan = write(tmp_path / "scan.nii.gz")
     done = run_without_torch(
-        "from smile_runtime.cli import main; sys.exit(main(sys.argv[1:]))",
+        "from smile_runtime.predict.cli import main; sys.exit(main(sys.argv[1:]))",
         *(str(threshold_model), str(scan), "-o", str(tmp_path / "labels.nii.gz")),
     )
     assert done.returncode == 0, done.stderr

@@ -13,8 +13,8 @@ from kill_moments import FINISHED, HALF_WRITTEN, INFERENCE, UNFINISHED
 from nifti_files import random_hu, write
 from tiny_models import threshold_card, write_threshold_model
 
-from smile_runtime.nifti import read_note
-from smile_runtime.preview import fingerprint, shown_labels
+from smile_runtime.io.nifti import read_note
+from smile_runtime.predict.preview import fingerprint, shown_labels
 
 SCANS, SLICES = 2, 2
 FILES = 3 + 2 * SCANS  # two tables and the volumes, then a label map and a picture a scan

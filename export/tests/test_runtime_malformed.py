@@ -25,9 +25,9 @@ from tiny_models import (
     write_threshold_model,
 )
 
-from smile_runtime.cli import main
+from smile_runtime.predict.cli import main
 from smile_runtime.errors import InputError
-from smile_runtime.model import METADATA_KEY, Model
+from smile_runtime.model.exported import METADATA_KEY, Model
 
 BILLIONS = dims(10_000, 10_000, 10_000)  # 10^12 voxels
 NUMBERS = np.zeros((3, 3, 3), np.float32)
@@ -508,8 +508,8 @@ import json, sys
 sys.path.insert(0, sys.argv[2])
 from cpu_time import seconds_of, shortest
 from smile_runtime.errors import InputError
-from smile_runtime.model import Model
-from smile_runtime.nifti import read_image
+from smile_runtime.model.exported import Model
+from smile_runtime.io.nifti import read_image
 
 def memory(name):
     return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) * 1024

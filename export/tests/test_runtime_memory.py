@@ -10,7 +10,7 @@ from nifti_files import write
 from onnx import TensorProto, helper
 from tiny_models import hu_input, labels_output, save, threshold_card
 
-from smile_runtime.body import BodyRule
+from smile_runtime.volume.body import BodyRule
 
 SHAPE = (256, 256, 240)  # voxels: 16 M, so that 5 bytes each are 79 MB
 MARGIN = 4 * 2**20  # bytes: pieces of files, zlib, a preview; nothing of it grows with the scan
@@ -19,7 +19,7 @@ MARGIN = 4 * 2**20  # bytes: pieces of files, zlib, a preview; nothing of it gro
 SCRIPT = """
 import json, sys
 import numpy as np
-from smile_runtime.predict import Predictor
+from smile_runtime.predict.predictor import Predictor
 
 def memory(name):  # ru_maxrss would be that of the process that started this one
     line = next(line for line in open("/proc/self/status") if line.startswith(name))
@@ -37,9 +37,9 @@ print(json.dumps(memory("VmHWM") - before))
 FOLDER = """
 import json, sys
 import numpy as np
-from smile_runtime.predict import Predictor
-from smile_runtime.folder import list_jobs, output_folder, predict_folder
-from smile_runtime.report import Report
+from smile_runtime.predict.predictor import Predictor
+from smile_runtime.predict.folder import list_jobs, output_folder, predict_folder
+from smile_runtime.predict.record import Report
 from pathlib import Path
 
 def memory(name):  # ru_maxrss would be that of the process that started this one
@@ -60,7 +60,7 @@ print(json.dumps(memory("VmHWM") - before))
 CLEAN = """
 import json, sys
 import numpy as np
-from smile_runtime.components import keep_largest_components
+from smile_runtime.volume.components import keep_largest_components
 
 def memory(name):
     line = next(line for line in open("/proc/self/status") if line.startswith(name))

@@ -20,10 +20,10 @@ from tiny_models import (
     write_threshold_model,
 )
 
-from smile_runtime import _onnx_scan as wire
-from smile_runtime.body import BodyRule
+from smile_runtime.model import onnx_scan as wire
+from smile_runtime.volume.body import BodyRule
 from smile_runtime.errors import InputError
-from smile_runtime.model import METADATA_KEY, Model, ModelCard
+from smile_runtime.model.exported import METADATA_KEY, Model, ModelCard
 
 
 def test_a_card_comes_back_as_it_went():
@@ -281,7 +281,7 @@ def test_a_file_on_its_own_is_enough(threshold_model, tmp_path):
     """Moved elsewhere, away from everything, the file still runs."""
     shutil.copy(threshold_model, tmp_path / "moved.onnx")
     script = (
-        "import sys, numpy as np; from smile_runtime.model import Model;"
+        "import sys, numpy as np; from smile_runtime.model.exported import Model;"
         "print(Model(sys.argv[1]).labels(np.full((1, 1, 2, 2), 500, np.int16)).tolist())"
     )
     done = subprocess.run(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from nifti_files import AFFINE, OFFSET, content, dims, random_hu, rotation, write
 
-from smile_runtime._gzip import MAX_RATIO
+from smile_runtime.io.gzip import MAX_RATIO
 from smile_runtime.errors import InputError
-from smile_runtime.nifti import read_image, read_labels, write_image, write_labels
+from smile_runtime.io.nifti import read_image, read_labels, write_image, write_labels
 
 NUMBERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]
 
@@ -153,7 +153,7 @@ def test_a_full_memory_is_the_users_error(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr("smile_runtime._nifti_voxels.zeros", full)
+    monkeypatch.setattr("smile_runtime.io.nifti_voxels.zeros", full)
     with pytest.raises(InputError, match="memory"):
         read_image(write(tmp_path / "a.nii"))
 

@@ -7,8 +7,8 @@ from nifti_files import AFFINE, orientations, random_hu, rotation, write
 from tiny_models import neighbour_labels, threshold_card, threshold_labels, threshold_nodes, write_threshold_model
 
 from smile_runtime.errors import InputError
-from smile_runtime.nifti import read_image
-from smile_runtime.predict import Predictor
+from smile_runtime.io.nifti import read_image
+from smile_runtime.predict.predictor import Predictor
 
 SHAPE = (6, 5, 4)  # RAS [X, Y, Z]
 

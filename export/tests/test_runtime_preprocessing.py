@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from nifti_files import orientations, rotation
 
-from smile_runtime.preprocessing import (
+from smile_runtime.volume.preprocessing import (
     canonical_affine,
     context_index,
     from_slices,

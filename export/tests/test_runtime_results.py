@@ -13,13 +13,13 @@ import pytest
 from nifti_files import random_hu, write
 from test_runtime_imports import WITHOUT_TORCH
 
-from smile_runtime.cli import main
-from smile_runtime.components import chosen_values, keep_largest_components
+from smile_runtime.predict.cli import main
+from smile_runtime.volume.components import chosen_values, keep_largest_components
 from smile_runtime.errors import InputError
-from smile_runtime.nifti import read_labels
-from smile_runtime.preview import fingerprint, preview, shown_labels, write_png
-from smile_runtime.tables import colour, itksnap_table, slicer_table, write_table
-from smile_runtime.volumes import volumes_ml, write_volumes
+from smile_runtime.io.nifti import read_labels
+from smile_runtime.predict.preview import fingerprint, preview, shown_labels, write_png
+from smile_runtime.io.tables import colour, itksnap_table, slicer_table, write_table
+from smile_runtime.volume.organ_volumes import volumes_ml, write_volumes
 
 ORGANS = ("liver", "left kidney", 'the "other" one')
 
@@ -171,7 +171,7 @@ def test_all_results_of_one_scan(tmp_path, threshold_model):
 
 def test_the_clean_up_says_what_it_needs_where_scipy_is_missing(tmp_path, threshold_model):
     script = "import importlib.util; importlib.util.find_spec = lambda name: None\n"
-    script += "from smile_runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    script += "from smile_runtime.predict.cli import main; sys.exit(main(sys.argv[1:]))"
     scan = write(tmp_path / "scan.nii.gz")
     done = subprocess.run(
         [

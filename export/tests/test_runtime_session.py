@@ -7,10 +7,10 @@ from hostile_models import write_two_programs
 from nifti_files import random_hu
 from tiny_models import threshold_labels
 
-from smile_runtime import session as module
+from smile_runtime.model import session as module
 from smile_runtime.errors import InputError
-from smile_runtime.model import Model
-from smile_runtime.session import DeviceBuffers
+from smile_runtime.model.exported import Model
+from smile_runtime.model.session import DeviceBuffers
 
 ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
@@ -71,7 +71,7 @@ def test_tensorrt_without_itself_does_not_go_on_with_cuda(threshold_model, prete
 @pytest.mark.parametrize(("provider", "asked"), [("tensorrt", ALL), ("cuda", ALL[1:]), ("cpu", ALL[2:])])
 def test_a_provider_is_asked_for_before_those_that_help_it(threshold_model, pretending, provider, asked, monkeypatch):
     monkeypatch.setattr(pretending, "active", asked)
-    monkeypatch.setattr("smile_runtime.model.DEVICES", {})
+    monkeypatch.setattr("smile_runtime.model.exported.DEVICES", {})
     assert Model(threshold_model, provider=provider).providers == asked
     assert pretending.asked == asked
 
@@ -79,7 +79,7 @@ def test_a_provider_is_asked_for_before_those_that_help_it(threshold_model, pret
 @pytest.mark.parametrize("provider", ["tensorrt", "cuda"])
 def test_float32_is_float32_on_a_gpu(threshold_model, pretending, provider, monkeypatch):
     monkeypatch.setattr(pretending, "active", ALL if provider == "tensorrt" else ALL[1:])
-    monkeypatch.setattr("smile_runtime.model.DEVICES", {})
+    monkeypatch.setattr("smile_runtime.model.exported.DEVICES", {})
     Model(threshold_model, provider=provider)
     assert pretending.options["CUDAExecutionProvider"]["use_tf32"] == "0"
 
@@ -106,7 +106,7 @@ def test_device_buffers_compute_the_same_and_are_kept_while_the_shape_stays(thre
 
 
 def test_a_model_on_a_device_uses_the_buffers(threshold_model, monkeypatch):
-    monkeypatch.setattr("smile_runtime.model.DEVICES", {"cpu": "cpu"})
+    monkeypatch.setattr("smile_runtime.model.exported.DEVICES", {"cpu": "cpu"})
     model = Model(threshold_model)
     hu = random_hu((3, 1, 17, 9))
     assert np.array_equal(model.labels(hu), threshold_labels(hu[:, 0]))

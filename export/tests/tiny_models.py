@@ -3,7 +3,7 @@
 import numpy as np
 from onnx import TensorProto, helper
 
-from smile_runtime.model import METADATA_KEY, ModelCard
+from smile_runtime.model.exported import METADATA_KEY, ModelCard
 
 DYNAMIC = ("N", "H", "W")
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from smile_fast.cli.prepare import print_empty
-    from smile_runtime.files import check_writable, write_json
+    from smile_runtime.io.files import check_writable, write_json
 
     if args.json is not None:
         check_writable(args.json)
@@ -51,7 +51,7 @@ def _audit_dataset(args: argparse.Namespace) -> "Audit":
     from smile_fast.data.counts import count_cases
     from smile_fast.data.dataset import RawDataset
     from smile_fast.supervision.audit import audit
-    from smile_runtime.files import refuse_overwrite
+    from smile_runtime.io.files import refuse_overwrite
 
     dataset = RawDataset.open(args.dataset)
     path = args.annotations or args.dataset / FILE_NAME
@@ -65,8 +65,8 @@ def _audit_dataset(args: argparse.Namespace) -> "Audit":
 def _audit_store(args: argparse.Namespace) -> "Audit":
     from smile_fast.data.store import Store
     from smile_fast.supervision.audit import audit_store
-    from smile_runtime.files import refuse_overwrite
-    from smile_runtime.progress import progress
+    from smile_runtime.io.files import refuse_overwrite
+    from smile_runtime.predict.progress import progress
 
     store = Store.open(args.dataset)
     if args.json is not None:

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from smile_fast.data.declare import draft, draft_path
     from smile_fast.supervision.states import State
     from smile_runtime.errors import InputError
-    from smile_runtime.files import check_writable, refuse_overwrite
+    from smile_runtime.io.files import check_writable, refuse_overwrite
 
     dataset = RawDataset.open(args.dataset)
     output: Path = args.output or args.dataset / FILE_NAME

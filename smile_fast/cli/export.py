@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Export, check, print the certificate."""
-    from smile_fast.export import Targets, export_run, format_certificate
-    from smile_fast.export.certificate import organs_not_found
+    from smile_fast.exporter import Targets, export_run, format_certificate
+    from smile_fast.exporter.certificate import organs_not_found
     from smile_fast.training.run import Run
 
     exported = export_run(

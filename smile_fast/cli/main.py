@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from smile_fast import __version__
-from smile_runtime.arguments import Parser
+from smile_runtime.predict.arguments import Parser
 from smile_runtime.errors import InputError
 
 # In the order of the work; the module of a command is its name with underscores.

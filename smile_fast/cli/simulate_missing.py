@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     from smile_fast.data.dataset import RawDataset
     from smile_fast.data.simulate import simulate_missing
     from smile_fast.supervision.states import State
-    from smile_runtime.files import refuse_overwrite
+    from smile_runtime.io.files import refuse_overwrite
 
     dataset = RawDataset.open(args.dataset)
     output = args.output or args.dataset / FILE_NAME

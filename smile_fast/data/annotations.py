@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
-from smile_runtime.files import atomic_path
+from smile_runtime.io.files import atomic_path
 
 Declarations = dict[str, dict[str, State]]
 """case -> organ -> state, complete: every case has every organ."""

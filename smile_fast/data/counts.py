@@ -11,8 +11,8 @@ from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.supervision.audit import CaseCounts
 from smile_fast.supervision.states import LABEL_VALUES, VOID
 from smile_runtime.errors import InputError
-from smile_runtime.nifti import read_labels
-from smile_runtime.progress import progress
+from smile_runtime.io.nifti import read_labels
+from smile_runtime.predict.progress import progress
 
 
 def slice_histograms(labels: NDArray[np.uint8]) -> NDArray[np.int64]:

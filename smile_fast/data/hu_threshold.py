@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_runtime.errors import InputError
-from smile_runtime.nifti import read_image, read_labels
+from smile_runtime.io.nifti import read_image, read_labels
 
 # Windows start and end on multiples of 2 HU within soft tissue; what lies outside falls into the end bins.
 _LOW, _HIGH, _STEP = -300, 500, 2

@@ -23,8 +23,8 @@ from smile_fast.data.annotations import Declarations, read_annotations
 from smile_fast.data.dataset import Split
 from smile_fast.supervision.states import MAX_ORGANS, State
 from smile_runtime.errors import InputError
-from smile_runtime.files import atomic_path
-from smile_runtime.preprocessing import BodyBox, BodyRule, body_box, whole_box
+from smile_runtime.io.files import atomic_path
+from smile_runtime.volume.preprocessing import BodyBox, BodyRule, body_box, whole_box
 
 FORMAT = "smile-fast store"
 SCHEMA = 1

@@ -53,7 +53,7 @@ class Commands:
 
     def smile_predict(self, name: str, *arguments: object) -> None:
         """Run `smile-predict ARGUMENTS` where torch cannot be imported."""
-        code = "import sys; sys.modules['torch'] = None; from smile_runtime.cli import main; sys.exit(main())"
+        code = "import sys; sys.modules['torch'] = None; from smile_runtime.predict.cli import main; sys.exit(main())"
         self._run(name, [sys.executable, "-c", code, *map(str, arguments)], 0, False)
 
     def in_parallel(self, jobs: Mapping[str, Sequence[object]]) -> None:

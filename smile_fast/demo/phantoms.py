@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from smile_fast.demo.commands import Commands, fresh_folder
-from smile_runtime.files import write_json
+from smile_runtime.io.files import write_json
 
 ALPHA = 0.7
 

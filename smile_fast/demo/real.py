@@ -20,8 +20,8 @@ from smile_fast.data.annotations import Declarations, write_annotations
 from smile_fast.demo.commands import Commands, fresh_folder
 from smile_fast.supervision import State
 from smile_runtime.errors import InputError
-from smile_runtime.files import write_json
-from smile_runtime.nifti import Volume, read_image, read_labels, write_image, write_labels
+from smile_runtime.io.files import write_json
+from smile_runtime.io.nifti import Volume, read_image, read_labels, write_image, write_labels
 
 TRAIN = (
     *("--method", "smile", "--backbone", "resnet18", "--width", "16", "--rates", "2", "4", "6"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from smile_fast.evaluation.results import Evaluation, summarise
 from smile_fast.evaluation.scores import NSD_TOLERANCE_MM, PairScore, score_case
 from smile_runtime.errors import InputError
-from smile_runtime.progress import progress
+from smile_runtime.predict.progress import progress
 
 if TYPE_CHECKING:
     import torch
@@ -79,8 +79,8 @@ def _network_predictor(run: "Run", device: "torch.device | str") -> Callable[[st
 
 def _folder_predictor(run: "Run", folder: Path) -> Callable[[str], NDArray[np.uint8]]:
     """Read predictions from a folder of NIfTI files and bring them into slices order."""
-    from smile_runtime.nifti import read_labels
-    from smile_runtime.preprocessing import canonical_affine, to_slices
+    from smile_runtime.io.nifti import read_labels
+    from smile_runtime.volume.preprocessing import canonical_affine, to_slices
 
     store, organs = run.store(), len(run.organs)
 

@@ -14,7 +14,7 @@ import smile_fast
 from smile_fast.evaluation.scores import WITHOUT_HD95, Outcome, PairScore
 from smile_fast.supervision import State
 from smile_runtime.errors import InputError
-from smile_runtime.files import atomic_path, write_json
+from smile_runtime.io.files import atomic_path, write_json
 
 WORST_PAIRS = 5
 SPLITS = ("test", "validation", "train")

@@ -14,10 +14,10 @@ from smile_fast.report.collect import RunRecord, check_output, collect
 from smile_fast.report.figures import training_chart
 from smile_fast.report.gallery import prediction_rows, pseudo_rows
 from smile_fast.report.palette import PSEUDO, organ_colours
-from smile_fast.report.scores import score_blocks
+from smile_fast.report.score_blocks import score_blocks
 from smile_fast.supervision.audit import Audit, audit_store
-from smile_runtime.files import atomic_path
-from smile_runtime.progress import progress
+from smile_runtime.io.files import atomic_path
+from smile_runtime.predict.progress import progress
 
 METHODS = {
     "baseline": "baseline (softmax, missing = background)",

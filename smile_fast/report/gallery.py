@@ -15,7 +15,7 @@ from smile_fast.report.pictures import Layer, draw, frame_of, informative_slice
 from smile_fast.supervision import ORGAN_BITS, PSEUDO_BIT, VOID, State, visible_lut
 from smile_fast.training.inference import predict_labels
 from smile_fast.training.view import count_labels
-from smile_runtime.preprocessing import BodyBox
+from smile_runtime.volume.preprocessing import BodyBox
 
 UNSCORED_CASES = 3
 NAMED_SCORES = 4

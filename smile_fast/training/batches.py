@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from smile_fast.supervision import PSEUDO_BIT, VOID
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.view import TrainingView
-from smile_runtime.preprocessing import context_index
+from smile_runtime.volume.preprocessing import context_index
 
 AIR = -1024  # HU
 _READ_AHEAD = 3  # batches

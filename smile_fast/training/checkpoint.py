@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from smile_runtime.errors import InputError
-from smile_runtime.files import atomic_path
+from smile_runtime.io.files import atomic_path
 
 _FORMAT = "smile-fast-checkpoint-1"
 

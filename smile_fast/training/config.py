@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from smile_runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from smile_runtime.preprocessing import BodyRule
+    from smile_runtime.volume.preprocessing import BodyRule
 
 Method = Literal["baseline", "smile", "smiler"]
 _INF = float("inf")
@@ -145,7 +145,7 @@ class TrainConfig:
     @property
     def body(self) -> "BodyRule | None":
         """By which rule the air is left out; None leaves nothing out."""
-        from smile_runtime.preprocessing import BodyRule  # not at the top: options are declared without numpy
+        from smile_runtime.volume.preprocessing import BodyRule  # not at the top: options are declared without numpy
 
         return BodyRule() if self.body_crop else None
 

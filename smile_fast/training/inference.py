@@ -10,7 +10,7 @@ from torch import Tensor
 
 from smile_fast.models import Segmenter
 from smile_fast.ops import label_map_upsampled
-from smile_runtime.preprocessing import BodyBox, slice_context, whole_box
+from smile_runtime.volume.preprocessing import BodyBox, slice_context, whole_box
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ from smile_fast.models import ModelConfig, Segmenter
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
 from smile_runtime.errors import InputError
-from smile_runtime.files import sha256, write_json
+from smile_runtime.io.files import sha256, write_json
 
 _SCHEMA = 1
 _SPLITS = ("train", "validation", "test")

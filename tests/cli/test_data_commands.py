@@ -11,7 +11,7 @@ from smile_fast.cli.main import main
 from smile_fast.data.annotations import read_annotations
 from smile_fast.data.store import Store
 from smile_fast.supervision.states import State
-from smile_runtime.hounsfield import range_warning
+from smile_runtime.volume.hounsfield import range_warning
 from tests.cohorts import (
     ORGANS,
     annotate,

@@ -22,7 +22,7 @@ from smile_fast.training.metrics import read_metrics
 from smile_fast.training.relabel import existing_rounds, round_totals
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
-from smile_runtime.files import sha256
+from smile_runtime.io.files import sha256
 from tests.cohorts import tree
 from tests.runs import balance, ct
 from tests.trainings import (

@@ -16,8 +16,8 @@ from smile_fast.data.phantom import ORGANS, PhantomOptions, make_case, write_coh
 from smile_fast.data.phantom import cohort as cohort_module
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
-from smile_runtime.nifti import read_image, read_labels
-from smile_runtime.preprocessing import to_slices
+from smile_runtime.io.nifti import read_image, read_labels
+from smile_runtime.volume.preprocessing import to_slices
 from tests.cohorts import ThreadsForProcesses
 
 SMALL = PhantomOptions(train=4, test=2, size=48, slices=12)

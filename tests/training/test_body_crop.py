@@ -7,9 +7,9 @@ import pytest
 
 from smile_fast.data.store import CASES, IMAGE, Store, write_array
 from smile_fast.evaluation.evaluate import evaluate_run
-from smile_fast.export import Targets, export_run
-from smile_fast.export.certificate import parity_samples
-from smile_fast.export.precision import calibration_slices
+from smile_fast.exporter import Targets, export_run
+from smile_fast.exporter.certificate import parity_samples
+from smile_fast.exporter.precision import calibration_slices
 from smile_fast.supervision import VOID, State
 from smile_fast.training.batches import AIR, BatchSource
 from smile_fast.training.config import TrainConfig
@@ -17,9 +17,9 @@ from smile_fast.training.inference import predict_labels, predict_logits
 from smile_fast.training.relabel import Round, relabel
 from smile_fast.training.run import Run
 from smile_fast.training.view import TrainingView
-from smile_runtime.nifti import read_labels, write_image
-from smile_runtime.predict import Predictor
-from smile_runtime.preprocessing import BodyBox, BodyRule, body_box, to_slices, whole_box
+from smile_runtime.io.nifti import read_labels, write_image
+from smile_runtime.predict.predictor import Predictor
+from smile_runtime.volume.preprocessing import BodyBox, BodyRule, body_box, to_slices, whole_box
 from tests.runs import SHAPE, SPACING, make_run, make_store, truth
 
 BODY = (slice(1, 5), slice(8, 24), slice(0, 24))

@@ -14,7 +14,7 @@ from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.run import Run, split_cases
 from smile_runtime.errors import InputError
-from smile_runtime.files import write_json
+from smile_runtime.io.files import write_json
 from tests.runs import ORGANS, make_run, make_store, truth
 from tests.trainings import assert_same_bits, tiny_store, weights
 

@@ -14,8 +14,8 @@ from smile_fast.data.phantom.body import Build, Shell, add_chest, add_trunk
 from smile_fast.data.phantom.fields import Field, Grid, Space, cover, smooth_noise, superellipse, union, warp
 from smile_fast.data.phantom.painting import Canvas
 from smile_runtime.errors import InputError
-from smile_runtime.nifti import read_labels
-from smile_runtime.preprocessing import to_slices
+from smile_runtime.io.nifti import read_labels
+from smile_runtime.volume.preprocessing import to_slices
 
 # Tissue and, for hollow organs, content and thickness of the wall in mm. Anything else is painted as bowel wall.
 _TISSUES = {"kidney_right": "kidney", "kidney_left": "kidney", "gallbladder": "bile"}

@@ -1,0 +1,1 @@
+"""Files in and out: NIfTI, JSON and tables, whole or not at all."""

@@ -1,0 +1,129 @@
+"""onnxruntime sessions: the provider that was asked for, or an error."""
+
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from smile_runtime.errors import InputError, first_line
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+DEVICES = {"cuda": "cuda", "tensorrt": "cuda"}  # where a provider's buffers lie, if not in the host's memory
+
+# What computes the parts of a graph that the provider itself leaves to others.
+_BESIDE = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
+# Body boxes differ from scan to scan: the default, an exhaustive search for every new size, costs seconds each.
+# And float32 is float32: with TF32, onnxruntime's default, convolutions round their inputs to 11 bits.
+_OPTIONS = {"cuda": {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}}
+
+# What onnxruntime, the standard library, CUDA, cuDNN and cuBLAS say when memory is short: there is no type for it.
+_NO_MEMORY = ("failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "alloc_failed")
+
+
+def is_allocation_error(error: Exception) -> bool:
+    """Whether an inference failed for lack of memory."""
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in _NO_MEMORY)
+
+
+def open_session(
+    content: bytes,
+    path: Path,
+    threads: int | None,
+    provider: str,
+) -> ort.InferenceSession:
+    """Make a session of a model that `smile_runtime.model.trust` has checked.
+
+    Args:
+        content: The model.
+        path: Its file, for messages.
+        threads: CPU threads of one inference; all cores if None.
+        provider: One of `PROVIDERS`.
+
+    Raises:
+        InputError: The provider is unknown, not installed, or not active in the session that was made;
+            onnxruntime refuses the model.
+    """
+    if provider not in PROVIDERS:
+        raise InputError(f"there is no provider {provider!r}: {', '.join(PROVIDERS)} are known")
+    if threads is not None and threads < 1:
+        raise InputError(f"{threads} threads were asked for: at least 1 is wanted")
+    wanted = PROVIDERS[provider]
+    if wanted not in ort.get_available_providers():
+        raise InputError(f"provider {provider!r} is not in this installation of onnxruntime: {_remedy()}")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised below; the log would only repeat it on stderr
+    options.intra_op_num_threads = threads or 0
+    # Left to guess, onnxruntime takes a file with "ORTM" in it for its own format, past all that was checked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    # A plan of the memory for each new size of a batch doubles what a session holds, and body boxes differ.
+    options.enable_mem_pattern = False
+    names = [provider, *_BESIDE[provider]]
+    try:
+        session = ort.InferenceSession(
+            content, options, providers=[(PROVIDERS[name], _OPTIONS.get(name, {})) for name in names]
+        )
+    except Exception as error:  # onnxruntime's errors share no base class of their own
+        raise InputError(f"onnxruntime cannot load {path}: {first_line(error)}") from error
+    if session.get_providers()[:1] != [wanted]:  # onnxruntime itself would go on with the CPU
+        raise InputError(f"provider {provider!r} does not start on this machine: check its driver, or use provider cpu")
+    return session
+
+
+def _remedy() -> str:
+    if all(map(_is_installed, ("onnxruntime", "onnxruntime-gpu"))):
+        return (
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files, so run "
+            "`pip uninstall onnxruntime onnxruntime-gpu` and then `pip install onnxruntime-gpu`"
+        )
+    return "install onnxruntime-gpu instead of onnxruntime, or use provider cpu"
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+class DeviceBuffers:
+    """One batch's input and output on a device, kept from batch to batch as long as their shape stays.
+
+    Args:
+        session: With one input, and the output ``labels``.
+        device: onnxruntime's name of it.
+    """
+
+    def __init__(self, session: ort.InferenceSession, device: str) -> None:
+        self._session, self._device = session, device
+        self._binding: ort.IOBinding | None = None
+        self._hu: ort.OrtValue | None = None
+        self._labels: ort.OrtValue | None = None
+
+    def labels(
+        self,
+        hu: npt.NDArray[np.int16],  # [N, C, H, W]
+    ) -> npt.NDArray[np.uint8]:  # [N, H, W]
+        """Copy a batch to the device, run, copy its labels back; nothing else crosses the bus."""
+        if self._hu is None or self._labels is None or tuple(self._hu.shape()) != hu.shape:
+            self._bind(hu)
+        assert self._hu is not None
+        assert self._labels is not None
+        self._hu.update_inplace(hu)
+        self._session.run_with_iobinding(self._binding)
+        return np.array(self._labels.numpy())  # a copy: on the host this would be the buffer itself
+
+    def _bind(self, hu: npt.NDArray[np.int16]) -> None:
+        batch, _, height, width = hu.shape
+        self._binding = self._hu = self._labels = None  # their memory is free for the new ones
+        self._binding = self._session.io_binding()
+        self._hu = ort.OrtValue.ortvalue_from_shape_and_type(list(hu.shape), np.int16, self._device, 0)
+        self._labels = ort.OrtValue.ortvalue_from_shape_and_type([batch, height, width], np.uint8, self._device, 0)
+        self._binding.bind_ortvalue_input(self._session.get_inputs()[0].name, self._hu)
+        self._binding.bind_ortvalue_output("labels", self._labels)

@@ -1,0 +1,118 @@
+"""What ``smile-predict`` does with its arguments."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from smile_runtime.errors import InputError
+from smile_runtime.io.files import check_json, check_results, printable
+from smile_runtime.predict.folder import list_jobs, output_folder, predict_folder, shared_folder
+from smile_runtime.io.nifti import SUFFIXES
+from smile_runtime.predict.predictor import Predictor, check_outputs
+from smile_runtime.predict.preview import picture_path
+from smile_runtime.predict.record import FAILED, KEPT, Report
+from smile_runtime.io.tables import check_table, write_dataset_labels, write_table
+from smile_runtime.volume.organ_volumes import check_volumes, write_volumes
+
+FOLDER_TABLES = ("organs.label.txt", "organs.ctbl")  # what a folder gets without being asked
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Run ``smile-predict``; see ``smile-predict --help`` for the arguments.
+
+    Raises:
+        InputError: An argument or an input is no good; of a folder, at least one scan is not.
+    """
+    (_predict_folder if os.path.isdir(args.scan) else _predict_scan)(args)
+
+
+def _predict_scan(args: argparse.Namespace) -> None:
+    if args.resume:
+        raise InputError(f"--continue is for a folder of scans, and {args.scan} is none")
+    _check_names(args)
+    predictor, report = _prepare(args)
+    picture = picture_path(args.output) if args.preview else None
+    check_outputs([args.scan, args.model], args.output, picture, *_side_files(args))
+    with shared_folder(Path(args.output).parent):
+        prediction = predictor.predict_file(args.scan, args.output, preview_png=picture, show_progress=True)
+        report.add(Path(args.scan), prediction)
+        _write_side_files(args, predictor, report)
+    width = max(len(organ) for organ in ("organ", *prediction.volumes_ml))
+    print(f"{'organ':<{width}}  {'ml':>9}")
+    for organ, millilitres in prediction.volumes_ml.items():
+        print(f"{organ:<{width}}  {millilitres:>9.1f}")
+    print(f"wrote {printable(prediction.path)} in {prediction.seconds:.1f} s")
+    _warn(report)
+
+
+def _predict_folder(args: argparse.Namespace) -> None:
+    _check_names(args)
+    out = Path(args.output)
+    jobs = list_jobs(Path(args.scan), out, previews=args.preview, model=Path(args.model))
+    if out.name.lower().endswith(SUFFIXES):
+        raise InputError(f"{args.scan} is a folder, so its label maps need one too, and {out} is named like a file")
+    tables = [out / name for name in FOLDER_TABLES]
+    predictor, report = _prepare(args)
+    with output_folder(out):
+        results = [path for job in jobs for path in (job.labels, job.picture) if path is not None]
+        check_results(_side_files(args), [args.model, *(job.scan for job in jobs)], [*results, *tables])
+        for table in tables:
+            write_table(table, predictor.card.organs)
+        predict_folder(predictor, jobs, report, resume=args.resume)
+        _write_side_files(args, predictor, report)
+    failed, kept = report.count(FAILED), report.count(KEPT)
+    print(
+        f"{len(jobs) - failed} of {len(jobs)} scans have their results in {printable(out)}"
+        + f" ({kept} kept)" * bool(kept)
+    )
+    _warn(report)
+    if failed:
+        raise InputError(f"{failed} of {len(jobs)} scans could not be finished, as told above")
+
+
+def _warn(report: Report) -> None:
+    for warning in report.warnings():
+        print(f"warning: {warning}".replace("\n", " "), file=sys.stderr)
+
+
+def _prepare(args: argparse.Namespace) -> tuple[Predictor, Report]:
+    predictor = Predictor(
+        args.model,
+        args.threads,
+        args.provider,
+        batch=args.batch,
+        crop=not args.no_crop,
+        largest_component=args.largest_component,
+    )
+    return predictor, Report(predictor)
+
+
+def _tables(args: argparse.Namespace) -> list[str]:
+    return [*args.organ_table, *([args.organs_json] if args.organs_json is not None else [])]
+
+
+def _side_files(args: argparse.Namespace) -> list[str]:
+    return [*_tables(args), *(path for path in (args.volumes, args.report) if path is not None)]
+
+
+def _check_names(args: argparse.Namespace) -> None:
+    """Refuse, before a model is loaded, side files whose names do not tell their format."""
+    for path in args.organ_table:
+        check_table(path)
+    if args.volumes is not None:
+        check_volumes(args.volumes)
+    for path, what in ((args.report, "the report"), (args.organs_json, "the organs")):
+        if path is not None:
+            check_json(path, what)
+
+
+def _write_side_files(args: argparse.Namespace, predictor: Predictor, report: Report) -> None:
+    for path in args.organ_table:
+        write_table(path, predictor.card.organs)
+    if args.organs_json is not None:
+        write_dataset_labels(args.organs_json, predictor.card.organs)
+    if args.volumes is not None:
+        write_volumes(args.volumes, report.volumes)
+    if args.report is not None:
+        report.write(args.report)

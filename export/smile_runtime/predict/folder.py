@@ -1,0 +1,258 @@
+"""A folder of scans: read, computed and written side by side, one bad file in no other's way."""
+
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from smile_runtime.errors import InputError
+from smile_runtime.io.files import reason
+from smile_runtime.io.nifti import SUFFIXES, read_note, refuse_replacing_scan
+from smile_runtime.predict.predictor import Prediction, Predictor, Scan
+from smile_runtime.predict.preview import fingerprint, picture_path, shown_labels
+from smile_runtime.predict.progress import Progress
+from smile_runtime.predict.record import Report
+
+Result = TypeVar("Result")
+
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}(\.\w+)*")  # what `smile_runtime.io.files` calls an unfinished file
+_CHANNEL = re.compile(r"_0000$")  # nnU-Net's suffix of the first channel
+_ANY_CHANNEL = re.compile(r"(.*)_(\d{4})\.nii(?:\.gz)?", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan of a folder.
+
+    Attributes:
+        scan: The file.
+        labels: Where its label map goes.
+        picture: Where its preview goes, if one is wanted.
+    """
+
+    scan: Path
+    labels: Path
+    picture: Path | None
+
+
+def list_jobs(folder: Path, out: Path, *, previews: bool, model: Path | None = None) -> list[Job]:
+    """The scans of a folder, by name, and where their results go.
+
+    ``case.nii``, ``case.nii.gz`` and nnU-Net's ``case_0000.nii.gz`` become ``case.nii.gz``. Hidden files and files with
+    other suffixes are left alone.
+
+    Raises:
+        InputError: The folder cannot be read or has no scan, two scans would get one name or are channels of one case,
+            or the results would lie among the scans, or replace one or ``model``.
+    """
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder))
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {reason(error)}") from error
+    if os.path.exists(out) and os.path.samefile(folder, out):
+        raise InputError(f"the output folder {out} is the folder of the scans: choose another one")
+    jobs: dict[str, Job] = {}
+    for name in names:
+        suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
+        if not suffix or name.startswith("."):
+            continue
+        case = _CHANNEL.sub("", name[: -len(suffix)])
+        if case in jobs:
+            raise InputError(f"{jobs[case].scan.name} and {name} in {folder} would get one name: move one of them away")
+        labels = out / f"{case}.nii.gz"
+        jobs[case] = Job(folder / name, labels, picture_path(labels) if previews else None)
+    _refuse_channels(list(jobs.values()))
+    if not jobs:
+        raise InputError(f"{folder} holds no scan: files named .nii or .nii.gz are wanted")
+    _refuse_links(list(jobs.values()), model)
+    return list(jobs.values())
+
+
+def _refuse_channels(jobs: Sequence[Job]) -> None:
+    """Refuse a case of several channels: each would be segmented as if it were a scan of its own."""
+    first: dict[str, Job] = {}
+    for job in jobs:  # by name: channel 0 comes before the others
+        found = _ANY_CHANNEL.match(job.scan.name)
+        if found is None:
+            continue
+        case = found[1]
+        if found[2] == "0000":
+            first[case] = job
+        elif case in first:
+            raise InputError(
+                f"{first[case].scan} and {job.scan.name} are named like two channels of one nnU-Net case: keep the CT "
+                "alone, or rename them if they are two patients"
+            )
+
+
+def _refuse_links(jobs: Sequence[Job], model: Path | None) -> None:
+    """Refuse results whose names lead to a scan or to the model, by a link."""
+    inputs = {_identity(job.scan): "a scan" for job in jobs}
+    if model is not None:
+        inputs[_identity(model)] = "the model"
+    inputs.pop(None, None)
+    for job in jobs:
+        for path in (job.labels, job.picture):
+            if path is not None and (kind := inputs.get(_identity(path))):
+                raise InputError(f"the output {path} is a link to {kind}: remove it, or choose another folder")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:  # missing, or unreadable: told when it is its turn
+        return None
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def output_folder(out: Path) -> Iterator[None]:
+    """Make a folder, keep other runs out of it, and remove what a killed run has left unfinished in it.
+
+    Raises:
+        InputError: It cannot be made, or another run writes to it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {out}: {reason(error)}") from error
+    with _locked(out, fcntl.LOCK_EX) as is_locked:
+        if is_locked:
+            _remove_unfinished(out)
+        yield
+
+
+@contextmanager
+def shared_folder(out: Path) -> Iterator[None]:
+    """Keep runs over folders out of a folder, which would remove what is unfinished in it; others may write to it too.
+
+    Raises:
+        InputError: It cannot be opened, or such a run writes to it.
+    """
+    with _locked(out, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _locked(out: Path, kind: int) -> Iterator[bool]:
+    """Hold a lock on a folder; it ends with the process, however that ends. Yields False where locks are unknown."""
+    try:
+        handle = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {out}: {reason(error)}") from error
+    try:
+        is_locked = True
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another smile-predict writes to {out}: wait for it, or choose another folder") from None
+        except OSError:  # a file system without locks
+            is_locked = False
+        yield is_locked
+    finally:
+        os.close(handle)
+
+
+def _remove_unfinished(out: Path) -> None:
+    with os.scandir(out) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                os.unlink(entry.path)
+
+
+def predict_folder(
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    report: Report,
+    *,
+    resume: bool = False,
+) -> None:
+    """Segment scans; what happens to each is noted in the report, and failures are printed as they happen.
+
+    While one scan is computed, a second thread writes the labels of the one before it and then reads the one after
+    it, in this order: so at most 2 + 1 bytes a voxel of the scan at work, and 2 of the next one, are in memory.
+
+    Args:
+        predictor: With its model loaded.
+        jobs: What to segment.
+        report: Filled.
+        resume: Whether to keep the label maps that are complete.
+    """
+    todo = []
+    for job in jobs:
+        kept = predictor.finished(job.scan, job.labels) if resume and _has_picture(job) else None
+        if kept is None:
+            todo.append(job)
+        else:
+            report.add(job.scan, kept, kept=True)
+    bar = Progress(len(todo), "predict")
+    io = ThreadPoolExecutor(1, thread_name_prefix="io")
+    try:
+        _run(predictor, todo, report, bar, io)
+    finally:
+        io.shutdown(cancel_futures=True)
+        bar.close()
+
+
+def _run(predictor: Predictor, jobs: Sequence[Job], report: Report, bar: Progress, io: ThreadPoolExecutor) -> None:
+    written: tuple[Job, Future[Prediction]] | None = None
+    ahead = io.submit(_load, predictor, jobs[0]) if jobs else None
+    for number, job in enumerate(jobs):
+        assert ahead is not None
+        reading, ahead = ahead, None
+        scan = _outcome(job, report, bar, reading.result)
+        del reading  # a future holds its result as long as it lives
+        if number + 1 < len(jobs):
+            ahead = io.submit(_load, predictor, jobs[number + 1])
+        if scan is not None:
+            scan = _outcome(job, report, bar, partial(_segmented, predictor, scan, job, number, bar))
+        if written is not None:
+            _note(*written, report, bar)
+        written = None
+        if scan is not None:
+            written = (job, io.submit(predictor.save, scan, job.labels, preview_png=job.picture))
+        del scan
+        bar.advance(number + 1)
+    if written is not None:
+        _note(*written, report, bar)
+
+
+def _load(predictor: Predictor, job: Job) -> Scan:
+    refuse_replacing_scan(job.labels)
+    return predictor.load(job.scan)
+
+
+def _segmented(predictor: Predictor, scan: Scan, job: Job, number: int, bar: Progress) -> Scan:
+    predictor.segment(scan, picture=job.picture is not None, advance=lambda share: bar.advance(number + share))
+    return scan
+
+
+def _note(job: Job, writing: Future[Prediction], report: Report, bar: Progress) -> None:
+    prediction = _outcome(job, report, bar, writing.result)
+    if prediction is not None:
+        report.add(job.scan, prediction)
+
+
+def _outcome(job: Job, report: Report, bar: Progress, result: Callable[[], Result]) -> Result | None:
+    """A stage's result; None, noted and printed, if the scan or its output is no good."""
+    try:
+        return result()
+    except InputError as error:
+        message = str(error).replace("\n", " ")
+        report.add_failure(job.scan, message)
+        bar.message(f"error: {message}")
+        return None
+
+
+def _has_picture(job: Job) -> bool:
+    """Whether no picture is wanted, or there is one that shows the label map beside it."""
+    if job.picture is None:
+        return True
+    found = read_note(job.labels)
+    return found is not None and shown_labels(job.picture) == fingerprint(found[1])

@@ -1,0 +1,393 @@
+"""From a CT scan on disk to a label map on disk."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from smile_runtime import __version__
+from smile_runtime.io.buffers import zeros
+from smile_runtime.volume.components import chosen_values, keep_largest_components
+from smile_runtime.errors import AllocationError, InputError
+from smile_runtime.io.files import check_results, check_writable, sha256
+from smile_runtime.volume.hounsfield import range_hu, range_warning
+from smile_runtime.model.exported import Model, ModelCard
+from smile_runtime.io.nifti import Volume, check_suffix, read_image, read_note, refuse_replacing_scan, write_labels
+from smile_runtime.volume.preprocessing import (
+    BodyBox,
+    BodyRule,
+    SliceGeometry,
+    body_box,
+    from_slices,
+    slice_context,
+    slice_geometry,
+    slices_view,
+    whole_box,
+)
+from smile_runtime.predict.preview import Picture, fingerprint, picture_path, preview, remove_other, write_png
+from smile_runtime.predict.progress import Progress
+from smile_runtime.io.tables import write_dataset_labels
+from smile_runtime.volume.organ_volumes import volumes_ml
+
+# Pixels of a batch: an inference over less does not keep the cores busy.
+_BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 16 * 512 * 512, "tensorrt": 16 * 512 * 512}
+# Bytes of a batch inside the session. Free memory would be no better bound: labels could then differ from run to run.
+_BATCH_BYTES = 4 * 2**30
+# A pixel, and a pixel and organ; on a CPU ResNet-18 took 277 bytes a pixel for 3 organs and 1034 for 126 (6.2 an
+# organ), and ResNet-50 at most 470 for 3.
+_FEATURE_BYTES, _ORGAN_BYTES = 512, 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was written for one scan.
+
+    Attributes:
+        path: The label map.
+        shape: (X, Y, Z) of the scan and of the label map.
+        volumes_ml: Organ -> volume, millilitres; 0.0 for an organ that was not found.
+        seconds: Wall time of reading, inference and writing together.
+        range_hu: The scan's lowest and highest value.
+        times: The three, by name.
+        box: Which part of the volume was computed.
+        skipped_slices: Slices that were not, because they show no body.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    volumes_ml: dict[str, float]
+    seconds: float
+    range_hu: tuple[int, int]
+    times: dict[str, float] = field(default_factory=dict)
+    box: dict[str, Any] = field(default_factory=dict)
+    skipped_slices: int = 0
+
+    @property
+    def warning(self) -> str | None:
+        """What its reader has to know: that no body was found, or that the voxels are hardly Hounsfield units."""
+        found = []
+        if self.box.get("slices") == 0:
+            found.append("no body was found, so nothing was computed: if the scan shows one, use --no-crop")
+        if (doubt := range_warning(self.range_hu)) is not None:
+            found.append(doubt)
+        return "; ".join(found) or None
+
+
+@dataclass
+class Scan:
+    """A scan that was read, and what becomes of it.
+
+    Attributes:
+        volume: As its file has it; without its voxels once its labels are known.
+        geometry: How its slices lie in the file.
+        box: Which part of it is computed.
+        sha256: Of the file, hexadecimal.
+        range_hu: Its lowest and highest value.
+        labels: [D, H, W] uint8 in slices order, once they are known.
+        picture: The preview, if one is wanted.
+        times: Stage -> seconds.
+    """
+
+    volume: Volume
+    geometry: SliceGeometry
+    box: BodyBox
+    sha256: str
+    range_hu: tuple[int, int]
+    labels: npt.NDArray[np.uint8] | None = None
+    picture: Picture | None = None
+    times: dict[str, float] = field(default_factory=dict)
+
+
+class Predictor:
+    """Segments volumes with one model, loaded once.
+
+    Attributes:
+        model: The loaded model.
+        body: By which rule the air is left out; None leaves nothing out.
+        threads: CPU threads that were asked for; None for all cores.
+        provider: Where it computes.
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str],
+        threads: int | None = None,
+        provider: str = "cpu",
+        *,
+        batch: int | None = None,
+        crop: bool = True,
+        largest_component: str | None = None,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model_path: An ``.onnx`` file exported by smile-fast.
+            threads: CPU threads; all cores if None.
+            provider: ``cpu``, ``cuda`` or ``tensorrt``.
+            batch: Slices per inference; if None, as many as one slice of 512 x 512 has pixels (16 such slices on a
+                GPU) and as 4 GiB hold with this model's organs, at least 1. Halved while memory is short.
+            crop: Whether to leave out the air, where the model's card says how.
+            largest_component: Organs of which only the largest connected piece is kept: ``all``, or names with commas
+                between them; needs scipy.
+
+        Raises:
+            InputError: The model or the provider cannot be used, a number is below 1, or an organ is unknown.
+        """
+        if batch is not None and batch < 1:
+            raise InputError(f"a batch of {batch} slices was asked for: at least 1 is wanted")
+        self.model = Model(model_path, threads=threads, provider=provider)
+        self.body: BodyRule | None = self.card.body if crop else None
+        self.threads, self.provider = threads, provider
+        self._batch = batch
+        self._cleaned = chosen_values(largest_component, self.card.organs)
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model says about itself."""
+        return self.model.card
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides which labels a scan gets; kept in every label map and in the report."""
+        return {
+            "smile_runtime": __version__,
+            "model_sha256": self.model.sha256,
+            "provider": self.provider,
+            "body": None if self.body is None else vars(self.body),
+            "largest_component": [self.card.organs[value - 1] for value in self._cleaned],
+        }
+
+    def predict(
+        self,
+        slices: npt.NDArray[np.int16],  # [D, H, W]
+        *,
+        box: BodyBox | None = None,
+        show_progress: bool = False,
+        advance: Callable[[float], None] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """Segment a volume that is already in slices order.
+
+        Args:
+            slices: [D, H, W] int16 HU, as `smile_runtime.volume.preprocessing.to_slices` gives it; any strides.
+            box: What to compute of it, as `smile_runtime.volume.preprocessing.body_box` gives it; everything if None.
+            show_progress: Whether to show how far it is on standard error.
+            advance: Called with the share that is done, 0 to 1.
+
+        Returns:
+            [D, H, W] uint8: 0 or organ number; 0 outside of the box.
+
+        Raises:
+            InputError: The model fails on these slices.
+            ValueError: ``slices`` is not [D, H, W] int16.
+        """
+        if slices.ndim != 3 or slices.dtype != np.int16:
+            raise ValueError(f"slices is {slices.dtype} {slices.shape}, int16 [D, H, W] is wanted")
+        box = whole_box(slices.shape) if box is None else box
+        labels = zeros(slices.shape, np.uint8)  # [D, H, W]; what is not written takes no memory
+        bar = Progress(len(box.planes), "predict") if show_progress else None
+        cut, target = box.crop(slices), box.crop(labels)
+        batch, done = self._batch or self._fitting_batch(box.size[0] * box.size[1]), 0
+        try:
+            while done < len(box.planes):
+                planes = np.array(box.planes[done : done + batch])
+                try:
+                    target[planes] = self.model.labels(slice_context(cut, planes, self.card.channels))  # [N, C, h, w]
+                except AllocationError:
+                    if len(planes) == 1:
+                        raise
+                    batch = len(planes) // 2
+                    continue
+                done += len(planes)
+                if bar is not None:
+                    bar.advance(done)
+                if advance is not None:
+                    advance(done / len(box.planes))
+        finally:
+            if bar is not None:
+                bar.close()
+        return labels
+
+    def _fitting_batch(self, pixels: int) -> int:
+        """Slices per inference, for slices of so many pixels."""
+        needed = max(1, pixels) * (_FEATURE_BYTES + _ORGAN_BYTES * len(self.card.organs))
+        return max(1, min(_BATCH_PIXELS[self.provider] // max(1, pixels), _BATCH_BYTES // needed))
+
+    def predict_file(
+        self,
+        scan: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        organs_json: str | os.PathLike[str] | None = None,
+        preview_png: str | os.PathLike[str] | None = None,
+        show_progress: bool = False,
+    ) -> Prediction:
+        """Segment a scan; the label map lies on exactly the scan's own grid.
+
+        Args:
+            scan: A CT scan, ``.nii`` or ``.nii.gz``, in any orientation.
+            out: The label map to write, uint8, with the scan's shape, qform, sform and units.
+            organs_json: Where to write what the label values mean, if wanted.
+            preview_png: Where to write a picture, if wanted.
+            show_progress: Whether to show how far it is on standard error.
+
+        Returns:
+            What was written.
+
+        Raises:
+            InputError: The scan cannot be used, the model fails on it, or an output cannot be written or would
+                overwrite an input. No output is left half-written.
+        """
+        check_outputs([scan, self.model.path], out, organs_json, preview_png)
+        loaded = self.load(scan)
+        self.segment(loaded, picture=preview_png is not None, show_progress=show_progress)
+        prediction = self.save(loaded, out, preview_png=preview_png)
+        if organs_json is not None:
+            write_dataset_labels(organs_json, self.card.organs)
+        return prediction
+
+    def load(self, scan: str | os.PathLike[str]) -> Scan:
+        """Read a scan and find the body in it: 2 bytes a voxel.
+
+        Raises:
+            InputError: The scan cannot be used, or its voxels cannot be Hounsfield units.
+        """
+        start = time.monotonic()
+        volume = read_image(scan)
+        values = range_hu(volume)
+        geometry = slice_geometry(volume.affine, volume.data.shape)
+        box = body_box(slices_view(volume.data, geometry), geometry.spacing, self.body)
+        return Scan(volume, geometry, box, sha256(scan), values, times={"read": time.monotonic() - start})
+
+    def segment(
+        self,
+        scan: Scan,
+        *,
+        picture: bool = False,
+        show_progress: bool = False,
+        advance: Callable[[float], None] | None = None,
+    ) -> None:
+        """Compute a scan's labels, 1 byte a voxel, and let go of its voxels.
+
+        Args:
+            scan: What `load` returned; changed.
+            picture: Whether a preview is wanted.
+            show_progress: See `predict`.
+            advance: See `predict`.
+
+        Raises:
+            InputError: The model fails on the scan, or it does not fit into memory.
+        """
+        start = time.monotonic()
+        slices = slices_view(scan.volume.data, scan.geometry)
+        try:
+            labels = self.predict(slices, box=scan.box, show_progress=show_progress, advance=advance)
+            keep_largest_components(labels, self._cleaned)
+        except MemoryError as error:
+            raise InputError(f"{scan.volume.path} does not fit into this machine's memory: free some") from error
+        if picture:
+            scan.picture = preview(slices, labels, scan.geometry.spacing, self.card.window)
+        scan.labels = labels
+        scan.volume = Volume(np.empty((0, 0, 0), np.int16), scan.volume.affine, scan.volume.path, scan.volume.header)
+        scan.times["inference"] = time.monotonic() - start
+
+    def save(
+        self,
+        scan: Scan,
+        out: str | os.PathLike[str],
+        *,
+        preview_png: str | os.PathLike[str] | None = None,
+    ) -> Prediction:
+        """Write what `segment` found.
+
+        A picture never lies beside other labels than it shows: that of other labels goes first, the new one comes last.
+
+        Raises:
+            InputError: A file cannot be written.
+        """
+        start = time.monotonic()
+        assert scan.labels is not None
+        volume, organs, box = scan.volume, self.card.organs, scan.box
+        millilitres = volumes_ml(scan.labels, organs, float(abs(np.linalg.det(volume.affine[:3, :3]))))
+        made_from = {"sha256": scan.sha256, "shape": list(scan.geometry.shape)}
+        facts = {"scan": made_from, "volumes_ml": millilitres, "box": box.to_json(), "range_hu": list(scan.range_hu)}
+        note = json.dumps({"organs": organs, "settings": self.settings, **facts}, ensure_ascii=False)
+        labels, shown = from_slices(scan.labels, scan.geometry), fingerprint(note)
+        if preview_png is not None:
+            check_writable(preview_png)  # told while the labels are as they were
+            remove_other(preview_png, shown, only_ours=False)
+        remove_other(picture_path(out), shown, only_ours=True)
+        write_labels(out, labels, volume.affine, organs=organs, header=volume.header, note=note)
+        if preview_png is not None and scan.picture is not None:
+            write_png(preview_png, scan.picture, shown)
+        scan.times["write"] = time.monotonic() - start
+        return self._prediction(Path(out), scan.geometry.shape, facts, scan.times)
+
+    def finished(self, scan: str | os.PathLike[str], out: str | os.PathLike[str]) -> Prediction | None:
+        """What was written for a scan earlier, if it is what would be written now.
+
+        A label map appears under its name when it is complete, or not at all; it counts as finished if it was made from
+        these very bytes, with this model and these settings, and has the shape that it had. Times of files say nothing:
+        a scan that replaces another one may be older than its labels.
+        """
+        found = read_note(out)
+        if found is None:
+            return None
+        try:
+            facts = json.loads(found[1])
+            if facts["settings"] != self.settings or facts["scan"]["shape"] != list(found[0]):
+                return None
+            checked = {"box": _checked_box(facts["box"]), "range_hu": _checked_range(facts["range_hu"])}
+            prediction = self._prediction(Path(out), found[0], facts | checked, {})
+            if not all(map(math.isfinite, prediction.volumes_ml.values())):
+                return None
+            return prediction if facts["scan"]["sha256"] == sha256(scan) else None
+        except (InputError, ValueError, KeyError, TypeError, OverflowError, RecursionError):  # somebody else's note
+            return None
+
+    def _prediction(
+        self, path: Path, shape: tuple[int, int, int], facts: dict[str, Any], times: dict[str, float]
+    ) -> Prediction:
+        return Prediction(
+            path=path,
+            shape=shape,
+            volumes_ml={organ: float(facts["volumes_ml"][organ]) for organ in self.card.organs},
+            seconds=sum(times.values()),
+            times=dict(times),
+            box=facts["box"],
+            skipped_slices=int(facts["box"]["of"]) - int(facts["box"]["slices"]),
+            range_hu=(facts["range_hu"][0], facts["range_hu"][1]),
+        )
+
+
+def _checked_box(box: dict[str, Any]) -> dict[str, Any]:
+    """The whole numbers of a note's box, as `BodyBox.to_json` wrote them."""
+    sides = {name: [int(end) for end in box[name]] for name in ("rows", "columns")}
+    return {"slices": int(box["slices"]), "of": int(box["of"]), **sides}
+
+
+def _checked_range(range_hu: list[Any]) -> tuple[int, int]:
+    """The two whole numbers of a note's range."""
+    low, high = range_hu
+    return int(low), int(high)
+
+
+def check_outputs(
+    inputs: list[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *more: str | os.PathLike[str] | None,
+) -> None:
+    """Refuse, before minutes are spent, outputs that cannot be written or would replace an input, a scan or each other.
+
+    Raises:
+        InputError: There is one; ``out`` is not named like a NIfTI file.
+    """
+    check_suffix(out)
+    check_results((out, *more), inputs)
+    refuse_replacing_scan(out)

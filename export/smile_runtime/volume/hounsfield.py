@@ -1,0 +1,31 @@
+"""Whether a scan's values can be Hounsfield units: told by the lowest and the highest of them."""
+
+from smile_runtime.errors import InputError
+from smile_runtime.io.nifti import Volume
+
+_OTHER_SCALE = (-5, 255)  # holds label maps, grey values of 8 bits and HU / 1000; a CT scan has air or fat below
+_AIR = -200  # HU; the air around a patient and lungs lie below, fat at -120 to -50 does not
+
+
+def range_hu(volume: Volume) -> tuple[int, int]:
+    """The lowest and the highest value of a scan.
+
+    Raises:
+        InputError: The scan shows nothing, or its values cannot be Hounsfield units.
+    """
+    low, high = int(volume.data.min()), int(volume.data.max())
+    if low == high:
+        raise InputError(f"{volume.path} shows nothing: all its voxels are {low} HU")
+    if _OTHER_SCALE[0] <= low and high <= _OTHER_SCALE[1]:
+        raise InputError(
+            f"{volume.path} is not in Hounsfield units: its rounded values lie between {low} and {high}, as those of a "
+            "label map or a rescaled picture do, while air is at -1000 and fat at -100"
+        )
+    return low, high
+
+
+def range_warning(range_hu: tuple[int, int]) -> str | None:
+    """What has to be known of a scan that has no air: that it may lie on another scale, say HU + 1024."""
+    if range_hu[0] < _AIR:
+        return None
+    return f"no voxel lies below {_AIR} HU, as air and lungs do: make sure that the scan is in Hounsfield units"

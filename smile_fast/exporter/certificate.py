@@ -1,0 +1,214 @@
+"""The proof, on real cases of a run, that a file computes what the network computes."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from smile_fast.data.store import Store
+from smile_fast.models import Segmenter
+from smile_fast.training.run import Run
+from smile_runtime.errors import InputError
+from smile_runtime.model.exported import Model
+from smile_runtime.volume.preprocessing import BodyBox, BodyRule, slice_context, whole_box
+
+PARITY_CASES = 4
+PARITY_ORGAN_SLICES = 8  # of each case
+MIN_ORGAN_VOXELS = 1000  # an organ with fewer is mostly surface: a handful of voxels would decide
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What a certificate must show.
+
+    Attributes:
+        share: of the voxels that have the same label. dice: of each organ's voxels in network and file.
+    """
+
+    share: float
+    dice: float
+
+
+# fp32: kernels of two libraries differ in the last bits; only voxels whose logits all but tie can change.
+# fp16: 11 bits a value, errors of some 1e-3 in a probability; a trained network loses some 2 voxels of 100,000, all of
+#   them on surfaces. Far below that, something has overflowed.
+# int8: 7-bit weights and 8-bit activations, errors of some 1e-2 to 1e-1 in a probability near a surface. A Dice between
+#   network and file of 0.98 costs 0.2 points against the truth, as half of the changed voxels change for the better;
+#   0.95 is where 0.5 points come within reach. The share alone would not see a small organ vanish in the background.
+REQUIREMENTS = {
+    "fp32": Requirement(0.9999, 0.999),
+    "fp16": Requirement(0.999, 0.99),
+    "int8": Requirement(0.99, 0.95),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Slices on which network and file are compared: hu [n, C, H, W] int16 of one case."""
+
+    case: str
+    hu: NDArray[np.int16]
+
+
+def parity_samples(run: Run, store: Store, channels: int) -> list[Sample]:
+    """Choose slices of up to four cases, two at a time: where organs are, a whole one, and a cut-out of another size.
+
+    Where organs are they are cut to the body's box, as production cuts them. Organ voxels are counted by the index
+    (visible labels); without any the box's middle slice is taken.
+    """
+    cases = [case for split in ("test", "validation", "train") for case in run.cases(split)]
+    samples = []
+    for case in dict.fromkeys(cases[:: max(1, len(cases) // PARITY_CASES)][:PARITY_CASES]):
+        image, box = store.read_image(case), computed_box(store, case, run.config.body)
+        busiest = [z for z in dict.fromkeys(_busiest(np.array(store.cases[case].counts))) if z in box.planes]
+        index = busiest or [box.planes[len(box.planes) // 2]]
+        for first in range(0, len(index), 2):
+            samples.append(Sample(case, slice_context(box.crop(image), index[first : first + 2], channels)))
+        samples.append(Sample(case, slice_context(image, [0], channels)))
+        height, width = image.shape[1:]
+        rows, columns = slice(height // 8, height - 1), slice(0, width - width // 5)
+        samples.append(Sample(case, slice_context(image[:, rows, columns], index[:1], channels)))
+    return samples
+
+
+def computed_box(store: Store, case: str, rule: BodyRule | None) -> BodyBox:
+    """What production computes of a case; all of one without a body, of which it computes nothing."""
+    box = store.body_box(case, rule)
+    return box if box.planes else whole_box(store.cases[case].shape)
+
+
+def _busiest(voxels: NDArray[np.int64]) -> list[int]:
+    """Slices with most voxels of all organs and of single ones, given voxels [D, K]; at most 1 + 8."""
+    if not voxels.any():
+        return []
+    single = [int(voxels[:, organ].argmax()) for organ in range(voxels.shape[1]) if voxels[:, organ].any()]
+    return [int(voxels.sum(axis=1).argmax()), *list(dict.fromkeys(single))[:PARITY_ORGAN_SLICES]]
+
+
+class Comparison:
+    """Counts of what network and file say of the same voxels.
+
+    Attributes:
+        joint: [K + 1, K + 1] voxels by the network's label and the file's.
+        worst: share of identical labels and case of the worst sample.
+        difference: largest difference of a probability.
+    """
+
+    def __init__(self, organs: int) -> None:
+        self.joint = np.zeros((organs + 1, organs + 1), np.int64)
+        self.worst = (1.0, "")
+        self.difference = 0.0
+
+    def add(
+        self,
+        case: str,
+        expected: tuple[NDArray[np.uint8], NDArray[np.float32]],  # labels [n, H, W], probabilities [n, K, H, W]
+        found: tuple[NDArray[np.uint8], NDArray[Any]],
+    ) -> None:
+        """Count one sample; the file's probabilities may be uint8, which stands for p * 255."""
+        values = len(self.joint)
+        pairs = np.bincount((expected[0].astype(np.intp) * values + found[0]).ravel(), minlength=values**2)
+        joint = pairs.reshape(values, values)
+        self.joint += joint
+        self.worst = min(self.worst, (float(np.trace(joint) / max(joint.sum(), 1)), case))
+        probabilities = found[1].astype(np.float32) / (255 if found[1].dtype == np.uint8 else 1)
+        self.difference = max(self.difference, float(np.abs(probabilities - expected[1]).max(initial=0)))
+
+    @property
+    def share(self) -> float:
+        """Of the voxels with the same label."""
+        return float(np.trace(self.joint) / max(self.joint.sum(), 1))
+
+    def dice(self, organ: int) -> float | None:
+        """Dice of an organ's voxels in network and file; None if neither has any."""
+        voxels = self.joint[organ + 1].sum() + self.joint[:, organ + 1].sum()
+        return float(2 * self.joint[organ + 1, organ + 1] / voxels) if voxels else None
+
+    def counts(self, organ: int) -> bool:
+        """Whether the organ is large enough in the network's labels for its Dice to mean something."""
+        return bool(self.joint[organ + 1].sum() >= MIN_ORGAN_VOXELS)
+
+
+def certify(
+    model: Segmenter, exported: Model, samples: Sequence[Sample], *, probabilities: Model | None = None
+) -> dict[str, Any]:
+    """Compare a file with the network that it was made from.
+
+    Args:
+        model: the network in evaluation mode, on the CPU, in float32 and with its BatchNorms.
+        exported: the loaded file.
+        samples: what to compare them on.
+        probabilities: the same graph with its probabilities, if the file was made without them.
+
+    Returns:
+        The certificate, plain JSON.
+
+    Raises:
+        InputError: fewer voxels or organs agree than `REQUIREMENTS` asks for.
+    """
+    card = exported.card
+    compared = Comparison(len(card.organs))
+    for sample in samples:
+        size = (sample.hu.shape[2], sample.hu.shape[3])
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(sample.hu))
+            expected = (model.label_map(logits, size).numpy(), model.probabilities(logits, size).numpy())
+        found = (exported.labels(sample.hu), (probabilities or exported).probabilities(sample.hu))
+        compared.add(sample.case, expected, found)
+    dice = {organ: compared.dice(number) for number, organ in enumerate(card.organs)}
+    required = REQUIREMENTS[card.precision]
+    _require(compared, dice, required, card.precision)
+    return {
+        "cases": list(dict.fromkeys(sample.case for sample in samples)),
+        "slices": sum(len(sample.hu) for sample in samples),
+        "sizes": [list(size) for size in sorted({sample.hu.shape[2:] for sample in samples})],
+        "voxels": int(compared.joint.sum()),
+        "identical_voxels": int(np.trace(compared.joint)),
+        "identical_share": compared.share,
+        "max_probability_difference": compared.difference,
+        "dice": dice,
+        "required_share": required.share,
+        "required_dice": required.dice,
+    }
+
+
+def _require(compared: Comparison, dice: dict[str, float | None], required: Requirement, precision: str) -> None:
+    failure = ""
+    if not compared.share >= required.share:
+        failure = (
+            f"agree on {compared.share:.4%} of the voxels only (worst case {compared.worst[1]}, "
+            f"{compared.worst[0]:.4%}; {required.share:.2%} are wanted)"
+        )
+    for number, (organ, found) in enumerate(dice.items()):
+        if not failure and compared.counts(number) and found is not None and not found >= required.dice:
+            failure = f"agree on {organ} with a Dice of {found:.4f} only ({required.dice} is wanted)"
+    if not failure:
+        return
+    versions = f"torch ({torch.__version__}) and onnxruntime ({importlib.metadata.version('onnxruntime')})"
+    remedy = f"try other versions of {versions}" if precision == "fp32" else "export it with --precision fp32"
+    raise InputError(f"the exported file and the network {failure}, so nothing was written: {remedy}")
+
+
+def organs_not_found(parity: dict[str, Any]) -> list[str]:
+    """Organs of which neither network nor file finds a voxel: of these the certificate proves nothing."""
+    return [organ for organ, dice in parity["dice"].items() if dice is None]
+
+
+def format_parity(parity: dict[str, Any]) -> list[str]:
+    """Return a certificate as lines for the terminal."""
+    dice = ", ".join(f"{organ} {'-' if found is None else f'{found:.4f}'}" for organ, found in parity["dice"].items())
+    lines = [
+        f"  parity: {parity['identical_voxels']} of {parity['voxels']} voxels as in torch "
+        f"({parity['identical_share']:.4%}), {parity['slices']} slices of {len(parity['cases'])} cases, "
+        f"{len(parity['sizes'])} sizes",
+        f"  Dice between torch and the file: {dice}",
+        f"  largest difference of a probability: {parity['max_probability_difference']:.1e}",
+    ]
+    if calibration := parity.get("calibration"):
+        cases = len(calibration["cases"])
+        lines.append(f"  int8 scales from {calibration['slices']} slices of {cases} training cases")
+    return lines
