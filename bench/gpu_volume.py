@@ -23,13 +23,13 @@ from bench.whole_volume.contest import by_hand, feeds_of, network, slices_of, wr
 from bench.whole_volume.scans import load, write_scan
 from bench.whole_volume.workloads import EAGER, OURS, SESSION, Workload
 from smile_fast.exporter.graph import fold_batchnorm, to_onnx, without_probabilities
-from smile_fast.exporter.precision import half_network
 from smile_fast.exporter.onnx_file import serialize
+from smile_fast.exporter.precision import half_network
 from smile_fast.models import Segmenter
 from smile_runtime.model.exported import INPUT, LABELS, ModelCard
+from smile_runtime.model.session import PROVIDERS
 from smile_runtime.predict.predictor import Predictor
 from smile_runtime.volume.preprocessing import BodyRule, slice_context
-from smile_runtime.model.session import PROVIDERS
 
 Precision = Literal["fp32", "fp16"]
 COMPILED = "torch.compile"

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EVERYTHING = {
     f"smile_fast.{layer}"
-    for layer in ("cli", "data", "demo", "evaluation", "export", "models", "ops", "report", "supervision", "training")
+    for layer in ("cli", "data", "demo", "evaluation", "exporter", "models", "ops", "report", "supervision", "training")
 }
 BELOW_TRAINING = {"smile_fast.data", "smile_fast.models", "smile_fast.ops", "smile_fast.supervision", "smile_runtime"}
 BESIDE_TRAINING = BELOW_TRAINING | {"smile_fast.training", "smile_fast.evaluation"}
@@ -134,7 +134,13 @@ def test_every_module_keeps_to_its_layer() -> None:
 
 
 def test_commands_import_nothing_heavy() -> None:
-    packages = {"smile_fast", "smile_fast.training", "smile_runtime", "smile_runtime.io", "smile_runtime.predict"}  # importing a module runs its packages first
+    packages = {
+        "smile_fast",
+        "smile_fast.training",
+        "smile_runtime",
+        "smile_runtime.io",
+        "smile_runtime.predict",
+    }  # importing a module runs its packages first
     commands = {name: tree for name, tree in modules().items() if name in packages or layer_in(name, LIGHT)}
     assert len(commands) > 10
     assert [line for module, tree in commands.items() for line in heavy_imports(module, tree)] == []

@@ -21,8 +21,8 @@ from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.relabel import existing_rounds
 from smile_fast.training.run import Run
-from smile_runtime.predict import cli as predict_cli
 from smile_runtime.model.exported import Model
+from smile_runtime.predict import cli as predict_cli
 from tests.cohorts import tree
 from tests.runs import balance
 

@@ -31,8 +31,8 @@ from bench.whole_volume.workloads import (
     Workload,
 )
 from smile_fast.exporter.graph import fold_batchnorm, to_onnx, without_probabilities
-from smile_fast.exporter.precision import Calibration, quantize
 from smile_fast.exporter.onnx_file import serialize
+from smile_fast.exporter.precision import Calibration, quantize
 from smile_fast.models import ModelConfig, Segmenter
 from smile_runtime.model.exported import INPUT, LABELS, ModelCard
 from smile_runtime.predict.predictor import Predictor

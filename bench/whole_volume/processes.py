@@ -49,7 +49,9 @@ def start_up(file: Path) -> dict[str, float]:
         "python, s": seconds("pass"),
         IMPORT: seconds("import smile_runtime.predict.predictor"),
         HELP: seconds(help_text, "--help"),
-        "model loaded, s": seconds("import sys; from smile_runtime.model.exported import Model; Model(sys.argv[1])", str(file)),
+        "model loaded, s": seconds(
+            "import sys; from smile_runtime.model.exported import Model; Model(sys.argv[1])", str(file)
+        ),
     }
 
 

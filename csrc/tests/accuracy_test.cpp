@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "check.h"
+#include "core/common/cpu_capability.h"
 #include "core/common/float_formats.h"
 #include "core/masked_bce/label_counts.h"
 #include "core/masked_bce/masked_bce.h"
-#include "core/common/cpu_capability.h"
 
 namespace {
 

@@ -11,8 +11,8 @@
 #include <utility>
 
 #include "check.h"
-#include "core/common/float_formats.h"
 #include "core/common/cpu_capability.h"
+#include "core/common/float_formats.h"
 
 namespace smile_fast::testing {
 

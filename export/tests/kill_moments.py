@@ -22,8 +22,8 @@ import traceback
 from collections import Counter
 
 import smile_runtime.predict.commands  # noqa: F401  # loaded once, before the forks
-from smile_runtime.predict.cli import main
 from smile_runtime.model.exported import Model
+from smile_runtime.predict.cli import main
 
 INFERENCE = "inference of a batch"
 HALF_WRITTEN = "half of a file is written"

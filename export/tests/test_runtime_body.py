@@ -5,10 +5,10 @@ import pytest
 from nifti_files import orientations, write
 from tiny_models import threshold_card, threshold_labels, write_threshold_model
 
-from smile_runtime.volume import body as module
-from smile_runtime.predict.cli import main
 from smile_runtime.io.nifti import read_image, read_labels
+from smile_runtime.predict.cli import main
 from smile_runtime.predict.predictor import Predictor
+from smile_runtime.volume import body as module
 from smile_runtime.volume.preprocessing import BodyRule, body_box, slices_view, to_slices, whole_box
 
 SPACING = (5.0, 1.0, 1.0)

@@ -39,7 +39,11 @@ def left_behind(folder):
 
 def command(*args, **kwargs):
     return subprocess.run(
-        [sys.executable, "-m", "smile_runtime.predict.cli", *args], capture_output=True, text=True, check=False, **kwargs
+        [sys.executable, "-m", "smile_runtime.predict.cli", *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        **kwargs,
     )
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from nifti_files import random_hu, write
 
-from smile_runtime.predict.cli import main
 from smile_runtime.io.files import sha256
 from smile_runtime.io.nifti import read_labels, read_note, write_labels
+from smile_runtime.predict.cli import main
 
 SHAPE = (8, 9, 3)
 

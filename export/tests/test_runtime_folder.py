@@ -15,12 +15,12 @@ from nifti_files import content, random_hu, write
 from tiny_models import threshold_card, threshold_labels, write_threshold_model
 
 from smile_runtime import __version__
-from smile_runtime.volume.body import BodyRule
-from smile_runtime.predict.cli import main
 from smile_runtime.io.files import sha256
-from smile_runtime.predict.folder import list_jobs
 from smile_runtime.io.nifti import read_labels, read_note
+from smile_runtime.predict.cli import main
+from smile_runtime.predict.folder import list_jobs
 from smile_runtime.predict.predictor import Predictor
+from smile_runtime.volume.body import BodyRule
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from nifti_files import random_hu, write
 
-from smile_runtime.predict.cli import main
 from smile_runtime.io.nifti import read_labels
+from smile_runtime.predict.cli import main
 
 SHAPE = (8, 9, 3)
 SENTENCE = "no voxel lies below -200 HU"

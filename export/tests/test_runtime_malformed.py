@@ -25,9 +25,9 @@ from tiny_models import (
     write_threshold_model,
 )
 
-from smile_runtime.predict.cli import main
 from smile_runtime.errors import InputError
 from smile_runtime.model.exported import METADATA_KEY, Model
+from smile_runtime.predict.cli import main
 
 BILLIONS = dims(10_000, 10_000, 10_000)  # 10^12 voxels
 NUMBERS = np.zeros((3, 3, 3), np.float32)

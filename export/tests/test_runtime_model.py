@@ -20,10 +20,10 @@ from tiny_models import (
     write_threshold_model,
 )
 
-from smile_runtime.model import onnx_scan as wire
-from smile_runtime.volume.body import BodyRule
 from smile_runtime.errors import InputError
+from smile_runtime.model import onnx_scan as wire
 from smile_runtime.model.exported import METADATA_KEY, Model, ModelCard
+from smile_runtime.volume.body import BodyRule
 
 
 def test_a_card_comes_back_as_it_went():

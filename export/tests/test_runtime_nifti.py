@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from nifti_files import AFFINE, OFFSET, content, dims, random_hu, rotation, write
 
-from smile_runtime.io.gzip import MAX_RATIO
 from smile_runtime.errors import InputError
+from smile_runtime.io.gzip import MAX_RATIO
 from smile_runtime.io.nifti import read_image, read_labels, write_image, write_labels
 
 NUMBERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]

@@ -10,8 +10,8 @@ import pytest
 from nifti_files import random_hu, write
 from tiny_models import METADATA_KEY, threshold_card, write_threshold_model
 
-from smile_runtime.predict.cli import main
 from smile_runtime.io.nifti import read_labels
+from smile_runtime.predict.cli import main
 from smile_runtime.predict.predictor import Predictor
 
 

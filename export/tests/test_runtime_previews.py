@@ -8,8 +8,8 @@ import pytest
 from nifti_files import random_hu, write
 from tiny_models import threshold_card, write_threshold_model
 
-from smile_runtime.predict.cli import main
 from smile_runtime.io.nifti import read_note
+from smile_runtime.predict.cli import main
 from smile_runtime.predict.preview import fingerprint, picture_path, shown_labels, write_png
 
 SHAPE = (12, 10, 4)

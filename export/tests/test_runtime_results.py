@@ -13,12 +13,12 @@ import pytest
 from nifti_files import random_hu, write
 from test_runtime_imports import WITHOUT_TORCH
 
-from smile_runtime.predict.cli import main
-from smile_runtime.volume.components import chosen_values, keep_largest_components
 from smile_runtime.errors import InputError
 from smile_runtime.io.nifti import read_labels
-from smile_runtime.predict.preview import fingerprint, preview, shown_labels, write_png
 from smile_runtime.io.tables import colour, itksnap_table, slicer_table, write_table
+from smile_runtime.predict.cli import main
+from smile_runtime.predict.preview import fingerprint, preview, shown_labels, write_png
+from smile_runtime.volume.components import chosen_values, keep_largest_components
 from smile_runtime.volume.organ_volumes import volumes_ml, write_volumes
 
 ORGANS = ("liver", "left kidney", 'the "other" one')

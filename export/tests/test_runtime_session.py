@@ -7,8 +7,8 @@ from hostile_models import write_two_programs
 from nifti_files import random_hu
 from tiny_models import threshold_labels
 
-from smile_runtime.model import session as module
 from smile_runtime.errors import InputError
+from smile_runtime.model import session as module
 from smile_runtime.model.exported import Model
 from smile_runtime.model.session import DeviceBuffers
 

@@ -31,10 +31,10 @@ from smile_fast.data.store import (
 from smile_fast.supervision.states import VOID, State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import sha256, write_json
-from smile_runtime.volume.hounsfield import range_hu, range_warning
 from smile_runtime.io.nifti import Volume, read_image, read_labels
-from smile_runtime.volume.preprocessing import canonical_affine, to_slices
 from smile_runtime.predict.progress import progress
+from smile_runtime.volume.hounsfield import range_hu, range_warning
+from smile_runtime.volume.preprocessing import canonical_affine, to_slices
 
 AFFINE_TOLERANCE_MM = 1e-3
 """How far the label map's grid may lie from the image's, at any corner of the volume: rounding, not misplacement."""

@@ -11,8 +11,7 @@ import torch
 
 import smile_fast
 from smile_fast.cli.main import main
-from smile_fast.exporter import Targets, certificate, export_run, format_certificate
-from smile_fast.exporter import onnx_file
+from smile_fast.exporter import Targets, certificate, export_run, format_certificate, onnx_file
 from smile_fast.exporter.certificate import REQUIREMENTS, Sample, certify, parity_samples
 from smile_fast.exporter.graph import OPSET
 from smile_fast.training.checkpoint import Checkpoint

@@ -15,10 +15,10 @@ from smile_fast.exporter.bundle import inference_config, metadata
 from smile_fast.exporter.folders import atomic_folder
 from smile_fast.exporter.graph import PROBABILITY_TYPES, fold_batchnorm, to_onnx
 from smile_fast.exporter.triton_repo import triton_config
-from smile_runtime.volume.body import BodyRule
 from smile_runtime.errors import InputError
 from smile_runtime.model.exported import Model, ModelCard
 from smile_runtime.predict.predictor import Predictor
+from smile_runtime.volume.body import BodyRule
 from tests.runs import ORGANS, ct, make_run, make_store, truth
 
 INT32, STRING, INT64, MESSAGE, ENUM, UINT64 = 5, 9, 3, 11, 14, 4
@@ -143,7 +143,9 @@ def graph(run):
 @pytest.fixture
 def quick(graph, monkeypatch):
     """Exports without the time of the exporter."""
-    monkeypatch.setattr(onnx_file, "build", lambda *arguments: (onnx.ModelProto.FromString(graph.SerializeToString()), {}))
+    monkeypatch.setattr(
+        onnx_file, "build", lambda *arguments: (onnx.ModelProto.FromString(graph.SerializeToString()), {})
+    )
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from smile_fast.cli.main import main
 from smile_fast.data.store import Store
 from smile_fast.exporter.certificate import REQUIREMENTS
 from smile_fast.exporter.graph import PROBABILITY_TYPES, fold_batchnorm, to_onnx, without_probabilities
-from smile_fast.exporter.precision import Calibration, calibration_slices, half_network, quantize
 from smile_fast.exporter.onnx_file import build, serialize
+from smile_fast.exporter.precision import Calibration, calibration_slices, half_network, quantize
 from smile_fast.models import ModelConfig, Segmenter
 from smile_runtime.model.exported import Model, ModelCard
 from tests.exports import fit_classifier, make_decisive_run, random_hu, shake_batchnorms, torch_answer

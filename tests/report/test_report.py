@@ -21,8 +21,8 @@ from smile_fast.supervision import PSEUDO_BIT, State
 from smile_fast.training.inference import predict_labels
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
-from tests.runs import ORGANS, SHAPE, add_metrics, add_round, ct, make_run, make_store, truth
 from tests.report.test_report_pictures import picture
+from tests.runs import ORGANS, SHAPE, add_metrics, add_round, ct, make_run, make_store, truth
 
 WINDOW = (-160.0, 240.0)
 COLOURS = organ_colours(ORGANS)

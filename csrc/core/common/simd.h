@@ -1,4 +1,5 @@
-// Vectors of kLanes floats, in the compiler's own notation: one source for every target of core/common/cpu_capability.h.
+// Vectors of kLanes floats, in the compiler's own notation: one source for every target of
+// core/common/cpu_capability.h.
 //
 // Arithmetic, comparisons and the choice `mask ? a : b` are the compiler's operators on vector types. What stands here
 // is what they lack: loads and stores at any alignment and of every dtype, and reading a float's bits.
@@ -7,8 +8,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "core/common/float_formats.h"
 #include "core/common/cpu_capability.h"
+#include "core/common/float_formats.h"
 
 #ifdef __SSE2__
 #include <immintrin.h>

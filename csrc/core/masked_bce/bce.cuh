@@ -1,4 +1,5 @@
-// Binary cross entropy of one logit on the device, and its gradient: core/masked_bce/bce.h says why it is computed like this.
+// Binary cross entropy of one logit on the device, and its gradient: core/masked_bce/bce.h says why it is computed like
+// this.
 #pragma once
 
 #include "core/common/cuda_kernel.cuh"
@@ -6,7 +7,8 @@
 namespace smile_fast::cuda {
 
 // exp(x) for x <= 0, within 1.2 ulp, denormal results included, 0 from -104 down; NaN gives NaN. The polynomial is that
-// of core/masked_bce/bce.h. 2^n goes down to n = -150: it is made as 2^(n + 64) 2^-64, of which only the last product rounds.
+// of core/masked_bce/bce.h. 2^n goes down to n = -150: it is made as 2^(n + 64) 2^-64, of which only the last product
+// rounds.
 __device__ __forceinline__ float exp_nonpositive(float x) {
   constexpr float round_to_integer = 0x1.8p23f;  // adding it leaves the nearest integer in the low bits
   const float clamped = x < -104.0f ? -104.0f : x;

@@ -1,9 +1,9 @@
 // A block owns a tile of voxels of one image and goes through all organs: the labels are decoded once, into registers,
 // as words of 32 organs' bits. A warp skips an organ that none of its voxels knows; the next organ's logits are on
 // their way while one is computed.
-#include "core/masked_bce/bce.cuh"
 #include "core/common/cuda_formats.cuh"
 #include "core/common/cuda_kernel.cuh"
+#include "core/masked_bce/bce.cuh"
 #include "core/masked_bce/masked_bce_cuda.h"
 #include "core/masked_bce/plane_sums.cuh"
 

@@ -3,11 +3,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/common/cpu_capability.h"
+#include "core/common/parallel.h"
 #include "core/masked_bce/label_counts.h"
 #include "core/masked_bce/masked_bce.h"
 #include "core/masked_bce/masked_bce_kernel.h"
-#include "core/common/parallel.h"
-#include "core/common/cpu_capability.h"
 
 namespace smile_fast {
 namespace {

@@ -2,10 +2,10 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/common/cpu_capability.h"
 #include "core/common/parallel.h"
 #include "core/masked_bce/scale_gradient.h"
 #include "core/masked_bce/scale_gradient_kernel.h"
-#include "core/common/cpu_capability.h"
 
 namespace smile_fast {
 namespace {

@@ -4,11 +4,11 @@
 // A thread has a span: up to eight neighbouring voxels of one row that lie between the same two logits. It interpolates
 // along the other axes once, goes along the span, and reduces its gradients to two numbers, one for each of the two
 // logits. Those are reduced over the rows through shared memory. The labels of a span are decoded once for 32 organs.
-#include "core/masked_bce/bce.cuh"
 #include "core/common/cuda_formats.cuh"
+#include "core/masked_bce/bce.cuh"
+#include "core/masked_bce/plane_sums.cuh"
 #include "core/masked_bce_upsampled/interpolation.cuh"
 #include "core/masked_bce_upsampled/masked_bce_upsampled_cuda.h"
-#include "core/masked_bce/plane_sums.cuh"
 
 namespace smile_fast {
 namespace {

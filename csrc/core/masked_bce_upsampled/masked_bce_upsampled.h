@@ -2,8 +2,8 @@
 //
 //     u = A z,    L[b,k] = sum over voxels of w BCE(sigma(u), y),    dL/dz = A^T (w (sigma(u) - y))
 //
-// A interpolates bilinearly, or trilinearly, as torch's align_corners=False does (core/masked_bce_upsampled/interpolation.h). Neither u nor
-// its gradient is ever stored at full resolution.
+// A interpolates bilinearly, or trilinearly, as torch's align_corners=False does
+// (core/masked_bce_upsampled/interpolation.h). Neither u nor its gradient is ever stored at full resolution.
 #pragma once
 
 #include <cstdint>

@@ -3,12 +3,12 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/masked_bce_upsampled/interpolation.h"
+#include "core/common/cpu_capability.h"
+#include "core/common/parallel.h"
 #include "core/masked_bce/label_counts.h"
+#include "core/masked_bce_upsampled/interpolation.h"
 #include "core/masked_bce_upsampled/masked_bce_upsampled.h"
 #include "core/masked_bce_upsampled/masked_bce_upsampled_kernel.h"
-#include "core/common/parallel.h"
-#include "core/common/cpu_capability.h"
 #include "core/masked_bce_upsampled/upsampled_columns.h"
 
 namespace smile_fast {

@@ -6,9 +6,9 @@
 // for the lower one in registers; at the end, these two rows of gradients are reduced horizontally.
 #include "core/masked_bce_upsampled/masked_bce_upsampled_kernel.h"
 
-#include "core/masked_bce_upsampled/interpolation.h"
 #include "core/masked_bce/label_counts.h"
 #include "core/masked_bce/supervision.h"
+#include "core/masked_bce_upsampled/interpolation.h"
 #include "core/masked_bce_upsampled/upsampled_rows.h"
 
 namespace smile_fast::SMILE_FAST_TARGET {

@@ -1,8 +1,8 @@
 // 64 voxels as the bits of a word: comparisons of their keys, and bytes that are 0 or not.
 #pragma once
 
-#include "core/select_top_fraction/score_keys.h"
 #include "core/common/simd.h"
+#include "core/select_top_fraction/score_keys.h"
 
 #ifdef __SSE2__
 #include <emmintrin.h>

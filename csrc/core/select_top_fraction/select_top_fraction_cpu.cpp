@@ -8,13 +8,13 @@
 #include <span>
 #include <vector>
 
+#include "core/common/cpu_capability.h"
 #include "core/common/huge_pages.h"
-#include "core/select_top_fraction/key_search.h"
 #include "core/common/parallel.h"
+#include "core/select_top_fraction/key_search.h"
 #include "core/select_top_fraction/select_top_fraction.h"
 #include "core/select_top_fraction/select_top_fraction_kernel.h"
 #include "core/select_top_fraction/select_top_fraction_large.h"
-#include "core/common/cpu_capability.h"
 
 namespace smile_fast {
 namespace {

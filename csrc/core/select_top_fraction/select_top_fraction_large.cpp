@@ -4,9 +4,9 @@
 #include <cstring>
 #include <span>
 
+#include "core/common/cpu_capability.h"
 #include "core/common/huge_pages.h"
 #include "core/common/parallel.h"
-#include "core/common/cpu_capability.h"
 
 namespace smile_fast {
 namespace {

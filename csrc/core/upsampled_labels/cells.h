@@ -1,9 +1,9 @@
-// Vectors over the cells of core/upsampled_labels/cell_grid.h: what their corners say of all their pixels, and every pixel's value.
-// For *_block.cpp files, see core/common/cpu_capability.h.
+// Vectors over the cells of core/upsampled_labels/cell_grid.h: what their corners say of all their pixels, and every
+// pixel's value. For *_block.cpp files, see core/common/cpu_capability.h.
 #pragma once
 
-#include "core/upsampled_labels/cell_grid.h"
 #include "core/common/simd.h"
+#include "core/upsampled_labels/cell_grid.h"
 
 namespace smile_fast::SMILE_FAST_TARGET {
 

@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "core/upsampled_labels/cell_grid.h"
 #include "core/common/float_formats.h"
+#include "core/upsampled_labels/cell_grid.h"
 
 namespace smile_fast {
 
@@ -21,8 +21,8 @@ struct LabelMapUpsampledArguments {
   std::uint8_t* labels;  // [images, grid.height, grid.width], written
 };
 
-// Decides in double precision, see core/upsampled_labels/cell_grid.h. A cell between four feature pixels whose corners already decide
-// is not interpolated; where they do not, only the channels that may still win are.
+// Decides in double precision, see core/upsampled_labels/cell_grid.h. A cell between four feature pixels whose corners
+// already decide is not interpolated; where they do not, only the channels that may still win are.
 void label_map_upsampled_cpu(const LabelMapUpsampledArguments& arguments, int threads);
 
 }  // namespace smile_fast

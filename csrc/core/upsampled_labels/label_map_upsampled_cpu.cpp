@@ -4,10 +4,10 @@
 #include <memory>
 #include <vector>
 
+#include "core/common/cpu_capability.h"
+#include "core/common/parallel.h"
 #include "core/upsampled_labels/label_map_upsampled.h"
 #include "core/upsampled_labels/label_map_upsampled_kernel.h"
-#include "core/common/parallel.h"
-#include "core/common/cpu_capability.h"
 
 namespace smile_fast {
 namespace {

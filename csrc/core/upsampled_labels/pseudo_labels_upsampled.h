@@ -7,8 +7,8 @@
 
 #include <cstdint>
 
-#include "core/upsampled_labels/cell_grid.h"
 #include "core/common/float_formats.h"
+#include "core/upsampled_labels/cell_grid.h"
 
 namespace smile_fast {
 

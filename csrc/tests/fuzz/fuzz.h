@@ -8,8 +8,8 @@
 #include <cstring>
 #include <memory>
 
-#include "core/common/float_formats.h"
 #include "core/common/cpu_capability.h"
+#include "core/common/float_formats.h"
 #include "tests/kernels.h"
 
 namespace smile_fast::fuzz {

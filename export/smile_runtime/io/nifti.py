@@ -12,11 +12,11 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from smile_runtime.errors import InputError
+from smile_runtime.io.files import atomic_path, check_readable, reason
 from smile_runtime.io.gzip import MAX_RATIO, inflate
 from smile_runtime.io.nifti_header import MAX_BYTES, Header, affine_mm, parse_header, stores_uint8
 from smile_runtime.io.nifti_voxels import HU, Kind, Labels, Voxels
-from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path, check_readable, reason
 
 Array = npt.NDArray[Any]
 

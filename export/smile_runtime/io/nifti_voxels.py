@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from smile_runtime.io.nifti_header import Header
-from smile_runtime.io.buffers import zeros
 from smile_runtime.errors import InputError
+from smile_runtime.io.buffers import zeros
+from smile_runtime.io.nifti_header import Header
 
 Array = npt.NDArray[Any]
 

@@ -5,8 +5,8 @@ import sys
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from smile_runtime.volume.body import BodyRule
 from smile_runtime.errors import InputError, first_line
+from smile_runtime.volume.body import BodyRule
 from smile_runtime.volume.preprocessing import ORIENTATION
 
 METADATA_KEY = "smile_fast"  # of the entry in the file's metadata_props that holds the card

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from smile_runtime.model.card import MAX_ORGANS, METADATA_KEY, ModelCard
 from smile_runtime.errors import AllocationError, InputError, first_line
 from smile_runtime.io.files import check_readable, reason
+from smile_runtime.model.card import MAX_ORGANS, METADATA_KEY, ModelCard
 from smile_runtime.model.session import DEVICES, DeviceBuffers, is_allocation_error, open_session
 from smile_runtime.model.trust import trusted_card
 

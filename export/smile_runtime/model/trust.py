@@ -3,9 +3,9 @@
 import math
 from pathlib import Path
 
-from smile_runtime.model.onnx_scan import Scan, WireError, scan_onnx
-from smile_runtime.model.card import METADATA_KEY, ModelCard
 from smile_runtime.errors import InputError
+from smile_runtime.model.card import METADATA_KEY, ModelCard
+from smile_runtime.model.onnx_scan import Scan, WireError, scan_onnx
 
 # Standard operators that compute tensors from tensors: no control flow, no sequences, no strings, no randomness, none
 # that make a tensor of numbers (ConstantOfShape, OneHot, Range) or many of one (Tile).

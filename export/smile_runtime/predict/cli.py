@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from types import FrameType
 
 from smile_runtime import __version__
-from smile_runtime.predict.arguments import Parser
 from smile_runtime.errors import InputError
+from smile_runtime.predict.arguments import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import check_json, check_results, printable
-from smile_runtime.predict.folder import list_jobs, output_folder, predict_folder, shared_folder
 from smile_runtime.io.nifti import SUFFIXES
+from smile_runtime.io.tables import check_table, write_dataset_labels, write_table
+from smile_runtime.predict.folder import list_jobs, output_folder, predict_folder, shared_folder
 from smile_runtime.predict.predictor import Predictor, check_outputs
 from smile_runtime.predict.preview import picture_path
 from smile_runtime.predict.record import FAILED, KEPT, Report
-from smile_runtime.io.tables import check_table, write_dataset_labels, write_table
 from smile_runtime.volume.organ_volumes import check_volumes, write_volumes
 
 FOLDER_TABLES = ("organs.label.txt", "organs.ctbl")  # what a folder gets without being asked

@@ -13,13 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from smile_runtime import __version__
-from smile_runtime.io.buffers import zeros
-from smile_runtime.volume.components import chosen_values, keep_largest_components
 from smile_runtime.errors import AllocationError, InputError
+from smile_runtime.io.buffers import zeros
 from smile_runtime.io.files import check_results, check_writable, sha256
-from smile_runtime.volume.hounsfield import range_hu, range_warning
-from smile_runtime.model.exported import Model, ModelCard
 from smile_runtime.io.nifti import Volume, check_suffix, read_image, read_note, refuse_replacing_scan, write_labels
+from smile_runtime.io.tables import write_dataset_labels
+from smile_runtime.model.exported import Model, ModelCard
+from smile_runtime.predict.preview import Picture, fingerprint, picture_path, preview, remove_other, write_png
+from smile_runtime.predict.progress import Progress
+from smile_runtime.volume.components import chosen_values, keep_largest_components
+from smile_runtime.volume.hounsfield import range_hu, range_warning
+from smile_runtime.volume.organ_volumes import volumes_ml
 from smile_runtime.volume.preprocessing import (
     BodyBox,
     BodyRule,
@@ -31,10 +35,6 @@ from smile_runtime.volume.preprocessing import (
     slices_view,
     whole_box,
 )
-from smile_runtime.predict.preview import Picture, fingerprint, picture_path, preview, remove_other, write_png
-from smile_runtime.predict.progress import Progress
-from smile_runtime.io.tables import write_dataset_labels
-from smile_runtime.volume.organ_volumes import volumes_ml
 
 # Pixels of a batch: an inference over less does not keep the cores busy.
 _BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 16 * 512 * 512, "tensorrt": 16 * 512 * 512}
