@@ -7,7 +7,7 @@ DEMO := $(if $(DATA),--data $(DATA) --out demo-real,--out demo)
 BENCH_OPTIONS = $(if $(BENCH),--select '$(BENCH)') $(if $(ALLOCATOR),--allocator $(ALLOCATOR)) $(if $(TARGET),--target $(TARGET))
 SANITIZERS := address undefined thread
 
-.PHONY: help setup demo test lint native-test exhaustive-test bench bench-check bench-table bench-goals bench-smoke gpu-compile cuda-check gpu clean
+.PHONY: help setup demo test lint native-test exhaustive-test bench bench-check bench-table bench-goals bench-smoke same-bits gpu-compile cuda-check gpu clean
 
 help:
 	@echo "make setup        environment in $(VENV), with the native core"
@@ -18,6 +18,7 @@ help:
 	@echo "make native-test  the C++ core alone, under the sanitizers"
 	@echo "make gpu-compile  the Triton kernels for sm_80 and sm_90, without a GPU"
 	@echo "make exhaustive-test  what takes minutes: every float32 logit"
+	@echo "make same-bits    BASE=COMMIT: does HEAD compute what that commit does, bit for bit?"
 	@echo "make bench        ours against their peers, recorded in bench/results; BENCH=OP: only that"
 	@echo "make bench-check  the same again: is anything slower than recorded?"
 	@echo "make bench-table  the recorded figures into README.md"
@@ -78,6 +79,10 @@ exhaustive-test: setup
 	$(BIN)/cmake -S . -B build/csrc- -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSMILE_FAST_TESTS=ON > /dev/null
 	$(BIN)/cmake --build build/csrc-
 	$(BIN)/ctest --test-dir build/csrc- -L exhaustive --verbose
+
+BASE ?= origin/main
+same-bits: setup
+	$(BIN)/python -m tests.same_bits $(BASE)
 
 bench: setup
 	$(BIN)/python -m bench run $(BENCH_OPTIONS)

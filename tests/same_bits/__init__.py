@@ -1,0 +1,1 @@
+"""Whether two commits compute the same bits: losses, selections, label maps, trainings, exported files."""
