@@ -54,7 +54,7 @@ def digest(*arrays: Tensor | NDArray[np.generic]) -> str:
     for array in arrays:
         if isinstance(array, Tensor):
             found.update(f"{array.dtype} {list(array.shape)}".encode())
-            array = array.detach().reshape(-1).view(torch.uint8).numpy()
+            array = array.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
         else:
             found.update(f"{array.dtype} {list(array.shape)}".encode())
         found.update(np.ascontiguousarray(array).tobytes())
