@@ -1,4 +1,4 @@
-// Vectors of kLanes floats, in the compiler's own notation: one source for every target of
+// Vectors of kLanes floats, in the compiler's own notation: one source for every capability of
 // core/common/cpu_capability.h.
 //
 // Arithmetic, comparisons and the choice `mask ? a : b` are the compiler's operators on vector types. What stands here
@@ -15,7 +15,7 @@
 #include <immintrin.h>
 #endif
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 
 // std::min must not be used, see core/common/cpu_capability.h.
 SMILE_FAST_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
@@ -166,4 +166,4 @@ SMILE_FAST_INLINE void store(Float16* destination, Floats value) {
 #endif
 }
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

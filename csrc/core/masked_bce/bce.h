@@ -12,7 +12,7 @@
 
 #include "core/common/simd.h"
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 
 constexpr std::uint32_t kSign = 0x80000000u;
 constexpr int kLossVectors = 126;
@@ -143,4 +143,4 @@ struct RunningLoss {
   }
 };
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

@@ -76,7 +76,7 @@ void select_small(const SelectTopFractionArguments& a, const Piece& piece, Entry
   const std::int64_t size = element_size(a.dtype);
   const ScoreBlock block{a.dtype, static_cast<const char*>(a.scores) + piece.begin * size, a.candidates + piece.begin,
                          a.selection + piece.begin, static_cast<std::int32_t>(piece.end - piece.begin)};
-  const std::int64_t candidates = SMILE_FAST_DISPATCH(scan_block)(block, all, entries, false).inside;
+  const std::int64_t candidates = SMILE_FAST_DISPATCH(scan_kernel)(block, all, entries, false).inside;
   if (candidates == 0) return;
   Search search{all, fraction_count(a.gamma[piece.segment], candidates), candidates};
   const std::span<const Entry> listed(entries, static_cast<std::size_t>(candidates));
