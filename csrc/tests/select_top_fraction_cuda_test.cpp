@@ -65,7 +65,7 @@ void test(std::vector<std::int64_t> bounds, std::int64_t length, Scores kind, in
   std::vector<double> gamma;
   for (const std::int64_t percent : c.percent) gamma.push_back(static_cast<double>(percent) / 100.0);
   Guarded<std::uint8_t> selection(length, offset);
-  const SelectTopFractionCudaArguments arguments{
+  const SelectTopFractionArguments arguments{
       dtype_of<Score>, c.scores.data(),  c.candidates.data(),   length,
       gamma.data(),    c.offsets.data(), std::ssize(c.percent), selection.data()};
   Guarded<unsigned char> workspace(static_cast<std::int64_t>(select_top_fraction_cuda_workspace(arguments)));
@@ -113,7 +113,7 @@ void test_bad_offsets() {
     if (!std::is_sorted(offsets.begin(), offsets.end())) continue;  // two blocks may write the same 1 to one voxel
 #endif
     Guarded<std::uint8_t> selection(length);
-    const SelectTopFractionCudaArguments arguments{
+    const SelectTopFractionArguments arguments{
         DType::float32, scores.data(), candidates.data(), length, gamma.data(), offsets.data(), 4, selection.data()};
     Guarded<unsigned char> workspace(static_cast<std::int64_t>(select_top_fraction_cuda_workspace(arguments)));
     select_top_fraction_cuda(arguments, workspace.data(), nullptr);

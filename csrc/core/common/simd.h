@@ -27,6 +27,11 @@ using Words = std::uint32_t __attribute__((vector_size(4 * kLanes)));
 using Integers = std::int32_t __attribute__((vector_size(4 * kLanes)));  // also what a comparison gives: -1 or 0
 using Halves = std::uint16_t __attribute__((vector_size(2 * kLanes)));
 
+constexpr int kDoubles = kLanes / 2;  // doubles of a vector
+using Doubles = double __attribute__((vector_size(8 * kDoubles)));
+using Longs = std::int64_t __attribute__((vector_size(8 * kDoubles)));
+using WideDoubles = double __attribute__((vector_size(8 * kLanes)));  // Floats in double precision: two vectors
+
 SMILE_FAST_INLINE Words bits(Floats value) { return __builtin_bit_cast(Words, value); }
 SMILE_FAST_INLINE Floats floats(Words value) { return __builtin_bit_cast(Floats, value); }
 

@@ -1,13 +1,13 @@
 // What the kernels of select_top_fraction.cu share: their workspace, and how histograms find a segment's threshold.
 #pragma once
 
+#include "core/common/fraction_count.h"
 #include "core/select_top_fraction/select_items.cuh"
 
-namespace smile_fast::cuda {
+namespace smile_fast::cuda::selection {
 
 constexpr int kDigits = 3;
 constexpr int kBins = 2048;  // of a digit; the last has 1024
-constexpr double kIntegerTolerance = 1e-12;
 
 __device__ __forceinline__ int shift_of(int digit) { return digit == 0 ? 21 : digit == 1 ? 10 : 0; }
 __device__ __forceinline__ unsigned mask_of(int digit) { return digit == 2 ? 1023u : 2047u; }
@@ -93,7 +93,7 @@ __device__ __forceinline__ unsigned key_of(float score) {
   return bits >> 31 ? 0x80000000u - magnitude : 0x80000000u + magnitude;
 }
 
-// ceil(gamma * count), at most count, where a product within 1e-12 relative of an integer is that integer.
+// core/common/fraction_count.h on the device.
 __device__ __forceinline__ Count fraction_count(double gamma, Count count) {
   const double share = gamma > 1.0 ? 1.0 : gamma > 0.0 ? gamma : 0.0;  // NaN is 0
   const double product = share * static_cast<double>(count), nearest = rint(product);
@@ -179,4 +179,4 @@ struct RunningBin {
   }
 };
 
-}  // namespace smile_fast::cuda
+}  // namespace smile_fast::cuda::selection

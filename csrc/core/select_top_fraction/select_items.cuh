@@ -4,7 +4,7 @@
 
 #include "core/common/cuda_kernel.cuh"
 
-namespace smile_fast::cuda {
+namespace smile_fast::cuda::selection {
 
 constexpr int kSelectThreads = 256;
 constexpr int kSelectWarps = kSelectThreads / kWarp;
@@ -56,4 +56,4 @@ __device__ __forceinline__ std::int64_t items_between(std::int64_t begin, std::i
   return end <= begin ? 0 : (end - 1) / kItem - begin / kItem + 1;
 }
 
-}  // namespace smile_fast::cuda
+}  // namespace smile_fast::cuda::selection

@@ -19,6 +19,7 @@ namespace smile_fast {
 namespace {
 
 using namespace cuda;
+using namespace cuda::selection;
 
 __device__ __forceinline__ bool in_segment(const Problem& p, const Item& item) {
   return item.begin < item.end && item.segment >= 0 && item.segment < p.segments;
@@ -249,11 +250,11 @@ void queue_compact(const Problem& p, std::int64_t items, void* stream) {
 
 }  // namespace
 
-std::size_t select_top_fraction_cuda_workspace(const SelectTopFractionCudaArguments& a) {
+std::size_t select_top_fraction_cuda_workspace(const SelectTopFractionArguments& a) {
   return Workspace(nullptr, a.length, a.segments).pieces.bytes();
 }
 
-void select_top_fraction_cuda(const SelectTopFractionCudaArguments& a, void* workspace, void* stream) {
+void select_top_fraction_cuda(const SelectTopFractionArguments& a, void* workspace, void* stream) {
   if (a.length == 0) return;
   const Workspace w(workspace, a.length, a.segments);
   const Problem p{a.scores, a.candidates, a.length,     a.gamma, a.offsets,    a.segments, a.selection, w.keys,

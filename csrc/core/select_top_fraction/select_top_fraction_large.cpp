@@ -5,6 +5,7 @@
 #include <span>
 
 #include "core/common/cpu_capability.h"
+#include "core/common/fraction_count.h"
 #include "core/common/huge_pages.h"
 #include "core/common/parallel.h"
 

@@ -7,10 +7,6 @@
 
 namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 
-constexpr int kDoubles = kLanes / 2;  // lanes of a vector of doubles
-using Doubles = double __attribute__((vector_size(8 * kDoubles)));
-using Longs = std::int64_t __attribute__((vector_size(8 * kDoubles)));
-
 SMILE_FAST_INLINE std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
 // The feature row above a row of cells, and the one below.

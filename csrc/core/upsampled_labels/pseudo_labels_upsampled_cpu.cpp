@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "core/common/cpu_capability.h"
+#include "core/common/fraction_count.h"
 #include "core/common/parallel.h"
-#include "core/select_top_fraction/select_top_fraction.h"
 #include "core/upsampled_labels/pseudo_labels_upsampled.h"
 #include "core/upsampled_labels/pseudo_labels_upsampled_kernel.h"
 
