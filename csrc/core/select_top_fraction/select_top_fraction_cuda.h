@@ -16,7 +16,7 @@ std::size_t select_top_fraction_cuda_workspace(const SelectTopFractionArguments&
 // [0, length] give an unspecified selection, but never an access outside of the arrays. Throws std::runtime_error if
 // CUDA refuses.
 //
-// Sync: none. How many are to be selected is computed on the device; three kernels and one memset, which a graph can
+// Sync: none. How many are to be selected is computed on the device; five kernels and one memset, which a graph can
 // capture.
 void select_top_fraction_cuda(const SelectTopFractionArguments& arguments, void* workspace, void* stream);
 
