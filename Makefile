@@ -15,6 +15,7 @@ help:
 	@echo "make test         all tests"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make fuzz         the C++ core on fuzzed input, FUZZ_SECONDS=60 a kernel; needs clang"
+	@echo "make fuzz-pack    after it: what fuzzing found joins the seeds in csrc/tests/fuzz/corpus"
 	@echo "make native-test  the C++ core alone, under the sanitizers"
 	@echo "make gpu-compile  the Triton kernels for sm_80 and sm_90, without a GPU"
 	@echo "make exhaustive-test  what takes minutes: every float32 logit"
@@ -54,15 +55,27 @@ lint: setup
 
 FUZZ_SECONDS ?= 60
 FUZZED := $(patsubst csrc/tests/fuzz/%_fuzz.cpp,%,$(wildcard csrc/tests/fuzz/*_fuzz.cpp))
+SEEDS := $(CURDIR)/csrc/tests/fuzz/corpus
 
-.PHONY: fuzz
-fuzz: setup
+.PHONY: fuzz fuzz-build fuzz-pack
+fuzz-build: setup
 	$(BIN)/cmake -S . -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	    -DCMAKE_CXX_COMPILER=clang++ -DSMILE_FAST_FUZZ=ON -DSMILE_FAST_OPENMP=OFF > /dev/null
 	$(BIN)/cmake --build build/fuzz
-	printf '%s\n' $(FUZZED) | xargs -P 2 -I OP sh -c 'cd build/fuzz && mkdir -p corpus/OP $(CURDIR)/csrc/tests/fuzz/corpus/OP && ./OP_fuzz \
-	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -len_control=0 -artifact_prefix=OP- corpus/OP $(CURDIR)/csrc/tests/fuzz/corpus/OP \
+
+# What is found goes to build/fuzz/corpus; the seeds are unpacked beside it, from one archive an op.
+fuzz: fuzz-build
+	printf '%s\n' $(FUZZED) | xargs -P 2 -I OP sh -c 'cd build/fuzz && rm -rf seeds/OP && mkdir -p corpus/OP seeds/OP && \
+	    { [ ! -e $(SEEDS)/OP.tar.gz ] || tar -xzf $(SEEDS)/OP.tar.gz -C seeds/OP; } && ./OP_fuzz \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -len_control=0 -artifact_prefix=OP- corpus/OP seeds/OP \
 	    > OP.log 2>&1 && echo "OP: $$(tail -n 1 OP.log)" || { tail -n 50 OP.log; echo "FAILED: OP, see build/fuzz"; exit 1; }'
+
+# After `make fuzz`: what it found and what covers something new joins the seeds. The same seeds make the same bytes.
+fuzz-pack: fuzz-build
+	mkdir -p $(SEEDS)
+	printf '%s\n' $(FUZZED) | xargs -I OP sh -c 'cd build/fuzz && ./OP_fuzz -merge=1 seeds/OP corpus/OP > OP.log 2>&1 && \
+	    tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=a=r,u+w --no-recursion \
+	    -C seeds/OP -cf - $$(ls seeds/OP) | gzip -9n > $(SEEDS)/OP.tar.gz && echo "OP: $$(ls seeds/OP | wc -l) seeds"'
 
 gpu-compile: setup
 	$(BIN)/python -m pytest -q -n 2 tests/ops/test_triton_compile.py

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 def instruction_set() -> str:
     """What our kernels use, unless they were told otherwise: the best one."""
-    return str(CORE.targets()[0]) if CORE else "none"
+    return str(CORE.cpu_capabilities()[0]) if CORE else "none"
 
 
 def describe(target: str) -> dict[str, Any]:

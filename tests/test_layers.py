@@ -188,7 +188,25 @@ INCLUDES = {
     "core": (CORE_INCLUDES, SYSTEM),
     "bindings": (f"{CORE_INCLUDES}|{SIBLINGS}", SYSTEM + r"|pybind11/[a-z0-9_]+\.h"),
     "tests": (f"{CORE_INCLUDES}|{SIBLINGS}", SYSTEM),
+    "tests/fuzz": (rf"{CORE_INCLUDES}|(tests/)?[a-z_]+\.h", SYSTEM),
+    "tests/cuda_emulation": (r"emulation\.h|core/common/[a-z_]+\.h", SYSTEM + r"|sanitizer/[a-z_]+\.h"),
 }
+
+# Room of csrc/core -> the other rooms whose headers it may include.
+ROOMS: dict[str, set[str]] = {
+    "common": set(),
+    "masked_bce": {"common"},
+    "masked_bce_upsampled": {"common", "masked_bce"},
+    "select_top_fraction": {"common"},
+    "upsampled_labels": {"common"},
+}
+
+
+def sources_in(folder: str) -> list[Path]:
+    """Return the C++ and CUDA files of a folder of csrc; those of csrc/core lie in its rooms."""
+    pattern = "*/*" if folder == "core" else "*"
+    paths = [path for path in (ROOT / "csrc" / folder).glob(pattern) if path.suffix in (".h", ".cpp", ".cu", ".cuh")]
+    return sorted(paths)
 
 
 def foreign_includes(folder: str, source: str) -> list[str]:
@@ -198,11 +216,28 @@ def foreign_includes(folder: str, source: str) -> list[str]:
     return [line for line in source.splitlines() if re.match(r"\s*#\s*include", line) and not allowed.fullmatch(line)]
 
 
+def foreign_rooms(room: str, source: str) -> list[str]:
+    """Return the rooms of csrc/core that a file of one of them includes and may not."""
+    included = re.findall(r'^\s*#\s*include\s+[<"]core/([^/"]+)/', source, re.MULTILINE)
+    return sorted(set(included) - ROOMS[room] - {room})
+
+
 @pytest.mark.parametrize("folder", INCLUDES)
 def test_native_sources_keep_to_their_layer(folder: str) -> None:
-    sources = [path for path in (ROOT / "csrc" / folder).rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh")]
+    sources = sources_in(folder)
     assert sources
     assert {path.name: lines for path in sources if (lines := foreign_includes(folder, path.read_text()))} == {}
+
+
+def test_every_native_source_is_in_a_folder_with_a_rule() -> None:
+    ruled = {path for folder in INCLUDES for path in sources_in(folder)}
+    assert {path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh")} == ruled
+
+
+def test_rooms_of_the_core_include_only_what_they_may() -> None:
+    sources = sources_in("core")
+    assert {path.parent.name for path in sources} == set(ROOMS)
+    assert {path.name: rooms for path in sources if (rooms := foreign_rooms(path.parent.name, path.read_text()))} == {}
 
 
 @pytest.mark.parametrize(
@@ -216,7 +251,28 @@ def test_native_sources_keep_to_their_layer(folder: str) -> None:
         ("core", '#include "../tests/check.h"'),
         ("bindings", "#include <torch/torch.h>"),
         ("tests", "#include <pybind11/pybind11.h>"),
+        ("tests", '#include "../bindings/arguments.h"'),
+        ("tests/fuzz", "#include <sanitizer/asan_interface.h>"),
+        ("tests/cuda_emulation", '#include "core/masked_bce/masked_bce.h"'),
     ],
 )
 def test_the_include_rule_catches(folder: str, source: str) -> None:
     assert foreign_includes(folder, source) == [source]
+
+
+@pytest.mark.parametrize(
+    ("room", "included"),
+    [
+        ("common", "masked_bce"),
+        ("masked_bce", "masked_bce_upsampled"),
+        ("masked_bce", "select_top_fraction"),
+        ("masked_bce_upsampled", "upsampled_labels"),
+        ("select_top_fraction", "upsampled_labels"),
+        ("upsampled_labels", "select_top_fraction"),
+        ("upsampled_labels", "masked_bce"),
+        ("common", "a_room_without_a_rule"),
+    ],
+)
+def test_the_rule_of_the_rooms_catches(room: str, included: str) -> None:
+    source = f'#include <vector>\n#include "core/{room}/own.h"\n#include "core/{included}/other.h"\n'
+    assert foreign_rooms(room, source) == [included]

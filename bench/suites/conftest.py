@@ -15,7 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if CORE:
-        CORE.use_target(config.getoption("--target"))
+        CORE.use_cpu_capability(config.getoption("--target"))
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:

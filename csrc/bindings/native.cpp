@@ -4,30 +4,31 @@
 
 namespace {
 
-using smile_fast::Target;
+using smile_fast::CpuCapability;
 
-constexpr std::pair<const char*, Target> kTargets[] = {
-    {"avx512", Target::avx512}, {"avx2", Target::avx2}, {"plain", Target::plain}};  // best first
+constexpr std::pair<const char*, CpuCapability> kCpuCapabilities[] = {
+    {"avx512", CpuCapability::avx512}, {"avx2", CpuCapability::avx2}, {"plain", CpuCapability::plain}};  // best first
 
-std::vector<std::string> targets() {
+std::vector<std::string> cpu_capabilities() {
   std::vector<std::string> names;
-  for (const auto& [name, target] : kTargets)
-    if (smile_fast::runs(target)) names.emplace_back(name);
+  for (const auto& [name, capability] : kCpuCapabilities)
+    if (smile_fast::runs(capability)) names.emplace_back(name);
   return names;
 }
 
-void use_target(const std::string& wanted) {
-  for (const auto& [name, target] : kTargets)
-    if (name == wanted && smile_fast::runs(target)) return smile_fast::use_target(target);
-  throw std::invalid_argument("this CPU does not run the target " + wanted);
+void use_cpu_capability(const std::string& wanted) {
+  for (const auto& [name, capability] : kCpuCapabilities)
+    if (name == wanted && smile_fast::runs(capability)) return smile_fast::use_cpu_capability(capability);
+  throw std::invalid_argument("this CPU does not run the CPU capability " + wanted);
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
   module.doc() = "CPU kernels of smile_fast; see csrc/core for what they compute.";
-  module.def("targets", &targets, "Names of the instruction sets that run here, best first.");
-  module.def("use_target", &use_target, pybind11::arg("name"), "All kernels use this instruction set from now on.");
+  module.def("cpu_capabilities", &cpu_capabilities, "CPU capabilities that run here, best first.");
+  module.def("use_cpu_capability", &use_cpu_capability, pybind11::arg("name"),
+             "All kernels are those of this CPU capability from now on.");
   smile_fast::bindings::bind_label_map_upsampled(module);
   smile_fast::bindings::bind_masked_bce(module);
   smile_fast::bindings::bind_masked_bce_upsampled(module);

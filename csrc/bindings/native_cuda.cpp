@@ -32,10 +32,10 @@ MaskedBceArguments masked_bce_arguments(const std::string& dtype, Address logits
           mean};
 }
 
-MaskedBceUpsampledCudaArguments masked_bce_upsampled_arguments(const std::string& dtype, Address logits, Address labels,
-                                                               Address table, std::int64_t batch, std::int64_t organs,
-                                                               const Extents& low, const Extents& high, Address sums,
-                                                               Address counts, Address gradient) {
+MaskedBceUpsampledArguments masked_bce_upsampled_arguments(const std::string& dtype, Address logits, Address labels,
+                                                           Address table, std::int64_t batch, std::int64_t organs,
+                                                           const Extents& low, const Extents& high, Address sums,
+                                                           Address counts, Address gradient) {
   return {dtype_of(dtype),
           pointer<const void>(logits),
           pointer<const std::uint8_t>(labels),
@@ -49,10 +49,9 @@ MaskedBceUpsampledCudaArguments masked_bce_upsampled_arguments(const std::string
           pointer<void>(gradient)};
 }
 
-SelectTopFractionCudaArguments select_top_fraction_arguments(const std::string& dtype, Address scores,
-                                                             Address candidates, std::int64_t length, Address gamma,
-                                                             Address offsets, std::int64_t segments,
-                                                             Address selection) {
+SelectTopFractionArguments select_top_fraction_arguments(const std::string& dtype, Address scores, Address candidates,
+                                                         std::int64_t length, Address gamma, Address offsets,
+                                                         std::int64_t segments, Address selection) {
   return {dtype_of(dtype), pointer<const void>(scores),     pointer<const std::uint8_t>(candidates),
           length,          pointer<const double>(gamma),    pointer<const std::int64_t>(offsets),
           segments,        pointer<std::uint8_t>(selection)};

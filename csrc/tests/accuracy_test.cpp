@@ -1,5 +1,5 @@
 // masked_bce on every 16-bit logit and on a dense sample of the float32 ones, or with --all on each of the 2^32, for
-// every label and mask and on every target, against double precision.
+// every label and mask and on every capability, against double precision.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -20,11 +20,11 @@ namespace {
 
 using smile_fast::as_float;
 using smile_fast::BFloat16;
+using smile_fast::CpuCapability;
 using smile_fast::DType;
 using smile_fast::Float16;
 using smile_fast::from_float;
 using smile_fast::kLabelValues;
-using smile_fast::Target;
 using smile_fast::to_float;
 using smile_fast::testing::check;
 using smile_fast::testing::worse;
@@ -112,7 +112,7 @@ struct Check {
 
 constexpr std::int64_t kPiece = 1 << 16;  // logits of one call; neighbours in value, so that no loss hides another
 
-void every_half(const std::string& target) {
+void every_half(const std::string& capability) {
   Check<BFloat16> brain{DType::bfloat16, 1.0};
   Check<Float16> half{DType::float16, 1.0};
   for (const Label label : {negative, positive, unknown}) {
@@ -127,12 +127,12 @@ void every_half(const std::string& target) {
       half(halves, label, 1);
     }
   }
-  brain.finish(target + ", bfloat16");
-  half.finish(target + ", float16");
+  brain.finish(capability + ", bfloat16");
+  half.finish(capability + ", float16");
 }
 
 // Every step-th float32, its sign included.
-void floats(const std::string& target, std::int64_t step, int threads) {
+void floats(const std::string& capability, std::int64_t step, int threads) {
   std::vector<Check<float>> checks(threads, Check<float>{DType::float32, kFloatUlps});
   const std::int64_t pieces = ((std::int64_t{1} << 32) / step + kPiece - 1) / kPiece;
   const auto work = [&](int thread) {
@@ -152,18 +152,18 @@ void floats(const std::string& target, std::int64_t step, int threads) {
     checks[0].worst_loss = worse(checks[0].worst_loss, checks[thread].worst_loss);
     checks[0].leaks += checks[thread].leaks;
   }
-  checks[0].finish(target + ", float32");
+  checks[0].finish(capability + ", float32");
 }
 
 }  // namespace
 
 int main(int count, char** arguments) {
   const bool all = count == 2 && std::string_view(arguments[1]) == "--all";
-  constexpr std::pair<Target, const char*> targets[] = {
-      {Target::plain, "plain"}, {Target::avx2, "avx2"}, {Target::avx512, "avx512"}};
-  for (const auto& [target, name] : targets) {
-    if (!smile_fast::runs(target)) continue;
-    smile_fast::use_target(target);
+  constexpr std::pair<CpuCapability, const char*> capabilities[] = {
+      {CpuCapability::plain, "plain"}, {CpuCapability::avx2, "avx2"}, {CpuCapability::avx512, "avx512"}};
+  for (const auto& [capability, name] : capabilities) {
+    if (!smile_fast::runs(capability)) continue;
+    smile_fast::use_cpu_capability(capability);
     every_half(name);
     floats(name, all ? 1 : 997, all ? static_cast<int>(std::thread::hardware_concurrency()) : 1);  // 997: a prime
   }

@@ -1,4 +1,4 @@
-// What the tests of the kernels share: dtypes, targets, and results with guarded ends.
+// What the tests of the kernels share: dtypes, capabilities, and results with guarded ends.
 #pragma once
 
 #include <cstdint>
@@ -31,25 +31,26 @@ void for_every_dtype(const Work& work) {
   work.template operator()<Float16>();
 }
 
-constexpr std::pair<Target, const char*> kTargets[] = {
-    {Target::plain, "plain"}, {Target::avx2, "avx2"}, {Target::avx512, "avx512"}};
+constexpr std::pair<CpuCapability, const char*> kCpuCapabilities[] = {
+    {CpuCapability::plain, "plain"}, {CpuCapability::avx2, "avx2"}, {CpuCapability::avx512, "avx512"}};
 
-// Says which targets the tests run on; SMILE_FAST_REQUIRE_TARGETS, if it is set, names those that must be among them.
-inline void check_targets() {
-  const char* const required = std::getenv("SMILE_FAST_REQUIRE_TARGETS");
-  for (const auto& [target, name] : kTargets) {
-    std::printf("%s: %s\n", name, runs(target) ? "tested" : "not tested, this machine does not run it");
+// Says which capabilities the tests run on; SMILE_FAST_REQUIRE_CPU_CAPABILITIES, if it is set, names those that must be
+// among them.
+inline void check_cpu_capabilities() {
+  const char* const required = std::getenv("SMILE_FAST_REQUIRE_CPU_CAPABILITIES");
+  for (const auto& [capability, name] : kCpuCapabilities) {
+    std::printf("%s: %s\n", name, runs(capability) ? "tested" : "not tested, this machine does not run it");
     const bool must = required != nullptr && std::strstr(required, name) != nullptr;
-    check(runs(target) || !must, std::string("this machine does not run the target ") + name);
+    check(runs(capability) || !must, std::string("this machine does not run the capability ") + name);
   }
 }
 
-// Calls `work` once for every target that this machine runs; that target is then in use.
+// Calls `work` once for every capability that this machine runs; that capability is then in use.
 template <typename Work>
-void on_every_target(const Work& work) {
-  for (const auto& [target, name] : kTargets) {
-    if (!runs(target)) continue;
-    use_target(target);
+void on_every_cpu_capability(const Work& work) {
+  for (const auto& [capability, name] : kCpuCapabilities) {
+    if (!runs(capability)) continue;
+    use_cpu_capability(capability);
     work();
   }
 }

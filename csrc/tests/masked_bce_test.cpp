@@ -52,7 +52,7 @@ void test_all() {
 }  // namespace
 
 int main() {
-  check_targets();
-  on_every_target([] { for_every_dtype([]<typename Logit>() { test_all<Logit>(); }); });
+  check_cpu_capabilities();
+  on_every_cpu_capability([] { for_every_dtype([]<typename Logit>() { test_all<Logit>(); }); });
   return finish();
 }

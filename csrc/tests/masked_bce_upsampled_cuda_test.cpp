@@ -102,11 +102,10 @@ void test(std::int64_t batch, std::int64_t organs, const Size& low, const Size& 
   Guarded<double> sums(planes), sums_alone(planes);
   Guarded<std::int64_t> counts(planes), counts_alone(planes);
   Guarded<Logit> gradient(planes * pixels);
-  MaskedBceUpsampledCudaArguments arguments{
-      dtype_of<Logit>, logits.data(), s.labels.data(), s.table.data(), batch, organs, {}, {},
+  MaskedBceUpsampledArguments arguments{
+      dtype_of<Logit>, logits.data(), s.labels.data(),          s.table.data(),
+      batch,           organs,        {low[0], low[1], low[2]}, {high[0], high[1], high[2]},
       sums.data(),     counts.data(), gradient.data()};
-  std::copy(low.begin(), low.end(), arguments.low);
-  std::copy(high.begin(), high.end(), arguments.high);
   Guarded<unsigned char> workspace(static_cast<std::int64_t>(masked_bce_upsampled_cuda_workspace(arguments)));
   masked_bce_upsampled_cuda(arguments, workspace.data(), nullptr);
   for (std::int64_t plane = 0; plane < planes; ++plane)

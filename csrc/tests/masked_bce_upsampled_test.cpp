@@ -305,7 +305,7 @@ void test_memory(std::int64_t batch, std::int64_t organs, Extent low, Extent hig
 }  // namespace
 
 int main() {
-  on_every_target([] {
+  on_every_cpu_capability([] {
     for_every_dtype([]<typename Logit>() { test_all<Logit>(); });
     test_largest_products();
   });

@@ -66,6 +66,6 @@ void test_all() {
 }  // namespace
 
 int main() {
-  on_every_target([] { for_every_dtype([]<typename Logit>() { test_all<Logit>(); }); });
+  on_every_cpu_capability([] { for_every_dtype([]<typename Logit>() { test_all<Logit>(); }); });
   return finish();
 }

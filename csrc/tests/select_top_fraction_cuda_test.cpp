@@ -65,13 +65,13 @@ void test(std::vector<std::int64_t> bounds, std::int64_t length, Scores kind, in
   std::vector<double> gamma;
   for (const std::int64_t percent : c.percent) gamma.push_back(static_cast<double>(percent) / 100.0);
   Guarded<std::uint8_t> selection(length, offset);
-  const SelectTopFractionCudaArguments arguments{
+  const SelectTopFractionArguments arguments{
       dtype_of<Score>, c.scores.data(),  c.candidates.data(),   length,
       gamma.data(),    c.offsets.data(), std::ssize(c.percent), selection.data()};
   Guarded<unsigned char> workspace(static_cast<std::int64_t>(select_top_fraction_cuda_workspace(arguments)));
   const std::int64_t before = emulation::launches();
   select_top_fraction_cuda(arguments, workspace.data(), nullptr);
-  check(emulation::launches() - before <= 4, name + ": launches");
+  check(emulation::launches() - before <= 6, name + ": launches");
   const std::vector<std::uint8_t> expected = c.expected();
   std::int64_t wrong = 0;
   for (std::int64_t i = 0; i < length; ++i) wrong += selection[i] != expected[static_cast<std::size_t>(i)];
@@ -113,7 +113,7 @@ void test_bad_offsets() {
     if (!std::is_sorted(offsets.begin(), offsets.end())) continue;  // two blocks may write the same 1 to one voxel
 #endif
     Guarded<std::uint8_t> selection(length);
-    const SelectTopFractionCudaArguments arguments{
+    const SelectTopFractionArguments arguments{
         DType::float32, scores.data(), candidates.data(), length, gamma.data(), offsets.data(), 4, selection.data()};
     Guarded<unsigned char> workspace(static_cast<std::int64_t>(select_top_fraction_cuda_workspace(arguments)));
     select_top_fraction_cuda(arguments, workspace.data(), nullptr);
@@ -125,6 +125,10 @@ void test_bad_offsets() {
 
 int main() {
   for_every_dtype([]<typename Logit>() { test_all<Logit>(); });
+  // Enough items for sums of their ties: segments that begin and end inside of a sum's items and at their ends.
+  const std::int64_t item = 16384;
+  for (const Scores kind : {Scores::few, Scores::one})
+    test<float>({9, 35 * item + 7, 36 * item, 64 * item, 64 * item + 1, 100 * item - 3}, 100 * item, kind, 2);
   test_bad_offsets();
   return finish();
 }

@@ -21,7 +21,7 @@ namespace {
 using namespace smile_fast;
 using namespace smile_fast::testing;
 
-// With kSegments each and in three dtypes: 108,000 segments, on every target.
+// With kSegments each and in three dtypes: 108,000 segments, on every capability.
 #if defined(__SANITIZE_THREAD__)  // every thread is started anew there: core/common/parallel.h
 constexpr int kProblems = 10;
 constexpr int kThreads[] = {1, 3};
@@ -66,14 +66,15 @@ void test(Problem p, const std::string& name) {
     select_by_sorting(p.scores, p.candidates, p.offsets[segment], p.offsets[segment + 1], p.shares[segment],
                       kDenominator, expected);
   }
-  on_every_target([&] {
+  on_every_cpu_capability([&] {
     for (const int threads : kThreads) {
       Guarded<std::uint8_t> selection(length);
       select_top_fraction_cpu({dtype_of<Score>, scores.data(), p.candidates.data(), length, gamma.data(),
                                p.offsets.data(), static_cast<std::int64_t>(gamma.size()), selection.data()},
                               threads);
-      const std::string where = name + ", dtype " + std::to_string(static_cast<int>(dtype_of<Score>)) + ", target " +
-                                std::to_string(static_cast<int>(target())) + ", threads " + std::to_string(threads);
+      const std::string where = name + ", dtype " + std::to_string(static_cast<int>(dtype_of<Score>)) +
+                                ", capability " + std::to_string(static_cast<int>(cpu_capability())) + ", threads " +
+                                std::to_string(threads);
       check(std::equal(selection.begin(), selection.end(), expected.begin()), where);
       check(selection.canaries_live(), where + ": canaries");
     }

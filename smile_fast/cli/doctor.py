@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"smile-fast {record['smile_fast']}, Python {record['python']}, {record['platform']}")
     print(", ".join(f"{name} {version}" for name, version in record["packages"].items()))
     print(f"threads {record['threads']}, device {record['device']}")
-    print(f"native core: {UNUSABLE or f'instruction set {CORE.targets()[0]}'}")
+    print(f"native core: {UNUSABLE or f'instruction set {CORE.cpu_capabilities()[0]}'}")
     for device in ("cpu", "cuda"):
         if device == "cuda" and not torch.cuda.is_available():
             print("\ncuda: torch sees no CUDA device")

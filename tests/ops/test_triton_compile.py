@@ -37,7 +37,7 @@ POINTERS = {
     **{name: "*i16" for name in ("offsets",)},
     **{name: "*i32" for name in ("table", "sizes", "ties")},
     **{name: "*u32" for name in ("keys",)},
-    **{name: "*i64" for name in ("total", "histogram", "histograms", "segments", "sums_of_ties", "counters", "counts")},
+    **{name: "*i64" for name in ("total", "histogram", "histograms", "segments", "sums_of_ties", "counts")},
     **{name: "*fp32" for name in ("partials", "best")},
     **{name: "*fp64" for name in ("sums", "shares", "factors")},
 }
@@ -88,7 +88,10 @@ def other_cases() -> list[Case]:
     for dtype, levels in (("fp32", 4), ("fp16", 3), ("bf16", 2)):
         sizing = {"LEVELS": levels, "TILE": select_top_fraction.TILE, "BLOCK": select_top_fraction.BLOCK}
         cases.append(Case(select_top_fraction, "compact_kernel", dtype, Configuration(sizing, registers=128)))
-        for kernel in ("refine_kernel", "write_kernel"):
+        for level in range(1, levels):
+            choice = Configuration({**sizing, "LEVEL": level}, registers=128)
+            cases.append(Case(select_top_fraction, "refine_kernel", dtype, choice))
+        for kernel in ("count_ties_kernel", "write_kernel"):
             choice = Configuration({**sizing, "SPAN": select_top_fraction.SPAN}, registers=128)
             cases.append(Case(select_top_fraction, kernel, dtype, choice))
     return cases

@@ -9,10 +9,10 @@
 namespace smile_fast {
 namespace {
 
-Target best() {
-  if (runs(Target::avx512)) return Target::avx512;
-  if (runs(Target::avx2)) return Target::avx2;
-  return Target::plain;
+CpuCapability best() {
+  if (runs(CpuCapability::avx512)) return CpuCapability::avx512;
+  if (runs(CpuCapability::avx2)) return CpuCapability::avx2;
+  return CpuCapability::plain;
 }
 
 #ifdef SMILE_FAST_HAVE_X86
@@ -23,26 +23,26 @@ bool has_f16c() {
 }
 #endif
 
-std::atomic<Target>& chosen() {
-  static std::atomic<Target> value{best()};
+std::atomic<CpuCapability>& chosen() {
+  static std::atomic<CpuCapability> value{best()};
   return value;
 }
 
 }  // namespace
 
-bool runs(Target target) {
+bool runs(CpuCapability capability) {
 #ifdef SMILE_FAST_HAVE_X86
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (target == Target::avx512) return avx512;
-  if (target == Target::avx2) return avx2;
+  if (capability == CpuCapability::avx512) return avx512;
+  if (capability == CpuCapability::avx2) return avx2;
 #endif
-  return target == Target::plain;
+  return capability == CpuCapability::plain;
 }
 
-Target target() { return chosen().load(std::memory_order_relaxed); }
+CpuCapability cpu_capability() { return chosen().load(std::memory_order_relaxed); }
 
-void use_target(Target target) { chosen().store(target, std::memory_order_relaxed); }
+void use_cpu_capability(CpuCapability capability) { chosen().store(capability, std::memory_order_relaxed); }
 
 }  // namespace smile_fast

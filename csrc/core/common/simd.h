@@ -1,4 +1,4 @@
-// Vectors of kLanes floats, in the compiler's own notation: one source for every target of
+// Vectors of kLanes floats, in the compiler's own notation: one source for every capability of
 // core/common/cpu_capability.h.
 //
 // Arithmetic, comparisons and the choice `mask ? a : b` are the compiler's operators on vector types. What stands here
@@ -15,7 +15,7 @@
 #include <immintrin.h>
 #endif
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 
 // std::min must not be used, see core/common/cpu_capability.h.
 SMILE_FAST_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
@@ -26,6 +26,11 @@ using Floats = float __attribute__((vector_size(4 * kLanes)));
 using Words = std::uint32_t __attribute__((vector_size(4 * kLanes)));
 using Integers = std::int32_t __attribute__((vector_size(4 * kLanes)));  // also what a comparison gives: -1 or 0
 using Halves = std::uint16_t __attribute__((vector_size(2 * kLanes)));
+
+constexpr int kDoubles = kLanes / 2;  // doubles of a vector
+using Doubles = double __attribute__((vector_size(8 * kDoubles)));
+using Longs = std::int64_t __attribute__((vector_size(8 * kDoubles)));
+using WideDoubles = double __attribute__((vector_size(8 * kLanes)));  // Floats in double precision: two vectors
 
 SMILE_FAST_INLINE Words bits(Floats value) { return __builtin_bit_cast(Words, value); }
 SMILE_FAST_INLINE Floats floats(Words value) { return __builtin_bit_cast(Floats, value); }
@@ -166,4 +171,4 @@ SMILE_FAST_INLINE void store(Float16* destination, Floats value) {
 #endif
 }
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

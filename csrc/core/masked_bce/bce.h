@@ -12,7 +12,7 @@
 
 #include "core/common/simd.h"
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 
 constexpr std::uint32_t kSign = 0x80000000u;
 constexpr int kLossVectors = 126;
@@ -78,7 +78,6 @@ SMILE_FAST_INLINE Floats bce(Floats z, Words flip, Words keep, LossSum& sum, flo
   return bce_of_margin(floats(margin), exp_nonpositive(floats(margin | kSign)), flip, keep, sum, divisor);
 }
 
-using Doubles = double __attribute__((vector_size(8 * kLanes)));
 using Doubles16 = double __attribute__((vector_size(128)));
 using Doubles8 = double __attribute__((vector_size(64)));
 using Doubles4 = double __attribute__((vector_size(32)));
@@ -121,10 +120,10 @@ struct RunningLoss {
   // Adds up to kLossFactors losses. Tells whether they are numbers: false for NaN.
   template <int kWays>
   SMILE_FAST_INLINE bool add(const LossSum (&parts)[kWays]) {
-    Doubles sums = {}, products = {};
+    WideDoubles sums = {}, products = {};
     for (const LossSum& part : parts) {
-      sums += __builtin_convertvector(part.linear, Doubles);
-      products = joined(products, __builtin_convertvector(part.excess, Doubles));
+      sums += __builtin_convertvector(part.linear, WideDoubles);
+      products = joined(products, __builtin_convertvector(part.excess, WideDoubles));
     }
     const double q = lane_product(products);
     linear += lane_sum(sums) + (q - q);  // q - q: a NaN must not get lost below
@@ -143,4 +142,4 @@ struct RunningLoss {
   }
 };
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

@@ -6,7 +6,7 @@
 
 #include "core/masked_bce/bce.h"
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 
 constexpr double kNatsPerBit = 0x1.62e42fefa39efp-1;  // ln 2
 
@@ -35,4 +35,4 @@ SMILE_FAST_INLINE Floats bce_bits(Floats t, Words flip, Words keep, LossSum& sum
   return bce_of_margin(floats(margin), exp2_nonpositive(floats(margin | kSign)), flip, keep, sum);
 }
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

@@ -26,10 +26,10 @@ void masked_bce_cpu(const MaskedBceArguments& a, int threads) {
   const std::int64_t blocks = (a.voxels + kBlock - 1) / kBlock;  // of one image
   const std::int64_t items = a.batch * blocks;
   std::vector<double> sums(static_cast<std::size_t>(items * a.organs));
-  MaskedBceBlock* const block = SMILE_FAST_DISPATCH(masked_bce_block);
+  MaskedBceKernel* const kernel = SMILE_FAST_DISPATCH(masked_bce_kernel);
   parallel_for(items, threads, [&](std::int64_t item) {
     const std::int64_t begin = item % blocks * kBlock;
-    block(a, item / blocks, begin, std::min(begin + kBlock, a.voxels), divisor, &sums[item * a.organs]);
+    kernel(a, item / blocks, begin, std::min(begin + kBlock, a.voxels), divisor, &sums[item * a.organs]);
   });
 
   // Partial results are combined in the order of the voxels, whichever thread made them.

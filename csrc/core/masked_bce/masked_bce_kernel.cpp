@@ -1,11 +1,11 @@
-// Compiled once per target, see core/common/cpu_capability.h.
+// Compiled once per CPU capability, see core/common/cpu_capability.h.
 #include "core/masked_bce/masked_bce_kernel.h"
 
 #include "core/masked_bce/bce.h"
 #include "core/masked_bce/label_counts.h"
 #include "core/masked_bce/supervision.h"
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 namespace {
 
 // Of an organ, before the next one's turn: up to 3.5 KB of float32 logits. Eight runs would be more factors than a
@@ -166,8 +166,8 @@ SMILE_FAST_INLINE void all_organs(const MaskedBceArguments& a, std::int64_t imag
 }
 
 template <typename Logit>
-SMILE_FAST_INLINE void block(const MaskedBceArguments& a, std::int64_t image, std::int64_t begin, std::int64_t end,
-                             float divisor, double* sums) {
+SMILE_FAST_INLINE void by_gradient(const MaskedBceArguments& a, std::int64_t image, std::int64_t begin,
+                                   std::int64_t end, float divisor, double* sums) {
   if (a.gradient == nullptr) return all_organs<Gradient::none, Logit>(a, image, begin, end, divisor, sums);
   if (!streams<Logit>(a)) return all_organs<Gradient::cached, Logit>(a, image, begin, end, divisor, sums);
   if (a.gradient == a.logits) return all_organs<Gradient::overwriting, Logit>(a, image, begin, end, divisor, sums);
@@ -176,16 +176,16 @@ SMILE_FAST_INLINE void block(const MaskedBceArguments& a, std::int64_t image, st
 
 }  // namespace
 
-void masked_bce_block(const MaskedBceArguments& a, std::int64_t image, std::int64_t begin, std::int64_t end,
-                      float divisor, double* sums) {
+void masked_bce_kernel(const MaskedBceArguments& a, std::int64_t image, std::int64_t begin, std::int64_t end,
+                       float divisor, double* sums) {
   switch (a.dtype) {
     case DType::float32:
-      return block<float>(a, image, begin, end, divisor, sums);
+      return by_gradient<float>(a, image, begin, end, divisor, sums);
     case DType::bfloat16:
-      return block<BFloat16>(a, image, begin, end, divisor, sums);
+      return by_gradient<BFloat16>(a, image, begin, end, divisor, sums);
     case DType::float16:
-      return block<Float16>(a, image, begin, end, divisor, sums);
+      return by_gradient<Float16>(a, image, begin, end, divisor, sums);
   }
 }
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

@@ -8,17 +8,17 @@
 namespace smile_fast {
 
 // Work on the voxels [begin, end) of one image: write their gradients, divided, and their losses to sums[organ].
-using MaskedBceBlock = void(const MaskedBceArguments& arguments, std::int64_t image, std::int64_t begin,
-                            std::int64_t end, float divisor, double* sums);
+using MaskedBceKernel = void(const MaskedBceArguments& arguments, std::int64_t image, std::int64_t begin,
+                             std::int64_t end, float divisor, double* sums);
 
 namespace plain {
-MaskedBceBlock masked_bce_block;
+MaskedBceKernel masked_bce_kernel;
 }
 namespace avx2 {
-MaskedBceBlock masked_bce_block;
+MaskedBceKernel masked_bce_kernel;
 }
 namespace avx512 {
-MaskedBceBlock masked_bce_block;
+MaskedBceKernel masked_bce_kernel;
 }
 
 }  // namespace smile_fast

@@ -1,9 +1,9 @@
-// Compiled once per target, see core/common/cpu_capability.h.
+// Compiled once per CPU capability, see core/common/cpu_capability.h.
 #include "core/masked_bce/scale_gradient_kernel.h"
 
 #include "core/common/simd.h"
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 namespace {
 
 template <typename Logit>
@@ -15,7 +15,7 @@ SMILE_FAST_INLINE void scale(Logit* gradient, std::int64_t length, float factor)
 
 }  // namespace
 
-void scale_gradient_block(DType dtype, void* gradient, std::int64_t begin, std::int64_t end, float factor) {
+void scale_gradient_kernel(DType dtype, void* gradient, std::int64_t begin, std::int64_t end, float factor) {
   switch (dtype) {
     case DType::float32:
       return scale(static_cast<float*>(gradient) + begin, end - begin, factor);
@@ -26,4 +26,4 @@ void scale_gradient_block(DType dtype, void* gradient, std::int64_t begin, std::
   }
 }
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

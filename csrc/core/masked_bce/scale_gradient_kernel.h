@@ -8,16 +8,16 @@
 namespace smile_fast {
 
 // Multiply the elements [begin, end) of a gradient.
-using ScaleGradientBlock = void(DType dtype, void* gradient, std::int64_t begin, std::int64_t end, float factor);
+using ScaleGradientKernel = void(DType dtype, void* gradient, std::int64_t begin, std::int64_t end, float factor);
 
 namespace plain {
-ScaleGradientBlock scale_gradient_block;
+ScaleGradientKernel scale_gradient_kernel;
 }
 namespace avx2 {
-ScaleGradientBlock scale_gradient_block;
+ScaleGradientKernel scale_gradient_kernel;
 }
 namespace avx512 {
-ScaleGradientBlock scale_gradient_block;
+ScaleGradientKernel scale_gradient_kernel;
 }
 
 }  // namespace smile_fast

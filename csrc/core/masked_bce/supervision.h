@@ -3,7 +3,7 @@
 
 #include "core/common/simd.h"
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 
 constexpr int kRun = 128;  // voxels decoded, and skipped, at a time: 1 KB of words
 
@@ -77,4 +77,4 @@ SMILE_FAST_INLINE void decode(const std::uint8_t* labels, int length, const std:
 SMILE_FAST_INLINE Words sign_where(Words words, int bit) { return (words << (31 - bit)) & 0x80000000u; }
 SMILE_FAST_INLINE Words ones_where(Words words, int bit) { return (Words)((Integers)(words << (31 - bit)) >> 31); }
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

@@ -285,29 +285,29 @@ struct Workspace {
   LabelHistograms histograms;
   double* partials;
 
-  Workspace(void* memory, const MaskedBceUpsampledCudaArguments& a, std::int64_t tiles)
+  Workspace(void* memory, const MaskedBceUpsampledArguments& a, std::int64_t tiles)
       : pieces(memory), histograms(pieces, a.batch), partials(pieces.take<double>(a.batch * a.organs * tiles)) {}
 };
 
 // Cuts the logits into tiles of 7 x 7, or 3 x 5 x 7: with its halo, a row of a tile has 8 cells, which divide a block.
-Problem cut(const MaskedBceUpsampledCudaArguments& a) {
+Problem cut(const MaskedBceUpsampledArguments& a) {
   Problem p{};
   p.organs = a.organs;
   p.words = ceil_div(a.organs, kWordBits);
-  p.z = axis(a.low[0], a.high[0]);
-  p.y = axis(a.low[1], a.high[1]);
-  p.x = axis(a.low[2], a.high[2]);
-  const bool volume = a.low[0] > 1;
-  const std::int64_t stride = a.low[2] > 0 ? ceil_div(a.high[2], a.low[2]) : 1;
+  p.z = axis(a.low.depth, a.high.depth);
+  p.y = axis(a.low.height, a.high.height);
+  p.x = axis(a.low.width, a.high.width);
+  const bool volume = a.low.depth > 1;
+  const std::int64_t stride = a.low.width > 0 ? ceil_div(a.high.width, a.low.width) : 1;
   if (stride > kMaxUpsampledStride) throw std::runtime_error("masked_bce_upsampled: too many voxels per logit");
   p.parts = static_cast<int>(ceil_div(stride, kSpan));
   const int widest = kThreads / p.parts - 1;
   p.tile_x = widest < 7 ? widest : 7;
   p.tile_y = volume ? 5 : 7;
   p.tile_z = volume ? 3 : 1;
-  p.tiles_x = static_cast<unsigned>(ceil_div(a.low[2], p.tile_x));
-  p.tiles_y = static_cast<unsigned>(ceil_div(a.low[1], p.tile_y));
-  p.tiles_z = static_cast<unsigned>(ceil_div(a.low[0], p.tile_z));
+  p.tiles_x = static_cast<unsigned>(ceil_div(a.low.width, p.tile_x));
+  p.tiles_y = static_cast<unsigned>(ceil_div(a.low.height, p.tile_y));
+  p.tiles_z = static_cast<unsigned>(ceil_div(a.low.depth, p.tile_z));
   return p;
 }
 
@@ -320,11 +320,11 @@ void queue(const Problem& p, std::int64_t batch, void* stream) {
 
 }  // namespace
 
-std::size_t masked_bce_upsampled_cuda_workspace(const MaskedBceUpsampledCudaArguments& a) {
+std::size_t masked_bce_upsampled_cuda_workspace(const MaskedBceUpsampledArguments& a) {
   return Workspace(nullptr, a, tiles_of(cut(a))).pieces.bytes();
 }
 
-void masked_bce_upsampled_cuda(const MaskedBceUpsampledCudaArguments& a, void* workspace, void* stream) {
+void masked_bce_upsampled_cuda(const MaskedBceUpsampledArguments& a, void* workspace, void* stream) {
   Problem p = cut(a);
   const Workspace work(workspace, a, tiles_of(p));
   p.logits = a.logits;
@@ -332,7 +332,8 @@ void masked_bce_upsampled_cuda(const MaskedBceUpsampledCudaArguments& a, void* w
   p.table = a.table;
   p.gradient = a.gradient;
   p.partials = work.partials;
-  count_labels(a.labels, a.table, a.batch, a.organs, a.high[0] * a.high[1] * a.high[2], work.histograms, stream);
+  count_labels(a.labels, a.table, a.batch, a.organs, a.high.depth * a.high.height * a.high.width, work.histograms,
+               stream);
   switch (a.dtype) {
     case DType::float32:
       queue<float>(p, a.batch, stream);

@@ -155,12 +155,12 @@ void masked_bce_upsampled_cpu(const MaskedBceUpsampledArguments& a, int threads)
   const UpsampledColumns columns(a.low.width, a.high.width);
   const ColumnTables tables = columns.tables();
   Plan plan(a);
-  MaskedBceUpsampledBlock* const block = SMILE_FAST_DISPATCH(masked_bce_upsampled_block);
+  MaskedBceUpsampledKernel* const kernel = SMILE_FAST_DISPATCH(masked_bce_upsampled_kernel);
   parallel_for(plan.items(), threads, [&](std::int64_t item) {
     UpsampledBand band = plan.band(item);
     std::vector<float> scratch(static_cast<std::size_t>(plan.scratch_size(band)));
     band.scratch = scratch.data();
-    block(a, tables, band);
+    kernel(a, tables, band);
   });
   plan.combine(threads);
 }

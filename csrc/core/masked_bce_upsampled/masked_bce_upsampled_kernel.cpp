@@ -1,4 +1,4 @@
-// Compiled once per target, see core/common/cpu_capability.h.
+// Compiled once per CPU capability, see core/common/cpu_capability.h.
 //
 // A tile is up to kTileRows output rows that read the same low-resolution rows, times kTileColumns columns. Its labels
 // are decoded once for all organs. Then, organ by organ: the low-resolution rows are interpolated horizontally; column
@@ -11,7 +11,7 @@
 #include "core/masked_bce_upsampled/interpolation.h"
 #include "core/masked_bce_upsampled/upsampled_rows.h"
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 namespace {
 
 constexpr int kTileRows = 8;
@@ -279,8 +279,8 @@ void walk(const MaskedBceUpsampledArguments& a, const ColumnTables& columns, con
 
 }  // namespace
 
-void masked_bce_upsampled_block(const MaskedBceUpsampledArguments& a, const ColumnTables& columns,
-                                const UpsampledBand& band) {
+void masked_bce_upsampled_kernel(const MaskedBceUpsampledArguments& a, const ColumnTables& columns,
+                                 const UpsampledBand& band) {
   switch (a.dtype) {
     case DType::float32:
       return walk<float>(a, columns, band);
@@ -291,4 +291,4 @@ void masked_bce_upsampled_block(const MaskedBceUpsampledArguments& a, const Colu
   }
 }
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

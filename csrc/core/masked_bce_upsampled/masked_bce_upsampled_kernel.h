@@ -37,17 +37,17 @@ struct UpsampledBand {
 
 constexpr int kUpsampledStack = 16 << 10;  // bytes of stack that a thread takes at most
 
-using MaskedBceUpsampledBlock = void(const MaskedBceUpsampledArguments& arguments, const ColumnTables& columns,
-                                     const UpsampledBand& band);
+using MaskedBceUpsampledKernel = void(const MaskedBceUpsampledArguments& arguments, const ColumnTables& columns,
+                                      const UpsampledBand& band);
 
 namespace plain {
-MaskedBceUpsampledBlock masked_bce_upsampled_block;
+MaskedBceUpsampledKernel masked_bce_upsampled_kernel;
 }
 namespace avx2 {
-MaskedBceUpsampledBlock masked_bce_upsampled_block;
+MaskedBceUpsampledKernel masked_bce_upsampled_kernel;
 }
 namespace avx512 {
-MaskedBceUpsampledBlock masked_bce_upsampled_block;
+MaskedBceUpsampledKernel masked_bce_upsampled_kernel;
 }
 
 }  // namespace smile_fast

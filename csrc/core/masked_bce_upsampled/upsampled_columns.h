@@ -11,7 +11,7 @@
 namespace smile_fast {
 
 constexpr int kTileColumns = 128;
-constexpr int kWeightsAtOnce = 16;  // the vector width of every target divides it
+constexpr int kWeightsAtOnce = 16;  // the vector width of every capability divides it
 
 // The columns [first, first + kWeightsAtOnce * blocks) of a tile hold all that read one low-resolution column.
 struct LowColumn {

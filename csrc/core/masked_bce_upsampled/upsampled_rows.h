@@ -5,7 +5,7 @@
 #include "core/masked_bce/bce_bits.h"
 #include "core/masked_bce_upsampled/upsampled_columns.h"
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 
 static_assert(kWeightsAtOnce % kLanes == 0);
 
@@ -155,4 +155,4 @@ SMILE_FAST_INLINE void reduce_columns(const GradientRow (&gradient)[2], const Co
   }
 }
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

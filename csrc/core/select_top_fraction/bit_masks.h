@@ -8,7 +8,7 @@
 #include <emmintrin.h>
 #endif
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 
 constexpr int kGroup = 64;
 
@@ -98,7 +98,7 @@ SMILE_FAST_INLINE std::uint64_t nonzero_bytes(const std::uint8_t* bytes) {
 #endif
 }
 
-// Byte i becomes 1 where bit i is set, else 0. kStreamed: past the caches, where a target can; see Store::streamed.
+// Byte i becomes 1 where bit i is set, else 0. kStreamed: past the caches, where a capability can; see Store::streamed.
 template <bool kStreamed>
 SMILE_FAST_INLINE void store_bytes(std::uint8_t* bytes, std::uint64_t bits) {
 #if defined(__AVX512BW__)
@@ -145,4 +145,4 @@ SMILE_FAST_INLINE std::uint32_t count_bits(std::uint64_t bits) {
   return static_cast<std::uint32_t>(__builtin_popcountll(bits));
 }
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

@@ -1,13 +1,14 @@
 // What the kernels of select_top_fraction.cu share: their workspace, and how histograms find a segment's threshold.
 #pragma once
 
+#include "core/common/fraction_count.h"
 #include "core/select_top_fraction/select_items.cuh"
 
-namespace smile_fast::cuda {
+namespace smile_fast::cuda::selection {
 
 constexpr int kDigits = 3;
-constexpr int kBins = 2048;  // of a digit; the last has 1024
-constexpr double kIntegerTolerance = 1e-12;
+constexpr int kBins = 2048;                           // of a digit; the last has 1024
+constexpr int kSpan = kSelectThreads / kSelectWarps;  // items whose ties have a sum of their own: a thread per strip
 
 __device__ __forceinline__ int shift_of(int digit) { return digit == 0 ? 21 : digit == 1 ? 10 : 0; }
 __device__ __forceinline__ unsigned mask_of(int digit) { return digit == 2 ? 1023u : 2047u; }
@@ -28,11 +29,10 @@ struct Workspace {
   unsigned* sizes;         // [items, kSelectWarps]: of the lists
   Count* cleared;          // begin of what has to be 0 at the start:
   Count* histograms;       // [segments, kDigits, kBins]
-  Count* ties;             // [items]: voxels that equal the threshold, see `ties_before`
+  unsigned* ties;          // [items, kSelectWarps]: voxels of a strip that equal the threshold
+  Count* sums_of_ties;     // [ceil(items / kSpan)]: of kSpan items each
   Threshold* thresholds;   // [segments]
   unsigned* finished;      // [segments, kDigits]: items that are in the histogram
-  unsigned* tickets;       // [2]: numbers of the blocks of refine and of select
-  unsigned* counted;       // [1]: blocks that have done what they can for the second digits
   std::size_t cleared_bytes;
 
   Workspace(void* memory, std::int64_t length, std::int64_t segments)
@@ -42,11 +42,10 @@ struct Workspace {
     sizes = pieces.take<unsigned>(items * kSelectWarps);
     const std::size_t before = pieces.bytes();
     cleared = histograms = pieces.take<Count>(segments * kDigits * kBins);
-    ties = pieces.take<Count>(items);
+    ties = pieces.take<unsigned>(items * kSelectWarps);
+    sums_of_ties = pieces.take<Count>(ceil_div(items, kSpan));
     thresholds = pieces.take<Threshold>(segments);
     finished = pieces.take<unsigned>(segments * kDigits);
-    tickets = pieces.take<unsigned>(2);
-    counted = pieces.take<unsigned>(1);
     cleared_bytes = pieces.bytes() - before;
   }
 };
@@ -63,28 +62,18 @@ struct Problem {
   unsigned short* places;
   unsigned* sizes;
   Count* histograms;
-  Count* ties;
+  unsigned* ties;
+  Count* sums_of_ties;
   Threshold* thresholds;
   unsigned* finished;
-  unsigned* tickets;
-  unsigned* counted;
 };
 
 struct Shared {
   unsigned bins[kBins];
   Count sums[kSelectThreads];
   Count ties[kSelectWarps];
-  Count earlier;
-  unsigned number;
   bool last;
 };
-
-// The number of a block in the order in which blocks start; a barrier.
-__device__ __forceinline__ std::int64_t take_number(unsigned* ticket, Shared& shared) {
-  if (threadIdx.x == 0) shared.number = atomicAdd(ticket, 1u);
-  __syncthreads();
-  return shared.number;
-}
 
 // a < b as scores if and only if their keys are: NaN has the lowest one, -0 and +0 the same.
 __device__ __forceinline__ unsigned key_of(float score) {
@@ -93,7 +82,7 @@ __device__ __forceinline__ unsigned key_of(float score) {
   return bits >> 31 ? 0x80000000u - magnitude : 0x80000000u + magnitude;
 }
 
-// ceil(gamma * count), at most count, where a product within 1e-12 relative of an integer is that integer.
+// core/common/fraction_count.h on the device.
 __device__ __forceinline__ Count fraction_count(double gamma, Count count) {
   const double share = gamma > 1.0 ? 1.0 : gamma > 0.0 ? gamma : 0.0;  // NaN is 0
   const double product = share * static_cast<double>(count), nearest = rint(product);
@@ -119,8 +108,8 @@ __device__ inline void look_up(const Problem& p, std::int64_t segment, int digit
     all += shared.sums[other];
   }
   Threshold& threshold = p.thresholds[segment];
-  const Count wanted = digit == 0 ? fraction_count(p.gamma[segment], all) : __ldcg(&threshold.wanted);
-  const unsigned key = digit == 0 ? 0 : __ldcg(&threshold.key);
+  const Count wanted = digit == 0 ? fraction_count(p.gamma[segment], all) : threshold.wanted;
+  const unsigned key = digit == 0 ? 0 : threshold.key;
   __syncthreads();  // all have read the threshold before one writes it
   if (digit == 0 && wanted == 0 && thread == 0) threshold = {0, 1, 0, 0};
   if (wanted <= before || wanted > before + sum) return;
@@ -179,4 +168,4 @@ struct RunningBin {
   }
 };
 
-}  // namespace smile_fast::cuda
+}  // namespace smile_fast::cuda::selection

@@ -4,7 +4,7 @@
 
 #include "core/common/cuda_kernel.cuh"
 
-namespace smile_fast::cuda {
+namespace smile_fast::cuda::selection {
 
 constexpr int kSelectThreads = 256;
 constexpr int kSelectWarps = kSelectThreads / kWarp;
@@ -51,9 +51,15 @@ inline std::int64_t item_count(std::int64_t length, std::int64_t segments) {
   return length == 0 ? 0 : ceil_div(length, kItem) + segments + 1;
 }
 
+// The number of the item that begins at `begin`, where a segment does: that of the boundary in the sorted lists.
+__device__ __forceinline__ std::int64_t item_at(std::int64_t begin, std::int64_t segment, std::int64_t length) {
+  const std::int64_t stretches = (length + kItem - 1) / kItem, started = begin / kItem + 1;
+  return segment + (started < stretches ? started : stretches);
+}
+
 // Items of [begin, end) that are not empty.
 __device__ __forceinline__ std::int64_t items_between(std::int64_t begin, std::int64_t end) {
   return end <= begin ? 0 : (end - 1) / kItem - begin / kItem + 1;
 }
 
-}  // namespace smile_fast::cuda
+}  // namespace smile_fast::cuda::selection

@@ -1,16 +1,15 @@
 // The threshold of a segment is the key of its k-th best candidate. Keys are 32-bit integers in the order of the
 // scores; three histograms of 11, 11 and 10 bits find the threshold.
 //
-//   clear     (a memset) the counters
-//   compact   reads the scores of candidates once: lists of their keys and places, histogram of the first digit
-//   refine    the second digit, of those candidates that share the threshold's first one; then the third
-//   select    marks what is above the threshold, and the first of what equals it
+//   clear       (a memset) the counters
+//   compact     reads the scores of candidates once: lists of their keys and places, histogram of the first digit
+//   refine      the second digit, of those candidates that share the threshold's first one; then the third: two passes
+//   count ties  candidates of each item that equal the threshold, where only some of them are selected
+//   select      marks what is above the threshold, and the first of what equals it
 //
-// The block that finishes a segment's histogram last looks up the threshold's digit in it. Counts are integers, so the
-// order in which blocks add to them does not matter.
-//
-// Blocks of the last two kernels take numbers in the order in which they start, and wait only for lower numbers:
-// whoever is waited for is running, and ends without waiting for a higher one.
+// Every pass is a launch of its own, so no block ever waits for another one. The block that finishes a segment's
+// histogram last looks up the threshold's digit in it. Counts are integers, so the order in which blocks add to them
+// does not matter.
 #include "core/common/cuda_formats.cuh"
 #include "core/select_top_fraction/select_histograms.cuh"
 #include "core/select_top_fraction/select_top_fraction_cuda.h"
@@ -19,6 +18,7 @@ namespace smile_fast {
 namespace {
 
 using namespace cuda;
+using namespace cuda::selection;
 
 __device__ __forceinline__ bool in_segment(const Problem& p, const Item& item) {
   return item.begin < item.end && item.segment >= 0 && item.segment < p.segments;
@@ -134,78 +134,77 @@ __global__ void __launch_bounds__(kSelectThreads) compact_kernel(Problem p) {
   if (inside) finish_histogram(p, item, 0, shared);
 }
 
-// Counts one digit of an item's candidates that share the digits found so far. Another block of the same launch may
-// have found the second digit: nothing of it may come from a cache that this block's multiprocessor has for itself.
-__device__ __forceinline__ void refine_item(const Problem& p, std::int64_t number, int digit, Shared& shared) {
-  const Item item = item_of(number, p.offsets, p.segments, p.length);
+// Counts one digit of an item's candidates that share the digits found so far.
+template <int kDigit>
+__global__ void __launch_bounds__(kSelectThreads) refine_kernel(Problem p) {
+  SMILE_FAST_SHARED(Shared, shared);
+  const Item item = item_of(blockIdx.x, p.offsets, p.segments, p.length);
   if (!in_segment(p, item)) return;
   const Threshold* threshold = p.thresholds + item.segment;
-  if (__ldcg(&threshold->none) != 0) return;
-  const unsigned key = __ldcg(&threshold->key), known = ~0u << shift_of(digit - 1);
+  if (threshold->none != 0) return;
+  const unsigned key = threshold->key, known = ~0u << shift_of(kDigit - 1);
   clear_bins(shared);
   const Strip strip = strip_of(item, warp_of_thread());
-  const unsigned size = p.sizes[number * kSelectWarps + warp_of_thread()];
+  const unsigned size = p.sizes[blockIdx.x * static_cast<std::int64_t>(kSelectWarps) + warp_of_thread()];
   RunningBin running{shared.bins};
   for (unsigned i = lane_of_thread(); i < size; i += kWarp) {
     const unsigned candidate = __ldcs(p.keys + strip.begin + i);
-    if ((candidate & known) == key) running.add(candidate >> shift_of(digit) & mask_of(digit));
+    if ((candidate & known) == key) running.add(candidate >> shift_of(kDigit) & mask_of(kDigit));
   }
   running.flush();
-  finish_histogram(p, item, digit, shared);
+  finish_histogram(p, item, kDigit, shared);
 }
 
-// Two blocks an item: the first half counts second digits; the others wait until all of these are done, whatever the
-// offsets, and count third digits.
-__global__ void __launch_bounds__(kSelectThreads) refine_kernel(Problem p) {
-  SMILE_FAST_SHARED(Shared, shared);
-  const std::int64_t number = take_number(p.tickets, shared), items = gridDim.x / 2;
-  if (number < items) {
-    refine_item(p, number, 1, shared);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      __threadfence();
-      atomicAdd(p.counted, 1u);
-    }
-  } else {
-    if (threadIdx.x == 0) {
-      while (atomicAdd(p.counted, 0u) < items) __nanosleep(100);
-      __threadfence();
-    }
-    __syncthreads();
-    refine_item(p, number - items, 2, shared);
+// Whether only the first of the candidates that equal the threshold are selected.
+__device__ __forceinline__ bool splits_ties(const Threshold& threshold) {
+  return threshold.none == 0 && threshold.wanted < threshold.remaining;
+}
+
+__global__ void __launch_bounds__(kSelectThreads) count_ties_kernel(Problem p) {
+  const std::int64_t number = blockIdx.x;
+  const Item item = item_of(number, p.offsets, p.segments, p.length);
+  if (!in_segment(p, item)) return;
+  const Threshold threshold = p.thresholds[item.segment];
+  if (!splits_ties(threshold)) return;
+  const int warp = warp_of_thread();
+  const Strip strip = strip_of(item, warp);
+  const unsigned size = p.sizes[number * kSelectWarps + warp];
+  unsigned ties = 0;
+  for (unsigned i = lane_of_thread(); i < size; i += kWarp) ties += p.keys[strip.begin + i] == threshold.key;
+  ties = warp_sum(ties);
+  if (lane_of_thread() == 0 && ties != 0) {
+    p.ties[number * kSelectWarps + warp] = ties;
+    atomicAdd(p.sums_of_ties + number / kSpan, static_cast<Count>(ties));
   }
 }
 
-// What an item publishes of the voxels that equal the threshold: its own number of them at once, then the number from
-// the segment's begin to its end.
-constexpr Count kOwn = 1, kSum = 2;  // in the low two bits
-
-// Voxels of earlier items of the segment that equal the threshold. Blocks take numbers in the order in which they
-// start and publish before they wait, so whoever is waited for is running: decoupled look-back.
-__device__ Count ties_before(const Problem& p, const Item& item, std::int64_t number, Count own) {
-  atomicExch(p.ties + number, own << 2 | kOwn);
+// A thread's share of the ties of all items before one.
+__device__ __forceinline__ Count share_of_ties(const Problem& p, std::int64_t number) {
+  const std::int64_t spans = number / kSpan, thread = threadIdx.x;
   Count sum = 0;
-  const std::int64_t begin = clamped(__ldg(p.offsets + item.segment), 0, p.length);
-  for (std::int64_t other = number - 1, voxel = item.begin; other >= 0 && voxel > begin; --other) {
-    const Item earlier = item_of(other, p.offsets, p.segments, p.length);
-    if (earlier.begin >= earlier.end) continue;
-    if (earlier.segment != item.segment) break;  // only with offsets that decrease: nobody would publish
-    Count published = atomicAdd(p.ties + other, Count{0});
-    while (published == 0) {
-      __nanosleep(100);
-      published = atomicAdd(p.ties + other, Count{0});
-    }
-    sum += published >> 2;
-    if ((published & 3) == kSum) break;
-    voxel = earlier.begin;
-  }
-  atomicExch(p.ties + number, (sum + own) << 2 | kSum);
+  for (std::int64_t span = thread; span < spans; span += kSelectThreads) sum += p.sums_of_ties[span];
+  if (thread < number % kSpan * kSelectWarps) sum += p.ties[spans * kSpan * kSelectWarps + thread];
   return sum;
+}
+
+// Ties of the segment's voxels before a warp's strip; all threads of the block. The items between the segment's first
+// one and this one are all the segment's.
+__device__ __forceinline__ Count ties_before(const Problem& p, const Item& item, std::int64_t number, Shared& shared) {
+  const std::int64_t begin = clamped(__ldg(p.offsets + item.segment), 0, p.length);
+  const std::int64_t first = item_at(begin, item.segment, p.length);
+  // Modulo 2^64: where offsets decrease, `first` may be the larger one.
+  const Count share = warp_sum(share_of_ties(p, number) - share_of_ties(p, first));
+  if (lane_of_thread() == 0) shared.ties[warp_of_thread()] = share;
+  __syncthreads();
+  Count earlier = 0;
+  for (int warp = 0; warp < kSelectWarps; ++warp) earlier += shared.ties[warp];
+  for (int warp = 0; warp < warp_of_thread(); ++warp) earlier += p.ties[number * kSelectWarps + warp];
+  return earlier;
 }
 
 __global__ void __launch_bounds__(kSelectThreads) select_kernel(Problem p) {
   SMILE_FAST_SHARED(Shared, shared);
-  const std::int64_t number = take_number(p.tickets + 1, shared);
+  const std::int64_t number = blockIdx.x;
   const Item item = item_of(number, p.offsets, p.segments, p.length);
   if (!in_segment(p, item)) return;
   const Threshold threshold = p.thresholds[item.segment];
@@ -213,23 +212,9 @@ __global__ void __launch_bounds__(kSelectThreads) select_kernel(Problem p) {
   const int warp = warp_of_thread(), lane = lane_of_thread();
   const Strip strip = strip_of(item, warp);
   const unsigned size = p.sizes[number * kSelectWarps + warp];
-  Count earlier = 0, allowed = ~Count{0};
-  if (threshold.wanted < threshold.remaining) {  // only the first of the equal ones: how many come before mine?
-    Count own = 0;
-    for (unsigned i = lane; i < size; i += kWarp) own += p.keys[strip.begin + i] == threshold.key;
-    own = warp_sum(own);
-    if (lane == 0) shared.ties[warp] = own;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      Count all = 0;
-      for (int other = 0; other < kSelectWarps; ++other) all += shared.ties[other];
-      shared.earlier = ties_before(p, item, number, all);
-    }
-    __syncthreads();
-    earlier = shared.earlier;
-    for (int other = 0; other < warp; ++other) earlier += shared.ties[other];
-    allowed = threshold.wanted;
-  }
+  const bool split = splits_ties(threshold);
+  const Count allowed = split ? threshold.wanted : ~Count{0};
+  Count earlier = split ? ties_before(p, item, number, shared) : 0;
   for (unsigned first = 0; first < size; first += kWarp) {
     const unsigned i = first + lane;
     const unsigned key = i < size ? p.keys[strip.begin + i] : 0;
@@ -249,15 +234,15 @@ void queue_compact(const Problem& p, std::int64_t items, void* stream) {
 
 }  // namespace
 
-std::size_t select_top_fraction_cuda_workspace(const SelectTopFractionCudaArguments& a) {
+std::size_t select_top_fraction_cuda_workspace(const SelectTopFractionArguments& a) {
   return Workspace(nullptr, a.length, a.segments).pieces.bytes();
 }
 
-void select_top_fraction_cuda(const SelectTopFractionCudaArguments& a, void* workspace, void* stream) {
+void select_top_fraction_cuda(const SelectTopFractionArguments& a, void* workspace, void* stream) {
   if (a.length == 0) return;
   const Workspace w(workspace, a.length, a.segments);
-  const Problem p{a.scores, a.candidates, a.length,     a.gamma, a.offsets,    a.segments, a.selection, w.keys,
-                  w.places, w.sizes,      w.histograms, w.ties,  w.thresholds, w.finished, w.tickets,   w.counted};
+  const Problem p{a.scores, a.candidates, a.length,     a.gamma, a.offsets,      a.segments,   a.selection, w.keys,
+                  w.places, w.sizes,      w.histograms, w.ties,  w.sums_of_ties, w.thresholds, w.finished};
   clear(w.cleared, w.cleared_bytes, stream);
   switch (a.dtype) {
     case DType::float32:
@@ -270,7 +255,9 @@ void select_top_fraction_cuda(const SelectTopFractionCudaArguments& a, void* wor
       queue_compact<Float16>(p, w.items, stream);
       break;
   }
-  launch("select_top_fraction: refine", refine_kernel, 2 * w.items, kSelectThreads, stream, p);
+  launch("select_top_fraction: refine 1", refine_kernel<1>, w.items, kSelectThreads, stream, p);
+  launch("select_top_fraction: refine 2", refine_kernel<2>, w.items, kSelectThreads, stream, p);
+  launch("select_top_fraction: count ties", count_ties_kernel, w.items, kSelectThreads, stream, p);
   launch("select_top_fraction: select", select_kernel, w.items, kSelectThreads, stream, p);
 }
 

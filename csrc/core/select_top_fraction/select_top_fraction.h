@@ -28,7 +28,4 @@ struct SelectTopFractionArguments {
 // `threads` is. Memory: 24 bytes per 8,192 voxels, and 8 bytes per candidate near the threshold.
 void select_top_fraction_cpu(const SelectTopFractionArguments& arguments, int threads);
 
-// ceil(gamma * count), at most count, where a float64 product within 1e-12 relative of an integer is that integer.
-std::int64_t fraction_count(double gamma, std::int64_t count);
-
 }  // namespace smile_fast

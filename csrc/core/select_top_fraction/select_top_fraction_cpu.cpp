@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "core/common/cpu_capability.h"
+#include "core/common/fraction_count.h"
 #include "core/common/huge_pages.h"
 #include "core/common/parallel.h"
 #include "core/select_top_fraction/key_search.h"
@@ -22,7 +22,6 @@ namespace {
 constexpr std::int64_t kSmall = 1 << 14;  // voxels: longer segments are sampled
 constexpr std::int64_t kItem = 1 << 16;   // voxels of one work item, more or less
 constexpr int kMostBinBits = 11;
-constexpr double kIntegerTolerance = 1e-12;  // relative; that of the reference
 
 constexpr std::int64_t kPieceCost = 256;  // a piece takes as long as so many voxels, beside its own
 constexpr std::int64_t kOutside = -1;
@@ -76,7 +75,7 @@ void select_small(const SelectTopFractionArguments& a, const Piece& piece, Entry
   const std::int64_t size = element_size(a.dtype);
   const ScoreBlock block{a.dtype, static_cast<const char*>(a.scores) + piece.begin * size, a.candidates + piece.begin,
                          a.selection + piece.begin, static_cast<std::int32_t>(piece.end - piece.begin)};
-  const std::int64_t candidates = SMILE_FAST_DISPATCH(scan_block)(block, all, entries, false).inside;
+  const std::int64_t candidates = SMILE_FAST_DISPATCH(scan_kernel)(block, all, entries, false).inside;
   if (candidates == 0) return;
   Search search{all, fraction_count(a.gamma[piece.segment], candidates), candidates};
   const std::span<const Entry> listed(entries, static_cast<std::size_t>(candidates));
@@ -92,13 +91,6 @@ void select_small(const SelectTopFractionArguments& a, const Piece& piece, Entry
 }
 
 }  // namespace
-
-std::int64_t fraction_count(double gamma, std::int64_t count) {
-  const double product = (gamma > 0 ? std::min(gamma, 1.0) : 0.0) * static_cast<double>(count);
-  const double nearest = std::nearbyint(product);
-  const bool integral = std::abs(product - nearest) <= kIntegerTolerance * nearest;
-  return std::min(static_cast<std::int64_t>(integral ? nearest : std::ceil(product)), count);
-}
 
 void select_top_fraction_cpu(const SelectTopFractionArguments& a, int threads) {
   advise_huge_pages(a.selection, static_cast<std::size_t>(a.length));

@@ -1,9 +1,9 @@
-// Compiled once per target, see core/common/cpu_capability.h.
+// Compiled once per CPU capability, see core/common/cpu_capability.h.
 #include "core/select_top_fraction/select_top_fraction_kernel.h"
 
 #include "core/select_top_fraction/bit_masks.h"
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 namespace {
 
 constexpr int kAhead = 4096;  // bytes of scores between what is asked for and what is used
@@ -127,7 +127,7 @@ SMILE_FAST_INLINE void ties(const ScoreBlock& block, std::int32_t key, std::uint
 
 }  // namespace
 
-BlockCounts scan_block(const ScoreBlock& block, Bracket bracket, Entry* entries, bool streamed) {
+BlockCounts scan_kernel(const ScoreBlock& block, Bracket bracket, Entry* entries, bool streamed) {
   switch (block.dtype) {
     case DType::float32:
       return scan<float>(block, bracket, entries, streamed);
@@ -139,7 +139,7 @@ BlockCounts scan_block(const ScoreBlock& block, Bracket bracket, Entry* entries,
   __builtin_unreachable();
 }
 
-void count_keys(const ScoreBlock& block, const Bins& bins, std::uint32_t* counts) {
+void histogram_kernel(const ScoreBlock& block, const Bins& bins, std::uint32_t* counts) {
   switch (block.dtype) {
     case DType::float32:
       return count<float>(block, bins, counts);
@@ -150,7 +150,7 @@ void count_keys(const ScoreBlock& block, const Bins& bins, std::uint32_t* counts
   }
 }
 
-void select_ties(const ScoreBlock& block, std::int32_t key, std::uint32_t count) {
+void select_ties_kernel(const ScoreBlock& block, std::int32_t key, std::uint32_t count) {
   switch (block.dtype) {
     case DType::float32:
       return ties<float>(block, key, count);
@@ -161,4 +161,4 @@ void select_ties(const ScoreBlock& block, std::int32_t key, std::uint32_t count)
   }
 }
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

@@ -24,28 +24,28 @@ struct BlockCounts {
 // Selects the candidates above the bracket and no others. Those inside go to `entries`, which has room for all voxels,
 // in the order of the voxels; if it is null they are only counted. `streamed`: the selection will have left the caches
 // when it is read, so it may go past them.
-using ScanBlock = BlockCounts(const ScoreBlock& block, Bracket bracket, Entry* entries, bool streamed);
+using ScanKernel = BlockCounts(const ScoreBlock& block, Bracket bracket, Entry* entries, bool streamed);
 
 // Adds the candidates inside the bins' bracket to their bins.
-using CountKeys = void(const ScoreBlock& block, const Bins& bins, std::uint32_t* counts);
+using HistogramKernel = void(const ScoreBlock& block, const Bins& bins, std::uint32_t* counts);
 
 // Selects the first `count` candidates that have this key, beside what is selected already.
-using SelectTies = void(const ScoreBlock& block, std::int32_t key, std::uint32_t count);
+using SelectTiesKernel = void(const ScoreBlock& block, std::int32_t key, std::uint32_t count);
 
 namespace plain {
-ScanBlock scan_block;
-CountKeys count_keys;
-SelectTies select_ties;
+ScanKernel scan_kernel;
+HistogramKernel histogram_kernel;
+SelectTiesKernel select_ties_kernel;
 }  // namespace plain
 namespace avx2 {
-ScanBlock scan_block;
-CountKeys count_keys;
-SelectTies select_ties;
+ScanKernel scan_kernel;
+HistogramKernel histogram_kernel;
+SelectTiesKernel select_ties_kernel;
 }  // namespace avx2
 namespace avx512 {
-ScanBlock scan_block;
-CountKeys count_keys;
-SelectTies select_ties;
+ScanKernel scan_kernel;
+HistogramKernel histogram_kernel;
+SelectTiesKernel select_ties_kernel;
 }  // namespace avx512
 
 }  // namespace smile_fast

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "core/common/cpu_capability.h"
+#include "core/common/fraction_count.h"
 #include "core/common/huge_pages.h"
 #include "core/common/parallel.h"
 
@@ -105,14 +106,14 @@ void LargeSegments::scan(const Segments& segments) {
   for (const Segment* segment : segments)
     capacity += segment->search.population * 3 / 2 + (segment->end - segment->begin) / kSlackShare;
   EntryPool& pool = *pools_.emplace_back(std::make_unique<EntryPool>(capacity));
-  ScanBlock* const scan_block = SMILE_FAST_DISPATCH(scan_block);
+  ScanKernel* const scan_kernel = SMILE_FAST_DISPATCH(scan_kernel);
   const bool streamed = a_.length >= kStreamedLength;
   for_chunks(segments, kScanBlocks, [&](Segment& segment, std::int64_t first, std::int64_t last, std::int64_t) {
     Entry entries[kBlock];
     const Bracket bracket = segment.search.bracket;
     for (std::int64_t index = first; index < last; ++index) {
       const BlockCounts counts =
-          scan_block(voxels_of(segment, index), bracket, bracket.single() ? nullptr : entries, streamed);
+          scan_kernel(voxels_of(segment, index), bracket, bracket.single() ? nullptr : entries, streamed);
       Entry* kept = nullptr;
       if (counts.inside != 0 && !bracket.single()) kept = pool.take(counts.inside);
       if (kept != nullptr) std::memcpy(kept, entries, counts.inside * sizeof(Entry));
@@ -173,7 +174,7 @@ void LargeSegments::narrow(const Segments& segments, const CountBlock& count_blo
 
 // Until a list of what is left is worth its memory.
 void LargeSegments::narrow_by_scores(const Segments& segments) const {
-  CountKeys* const count_keys = SMILE_FAST_DISPATCH(count_keys);
+  HistogramKernel* const histogram_kernel = SMILE_FAST_DISPATCH(histogram_kernel);
   const auto too_wide = [](const Segment* segment) {
     return !segment->search.bracket.single() &&
            segment->search.population > (segment->end - segment->begin) / kListedShare;
@@ -181,7 +182,7 @@ void LargeSegments::narrow_by_scores(const Segments& segments) const {
   Segments wide = segments;
   while (std::erase_if(wide, [&](const Segment* segment) { return !too_wide(segment); }), !wide.empty()) {
     narrow(wide, [&](const Segment& segment, std::int64_t index, const Bins& bins, std::uint32_t* counts) {
-      count_keys(voxels_of(segment, index), bins, counts);
+      histogram_kernel(voxels_of(segment, index), bins, counts);
     });
   }
 }
@@ -215,7 +216,7 @@ void LargeSegments::select_inside(const Segments& segments) const {
       left -= block.ties;
     }
   }
-  SelectTies* const select_ties = SMILE_FAST_DISPATCH(select_ties);
+  SelectTiesKernel* const select_ties_kernel = SMILE_FAST_DISPATCH(select_ties_kernel);
   for_chunks(segments, kScanBlocks, [&](const Segment& segment, std::int64_t first, std::int64_t last, std::int64_t) {
     const std::int32_t threshold = segment.search.bracket.low;
     for (std::int64_t index = first; index < last; ++index) {
@@ -224,7 +225,7 @@ void LargeSegments::select_inside(const Segments& segments) const {
       if (block.entries != nullptr)
         select_entries(block.listed(), threshold, block.ties, voxels.selection);
       else if (block.ties != 0)
-        select_ties(voxels, threshold, block.ties);
+        select_ties_kernel(voxels, threshold, block.ties);
     }
   });
 }

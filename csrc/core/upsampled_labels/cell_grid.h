@@ -7,7 +7,7 @@
 //
 // All weights are scaled by (2 stride)^2, which makes them integers: the product of a weight and a float32 is then
 // exact in double precision, so that fused multiply-add changes nothing, and a sum of the four corners in a fixed order
-// has the same bits on every target. Rounding is monotonous: an interpolated value never leaves the range of its
+// has the same bits on every capability. Rounding is monotonous: an interpolated value never leaves the range of its
 // corners times (2 stride)^2.
 #pragma once
 
@@ -19,7 +19,7 @@
 namespace smile_fast {
 
 constexpr int kMaxStride = 64;      // weights have 2 * 7 bits, so products have 38 of the 53 there are
-constexpr int kPatchMultiple = 64;  // patches are padded to as many pixels as any target works on at once
+constexpr int kPatchMultiple = 64;  // patches are padded to as many pixels as any capability works on at once
 constexpr int kRowMultiple = 16;    // rows of cells are padded to the widest vectors
 
 struct CellGrid {

@@ -1,15 +1,11 @@
 // Vectors over the cells of core/upsampled_labels/cell_grid.h: what their corners say of all their pixels, and every
-// pixel's value. For *_block.cpp files, see core/common/cpu_capability.h.
+// pixel's value. For *_kernel.cpp files, see core/common/cpu_capability.h.
 #pragma once
 
 #include "core/common/simd.h"
 #include "core/upsampled_labels/cell_grid.h"
 
-namespace smile_fast::SMILE_FAST_TARGET {
-
-constexpr int kDoubles = kLanes / 2;  // lanes of a vector of doubles
-using Doubles = double __attribute__((vector_size(8 * kDoubles)));
-using Longs = std::int64_t __attribute__((vector_size(8 * kDoubles)));
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 
 SMILE_FAST_INLINE std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
@@ -126,4 +122,4 @@ SMILE_FAST_INLINE void copy_row(std::uint8_t* to, const std::uint8_t* from, std:
   }
 }
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

@@ -40,12 +40,12 @@ void label_map_upsampled_cpu(const LabelMapUpsampledArguments& a, int threads) {
   if (a.images * a.grid.height * a.grid.width == 0) return;
   const std::vector<double> weights = corner_weights(a.grid);
   const std::int64_t items = (a.grid.cell_rows() + kRowsAtOnce - 1) / kRowsAtOnce;  // of one image
-  LabelMapUpsampledBlock* const block = SMILE_FAST_DISPATCH(label_map_upsampled_block);
+  LabelMapUpsampledKernel* const kernel = SMILE_FAST_DISPATCH(label_map_upsampled_kernel);
   parallel_for(a.images * items, threads, [&](std::int64_t item) {
     const std::int64_t begin = item % items * kRowsAtOnce;
     const std::int64_t end = std::min(begin + kRowsAtOnce, a.grid.cell_rows());
     const auto memory = scratch_memory(a);
-    block(a, weights.data(), item / items, begin, end, scratch_in(memory.get(), a));
+    kernel(a, weights.data(), item / items, begin, end, scratch_in(memory.get(), a));
   });
 }
 

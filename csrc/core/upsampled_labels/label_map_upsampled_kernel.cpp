@@ -1,9 +1,9 @@
-// Compiled once per target, see core/common/cpu_capability.h.
+// Compiled once per CPU capability, see core/common/cpu_capability.h.
 #include "core/upsampled_labels/label_map_upsampled_kernel.h"
 
 #include "core/upsampled_labels/cells.h"
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 namespace {
 
 constexpr int kWordBits = 32;
@@ -166,8 +166,8 @@ SMILE_FAST_INLINE void label_rows_of_cells(const LabelMapUpsampledArguments& a, 
 
 }  // namespace
 
-void label_map_upsampled_block(const LabelMapUpsampledArguments& a, const double* weights, std::int64_t image,
-                               std::int64_t begin, std::int64_t end, const LabelMapScratch& scratch) {
+void label_map_upsampled_kernel(const LabelMapUpsampledArguments& a, const double* weights, std::int64_t image,
+                                std::int64_t begin, std::int64_t end, const LabelMapScratch& scratch) {
   switch (a.dtype) {
     case DType::float32:
       return label_rows_of_cells<float>(a, weights, image, begin, end, scratch);
@@ -178,4 +178,4 @@ void label_map_upsampled_block(const LabelMapUpsampledArguments& a, const double
   }
 }
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

@@ -7,7 +7,7 @@
 
 namespace smile_fast {
 
-// What a block needs beside its arguments.
+// What the kernel needs beside its arguments.
 struct LabelMapScratch {
   float* pairs;               // [channels, 2, pitch] see core/upsampled_labels/cells.h
   float* highest;             // [channels, pitch]
@@ -18,18 +18,18 @@ struct LabelMapScratch {
 };
 
 // Label the cell rows [begin, end) of one image.
-using LabelMapUpsampledBlock = void(const LabelMapUpsampledArguments& arguments, const double* weights,
-                                    std::int64_t image, std::int64_t begin, std::int64_t end,
-                                    const LabelMapScratch& scratch);
+using LabelMapUpsampledKernel = void(const LabelMapUpsampledArguments& arguments, const double* weights,
+                                     std::int64_t image, std::int64_t begin, std::int64_t end,
+                                     const LabelMapScratch& scratch);
 
 namespace plain {
-LabelMapUpsampledBlock label_map_upsampled_block;
+LabelMapUpsampledKernel label_map_upsampled_kernel;
 }
 namespace avx2 {
-LabelMapUpsampledBlock label_map_upsampled_block;
+LabelMapUpsampledKernel label_map_upsampled_kernel;
 }
 namespace avx512 {
-LabelMapUpsampledBlock label_map_upsampled_block;
+LabelMapUpsampledKernel label_map_upsampled_kernel;
 }
 
 }  // namespace smile_fast

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "core/common/cpu_capability.h"
+#include "core/common/fraction_count.h"
 #include "core/common/parallel.h"
-#include "core/select_top_fraction/select_top_fraction.h"
 #include "core/upsampled_labels/pseudo_labels_upsampled.h"
 #include "core/upsampled_labels/pseudo_labels_upsampled_kernel.h"
 
@@ -102,8 +102,8 @@ class Selection {
     LocalHistogram histogram;
     std::fill_n(histogram.begin(), bins.bins + 1, 0u);
     const auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(4 * a_.grid.pitch()));
-    CountKeysBlock* const block = SMILE_FAST_DISPATCH(count_keys_block);
-    block(a_, weights_, begin_ + item, channel_, bins, scratch.get(), histogram.data());
+    CountKeysKernel* const kernel = SMILE_FAST_DISPATCH(count_keys_kernel);
+    kernel(a_, weights_, begin_ + item, channel_, bins, scratch.get(), histogram.data());
     return histogram;
   }
 
@@ -111,7 +111,7 @@ class Selection {
   std::int64_t place_of(std::int64_t slice, std::int64_t ties, std::int64_t number) const {
     std::vector<std::int64_t> places(static_cast<std::size_t>(ties));
     const auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(4 * a_.grid.pitch()));
-    SMILE_FAST_DISPATCH(find_key_block)(a_, weights_, slice, channel_, key_, scratch.get(), places.data());
+    SMILE_FAST_DISPATCH(find_key_kernel)(a_, weights_, slice, channel_, key_, scratch.get(), places.data());
     std::nth_element(places.begin(), places.begin() + number, places.end());
     return places[static_cast<std::size_t>(number)];
   }
@@ -175,12 +175,12 @@ void pseudo_labels_upsampled_cpu(const PseudoLabelsUpsampledArguments& a, int th
   const std::vector<double> weights = corner_weights(a.grid);
   const std::vector<Cut> cuts = find_cuts(a, weights.data(), threads);
   std::vector<std::int64_t> kept(static_cast<std::size_t>(a.depth * a.organ_count));
-  OverlayBlock* const block = SMILE_FAST_DISPATCH(overlay_block);
+  OverlayKernel* const kernel = SMILE_FAST_DISPATCH(overlay_kernel);
   parallel_for(a.depth, threads, [&](std::int64_t slice) {
     const auto floats = static_cast<std::size_t>((1 + 3 * a.organ_count) * a.grid.pitch());
     const auto scratch = std::make_unique_for_overwrite<float[]>(floats);
-    block(a, weights.data(), slice, cuts.data() + slice * a.organ_count, scratch.get(),
-          kept.data() + slice * a.organ_count);
+    kernel(a, weights.data(), slice, cuts.data() + slice * a.organ_count, scratch.get(),
+           kept.data() + slice * a.organ_count);
   });
   for (std::int64_t slice = 0; slice < a.depth; ++slice)
     for (std::int64_t organ = 0; organ < a.organ_count; ++organ)

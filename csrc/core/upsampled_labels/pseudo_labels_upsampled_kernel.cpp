@@ -1,9 +1,9 @@
-// Compiled once per target, see core/common/cpu_capability.h.
+// Compiled once per CPU capability, see core/common/cpu_capability.h.
 #include "core/upsampled_labels/pseudo_labels_upsampled_kernel.h"
 
 #include "core/upsampled_labels/cells.h"
 
-namespace smile_fast::SMILE_FAST_TARGET {
+namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 namespace {
 
 constexpr std::int32_t kNone = -1;  // the key of what is no candidate
@@ -206,8 +206,8 @@ SMILE_FAST_INLINE void overlay_slice(const PseudoLabelsUpsampledArguments& a, co
 
 }  // namespace
 
-void count_keys_block(const PseudoLabelsUpsampledArguments& a, const double* weights, std::int64_t slice,
-                      std::int64_t channel, const KeyBins& bins, float* scratch, std::uint32_t* histogram) {
+void count_keys_kernel(const PseudoLabelsUpsampledArguments& a, const double* weights, std::int64_t slice,
+                       std::int64_t channel, const KeyBins& bins, float* scratch, std::uint32_t* histogram) {
   switch (a.dtype) {
     case DType::float32:
       return count_keys<float>(a, weights, slice, channel, bins, scratch, histogram);
@@ -218,8 +218,8 @@ void count_keys_block(const PseudoLabelsUpsampledArguments& a, const double* wei
   }
 }
 
-std::int64_t* find_key_block(const PseudoLabelsUpsampledArguments& a, const double* weights, std::int64_t slice,
-                             std::int64_t channel, std::int32_t key, float* scratch, std::int64_t* places) {
+std::int64_t* find_key_kernel(const PseudoLabelsUpsampledArguments& a, const double* weights, std::int64_t slice,
+                              std::int64_t channel, std::int32_t key, float* scratch, std::int64_t* places) {
   switch (a.dtype) {
     case DType::float32:
       return find_key<float>(a, weights, slice, channel, key, scratch, places);
@@ -231,8 +231,8 @@ std::int64_t* find_key_block(const PseudoLabelsUpsampledArguments& a, const doub
   return places;
 }
 
-void overlay_block(const PseudoLabelsUpsampledArguments& a, const double* weights, std::int64_t slice, const Cut* cuts,
-                   float* scratch, std::int64_t* kept) {
+void overlay_kernel(const PseudoLabelsUpsampledArguments& a, const double* weights, std::int64_t slice, const Cut* cuts,
+                    float* scratch, std::int64_t* kept) {
   switch (a.dtype) {
     case DType::float32:
       return overlay_slice<float>(a, weights, slice, cuts, scratch, kept);
@@ -243,4 +243,4 @@ void overlay_block(const PseudoLabelsUpsampledArguments& a, const double* weight
   }
 }
 
-}  // namespace smile_fast::SMILE_FAST_TARGET
+}  // namespace smile_fast::SMILE_FAST_CPU_CAPABILITY

@@ -25,33 +25,33 @@ struct KeyBins {
 
 // Count the candidates of one organ in each of the ranges; histogram: [bins.bins + 1], added to, the last one being
 // for everything else. scratch: [4, pitch].
-using CountKeysBlock = void(const PseudoLabelsUpsampledArguments& arguments, const double* weights, std::int64_t slice,
-                            std::int64_t channel, const KeyBins& bins, float* scratch, std::uint32_t* histogram);
+using CountKeysKernel = void(const PseudoLabelsUpsampledArguments& arguments, const double* weights, std::int64_t slice,
+                             std::int64_t channel, const KeyBins& bins, float* scratch, std::uint32_t* histogram);
 
 // Write the indices in the slice of all candidates with a key, in any order; returns the end of what was written.
-using FindKeyBlock = std::int64_t*(const PseudoLabelsUpsampledArguments& arguments, const double* weights,
-                                   std::int64_t slice, std::int64_t channel, std::int32_t key, float* scratch,
-                                   std::int64_t* places);
+using FindKeyKernel = std::int64_t*(const PseudoLabelsUpsampledArguments& arguments, const double* weights,
+                                    std::int64_t slice, std::int64_t channel, std::int32_t key, float* scratch,
+                                    std::int64_t* places);
 
 // Write the overlay of one slice, and add to the numbers of kept voxels. cuts, kept: [organ_count]; scratch:
 // [1 + 3 organ_count, pitch].
-using OverlayBlock = void(const PseudoLabelsUpsampledArguments& arguments, const double* weights, std::int64_t slice,
-                          const Cut* cuts, float* scratch, std::int64_t* kept);
+using OverlayKernel = void(const PseudoLabelsUpsampledArguments& arguments, const double* weights, std::int64_t slice,
+                           const Cut* cuts, float* scratch, std::int64_t* kept);
 
 namespace plain {
-CountKeysBlock count_keys_block;
-FindKeyBlock find_key_block;
-OverlayBlock overlay_block;
+CountKeysKernel count_keys_kernel;
+FindKeyKernel find_key_kernel;
+OverlayKernel overlay_kernel;
 }  // namespace plain
 namespace avx2 {
-CountKeysBlock count_keys_block;
-FindKeyBlock find_key_block;
-OverlayBlock overlay_block;
+CountKeysKernel count_keys_kernel;
+FindKeyKernel find_key_kernel;
+OverlayKernel overlay_kernel;
 }  // namespace avx2
 namespace avx512 {
-CountKeysBlock count_keys_block;
-FindKeyBlock find_key_block;
-OverlayBlock overlay_block;
+CountKeysKernel count_keys_kernel;
+FindKeyKernel find_key_kernel;
+OverlayKernel overlay_kernel;
 }  // namespace avx512
 
 }  // namespace smile_fast

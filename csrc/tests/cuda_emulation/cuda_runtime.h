@@ -106,7 +106,6 @@ void __stcs(T* pointer, T value) {
 inline void __syncthreads() { smile_fast::emulation::block_barrier(); }
 inline int __syncthreads_or(int value) { return smile_fast::emulation::block_or(value != 0) != 0; }
 inline void __threadfence() { smile_fast::emulation::fence(); }
-inline void __nanosleep(unsigned) { smile_fast::emulation::fail("a thread waits for another block"); }
 
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes) {
@@ -152,10 +151,6 @@ inline unsigned __reduce_and_sync(unsigned mask, unsigned value) { return ~__red
 template <typename T>
 T atomicAdd(T* address, T value) {
   return std::atomic_ref<T>(*address).fetch_add(value, std::memory_order_relaxed);
-}
-template <typename T>
-T atomicExch(T* address, T value) {
-  return std::atomic_ref<T>(*address).exchange(value, std::memory_order_relaxed);
 }
 
 inline float __uint_as_float(unsigned bits) { return smile_fast::emulation::from_slot<float>(bits); }

@@ -99,9 +99,9 @@ Exact<Logit> choose_logits(Choices& choices, std::size_t size) {
 template <typename Run>
 int on_chosen(const Run& run, const std::uint8_t* data, std::size_t size) {
   Choices choices(data, size);
-  constexpr Target targets[] = {Target::plain, Target::avx2, Target::avx512};
-  const Target wanted = targets[choices.byte() % 3];
-  use_target(runs(wanted) ? wanted : Target::plain);
+  constexpr CpuCapability capabilities[] = {CpuCapability::plain, CpuCapability::avx2, CpuCapability::avx512};
+  const CpuCapability wanted = capabilities[choices.byte() % 3];
+  use_cpu_capability(runs(wanted) ? wanted : CpuCapability::plain);
   const int dtype = choices.byte() % 3;
   if (dtype == 0) run.template operator()<float>(choices);
   if (dtype == 1) run.template operator()<BFloat16>(choices);

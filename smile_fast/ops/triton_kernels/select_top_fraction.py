@@ -5,9 +5,8 @@ to the tile's own slot of the workspace, and counts the keys' first 8 bits a seg
 8 bits of the keys that agree with the threshold so far; how many are wanted is computed on the device. Keys above
 the threshold are selected, and of those equal to it the first ones: ranks come from the numbers of ties a tile.
 
-Four launches: zeros, compaction, all refinements, the selection. Programs of the refinements take numbers in the order
-in which they start, the numbers of one level after those of the one before, and wait for the level before alone: who is
-waited for is running, and does not wait for anybody later.
+Every pass is a launch of its own, so no program waits for another one: zeros, compaction, one refinement for each of
+the other levels, the numbers of ties, the selection.
 
 Workspace: 6 bytes a voxel, of which only the candidates' share is touched, 8 KiB a segment, 8 bytes a tile. Its size
 depends on the shapes alone, so the whole can be captured in a CUDA graph.
@@ -73,7 +72,7 @@ def quota(share, candidates):
 
 @triton.jit
 def threshold(histogram, share, levels):
-    """Descend some levels of a segment's histogram [levels, 256], which other programs of the launch may have filled.
+    """Descend some levels of a segment's histogram [levels, 256].
 
     Returns:
         prefix: uint32, the first 8 * levels bits of the smallest key that is selected; all ones if none is.
@@ -85,7 +84,7 @@ def threshold(histogram, share, levels):
     wanted = quota(share, there)
     prefix = wanted * 0
     for level in range(levels):
-        counts = tl.load(histogram + level * BINS + bins, cache_modifier=".cg")
+        counts = tl.load(histogram + level * BINS + bins)
         at_least = tl.sum(counts) - tl.cumsum(counts) + counts  # keys in this bin or a higher one
         digit = tl.sum((at_least >= wanted).to(tl.int64)) - 1
         wanted -= tl.sum(tl.where(bins > digit, counts, 0))
@@ -144,51 +143,63 @@ def compact_kernel(
 
 
 @triton.jit
-def refine_tile(
-    keys, offsets, segments, shares, histograms, length, count, tile, size, level,
+def refine_kernel(
+    keys, offsets, sizes, segments,
+    shares,  # [S] float64: gamma
+    histograms, length, count,
+    LEVEL: tl.constexpr,
     LEVELS: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Count 8 more bits of one tile's keys that start like the threshold."""
+    """Count 8 more bits of one tile's keys that start like the threshold, whose first 8 * LEVEL bits are known."""
+    tile = tl.program_id(0).to(tl.int64)
     start = tile * TILE
     end = tl.minimum(start + TILE, length)
+    size = tl.load(sizes + tile)
     lanes = tl.arange(0, BLOCK)
-    segment = first_segment(segments, count, start)
-    low = bound(segments, segment, length)
-    while (segment < count) & (low < end):
-        high = bound(segments, tl.minimum(segment + 1, count), length)
-        histogram = histograms + segment.to(tl.int64) * LEVELS * BINS
-        prefix, _, _ = threshold(histogram, tl.load(shares + segment), level)
-        counts = tl.zeros([BINS], tl.int32)
-        for chunk in range(0, size, BLOCK):
-            filled = chunk + lanes < size
-            key = tl.load(keys + start + chunk + lanes, mask=filled, other=0)
-            voxel = start + tl.load(offsets + start + chunk + lanes, mask=filled, other=0)
-            inside = filled & (voxel >= low) & (voxel < high)
-            digit = (key >> (24 - 8 * level).to(tl.uint32)) & 255
-            same = key >> (32 - 8 * level).to(tl.uint32) == prefix
-            counts += tl.histogram(digit.to(tl.int32), BINS, mask=inside & same)
-        place = histogram + level * BINS + tl.arange(0, BINS)
-        tl.atomic_add(place, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
-        segment += 1
-        low = high
+    if size > 0:
+        segment = first_segment(segments, count, start)
+        low = bound(segments, segment, length)
+        while (segment < count) & (low < end):
+            high = bound(segments, tl.minimum(segment + 1, count), length)
+            histogram = histograms + segment.to(tl.int64) * LEVELS * BINS
+            prefix, _, _ = threshold(histogram, tl.load(shares + segment), LEVEL)
+            counts = tl.zeros([BINS], tl.int32)
+            for chunk in range(0, size, BLOCK):
+                filled = chunk + lanes < size
+                key = tl.load(keys + start + chunk + lanes, mask=filled, other=0)
+                voxel = start + tl.load(offsets + start + chunk + lanes, mask=filled, other=0)
+                inside = filled & (voxel >= low) & (voxel < high)
+                digit = (key >> (24 - 8 * LEVEL)) & 255
+                same = key >> (32 - 8 * LEVEL) == prefix
+                counts += tl.histogram(digit.to(tl.int32), BINS, mask=inside & same)
+            place = histogram + LEVEL * BINS + tl.arange(0, BINS)
+            tl.atomic_add(place, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
+            segment += 1
+            low = high
 
 
 @triton.jit
-def ties_of_tile(
-    keys, offsets, segments, shares, histograms, length, count, tile, size,
+def count_ties_kernel(
+    keys, offsets, sizes, segments, shares, histograms,
+    ties,  # [tiles] int32
+    sums_of_ties,  # [ceil(tiles / SPAN)] int64, zero
+    length, count,
     LEVELS: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
+    SPAN: tl.constexpr,
 ):  # fmt: skip
-    """Return how many keys of one tile equal the threshold of the segment that goes on behind the tile."""
+    """Count the keys of one tile that equal the threshold of the segment that goes on behind the tile."""
+    tile = tl.program_id(0).to(tl.int64)
     start = tile * TILE
     end = tl.minimum(start + TILE, length)
+    size = tl.load(sizes + tile)
     lanes = tl.arange(0, BLOCK)
     found = tl.zeros([], tl.int32)
     segment = first_segment(segments, count, end - 1)
-    if segment < count:
+    if (size > 0) & (segment < count):
         low = bound(segments, segment, length)
         histogram = histograms + segment.to(tl.int64) * LEVELS * BINS
         prefix, _, _ = threshold(histogram, tl.load(shares + segment), LEVELS)
@@ -198,48 +209,8 @@ def ties_of_tile(
             voxel = start + tl.load(offsets + start + chunk + lanes, mask=filled, other=0)
             tie = filled & (voxel >= low) & (key >> (32 - 8 * LEVELS) == prefix)
             found += tl.sum(tie.to(tl.int32))
-    return found
-
-
-@triton.jit
-def refine_kernel(
-    keys, offsets, sizes, segments,
-    shares,  # [S] float64: gamma
-    histograms,
-    ties,  # [tiles] int32
-    sums_of_ties,  # [ceil(tiles / SPAN)] int64, zero
-    counters,  # [1 + LEVELS] int64, zero: programs that started, and of each level those that are done
-    length, count, tiles,
-    LEVELS: tl.constexpr,
-    TILE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SPAN: tl.constexpr,
-):  # fmt: skip
-    """Refine level after level, a program for each tile of each; then count the ties."""
-    number = tl.atomic_add(counters, 1, sem="relaxed").to(tl.int32)
-    level = number // tiles + 1
-    tile = (number % tiles).to(tl.int64)
-    if level > 1:
-        done = tl.atomic_add(counters + level - 1, 0, sem="acquire")
-        while done < tiles:
-            done = tl.atomic_add(counters + level - 1, 0, sem="acquire")
-        tl.debug_barrier()
-    size = tl.load(sizes + tile)
-    if level < LEVELS:
-        if size > 0:
-            refine_tile(
-                keys, offsets, segments, shares, histograms, length, count, tile, size, level, LEVELS, TILE, BLOCK
-            )
-        tl.debug_barrier()  # all threads have counted before one says so
-        tl.atomic_add(counters + level, 1, sem="release")
-    else:
-        found = tl.zeros([], tl.int32)
-        if size > 0:
-            found = ties_of_tile(
-                keys, offsets, segments, shares, histograms, length, count, tile, size, LEVELS, TILE, BLOCK
-            )
-        tl.store(ties + tile, found)
-        tl.atomic_add(sums_of_ties + tile // SPAN, found.to(tl.int64), mask=found > 0, sem="relaxed")
+    tl.store(ties + tile, found)
+    tl.atomic_add(sums_of_ties + tile // SPAN, found.to(tl.int64), mask=found > 0, sem="relaxed")
 
 
 @triton.jit
@@ -318,15 +289,14 @@ def select_top_fraction(scores: Tensor, candidates: Tensor, gamma: Tensor, segme
         sizes = codes.new_empty(tiles, dtype=torch.int32)
         ties = codes.new_empty(tiles, dtype=torch.int32)
         spans, bins = -(-tiles // SPAN), count * levels * 256
-        zeros = codes.new_zeros(bins + spans + 1 + levels, dtype=torch.int64)
-        histograms, sums_of_ties, counters = zeros.split((bins, spans, 1 + levels))
+        histograms, sums_of_ties = codes.new_zeros(bins + spans, dtype=torch.int64).split((bins, spans))
         sizing = {"LEVELS": levels, "TILE": TILE, "BLOCK": BLOCK, **LAUNCH_OPTIONS}
         slots = (keys, offsets, sizes, segments, gamma, histograms)
         compact_kernel[(tiles,)](
             scores, codes, segments, selection, keys, offsets, sizes, histograms, length, count, **sizing
         )
-        refine_kernel[(tiles * levels,)](
-            *slots, ties, sums_of_ties, counters, length, count, tiles, SPAN=SPAN, **sizing
-        )
+        for level in range(1, levels):
+            refine_kernel[(tiles,)](*slots, length, count, LEVEL=level, **sizing)
+        count_ties_kernel[(tiles,)](*slots, ties, sums_of_ties, length, count, SPAN=SPAN, **sizing)
         write_kernel[(tiles,)](*slots, ties, sums_of_ties, selection, length, count, SPAN=SPAN, **sizing)
     return selection.view(torch.bool)
