@@ -39,7 +39,7 @@ def left_behind(folder):
 
 def command(*args, **kwargs):
     return subprocess.run(
-        [sys.executable, "-m", "smile_runtime.predict.cli", *args],
+        [sys.executable, "-m", "smile_runtime", *args],
         capture_output=True,
         text=True,
         check=False,
@@ -80,7 +80,7 @@ def test_help_and_version_load_nothing_heavy():
 
 
 def test_help_answers_in_a_third_of_a_second():
-    assert shortest(lambda: seconds_of_python("-m", "smile_runtime.predict.cli", "--help"), 0.3) <= 0.3  # s
+    assert shortest(lambda: seconds_of_python("-m", "smile_runtime", "--help"), 0.3) <= 0.3  # s
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from test_runtime_imports import WITHOUT_TORCH
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.nifti import read_labels
-from smile_runtime.io.tables import colour, itksnap_table, slicer_table, write_table
+from smile_runtime.io.organ_tables import colour, itksnap_table, slicer_table, write_table
 from smile_runtime.predict.cli import main
 from smile_runtime.predict.preview import fingerprint, preview, shown_labels, write_png
 from smile_runtime.volume.components import chosen_values, keep_largest_components

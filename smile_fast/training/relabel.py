@@ -19,7 +19,7 @@ from smile_fast.training.pseudo_labels import PseudoLabeller
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import write_json
-from smile_runtime.predict.progress import progress
+from smile_runtime.progress import progress
 
 
 @dataclass(frozen=True)

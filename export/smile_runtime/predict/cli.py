@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from types import FrameType
 
 from smile_runtime import __version__
+from smile_runtime.arguments import Parser
 from smile_runtime.errors import InputError
-from smile_runtime.predict.arguments import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +89,3 @@ def _predict(args: argparse.Namespace) -> None:
 def _terminate(signal_number: int, frame: FrameType | None) -> None:
     """End like an error does, so that temporary files are removed."""
     sys.exit(128 + signal_number)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,11 +8,11 @@ from pathlib import Path
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import check_json, check_results, printable
 from smile_runtime.io.nifti import SUFFIXES
-from smile_runtime.io.tables import check_table, write_dataset_labels, write_table
+from smile_runtime.io.organ_tables import check_table, write_dataset_labels, write_table
 from smile_runtime.predict.folder import list_jobs, output_folder, predict_folder, shared_folder
 from smile_runtime.predict.predictor import Predictor, check_outputs
 from smile_runtime.predict.preview import picture_path
-from smile_runtime.predict.record import FAILED, KEPT, Report
+from smile_runtime.predict.run_report import FAILED, KEPT, RunReport
 from smile_runtime.volume.organ_volumes import check_volumes, write_volumes
 
 FOLDER_TABLES = ("organs.label.txt", "organs.ctbl")  # what a folder gets without being asked
@@ -71,12 +71,12 @@ def _predict_folder(args: argparse.Namespace) -> None:
         raise InputError(f"{failed} of {len(jobs)} scans could not be finished, as told above")
 
 
-def _warn(report: Report) -> None:
+def _warn(report: RunReport) -> None:
     for warning in report.warnings():
         print(f"warning: {warning}".replace("\n", " "), file=sys.stderr)
 
 
-def _prepare(args: argparse.Namespace) -> tuple[Predictor, Report]:
+def _prepare(args: argparse.Namespace) -> tuple[Predictor, RunReport]:
     predictor = Predictor(
         args.model,
         args.threads,
@@ -85,7 +85,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Predictor, Report]:
         crop=not args.no_crop,
         largest_component=args.largest_component,
     )
-    return predictor, Report(predictor)
+    return predictor, RunReport(predictor)
 
 
 def _tables(args: argparse.Namespace) -> list[str]:
@@ -107,7 +107,7 @@ def _check_names(args: argparse.Namespace) -> None:
             check_json(path, what)
 
 
-def _write_side_files(args: argparse.Namespace, predictor: Predictor, report: Report) -> None:
+def _write_side_files(args: argparse.Namespace, predictor: Predictor, report: RunReport) -> None:
     for path in args.organ_table:
         write_table(path, predictor.card.organs)
     if args.organs_json is not None:

@@ -16,8 +16,8 @@ from smile_runtime.io.files import reason
 from smile_runtime.io.nifti import SUFFIXES, read_note, refuse_replacing_scan
 from smile_runtime.predict.predictor import Prediction, Predictor, Scan
 from smile_runtime.predict.preview import fingerprint, picture_path, shown_labels
-from smile_runtime.predict.progress import Progress
-from smile_runtime.predict.record import Report
+from smile_runtime.predict.run_report import RunReport
+from smile_runtime.progress import Progress
 
 Result = TypeVar("Result")
 
@@ -169,7 +169,7 @@ def _remove_unfinished(out: Path) -> None:
 def predict_folder(
     predictor: Predictor,
     jobs: Sequence[Job],
-    report: Report,
+    report: RunReport,
     *,
     resume: bool = False,
 ) -> None:
@@ -200,7 +200,7 @@ def predict_folder(
         bar.close()
 
 
-def _run(predictor: Predictor, jobs: Sequence[Job], report: Report, bar: Progress, io: ThreadPoolExecutor) -> None:
+def _run(predictor: Predictor, jobs: Sequence[Job], report: RunReport, bar: Progress, io: ThreadPoolExecutor) -> None:
     written: tuple[Job, Future[Prediction]] | None = None
     ahead = io.submit(_load, predictor, jobs[0]) if jobs else None
     for number, job in enumerate(jobs):
@@ -233,13 +233,13 @@ def _segmented(predictor: Predictor, scan: Scan, job: Job, number: int, bar: Pro
     return scan
 
 
-def _note(job: Job, writing: Future[Prediction], report: Report, bar: Progress) -> None:
+def _note(job: Job, writing: Future[Prediction], report: RunReport, bar: Progress) -> None:
     prediction = _outcome(job, report, bar, writing.result)
     if prediction is not None:
         report.add(job.scan, prediction)
 
 
-def _outcome(job: Job, report: Report, bar: Progress, result: Callable[[], Result]) -> Result | None:
+def _outcome(job: Job, report: RunReport, bar: Progress, result: Callable[[], Result]) -> Result | None:
     """A stage's result; None, noted and printed, if the scan or its output is no good."""
     try:
         return result()

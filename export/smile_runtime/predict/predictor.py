@@ -17,10 +17,10 @@ from smile_runtime.errors import AllocationError, InputError
 from smile_runtime.io.buffers import zeros
 from smile_runtime.io.files import check_results, check_writable, sha256
 from smile_runtime.io.nifti import Volume, check_suffix, read_image, read_note, refuse_replacing_scan, write_labels
-from smile_runtime.io.tables import write_dataset_labels
+from smile_runtime.io.organ_tables import write_dataset_labels
 from smile_runtime.model.exported import Model, ModelCard
 from smile_runtime.predict.preview import Picture, fingerprint, picture_path, preview, remove_other, write_png
-from smile_runtime.predict.progress import Progress
+from smile_runtime.progress import Progress
 from smile_runtime.volume.components import chosen_values, keep_largest_components
 from smile_runtime.volume.hounsfield import range_hu, range_warning
 from smile_runtime.volume.organ_volumes import volumes_ml

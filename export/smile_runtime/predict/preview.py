@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, check_readable, reason
-from smile_runtime.io.tables import colour
+from smile_runtime.io.organ_tables import colour
 
 Picture = npt.NDArray[np.uint8]  # [rows, columns, 3] red, green, blue
 
