@@ -100,7 +100,7 @@ def test_wrong_usage_is_one_sentence_and_status_2(args, message, capsys):
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert message in err
-    assert err.endswith("; smile-predict --help tells more\n")
+    assert err.endswith("; see smile-predict --help\n")
     assert err.count("\n") == 1
 
 
@@ -148,7 +148,7 @@ def test_a_disk_that_fills_up(case, monkeypatch, capsys):
 
     monkeypatch.setattr(os, "fsync", full)
     assert main(args) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: cannot write {args[-1]}: no space left on device"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {args[-1]}: cannot be written (no space left on device)"
     assert (out / "labels.nii.gz").read_text() == "old"
     assert left_behind(out) == ["labels.nii.gz"]
 
@@ -162,7 +162,7 @@ def test_a_write_that_the_system_refuses(tmp_path, threshold_model):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: cannot write ")
+    assert f"error: {tmp_path / 'out' / 'labels.nii.gz'}: cannot be written (" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert left_behind(tmp_path / "out") == []
 
