@@ -32,7 +32,7 @@ def patient(shape=(12, 200, 240), *, noise=20, seed=0):
 
 def test_the_box_holds_the_body_with_its_margin_and_little_else():
     box = body_box(patient(), SPACING, RULE)
-    assert box.planes == tuple(range(2, 11))  # 5 mm are one slice
+    assert box.slices == tuple(range(2, 11))  # 5 mm are one slice
     assert box.rows.start <= 30  # where the skin begins
     assert 155 <= box.rows.stop <= 168  # without the couch
     assert box.columns.start <= 40
@@ -62,7 +62,7 @@ def test_padding_of_zero_costs_time_and_nothing_else():
     box, without = body_box(hu, SPACING, RULE), body_box(patient(), SPACING, RULE)
     assert box.rows.start == 0
     assert box.rows.stop >= 155
-    assert set(box.planes) >= set(without.planes)
+    assert set(box.slices) >= set(without.slices)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 3), (4, 5, 6), (3, 17, 16), (2, 9, 300)])
@@ -75,7 +75,7 @@ def test_a_scan_that_is_all_body_stays_whole(shape, value):
 @pytest.mark.parametrize("value", [AIR, -1024, -2000, -32768])
 def test_a_scan_of_air_has_no_slice_and_no_pixel(shape, value):
     box = body_box(np.full(shape, value, np.int16), SPACING, RULE)
-    assert (box.planes, box.pixels, box.depth) == ((), 0, shape[0])
+    assert (box.slices, box.pixels, box.depth) == ((), 0, shape[0])
 
 
 def test_without_a_rule_nothing_is_left_out():
@@ -83,7 +83,7 @@ def test_without_a_rule_nothing_is_left_out():
 
 
 def test_no_slices_at_all():
-    assert body_box(np.zeros((0, 5, 5), np.int16), SPACING, RULE).planes == ()
+    assert body_box(np.zeros((0, 5, 5), np.int16), SPACING, RULE).slices == ()
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_any_voxel_size_keeps_the_organs(spacing):
     box = body_box(hu, spacing, RULE)
     liver = np.zeros(hu.shape, bool)
     liver[5:8, 70:110, 80:160] = True
-    assert box.crop(liver)[list(box.planes)].sum() == liver.sum()
+    assert box.crop(liver)[list(box.slices)].sum() == liver.sum()
 
 
 def test_the_rule_is_the_same_in_every_axis_order():
@@ -114,8 +114,8 @@ def test_the_margin_is_at_least_what_it_says_where_there_is_room(margin):
     assert box.rows.start <= max(0, tight.rows.start + 7 - margin)
     assert box.columns.stop >= min(240, tight.columns.stop - 7 + margin)
     reach = -(-margin // 5)  # slices of 5 mm
-    first, last = max(0, tight.planes[0] - reach), min(11, tight.planes[-1] + reach)
-    assert box.planes == tuple(range(first, last + 1))
+    first, last = max(0, tight.slices[0] - reach), min(11, tight.slices[-1] + reach)
+    assert box.slices == tuple(range(first, last + 1))
 
 
 def cropping_model(folder, rule=RULE):
@@ -133,12 +133,12 @@ def test_production_computes_the_box_only_and_the_whole_on_request(tmp_path, mon
     prediction = predictor.predict_file(scan, tmp_path / "labels.nii.gz")
     box = body_box(hu, SPACING, RULE)
     expected = np.zeros(hu.shape, np.uint8)
-    box.crop(expected)[list(box.planes)] = threshold_labels(box.crop(hu))[list(box.planes)]
+    box.crop(expected)[list(box.slices)] = threshold_labels(box.crop(hu))[list(box.slices)]
     found = to_slices(read_labels(tmp_path / "labels.nii.gz").data, np.diag([-1, -1, 5.0, 1]))[0]
     assert np.array_equal(found, expected)
     assert {shape[2:] for shape in seen} == {box.size}
-    assert sum(shape[0] for shape in seen) == len(box.planes)
-    assert prediction.skipped_slices == 12 - len(box.planes) == 3
+    assert sum(shape[0] for shape in seen) == len(box.slices)
+    assert prediction.skipped_slices == 12 - len(box.slices) == 3
     assert json.loads(json.dumps(prediction.box)) == box.to_json()
 
     Predictor(cropping_model(tmp_path), crop=False).predict_file(scan, tmp_path / "whole.nii.gz")
@@ -218,7 +218,7 @@ def limb(diameter, offset):
 
 @pytest.mark.parametrize("offset", range(8))
 def test_a_limb_is_found_from_36_mm_on_and_never_below_24(offset):
-    assert not body_box(limb(23, offset), SPACING, RULE).planes
+    assert not body_box(limb(23, offset), SPACING, RULE).slices
     hu = limb(36, offset)
     box = body_box(hu, SPACING, RULE)
     rows, columns = (np.flatnonzero((hu[0] == 40).any(axis=axis)) for axis in (1, 0))
@@ -246,4 +246,4 @@ def test_no_organ_of_a_real_scan_is_cut_off(real_data, folder, least):
     assert slices.size / box.pixels >= least
     if (real_data / folder / "labels.nii.gz").exists():
         labels = slices_view(read_labels(real_data / folder / "labels.nii.gz").data, geometry)
-        assert np.count_nonzero(box.crop(labels)[list(box.planes)]) == np.count_nonzero(labels) > 0
+        assert np.count_nonzero(box.crop(labels)[list(box.slices)]) == np.count_nonzero(labels) > 0

@@ -159,9 +159,9 @@ def _relabel_case(
     human = view.visible_labels(case)  # [D, H, W]
     whole, box = np.zeros(human.shape, np.uint8), view.box(case)
     names = ("candidates", "selected", "kept")
-    if not box.planes:  # nothing but air
+    if not box.slices:  # nothing but air
         return whole, {view.organs[k]: dict.fromkeys(names, 0) for k in organs}
-    planes = list(box.planes)
+    planes = list(box.slices)
     logits = predict_logits(model, view.image(case), box=box)  # [n, K, h, w]
     labels = torch.from_numpy(box.crop(human)[planes])  # [n, H', W']
     stride, per_slice = model.config.output_stride, this.scope == "slice"

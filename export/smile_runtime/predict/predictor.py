@@ -190,12 +190,12 @@ class Predictor:
             raise ValueError(f"slices is {slices.dtype} {slices.shape}, int16 [D, H, W] is wanted")
         box = whole_box(slices.shape) if box is None else box
         labels = zeros(slices.shape, np.uint8)  # [D, H, W]; what is not written takes no memory
-        bar = Progress(len(box.planes), "predict") if show_progress else None
+        bar = Progress(len(box.slices), "predict") if show_progress else None
         cut, target = box.crop(slices), box.crop(labels)
         batch, done = self._batch or self._fitting_batch(box.size[0] * box.size[1]), 0
         try:
-            while done < len(box.planes):
-                index = np.array(box.planes[done : done + batch])
+            while done < len(box.slices):
+                index = np.array(box.slices[done : done + batch])
                 try:
                     target[index] = self.model.labels(slice_context(cut, index, self.card.channels))  # [N, C, h, w]
                 except AllocationError:
@@ -207,7 +207,7 @@ class Predictor:
                 if bar is not None:
                     bar.advance(done)
                 if advance is not None:
-                    advance(done / len(box.planes))
+                    advance(done / len(box.slices))
         finally:
             if bar is not None:
                 bar.close()
