@@ -8,7 +8,6 @@ from tiny_models import threshold_card, threshold_labels, write_threshold_model
 from smile_runtime.io.nifti import read_image, read_labels
 from smile_runtime.predict.cli import main
 from smile_runtime.predict.predictor import Predictor
-from smile_runtime.volume import body as module
 from smile_runtime.volume.preprocessing import BodyRule, body_box, slices_view, to_slices, whole_box
 
 SPACING = (5.0, 1.0, 1.0)
@@ -154,19 +153,19 @@ def test_a_scan_of_air_becomes_an_empty_label_map(tmp_path):
     assert not read_labels(tmp_path / "labels.nii.gz").data.any()
 
 
-def test_a_scan_without_a_body_is_told_of(tmp_path, capsys):
+def test_a_scan_without_a_body_gets_a_warning(tmp_path, capsys):
     """Zero millilitres of everything would else look like a finding."""
     scans = tmp_path / "scans"
     scans.mkdir()
     write(scans / "limb.nii.gz", np.ascontiguousarray(limb(22, 0).T))
     write(scans / "body.nii.gz", np.ascontiguousarray(patient().T), np.diag([-1, -1, 5.0, 1]))
     model, report = str(cropping_model(tmp_path)), tmp_path / "run.json"
-    told = f"warning: {scans / 'limb.nii.gz'}: no body was found"
+    warned = f"warning: {scans / 'limb.nii.gz'}: no body was found"
     arguments = [model, str(scans), "-o", str(tmp_path / "out"), "--report", str(report)]
     for again in ([], ["--continue"]):
         assert main([*arguments, *again]) == 0
         printed = capsys.readouterr().err
-        assert told in printed
+        assert warned in printed
         assert "--no-crop" in printed
         assert printed.count("warning") == 1
         warnings = {file["scan"]: file["warning"] for file in json.loads(report.read_text())["files"]}
@@ -174,7 +173,7 @@ def test_a_scan_without_a_body_is_told_of(tmp_path, capsys):
         assert "--no-crop" in warnings[str(scans / "limb.nii.gz")]
     alone = [model, str(scans / "limb.nii.gz"), "-o", str(tmp_path / "alone.nii.gz")]
     assert main(alone) == 0
-    assert told in capsys.readouterr().err
+    assert warned in capsys.readouterr().err
     assert main([*alone, "--no-crop"]) == 0
     assert "warning" not in capsys.readouterr().err
 
@@ -198,17 +197,30 @@ def maze(size):
     return np.where(free, AIR, 40).astype(np.int16)[None]
 
 
-def test_a_maze_is_left_after_a_few_turns_and_counts_as_body(monkeypatch):
-    turns = []
-    real = module.pairwise
-    monkeypatch.setattr(module, "pairwise", lambda ways: (turns.append(1), real(ways))[1])
-    hu, spacing = maze(64), (8.0, 8.0, 8.0)
-    box = body_box(hu, spacing, RULE)
-    assert len(turns) == 4 * module._SWEEPS
-    assert box == whole_box(hu.shape)
-    monkeypatch.setattr(module, "_SWEEPS", 10**6)
-    body_box(hu, spacing, RULE)
-    assert len(turns) > 2 * 4 * 32  # else it was no maze
+def maze_with_a_room(size):
+    """The maze, whose deepest place at the right-hand side opens into a room of air; the room's columns come last."""
+    hu = maze(size)[0]
+    steps, front = np.full(hu.shape, -1), [(1, 0)]
+    steps[front[0]] = 0
+    for row, column in front:  # breadth first
+        for there in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+            if 0 <= min(there) and max(there) < size and hu[there] == AIR and steps[there] < 0:
+                steps[there] = steps[row, column] + 1
+                front.append(there)
+    row = int(steps[:, -2].argmax())
+    room = np.full((size, 12), 40, np.int16)
+    room[1:-1, 1:-1] = AIR
+    whole = np.concatenate([hu, room], axis=1)
+    whole[row, size - 1 : size + 1] = AIR
+    return whole[None]
+
+
+@pytest.mark.parametrize(("size", "is_enclosed"), [(16, False), (64, True)])
+def test_a_way_of_too_many_turns_is_not_followed_and_its_end_counts_as_enclosed(size, is_enclosed):
+    """A room that the way leads to is outside, and its wall of one block no body; at the end of a maze it stays in."""
+    box = body_box(maze_with_a_room(size), (8.0, 8.0, 8.0), BodyRule(margin_mm=0.0))
+    assert box.rows == slice(0, size)
+    assert (box.columns.stop > size + 8) == is_enclosed
 
 
 def limb(diameter, offset):
