@@ -83,8 +83,8 @@ def volume(
             fast = partial(infer, torch.compile(model), model, precision)
             calls[COMPILED] = partial(by_hand, fast, scan, folder / "compiled.nii.gz")
         taken = interleaved(calls, repetitions)
-        found = box.crop(load(out).transpose(2, 1, 0))[list(box.planes)]
-        expected = eager(np.ascontiguousarray(box.crop(slices)[list(box.planes)]))
+        found = box.crop(load(out).transpose(2, 1, 0))[list(box.slices)]
+        expected = eager(np.ascontiguousarray(box.crop(slices)[list(box.slices)]))
         differing = float((found != expected).mean())
         assert len(np.unique(found)) >= 2, "one label everywhere: agreement would say nothing"
         assert differing <= DIFFERING[precision], f"{differing:.2%} of the voxels differ from torch"

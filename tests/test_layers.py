@@ -1,6 +1,7 @@
 """Who may import whom. Every import counts, also one inside of a function: laziness is no exemption."""
 
 import ast
+import graphlib
 import re
 import sys
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("smile_fast", "smile_runtime")
 EVERYTHING = {
     f"smile_fast.{layer}"
     for layer in ("cli", "data", "demo", "evaluation", "exporter", "models", "ops", "report", "supervision", "training")
 }
 BELOW_TRAINING = {"smile_fast.data", "smile_fast.models", "smile_fast.ops", "smile_fast.supervision", "smile_runtime"}
 BESIDE_TRAINING = BELOW_TRAINING | {"smile_fast.training", "smile_fast.evaluation"}
+# Modules of the runtime outside of its rooms, for all rooms.
+RUNTIME_GROUND = {f"smile_runtime.{module}" for module in ("arguments", "errors", "label_map", "progress")}
 
 # Layer -> what it may import beside the standard library and itself; the longest matching layer decides.
 ALLOWED: dict[str, set[str]] = {
@@ -32,18 +36,26 @@ ALLOWED: dict[str, set[str]] = {
     "smile_fast.report": BESIDE_TRAINING | {"PIL", "jinja2", "matplotlib", "numpy", "scipy"},
     "smile_fast.cli": EVERYTHING | {"numpy", "smile_runtime", "torch"},
     "smile_fast.demo": EVERYTHING | {"nibabel", "numpy", "scipy", "smile_runtime", "torch"},
-    "smile_runtime": {"nibabel", "numpy", "onnxruntime"},
-    "smile_runtime.volume.components": {"numpy", "scipy", "smile_runtime"},
+    "smile_runtime": set(),  # what stands outside of its rooms imports the standard library only
+    "smile_runtime.__main__": {"smile_runtime.predict"},
+    "smile_runtime.io": RUNTIME_GROUND | {"nibabel", "numpy"},
+    "smile_runtime.volume": RUNTIME_GROUND | {"nibabel", "numpy", "smile_runtime.io"},
+    "smile_runtime.volume.components": RUNTIME_GROUND | {"numpy", "scipy"},
+    "smile_runtime.model": RUNTIME_GROUND | {"numpy", "onnxruntime", "smile_runtime.io", "smile_runtime.volume"},
+    "smile_runtime.predict": RUNTIME_GROUND
+    | {"nibabel", "numpy", "onnxruntime", "smile_runtime.io", "smile_runtime.model", "smile_runtime.volume"},
 }
 # What may be imported before a command's help is printed; each of them imports only the standard library and its peers.
 LIGHT = {
     "smile_fast.cli",
     "smile_fast.training.config",
-    "smile_runtime.predict.arguments",
+    "smile_runtime.arguments",
     "smile_runtime.errors",
     "smile_runtime.io.files",
+    "smile_runtime.predict.cli",
 }
-NO_SELF_IMPORT = {"smile_fast", "smile_fast.ops.reference"}  # layers that may not even import their siblings
+# Layers that may not even import their siblings.
+NO_SELF_IMPORT = {"smile_fast", "smile_fast.ops.reference", "smile_runtime"}
 
 
 class Import(NamedTuple):
@@ -70,7 +82,7 @@ def imports_of(tree: ast.Module) -> Iterator[Import]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide the layer"
             for alias in node.names:
-                submodule = node.module == "smile_fast" and not alias.name.startswith("__")
+                submodule = node.module in PACKAGES and not alias.name.startswith("__")
                 name = f"{node.module}.{alias.name}" if submodule else str(node.module)
                 yield Import(name, node.lineno, node not in eager)
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
@@ -97,7 +109,7 @@ def violations(module: str, tree: ast.Module) -> list[str]:
     for imported in imports_of(tree):
         name = imported.module
         own = belongs(name, layer) and layer not in NO_SELF_IMPORT
-        root = name == "smile_fast" and belongs(module, "smile_fast")  # holds the version and imports nothing
+        root = name in PACKAGES and belongs(module, name)  # holds the version and imports nothing
         standard = name.split(".")[0] in sys.stdlib_module_names
         if not (own or root or standard or layer_in(name, ALLOWED[layer])):
             found.append(f"{module}:{imported.line} imports {name}, which {layer} may not")
@@ -111,7 +123,7 @@ def heavy_imports(module: str, tree: ast.Module) -> list[str]:
         for imported in imports_of(tree)
         if not imported.lazy
         and imported.module.split(".")[0] not in sys.stdlib_module_names
-        and imported.module != "smile_fast"
+        and imported.module not in PACKAGES
         and not layer_in(imported.module, LIGHT)
     ]
 
@@ -120,7 +132,7 @@ def modules() -> dict[str, ast.Module]:
     """Return every module of both packages by its dotted name."""
     found = {}
     for base in (ROOT, ROOT / "export"):
-        for package in ("smile_fast", "smile_runtime"):
+        for package in PACKAGES:
             for path in sorted((base / package).rglob("*.py")):
                 name = ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
                 found[name] = ast.parse(path.read_text(encoding="utf-8"))
@@ -133,6 +145,34 @@ def test_every_module_keeps_to_its_layer() -> None:
     assert [line for module, tree in found.items() for line in violations(module, tree)] == []
 
 
+def cycles_of(found: dict[str, ast.Module]) -> list[str]:
+    """Return the modules of a cycle of imports, [] without one; an import inside of a function counts too."""
+    graph = {
+        module: {name for imported in imports_of(tree) if (name := imported.module) in found and name not in PACKAGES}
+        for module, tree in found.items()
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_the_runtime_has_no_cycle_of_imports() -> None:
+    found = {name: tree for name, tree in modules().items() if belongs(name, "smile_runtime")}
+    rooms = {name.split(".")[1] for name, tree in found.items() if name.count(".") == 2}
+    assert rooms == {"io", "model", "predict", "volume"}
+    assert cycles_of(found) == []
+
+
+def test_a_cycle_of_imports_is_found() -> None:
+    sources = {"a": "import b", "b": "def f():\n    from c import x", "c": "import a\nimport numpy"}
+    found = {name: ast.parse(source) for name, source in sources.items()}
+    assert sorted(set(cycles_of(found))) == ["a", "b", "c"]
+    found["c"] = ast.parse("import numpy")
+    assert cycles_of(found) == []
+
+
 def test_commands_import_nothing_heavy() -> None:
     packages = {
         "smile_fast",
@@ -140,6 +180,8 @@ def test_commands_import_nothing_heavy() -> None:
         "smile_runtime",
         "smile_runtime.io",
         "smile_runtime.predict",
+        "smile_runtime.predict.cli",
+        "smile_runtime.__main__",
     }  # importing a module runs its packages first
     commands = {name: tree for name, tree in modules().items() if name in packages or layer_in(name, LIGHT)}
     assert len(commands) > 10
@@ -162,6 +204,19 @@ def test_commands_import_nothing_heavy() -> None:
         ("smile_fast.report.builder", "import bench"),
         ("smile_fast.training.loop", "from tests.runs import tiny"),
         ("smile_fast", "from smile_fast.ops import masked_bce"),
+        ("smile_runtime.io.nifti", "from smile_runtime.volume.body import BodyRule"),
+        ("smile_runtime.io.nifti", "import onnxruntime"),
+        ("smile_runtime.io.files", "def f():\n    from smile_runtime.model.card import ModelCard"),
+        ("smile_runtime.volume.body", "from smile_runtime.model.card import ModelCard"),
+        ("smile_runtime.volume.body", "from smile_runtime import predict"),
+        ("smile_runtime.volume.body", "import scipy"),
+        ("smile_runtime.volume.components", "import nibabel"),
+        ("smile_runtime.model.trust", "from smile_runtime.predict.predictor import Predictor"),
+        ("smile_runtime.model.card", "import nibabel"),
+        ("smile_runtime.predict.predictor", "import scipy"),
+        ("smile_runtime.progress", "import numpy"),
+        ("smile_runtime.arguments", "from smile_runtime.io.files import printable"),
+        ("smile_runtime", "from smile_runtime.predict.predictor import Predictor"),
     ],
 )
 def test_the_rule_catches(module: str, source: str) -> None:

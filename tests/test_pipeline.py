@@ -199,5 +199,5 @@ def test_a_disk_that_fills_up_during_the_export_leaves_the_last_file(job, monkey
     monkeypatch.setattr(os, "fsync", full)
     for name in ("model.onnx", "other.onnx"):
         assert main(["export", str(job / "smiler"), str(job / name)]) == 2
-        assert f"error: cannot write {job / name}: no space left on device" in capsys.readouterr().err
+        assert f"error: {job / name}: cannot be written (no space left on device)" in capsys.readouterr().err
     assert tree(job) == before

@@ -211,7 +211,7 @@ def contest(workload: Workload, folder: Path) -> Contest:
 
 def differing_in_box(found: NDArray[np.uint8], model: Segmenter, slices: Volume, box: BodyBox) -> float:
     """Share of the voxels of some slices [X, Y, Z] that torch, given the same box, calls something else."""
-    planes = list(box.planes)[:: -(-len(box.planes) // COMPARED)]
+    planes = list(box.slices)[:: -(-len(box.slices) // COMPARED)]
     expected = np.zeros((len(planes), *slices.shape[1:]), np.uint8)
     box.crop(expected)[:] = eager(model, torch.contiguous_format, np.ascontiguousarray(box.crop(slices)[planes]))
     return float((found.transpose(2, 1, 0)[planes] != expected).mean())

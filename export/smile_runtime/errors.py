@@ -2,9 +2,10 @@
 
 
 class InputError(ValueError):
-    """Bad input: the message is one sentence that says what is wrong, where, and what to do.
+    """Bad input: the message is one sentence, ``PATH: what is wrong; what to do``.
 
-    The command lines print it after ``error:`` and exit with status 2; no traceback is shown.
+    Where there is no path, the option, the organ or the case stands there. The command lines print it after ``error:``
+    and exit with status 2; no traceback is shown.
     """
 
 

@@ -2,8 +2,8 @@ import io
 
 import pytest
 
-from smile_runtime.predict import progress as module
-from smile_runtime.predict.progress import progress
+from smile_runtime import progress as module
+from smile_runtime.progress import progress
 
 
 class Terminal(io.StringIO):

@@ -66,7 +66,7 @@ def _audit_store(args: argparse.Namespace) -> "Audit":
     from smile_fast.data.store import Store
     from smile_fast.supervision.audit import audit_store
     from smile_runtime.io.files import refuse_overwrite
-    from smile_runtime.predict.progress import progress
+    from smile_runtime.progress import progress
 
     store = Store.open(args.dataset)
     if args.json is not None:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from smile_fast import __version__
+from smile_runtime.arguments import Parser
 from smile_runtime.errors import InputError
-from smile_runtime.predict.arguments import Parser
 
 # In the order of the work; the module of a command is its name with underscores.
 COMMANDS = (

@@ -12,7 +12,7 @@ from smile_fast.supervision.audit import CaseCounts
 from smile_fast.supervision.states import LABEL_VALUES, VOID
 from smile_runtime.errors import InputError
 from smile_runtime.io.nifti import read_labels
-from smile_runtime.predict.progress import progress
+from smile_runtime.progress import progress
 
 
 def slice_histograms(labels: NDArray[np.uint8]) -> NDArray[np.int64]:

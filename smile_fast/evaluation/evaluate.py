@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from smile_fast.evaluation.results import Evaluation, summarise
 from smile_fast.evaluation.scores import NSD_TOLERANCE_MM, PairScore, score_case
 from smile_runtime.errors import InputError
-from smile_runtime.predict.progress import progress
+from smile_runtime.progress import progress
 
 if TYPE_CHECKING:
     import torch

@@ -64,8 +64,8 @@ def parity_samples(run: Run, store: Store, channels: int) -> list[Sample]:
     samples = []
     for case in dict.fromkeys(cases[:: max(1, len(cases) // PARITY_CASES)][:PARITY_CASES]):
         image, box = store.read_image(case), computed_box(store, case, run.config.body)
-        busiest = [z for z in dict.fromkeys(_busiest(np.array(store.cases[case].counts))) if z in box.planes]
-        index = busiest or [box.planes[len(box.planes) // 2]]
+        busiest = [z for z in dict.fromkeys(_busiest(np.array(store.cases[case].counts))) if z in box.slices]
+        index = busiest or [box.slices[len(box.slices) // 2]]
         for first in range(0, len(index), 2):
             samples.append(Sample(case, slice_context(box.crop(image), index[first : first + 2], channels)))
         samples.append(Sample(case, slice_context(image, [0], channels)))
@@ -78,7 +78,7 @@ def parity_samples(run: Run, store: Store, channels: int) -> list[Sample]:
 def computed_box(store: Store, case: str, rule: BodyRule | None) -> BodyBox:
     """What production computes of a case; all of one without a body, of which it computes nothing."""
     box = store.body_box(case, rule)
-    return box if box.planes else whole_box(store.cases[case].shape)
+    return box if box.slices else whole_box(store.cases[case].shape)
 
 
 def _busiest(voxels: NDArray[np.int64]) -> list[int]:

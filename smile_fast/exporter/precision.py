@@ -93,8 +93,8 @@ def calibration_slices(store: Store, cases: list[str], channels: int, rule: Body
     slices = []
     for case in chosen:
         box = computed_box(store, case, rule)
-        depth, parts = len(box.planes), range(CALIBRATION_SLICES)
-        index = sorted({box.planes[(2 * part + 1) * depth // (2 * CALIBRATION_SLICES)] for part in parts})
+        depth, parts = len(box.slices), range(CALIBRATION_SLICES)
+        index = sorted({box.slices[(2 * part + 1) * depth // (2 * CALIBRATION_SLICES)] for part in parts})
         slices.append(slice_context(box.crop(store.read_image(case)), index, channels))
     return Calibration(chosen, slices)
 

@@ -17,7 +17,7 @@ from smile_fast.report.palette import PSEUDO, organ_colours
 from smile_fast.report.score_blocks import score_blocks
 from smile_fast.supervision.audit import Audit, audit_store
 from smile_runtime.io.files import atomic_path
-from smile_runtime.predict.progress import progress
+from smile_runtime.progress import progress
 
 METHODS = {
     "baseline": "baseline (softmax, missing = background)",

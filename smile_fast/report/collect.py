@@ -18,7 +18,7 @@ from smile_fast.training.relabel import existing_rounds, read_round
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import refuse_overwrite
-from smile_runtime.predict.progress import progress
+from smile_runtime.progress import progress
 
 _RUN_FILES = (
     "config.json",

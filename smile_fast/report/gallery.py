@@ -108,7 +108,7 @@ class Painter:
         first = max(0, index - reach)
         slices = self.store.read_image(case, slice(first, index + reach + 1))
         whole = self.store.body_box(case, self.record.run.config.body)
-        shown = tuple(plane for plane in (index - first,) if index in whole.planes)
+        shown = tuple(plane for plane in (index - first,) if index in whole.slices)
         box = BodyBox(len(slices), shown, whole.rows, whole.columns)
         labels: NDArray[np.uint8] = predict_labels(self.model, slices, box=box)[index - first]
         return labels

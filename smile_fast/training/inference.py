@@ -37,8 +37,8 @@ def iterate_logits(
     was_training = model.training
     model.eval()
     try:
-        for first in range(0, len(box.planes), batch_size):
-            planes = np.array(box.planes[first : first + batch_size])
+        for first in range(0, len(box.slices), batch_size):
+            planes = np.array(box.slices[first : first + batch_size])
             hu = torch.from_numpy(slice_context(cut, planes, model.config.channels))
             yield planes, model(hu.to(device))
     finally:

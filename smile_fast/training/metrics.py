@@ -17,7 +17,7 @@ from smile_fast.training.run import Run
 from smile_fast.training.schedule import Position
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path
-from smile_runtime.predict.progress import clock
+from smile_runtime.progress import clock
 
 _PLAIN_SECONDS = 10.0
 

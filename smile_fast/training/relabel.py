@@ -19,7 +19,7 @@ from smile_fast.training.pseudo_labels import PseudoLabeller
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import write_json
-from smile_runtime.predict.progress import progress
+from smile_runtime.progress import progress
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,9 @@ def _relabel_case(
     human = view.visible_labels(case)  # [D, H, W]
     whole, box = np.zeros(human.shape, np.uint8), view.box(case)
     names = ("candidates", "selected", "kept")
-    if not box.planes:  # nothing but air
+    if not box.slices:  # nothing but air
         return whole, {view.organs[k]: dict.fromkeys(names, 0) for k in organs}
-    planes = list(box.planes)
+    planes = list(box.slices)
     logits = predict_logits(model, view.image(case), box=box)  # [n, K, h, w]
     labels = torch.from_numpy(box.crop(human)[planes])  # [n, H', W']
     stride, per_slice = model.config.output_stride, this.scope == "slice"

@@ -76,7 +76,7 @@ def test_a_wrong_command_line_is_one_sentence(arguments, message, capsys):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert message in err
-    assert "--help tells more" in err
+    assert "see smile-fast" in err
 
 
 def status_of(monkeypatch, outcome):

@@ -137,16 +137,18 @@ BAD = [
     Bad("prediction is no image", "evaluate run --predictions .", "test_0.nii.gz", write("test_0.nii.gz")),
     # export
     Bad("export nothing", "export nowhere model.onnx", "nowhere is not a run folder"),
-    Bad("export into nowhere", "export run no/where.onnx", "cannot write no/where.onnx"),
-    Bad("export below a file", "export run run/config.json/model.onnx", "cannot write run/config.json/model.onnx"),
-    Bad("export into a folder", "export run store", "cannot write store"),
+    Bad("export into nowhere", "export run no/where.onnx", "no/where.onnx: cannot be written"),
+    Bad(
+        "export below a file", "export run run/config.json/model.onnx", "run/config.json/model.onnx: cannot be written"
+    ),
+    Bad("export into a folder", "export run store", "store: cannot be written"),
     Bad("export over the weights", "export run run/model.safetensors", "would overwrite the input"),
     # report
     Bad("report on nothing", "report nowhere", "nowhere"),
     Bad("report on a store", "report store -o page.html", "is not a run folder"),
     Bad("report twice on one", "report run run", "is given twice"),
-    Bad("report into nowhere", "report run -o no/page.html", "cannot write no/page.html"),
-    Bad("report into a folder", "report run -o store", "cannot write store"),
+    Bad("report into nowhere", "report run -o no/page.html", "no/page.html: cannot be written"),
+    Bad("report into a folder", "report run -o store", "store: cannot be written"),
     Bad("evaluation is damaged", "report run", "evaluation.json cannot be read", write("run/evaluation.json", b"{}")),
     Bad("metrics are damaged", "report run", "metrics.jsonl", write("run/metrics.jsonl", b'{"iteration": 1}\n')),
     Bad("a round is damaged", "report run", "round.json", write("run/rounds/1/round.json", b"[]")),

@@ -56,7 +56,7 @@ def box(store):
 
 def outside(box):
     mask = np.ones(SHAPE, bool)
-    box.crop(mask)[list(box.planes)] = False
+    box.crop(mask)[list(box.slices)] = False
     return mask
 
 
@@ -135,7 +135,7 @@ def test_a_network_sees_the_box_and_says_nothing_outside(store, run, box):
     assert labels.shape == SHAPE
     assert not labels[outside(box)].any()
     alone = predict_labels(model, np.ascontiguousarray(box.crop(image)))
-    assert np.array_equal(box.crop(labels)[list(box.planes)], alone[list(box.planes)])
+    assert np.array_equal(box.crop(labels)[list(box.slices)], alone[list(box.slices)])
     assert labels.any()
 
 
@@ -164,7 +164,7 @@ def test_a_round_looks_into_the_box_and_its_overlay_covers_the_volume(store, run
     logits = predict_logits(run.load_model(), store.read_image("train_0"), box=box)
     positive = np.zeros(SHAPE, bool)
     scores = run.load_model().upsample(logits, box.size).numpy()
-    box.crop(positive)[list(box.planes)] = scores[:, 1] > 0
+    box.crop(positive)[list(box.slices)] = scores[:, 1] > 0
     expected = positive & (view.visible_labels("train_0") == 0)
     assert overlay.shape == SHAPE
     assert np.array_equal(overlay > 0, expected)
@@ -187,13 +187,13 @@ def test_certificate_and_int8_scales_see_what_production_computes(store, run, bo
     image = store.read_image("test_0")
     cut, whole, odd = (sample.hu for sample in parity_samples(run, store, 1) if sample.case == "test_0")
     assert cut.shape[2:] == box.size
-    assert [z for z in box.planes if (box.crop(image)[z] == cut[0, 0]).all()]
+    assert [z for z in box.slices if (box.crop(image)[z] == cut[0, 0]).all()]
     np.testing.assert_array_equal(whole[0, 0], image[0])
     assert odd.shape[2:] not in (box.size, SHAPE[1:])
     seen = store.body_box("train_0", BodyRule())
     (slices,) = calibration_slices(store, ["train_0"], 1, BodyRule()).slices
-    depth = len(seen.planes)
-    expected = [seen.planes[z] for z in sorted({n * depth // 8 for n in (1, 3, 5, 7)})]
+    depth = len(seen.slices)
+    expected = [seen.slices[z] for z in sorted({n * depth // 8 for n in (1, 3, 5, 7)})]
     np.testing.assert_array_equal(slices[:, 0], seen.crop(store.read_image("train_0"))[expected])
 
 

@@ -43,7 +43,7 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
         except OSError as error:
             if error.filename not in (None, str(temporary), str(target), str(target.parent)):
                 raise
-            raise InputError(f"cannot write {path}: {reason(error)}") from error
+            raise InputError(f"{path}: cannot be written ({reason(error)})") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -65,7 +65,7 @@ def check_writable(final: str | os.PathLike[str]) -> None:
         temporary.touch(exist_ok=False)
         temporary.unlink()
     except OSError as error:
-        raise InputError(f"cannot write {path}: {reason(error)}") from error
+        raise InputError(f"{path}: cannot be written ({reason(error)})") from error
 
 
 def refuse_overwrite(
@@ -88,7 +88,7 @@ def refuse_overwrite(
         same_name = os.path.realpath(final) == os.path.realpath(source)
         same_file = os.path.exists(final) and os.path.exists(source) and os.path.samefile(final, source)
         if same_name or same_file:
-            raise InputError(f"the output {final} would overwrite the {role} {source}: choose another name")
+            raise InputError(f"{final}: would overwrite the {role} {source}; choose another name")
 
 
 def check_results(
@@ -126,7 +126,7 @@ def check_json(path: str | os.PathLike[str], what: str) -> None:
         InputError: The name does not end in .json.
     """
     if Path(path).suffix.lower() != ".json":
-        raise InputError(f"cannot write {what} {path}: a name that ends in .json is wanted")
+        raise InputError(f"{path}: not a name for {what}; give one that ends in .json")
 
 
 def check_readable(path: str | os.PathLike[str]) -> int:
@@ -144,19 +144,19 @@ def check_readable(path: str | os.PathLike[str]) -> int:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise InputError(f"cannot read {path}: {reason(error)}") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"cannot read {path}: it is a folder, a file is wanted")
+        raise InputError(f"{path}: cannot be read, it is a folder; give a file")
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"cannot read {path}: it is a device or a pipe, a regular file is wanted")
+        raise InputError(f"{path}: cannot be read, it is a device or a pipe; give a regular file")
     return status.st_size
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content, hexadecimal; read in pieces, whatever its size.
+    """SHA-256 of a file's content, hexadecimal; read block by block, whatever its size.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: The file cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -195,13 +195,13 @@ def write_json(path: str | os.PathLike[str], obj: object) -> None:
 def _refuse_unwritable(path: Path) -> None:
     try:
         if path.is_dir():
-            raise InputError(f"cannot write {path}: it is a folder, a file name is wanted")
+            raise InputError(f"{path}: cannot be written, it is a folder; give the name of a file")
         if path.exists() and not path.is_file():
-            raise InputError(f"cannot write {path}: it is a device or a pipe, a regular file is wanted")
+            raise InputError(f"{path}: cannot be written, it is a device or a pipe; give the name of a regular file")
         if not path.parent.is_dir():
-            raise InputError(f"cannot write {path}: the folder {path.parent} does not exist")
+            raise InputError(f"{path}: cannot be written, the folder {path.parent} does not exist; make it first")
     except OSError as error:  # a name that is too long, a folder that may not be searched
-        raise InputError(f"cannot write {path}: {reason(error)}") from error
+        raise InputError(f"{path}: cannot be written ({reason(error)})") from error
 
 
 def _temporary_name(target: Path) -> Path:

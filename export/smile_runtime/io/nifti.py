@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 
 SUFFIXES = (".nii.gz", ".nii")
 _BLOCK_VOXELS = 2**20  # written at a time, so that the temporaries stay at a few MB
-_PIECE_BYTES = 2**20  # read at a time
+_READ_BYTES = 2**20  # read at a time
 _COMMENT = 6  # NIFTI_ECODE_COMMENT: plain text
 _MAX_NOTE_BYTES = 2**20
 _COMPRESSION = 1  # a label map of 512x512x150: 0.13 s and 1.6 MB, against 0.40 s and 1.0 MB at level 6
@@ -110,10 +110,10 @@ def refuse_replacing_scan(path: str | os.PathLike[str]) -> None:
     name = Path(path)
     try:
         is_labels = stores_uint8(_start(name, MAX_BYTES), name)
-    except (InputError, OSError):  # nothing there, or no NIfTI file; what cannot be written is told elsewhere
+    except (InputError, OSError):  # nothing there, or no NIfTI file; what cannot be written is refused elsewhere
         return
     if not is_labels:
-        raise InputError(f"the output {path} would replace what may be a scan, not uint8 labels: choose another name")
+        raise InputError(f"{path}: would replace what may be a scan, not uint8 labels; choose another name")
 
 
 def write_labels(
@@ -175,7 +175,7 @@ def check_suffix(path: str | os.PathLike[str]) -> Path:
     """
     name = Path(path)
     if not name.name.lower().endswith(SUFFIXES):
-        raise InputError(f"{name} is not named like a NIfTI file: a name that ends in .nii.gz or .nii is wanted")
+        raise InputError(f"{name}: not named like a NIfTI file; give a name that ends in .nii.gz or .nii")
     return name
 
 
@@ -183,10 +183,10 @@ def _start(path: Path, size: int) -> bytes:
     """The first bytes of a decompressed file: at least so many, if it has them."""
     check_readable(path)
     with open(path, "rb") as file:
-        pieces = inflate(file, path) if _zipped(path) else iter(lambda: file.read(_PIECE_BYTES), b"")
+        blocks = inflate(file, path) if _zipped(path) else iter(lambda: file.read(_READ_BYTES), b"")
         start = b""
-        while len(start) < size and (piece := next(pieces, b"")):
-            start += piece
+        while len(start) < size and (block := next(blocks, b"")):
+            start += block
     return start
 
 
@@ -202,9 +202,9 @@ def _read(path: str | os.PathLike[str], kind: Kind) -> Volume:
         with open(name, "rb") as file:
             header, data = (_read_zipped if _zipped(name) else _read_plain)(file, name, kind)
     except OSError as error:
-        raise InputError(f"cannot read {name}: {reason(error)}") from error
+        raise InputError(f"{name}: cannot be read ({reason(error)})") from error
     except MemoryError as error:
-        raise InputError(f"{name} does not fit into this machine's memory: free some, or crop the scan") from error
+        raise InputError(f"{name}: does not fit into this machine's memory; free some, or crop the scan") from error
     return Volume(data, header.affine, name, header.nifti)
 
 
@@ -214,10 +214,10 @@ def _read_plain(file: BinaryIO, path: Path, kind: Kind) -> tuple[Header, Array]:
     file.seek(header.offset)
     voxels = Voxels(header, path, kind)
     while not voxels.complete:
-        piece = file.read(_PIECE_BYTES)
-        if not piece:
+        block = file.read(_READ_BYTES)
+        if not block:
             _check_length(header, file.tell(), path)  # again: the file may be cut while it is read
-        voxels.add(piece)
+        voxels.add(block)
     return header, voxels.array()
 
 
@@ -226,18 +226,18 @@ def _read_zipped(file: BinaryIO, path: Path, kind: Kind) -> tuple[Header, Array]
     header: Header | None = None
     start = b""
     length = skip = 0  # of what was read, and of the bytes before the first voxel that are still to come
-    for piece in inflate(file, path):
-        length += len(piece)
+    for block in inflate(file, path):
+        length += len(block)
         if header is None:
-            start += piece
+            start += block
             if len(start) < MAX_BYTES:
                 continue
-            header, piece, start = parse_header(start[:MAX_BYTES], path), start, b""
+            header, block, start = parse_header(start[:MAX_BYTES], path), start, b""
             _check_ratio(header, size, path)
             voxels, skip = Voxels(header, path, kind), header.offset
-        skipped = min(skip, len(piece))
+        skipped = min(skip, len(block))
         skip -= skipped
-        voxels.add(memoryview(piece)[skipped:])
+        voxels.add(memoryview(block)[skipped:])
         if length > header.offset + header.voxel_bytes:
             _check_length(header, length, path)
     if header is None:
@@ -252,7 +252,7 @@ def _check_ratio(header: Header, size: int, path: Path) -> None:
     wanted = header.offset + header.voxel_bytes
     if wanted > MAX_RATIO * size:
         raise InputError(
-            f"{path} is cut short or its header lies: {size} bytes of gzip cannot hold the {wanted} it claims"
+            f"{path}: cut short or its header lies, {size} bytes of gzip cannot hold {wanted}; copy it again"
         )
 
 
@@ -261,9 +261,9 @@ def _check_length(header: Header, size: int, path: Path) -> None:
     wanted = header.offset + header.voxel_bytes
     text = " x ".join(str(n) for n in header.shape)
     if size < wanted:
-        raise InputError(f"{path} is cut short: {text} voxels take {wanted} bytes and it has {size}")
+        raise InputError(f"{path}: cut short, {text} voxels take {wanted} bytes and it has {size}; copy it again")
     if size >= wanted + header.slice_bytes:
-        raise InputError(f"{path} has more voxels than the {text} of its header: one of them is wrong")
+        raise InputError(f"{path}: has more voxels than the {text} of its header; repair one of them")
 
 
 def _write(

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 
-from smile_runtime.errors import InputError
+from smile_runtime.errors import InputError, first_line
 
-SIZES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # sizeof_hdr, the first field, tells the version
+SIZES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # sizeof_hdr, the first field, is that of the version
 _MAGIC = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}
 MAX_BYTES = 540 + 4  # the longest header and its extension flag
 
@@ -106,7 +106,7 @@ def parse_header(
     offset = _offset(nifti, path)
     slope, intercept = float(nifti["scl_slope"]), float(nifti["scl_inter"])
     if not np.isfinite([slope, intercept]).all():
-        raise InputError(f"{path} scales its voxels by {slope} and {intercept}: scl_slope and scl_inter must be finite")
+        raise InputError(f"{path}: scales its voxels by {slope} and {intercept}; make scl_slope and scl_inter finite")
     if slope == 0.0:  # the standard's way to say: not scaled
         slope, intercept = 1.0, 0.0
     return Header(shape, dtype, offset, slope, intercept, _affine(nifti, path), nifti)
@@ -122,10 +122,10 @@ def _unpack(start: bytes, path: Path) -> nib.Nifti1Header:
         nifti = SIZES[size](start[:size], endianness=order, check=False)
         magic = start[344:348] if size == 348 else start[4:12]
         if magic[:3] == b"ni1" or magic[:3] == b"ni2":
-            raise InputError(f"{path} is the header of a .hdr/.img pair: convert it to one .nii.gz file")
+            raise InputError(f"{path}: the header of a .hdr/.img pair; convert it to one .nii.gz file")
         if magic == _MAGIC[size]:
             return nifti
-    raise InputError(f"{path} is not a NIfTI file: its header is missing or damaged")
+    raise InputError(f"{path}: not a NIfTI file, its header is missing or damaged; convert the scan to .nii.gz")
 
 
 def stores_uint8(start: bytes, path: Path) -> bool:
@@ -144,19 +144,19 @@ def stores_uint8(start: bytes, path: Path) -> bool:
 def _shape(nifti: nib.Nifti1Header, path: Path) -> tuple[int, int, int]:
     dim = [int(size) for size in nifti["dim"]]
     if not 1 <= dim[0] <= 7:
-        raise InputError(f"{path} has a damaged header: it claims {dim[0]} dimensions")
+        raise InputError(f"{path}: damaged header, it claims {dim[0]} dimensions; copy it again")
     sizes = dim[1 : dim[0] + 1]
     text = " x ".join(str(size) for size in sizes)
     if min(sizes) < 0:
-        raise InputError(f"{path} has a damaged header: it claims {text} voxels")
+        raise InputError(f"{path}: damaged header, it claims {text} voxels; copy it again")
     if min(sizes) == 0:
-        raise InputError(f"{path} is empty: it has {text} voxels")
+        raise InputError(f"{path}: empty, it has {text} voxels; give a CT scan")
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
     if len(sizes) != 3:
-        raise InputError(f"{path} has {len(sizes)} dimensions ({text}): one three-dimensional volume is wanted")
+        raise InputError(f"{path}: has {len(sizes)} dimensions ({text}); give one three-dimensional volume")
     if sizes[0] * sizes[1] * sizes[2] > _MAX_VOXELS:
-        raise InputError(f"{path} claims {text} voxels, more than any CT scan has: its header is damaged")
+        raise InputError(f"{path}: damaged header, it claims {text} voxels, more than any CT scan has; copy it again")
     return sizes[0], sizes[1], sizes[2]
 
 
@@ -164,10 +164,10 @@ def _dtype(nifti: nib.Nifti1Header, path: Path) -> np.dtype[Any]:
     code, bits = int(nifti["datatype"]), int(nifti["bitpix"])
     if code not in _DTYPES:
         kind = _OTHER_TYPES.get(code, f"unknown (code {code})")
-        raise InputError(f"{path} has {kind} voxels: integer or real numbers are wanted")
+        raise InputError(f"{path}: has {kind} voxels; give integers or real numbers")
     dtype: np.dtype[Any] = np.dtype(nifti.endianness + _DTYPES[code])
     if bits != 8 * dtype.itemsize:
-        raise InputError(f"{path} has a damaged header: {bits} bits per voxel do not fit its data type {code}")
+        raise InputError(f"{path}: damaged header, {bits} bits per voxel do not fit data type {code}; copy it again")
     return dtype
 
 
@@ -177,7 +177,7 @@ def _offset(nifti: nib.Nifti1Header, path: Path) -> int:
     if offset == 0.0:  # some writers leave it to the reader
         return smallest
     if not (smallest <= offset <= _MAX_OFFSET and offset == int(offset)):
-        raise InputError(f"{path} has a damaged header: its voxels cannot begin at byte {offset:g}")
+        raise InputError(f"{path}: damaged header, its voxels cannot begin at byte {offset:g}; copy it again")
     return int(offset)
 
 
@@ -189,23 +189,25 @@ def _affine(nifti: nib.Nifti1Header, path: Path) -> npt.NDArray[np.float64]:
     elif nifti["qform_code"] != 0:
         used += [nifti[f"quatern_{axis}"] for axis in "bcd"] + [nifti[f"qoffset_{axis}"] for axis in "xyz"]
     if not np.isfinite(np.asarray(used, dtype=np.float64)).all():
-        raise InputError(f"{path} has NaN or infinite numbers in its affine: its header is damaged")
+        raise InputError(f"{path}: damaged header, NaN or infinite numbers in its affine; copy it again")
     if pixdim[0] == 0.0:  # the standard: read it as 1
         pixdim[0] = 1.0
     if _unit(nifti) not in _UNITS_MM:
         raise InputError(
-            f"{path} has a damaged header: it measures its voxels in an unknown unit (code {_unit(nifti)})"
+            f"{path}: damaged header, its unit of length is unknown (code {_unit(nifti)}); repair xyzt_units"
         )
     try:
         affine = affine_mm(nifti)
     except (ValueError, HeaderDataError) as error:
-        raise InputError(f"{path} has a damaged orientation in its header: {_first_line(error)}") from error
+        raise InputError(
+            f"{path}: damaged header, its orientation cannot be used ({first_line(error)}); copy it again"
+        ) from error
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not ((spacing >= _MIN_SPACING) & (spacing <= _MAX_SPACING)).all():
         text = " x ".join(f"{size:g}" for size in spacing)
-        raise InputError(f"{path} has voxels of {text} mm: its affine is damaged")
+        raise InputError(f"{path}: damaged header, its affine makes voxels of {text} mm; copy it again")
     if np.linalg.svd(affine[:3, :3] / spacing, compute_uv=False)[-1] < _MIN_DIRECTION_SINGULAR_VALUE:
-        raise InputError(f"{path} has an affine that cannot be inverted: its header is damaged")
+        raise InputError(f"{path}: damaged header, its affine cannot be inverted; copy it again")
     return affine
 
 
@@ -218,7 +220,3 @@ def affine_mm(nifti: nib.Nifti1Header) -> npt.NDArray[np.float64]:
 
 def _unit(nifti: nib.Nifti1Header) -> int:
     return int(nifti["xyzt_units"]) & 7  # the other bits are the unit of time
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""From the bytes of a NIfTI file to voxels of one type, a piece at a time: no copy of the file is ever whole."""
+"""From the bytes of a NIfTI file to voxels of one type, block by block: the file is never held as a whole."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -49,10 +49,10 @@ class Labels(Kind):
         """See `Kind`."""
         low, high = values.min(), values.max()
         if low < 0 or high > 255:
-            raise InputError(f"{path} has label value {low if low < 0 else high:g}: 0..255 is wanted")
+            raise InputError(f"{path}: has label value {low if low < 0 else high:g}; give whole numbers in 0..255")
         labels = values.astype(np.uint8)
         if (labels != values).any():
-            raise InputError(f"{path} has label values that are not whole numbers: it is not a label map")
+            raise InputError(f"{path}: has label values that are not whole numbers; give a label map")
         return labels
 
 
@@ -69,7 +69,7 @@ class Voxels:
         self._header, self._path, self._kind = header, path, kind
         self._as_stored = kind.as_stored(header)
         self._left = header.voxel_bytes
-        self._begun = b""  # of a voxel whose other bytes are in the next piece
+        self._begun = b""  # of a voxel whose other bytes are in the next block
         # Memory is taken as pages are written: with what was really there, whatever the header claims.
         self._voxels = zeros(header.shape, kind.dtype, order="F")
         self._flat = self._voxels.reshape(-1, order="F")
@@ -80,13 +80,13 @@ class Voxels:
         """Whether all voxels of the header are there."""
         return not self._left
 
-    def add(self, piece: bytes | memoryview) -> None:
+    def add(self, block: bytes | memoryview) -> None:
         """Take the next bytes of the file; those behind the last voxel are padding.
 
         Raises:
             InputError: A voxel is NaN or infinite, or no such label.
         """
-        data = memoryview(piece)[: self._left]
+        data = memoryview(block)[: self._left]
         self._left -= len(data)
         if self._as_stored:
             self._flat.view(np.uint8)[self._done : self._done + len(data)] = np.frombuffer(data, np.uint8)
@@ -112,5 +112,5 @@ class Voxels:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             first = self._done + int(np.isfinite(values).argmin())
             x, y, z = (int(n) for n in np.unravel_index(first, self._header.shape, order="F"))
-            raise InputError(f"{self._path} has a NaN or infinite voxel at ({x}, {y}, {z}): repair the scan")
+            raise InputError(f"{self._path}: has a NaN or infinite voxel at ({x}, {y}, {z}); repair the scan")
         return values

@@ -15,8 +15,6 @@ MAX_ORGANS = 126  # label values 1..126; above are pseudo-labels and void
 HEADS = ("sigmoid", "softmax")
 PRECISIONS = ("fp32", "fp16", "int8")
 
-_READABLE = (1, 2)
-_SINCE_2 = ("body", "precision")  # schema 1 left nothing out, and was always fp32
 _MAX_CARD_CHARACTERS = 2**20
 
 
@@ -27,7 +25,7 @@ class ModelCard:
     Attributes:
         organs: Names; label value k + 1 is organs[k].
         channels: Slices seen at once, odd.
-        window: (lowest, highest) HU that the network tells apart; applied inside the graph.
+        window: (lowest, highest) HU between which the network sees differences; applied inside the graph.
         head: ``sigmoid`` (one decision an organ) or ``softmax`` (the K + 1 class baseline).
         threshold: Probability above which a voxel belongs to an organ (sigmoid head); applied inside the graph.
         orientation: Of the slices, seen as [x, y, z]; only ``LPS`` is defined.
@@ -53,7 +51,7 @@ class ModelCard:
     def __post_init__(self) -> None:
         """Check every field; a `ValueError` names the first that is wrong."""
         if self.schema != SCHEMA:
-            raise ValueError(f"schema is {self.schema!r}, this version of smile_runtime reads schema {SCHEMA}")
+            raise ValueError(f"schema is {self.schema!r}, this version of smile_runtime reads {SCHEMA}")
         organs = self.organs
         if not isinstance(organs, tuple) or not all(isinstance(o, str) and o.isprintable() and o for o in organs):
             raise ValueError("organs is not a list of names")
@@ -87,7 +85,7 @@ class ModelCard:
         return json.dumps({"schema": self.schema, **asdict(self)}, allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str, *, source: str = "the model card") -> "ModelCard":
+    def from_json(cls, text: str, *, source: str = "model") -> "ModelCard":
         """Read and check what `to_json` wrote.
 
         Args:
@@ -103,18 +101,16 @@ class ModelCard:
             card = json.loads(text, parse_constant=_refuse_constant)
             if not isinstance(card, dict):
                 raise ValueError("it is not a JSON object")
-            if card.get("schema") not in _READABLE or isinstance(card["schema"], bool):  # the fields depend on it
-                raise ValueError(f"schema is {card.get('schema')!r}, this version reads schemas 1 and {SCHEMA}")
+            if card.get("schema") != SCHEMA:  # the fields depend on it
+                raise ValueError(f"schema is {card.get('schema')!r}, this version of smile_runtime reads {SCHEMA}")
             names = {item.name for item in fields(cls)}
-            if card["schema"] == 1:
-                names -= set(_SINCE_2)
             if wrong := sorted(names ^ set(card)):
                 raise ValueError(f"{wrong[0]} is {'missing' if wrong[0] in names else 'unknown'}")
             for name in ("organs", "window"):
                 card[name] = tuple(card[name]) if isinstance(card[name], list) else card[name]
-            return cls(**card | {"body": BodyRule.from_json(card.get("body")), "schema": SCHEMA})
+            return cls(**card | {"body": BodyRule.from_json(card["body"])})
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{source} cannot be used: {first_line(error)}") from error
+            raise InputError(f"{source}: model card cannot be used, {first_line(error)}; export it again") from error
 
 
 def _is_finite(value: object) -> bool:

@@ -92,8 +92,8 @@ class Model:
         batch, _, height, width = hu.shape
         if labels.shape != (batch, height, width) or (labels.size and labels.max() > len(self.card.organs)):
             raise InputError(
-                f"{self.path} contradicts its model card: for slices of {height} x {width} it wrote labels of shape"
-                f" {labels.shape} up to {labels.max(initial=0)} with {len(self.card.organs)} organs: export it again"
+                f"{self.path}: contradicts its model card, for slices of {height} x {width} it wrote labels of shape"
+                f" {labels.shape} up to {labels.max(initial=0)} with {len(self.card.organs)} organs; export it again"
             )
         return labels
 
@@ -113,7 +113,7 @@ class Model:
             InputError: The file was exported without probabilities, or fails on this input.
         """
         if not self.has_probabilities:
-            raise InputError(f"{self.path} was exported without probabilities: export it again with them")
+            raise InputError(f"{self.path}: was exported without probabilities; export it again with them")
         return self._run(PROBABILITIES, hu)
 
     def _run(self, output: str, hu: npt.NDArray[np.int16]) -> npt.NDArray[Any]:
@@ -124,48 +124,50 @@ class Model:
         except Exception as error:  # onnxruntime's errors share no base class of their own
             if is_allocation_error(error):
                 raise AllocationError(
-                    f"{self.path} needs more memory for slices of shape {hu.shape} than is free: free some"
+                    f"{self.path}: needs more memory for slices of shape {hu.shape} than is free; free some"
                 ) from error
-            raise InputError(f"{self.path} fails on slices of shape {hu.shape}: {first_line(error)}") from error
+            raise InputError(
+                f"{self.path}: fails on slices of shape {hu.shape} ({first_line(error)}); export it again"
+            ) from error
         return result
 
 
 def _read(path: Path) -> bytes:
     if check_readable(path) > _MAX_FILE_BYTES:
-        raise InputError(f"{path} is larger than 2 GiB: it is not a model exported by smile-fast")
+        raise InputError(f"{path}: larger than 2 GiB; give a model exported by smile-fast")
     try:
         with open(path, "rb") as file:
             start = file.read(_START_BYTES)
             if start[:1] != b"\x08":  # field 1, the format's version: every ONNX file begins with it
-                raise InputError(f"{path} is not an ONNX file: it does not begin like one")
+                raise InputError(f"{path}: not an ONNX file, it does not begin like one; give an exported model")
             return start + file.read()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {reason(error)}") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def _check_contract(session: ort.InferenceSession, card: ModelCard, path: Path) -> None:
     inputs = [(arg.name, arg.type, len(arg.shape)) for arg in session.get_inputs()]
     outputs = {arg.name: arg for arg in session.get_outputs()}
     if inputs != [(INPUT, "tensor(int16)", 4)]:
-        raise InputError(f"{path} does not take one int16 input {INPUT} [N, C, H, W]: export it again")
+        raise InputError(f"{path}: does not take one int16 input {INPUT} [N, C, H, W]; export it again")
     batch, channels, height, width = session.get_inputs()[0].shape
     if channels != card.channels:
-        raise InputError(f"{path} takes {channels} channels and its model card says {card.channels}: export it again")
+        raise InputError(f"{path}: takes {channels} channels and its model card says {card.channels}; export it again")
     if any(isinstance(size, int) for size in (batch, height, width)):
-        raise InputError(f"{path} takes only slices of {height} x {width} in batches of {batch}: export it again")
+        raise InputError(f"{path}: takes only slices of {height} x {width} in batches of {batch}; export it again")
     labels = outputs.pop(LABELS, None)
     if labels is None or labels.type != "tensor(uint8)" or len(labels.shape) != 3:
-        raise InputError(f"{path} does not write a uint8 output {LABELS} [N, H, W]: export it again")
+        raise InputError(f"{path}: does not write a uint8 output {LABELS} [N, H, W]; export it again")
     probabilities = outputs.pop(PROBABILITIES, None)
     if outputs:
-        raise InputError(f"{path} has an unknown output {next(iter(outputs))}: it does not come from smile-fast")
+        raise InputError(f"{path}: has an unknown output {next(iter(outputs))}; give a model exported by smile-fast")
     if probabilities is None:
         return
     types = ("tensor(float)", "tensor(float16)", "tensor(uint8)")
     if probabilities.type not in types or len(probabilities.shape) != 4:
-        raise InputError(f"{path} does not write {PROBABILITIES} as floats or uint8 [N, K, H, W]: export it again")
+        raise InputError(f"{path}: does not write {PROBABILITIES} as floats or uint8 [N, K, H, W]; export it again")
     organs = probabilities.shape[1]
     if isinstance(organs, int) and organs != len(card.organs):
         raise InputError(
-            f"{path} segments {organs} organs and its model card names {len(card.organs)}: export it again"
+            f"{path}: segments {organs} organs and its model card names {len(card.organs)}; export it again"
         )

@@ -1,10 +1,9 @@
-"""Look into an .onnx file without running it: a reader of protobuf's wire format that follows the parts that matter.
+"""Look into an .onnx file without running it: read protobuf's wire format and follow the parts that matter.
 
 Source: https://protobuf.dev/programming-guides/encoding/ and onnx.proto (IR version 13).
 """
 
 import math
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -33,24 +32,16 @@ TENSOR_DATA_LOCATION = 14
 _TENSOR_NAME = 8
 
 _METADATA = {"NodeProto": 9, "GraphProto": 16, "TensorProto": 16, "ValueInfoProto": 4}  # message -> metadata_props
-_SIZE_ATTRIBUTES = ("pads", "strides", "output_padding", "output_shape")
 
-_NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE, _NODE_DOMAIN = 1, 2, 4, 7
-_ATTRIBUTE_NAME = 1
-_ATTRIBUTE_FLOATS, _ATTRIBUTE_INTS = (2, 7), (3, 8)  # one value, a list
-_FLOAT_DATA, _INT64_DATA = 4, 7
-_TYPED_VALUES = {
-    _FLOAT_DATA: 4,
-    5: 0,
-    _INT64_DATA: 0,
-    10: 8,
-    11: 0,
-}  # field of a tensor -> bytes a value, 0 for varints
-_FLOAT, _INT64 = 1, 7
+_NODE_TYPE, _NODE_DOMAIN = 4, 7
+_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_RAW = 1, 2, 9
+# Field of a tensor that holds typed values -> bytes a value, 0 for varints.
+_TYPED_VALUES = {4: 4, 5: 0, 7: 0, 10: 8, 11: 0}
 # Data type -> bits a value; strings (8), complex numbers (14, 15) and what is newer than int4 are left out.
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
 _MAX_RANK = 16
 _MAX_MESSAGES = 20_000  # ResNet-101 in int8 has about 4,000
+_BLOCK_BYTES = 2**20  # copied at a time
 _CONTINUED = bytes(range(0x80, 0x100))  # bytes of a varint that are not its last
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which ONNX does not use
@@ -70,11 +61,8 @@ class Scan:
         metadata: The model's ``metadata_props`` (key, value), in file order.
         operators: (domain, type) of all nodes, wherever they are; the standard domain is "".
         domains: Of the operator sets that the file imports.
-        parts: Messages that were seen, by name: functions, training and sparse tensors show here.
+        parts: Names of the messages that were seen: functions, training and sparse tensors show here.
         wrong_tensor: What is wrong with the first tensor whose values are not as many as its dimensions say.
-        constants: Numbers of the constant tensors, by name; infinity stands for those of a tensor that is not small.
-        nodes: (type, inputs, outputs) of all nodes but ``Constant``.
-        largest_step: Largest number in an attribute that says how far beyond its input an operator reaches.
         inner_metadata: Whether any part below the model has metadata of its own.
     """
 
@@ -85,38 +73,34 @@ class Scan:
     domains: set[str] = field(default_factory=set)
     parts: set[str] = field(default_factory=set)
     wrong_tensor: str | None = None
-    constants: dict[str, list[float]] = field(default_factory=dict)
-    nodes: list[tuple[str, list[str], list[str]]] = field(default_factory=list)
-    largest_step: float = 0
     inner_metadata: bool = False
 
 
 def scan_onnx(content: bytes) -> Scan:
-    """Walk through all nodes, tensors, attributes, subgraphs and functions of a model.
+    """Visit all nodes, tensors, attributes, subgraphs and functions of a model.
 
     Args:
         content: The whole file.
 
     Returns:
-        What was found. Nothing is copied out of ``content`` but the metadata, names and small constants.
+        What was found. Nothing is copied out of ``content`` but metadata and the names of operators.
 
     Raises:
         WireError: ``content`` is not a protobuf message of this structure, or of more messages than any network.
     """
     scan = Scan()
-    stack = [("ModelProto", memoryview(content), "")]  # the name: of the constant that a tensor is the value of
+    stack = [("ModelProto", memoryview(content))]
     messages = 0
     while stack:
-        message, data, name = stack.pop()
+        message, data = stack.pop()
         scan.parts.add(message)
         messages += 1
         if message == "TensorProto":
-            _tensor(data, name, scan)
+            _tensor(data, scan)
             continue
         if message == "NodeProto":
-            name = _node(data, scan)
-        elif message == "AttributeProto":
-            _attribute(data, name, scan)
+            kind, domain = _texts(data, (_NODE_TYPE, _NODE_DOMAIN)).values()
+            scan.operators.add(("" if domain == "ai.onnx" else domain, kind))
         children, metadata = CHILDREN.get(message, {}), _METADATA.get(message)
         for number, wire, value in _fields(data):
             scan.inner_metadata |= number == metadata
@@ -129,69 +113,31 @@ def scan_onnx(content: bytes) -> Scan:
             elif children[number] == "OperatorSetIdProto":
                 scan.domains.add(_texts(value, (1,))[1])
             else:
-                initializer = (message, children[number]) == ("GraphProto", "TensorProto")
-                stack.append((children[number], value, _own_name(value) if initializer else name))
+                stack.append((children[number], value))
                 if messages + len(stack) > _MAX_MESSAGES:
                     raise WireError(f"it has more than {_MAX_MESSAGES} parts, more than any network")
             scan.has_graph |= message == "ModelProto" and number == 7
     return scan
 
 
-def _node(data: memoryview, scan: Scan) -> str:
-    """Note a node's operator, inputs and outputs; return the name of its output if it is a constant."""
-    texts: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _NODE_TYPE: [""], _NODE_DOMAIN: [""]}
-    for number, _, value in _fields(data):
-        if number in texts and not isinstance(value, int):
-            texts[number].append(_text(value))
-    kind, domain = texts[_NODE_TYPE][-1], texts[_NODE_DOMAIN][-1]
-    scan.operators.add(("" if domain == "ai.onnx" else domain, kind))
-    if kind == "Constant":
-        name = next(iter(texts[_NODE_OUTPUT]), "")
-        scan.constants.setdefault(name, [])
-        return name
-    scan.nodes.append((kind, texts[_NODE_INPUT], texts[_NODE_OUTPUT]))
-    return ""
-
-
-def _attribute(data: memoryview, constant: str, scan: Scan) -> None:
-    """Note the numbers of a constant, and those by which an operator makes its input larger."""
-    name = _texts(data, (_ATTRIBUTE_NAME,))[_ATTRIBUTE_NAME]
-    if not constant and name not in _SIZE_ATTRIBUTES:
-        return
-    values: list[float] = []
-    for number, _, value in _fields(data):
-        if number in _ATTRIBUTE_INTS:
-            values += map(_signed, _numbers(value))
-        elif number in _ATTRIBUTE_FLOATS and not isinstance(value, int):
-            values += _floats(value)
-    if len(values) > _MAX_RANK:
-        values = [math.inf]
-    if constant:
-        scan.constants[constant] += values
-    else:
-        scan.largest_step = max(scan.largest_step, *map(abs, values), 0)
-
-
-def _tensor(data: memoryview, name: str, scan: Scan) -> None:
-    """Note where a constant's values are, and whether they are as many as its dimensions say."""
+def _tensor(data: memoryview, scan: Scan) -> None:
+    """Note where a tensor's values are, and whether they are as many as its dimensions say."""
     dims: list[int] = []
-    small: list[float] = []  # the values of a small tensor
+    name = ""
     kind = typed = 0
     raw: memoryview | None = None
     external = False
     for number, wire, value in _fields(data):
-        if number == 1:
+        if number == _TENSOR_DIMS:
             dims += _numbers(value)
-        elif number == 2 and isinstance(value, int):
+        elif number == _TENSOR_TYPE and isinstance(value, int):
             kind = value
-        elif number == 9 and not isinstance(value, int):
+        elif number == _TENSOR_NAME and not isinstance(value, int):
+            name = _text(value)
+        elif number == _TENSOR_RAW and not isinstance(value, int):
             raw = value
         elif number in _TYPED_VALUES:
             typed += _count(value, wire, _TYPED_VALUES[number])
-            if number == _INT64_DATA and typed <= _MAX_RANK:
-                small += map(_signed, _numbers(value))
-            elif number == _FLOAT_DATA and typed <= _MAX_RANK and not isinstance(value, int):
-                small += _floats(value)
         scan.inner_metadata |= number == _METADATA["TensorProto"]
         external |= number == TENSOR_EXTERNAL_DATA or (number == TENSOR_DATA_LOCATION and value != 0)
     if external:
@@ -207,11 +153,6 @@ def _tensor(data: memoryview, name: str, scan: Scan) -> None:
     elif raw is None and typed != claimed:
         problem = f"claims {claimed} values and holds {typed}"
     else:
-        if kind not in (_FLOAT, _INT64) or claimed > _MAX_RANK:
-            small = [math.inf]
-        elif raw is not None:
-            small = list(struct.unpack(f"<{claimed}{'q' if kind == _INT64 else 'f'}", raw))
-        scan.constants.setdefault(name, []).extend(small)
         return
     scan.wrong_tensor = scan.wrong_tensor or f"tensor {name!r} {problem}"
 
@@ -222,11 +163,8 @@ def _count(value: int | memoryview, wire: int, size: int) -> int:
         return 1
     if size:
         return len(value) // size
-    return sum(len(bytes(piece).translate(None, _CONTINUED)) for piece in _pieces(value))
-
-
-def _pieces(data: memoryview) -> Iterator[memoryview]:
-    return (data[start : start + 2**20] for start in range(0, len(data), 2**20))
+    blocks = (value[start : start + _BLOCK_BYTES] for start in range(0, len(value), _BLOCK_BYTES))
+    return sum(len(bytes(block).translate(None, _CONTINUED)) for block in blocks)
 
 
 def _numbers(value: int | memoryview) -> list[int]:
@@ -239,20 +177,6 @@ def _numbers(value: int | memoryview) -> list[int]:
         number, position = _varint(value, position)
         numbers.append(number)
     return numbers
-
-
-def _floats(data: memoryview) -> list[float]:
-    """Real numbers of a repeated field, packed or one a field; of many the first."""
-    count = min(len(data) // 4, _MAX_RANK + 1)
-    return list(struct.unpack(f"<{count}f", data[: 4 * count]))
-
-
-def _signed(value: int) -> int:
-    return value - 2**64 if value >= 2**63 else value
-
-
-def _own_name(tensor: memoryview) -> str:
-    return _texts(tensor, (_TENSOR_NAME,))[_TENSOR_NAME]
 
 
 def _entry(data: memoryview) -> tuple[str, str]:

@@ -50,12 +50,12 @@ def open_session(
             onnxruntime refuses the model.
     """
     if provider not in PROVIDERS:
-        raise InputError(f"there is no provider {provider!r}: {', '.join(PROVIDERS)} are known")
+        raise InputError(f"provider {provider!r}: unknown; give one of {', '.join(PROVIDERS)}")
     if threads is not None and threads < 1:
-        raise InputError(f"{threads} threads were asked for: at least 1 is wanted")
+        raise InputError(f"threads {threads}: too few; give at least 1")
     wanted = PROVIDERS[provider]
     if wanted not in ort.get_available_providers():
-        raise InputError(f"provider {provider!r} is not in this installation of onnxruntime: {_remedy()}")
+        raise InputError(f"provider {provider!r}: not in this installation of onnxruntime; {_remedy()}")
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised below; the log would only repeat it on stderr
     options.intra_op_num_threads = threads or 0
@@ -69,9 +69,9 @@ def open_session(
             content, options, providers=[(PROVIDERS[name], _OPTIONS.get(name, {})) for name in names]
         )
     except Exception as error:  # onnxruntime's errors share no base class of their own
-        raise InputError(f"onnxruntime cannot load {path}: {first_line(error)}") from error
+        raise InputError(f"{path}: onnxruntime cannot load it ({first_line(error)}); export it again") from error
     if session.get_providers()[:1] != [wanted]:  # onnxruntime itself would go on with the CPU
-        raise InputError(f"provider {provider!r} does not start on this machine: check its driver, or use provider cpu")
+        raise InputError(f"provider {provider!r}: does not start on this machine; check its driver, or use cpu")
     return session
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from types import FrameType
 
 from smile_runtime import __version__
+from smile_runtime.arguments import Parser
 from smile_runtime.errors import InputError
-from smile_runtime.predict.arguments import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,10 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PATH",
-        help="also write what the label values mean: .txt for ITK-SNAP, .ctbl for 3D Slicer, .json for nnU-Net "
-        "(a folder gets organs.label.txt and organs.ctbl without being asked)",
+        help="also write what the label values mean: .txt for ITK-SNAP, .ctbl for 3D Slicer, .json as in an "
+        "nnU-Net dataset.json (a folder gets organs.label.txt and organs.ctbl without being asked)",
     )
-    results.add_argument("--organs-json", metavar="PATH", help="the label values as in a dataset.json, .json")
     results.add_argument("--report", metavar="PATH", help="also write what ran, how long and with which result, .json")
     work = parser.add_argument_group("work")
     work.add_argument(
@@ -69,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     work.add_argument(
         "--largest-component",
         metavar="ORGANS",
-        help="keep only the largest connected piece of: all, or organ,organ (needs scipy)",
+        help="keep only the largest connected component of: all, or organ,organ (needs scipy)",
     )
     work.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     work.add_argument("--batch", type=int, metavar="N", help="slices per inference (default: by their size)")
@@ -89,7 +88,3 @@ def _predict(args: argparse.Namespace) -> None:
 def _terminate(signal_number: int, frame: FrameType | None) -> None:
     """End like an error does, so that temporary files are removed."""
     sys.exit(128 + signal_number)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

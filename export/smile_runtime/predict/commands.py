@@ -8,11 +8,11 @@ from pathlib import Path
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import check_json, check_results, printable
 from smile_runtime.io.nifti import SUFFIXES
-from smile_runtime.io.tables import check_table, write_dataset_labels, write_table
+from smile_runtime.io.organ_tables import check_table, write_table
 from smile_runtime.predict.folder import list_jobs, output_folder, predict_folder, shared_folder
 from smile_runtime.predict.predictor import Predictor, check_outputs
 from smile_runtime.predict.preview import picture_path
-from smile_runtime.predict.record import FAILED, KEPT, Report
+from smile_runtime.predict.run_report import FAILED, KEPT, RunReport
 from smile_runtime.volume.organ_volumes import check_volumes, write_volumes
 
 FOLDER_TABLES = ("organs.label.txt", "organs.ctbl")  # what a folder gets without being asked
@@ -29,7 +29,7 @@ def predict(args: argparse.Namespace) -> None:
 
 def _predict_scan(args: argparse.Namespace) -> None:
     if args.resume:
-        raise InputError(f"--continue is for a folder of scans, and {args.scan} is none")
+        raise InputError(f"--continue: {args.scan} is not a folder; give a folder of scans, or leave --continue out")
     _check_names(args)
     predictor, report = _prepare(args)
     picture = picture_path(args.output) if args.preview else None
@@ -51,7 +51,7 @@ def _predict_folder(args: argparse.Namespace) -> None:
     out = Path(args.output)
     jobs = list_jobs(Path(args.scan), out, previews=args.preview, model=Path(args.model))
     if out.name.lower().endswith(SUFFIXES):
-        raise InputError(f"{args.scan} is a folder, so its label maps need one too, and {out} is named like a file")
+        raise InputError(f"{out}: named like a file, and {args.scan} is a folder; give a folder for its label maps")
     tables = [out / name for name in FOLDER_TABLES]
     predictor, report = _prepare(args)
     with output_folder(out):
@@ -68,15 +68,15 @@ def _predict_folder(args: argparse.Namespace) -> None:
     )
     _warn(report)
     if failed:
-        raise InputError(f"{failed} of {len(jobs)} scans could not be finished, as told above")
+        raise InputError(f"{args.scan}: {failed} of {len(jobs)} scans could not be finished; see the errors above")
 
 
-def _warn(report: Report) -> None:
+def _warn(report: RunReport) -> None:
     for warning in report.warnings():
         print(f"warning: {warning}".replace("\n", " "), file=sys.stderr)
 
 
-def _prepare(args: argparse.Namespace) -> tuple[Predictor, Report]:
+def _prepare(args: argparse.Namespace) -> tuple[Predictor, RunReport]:
     predictor = Predictor(
         args.model,
         args.threads,
@@ -85,33 +85,26 @@ def _prepare(args: argparse.Namespace) -> tuple[Predictor, Report]:
         crop=not args.no_crop,
         largest_component=args.largest_component,
     )
-    return predictor, Report(predictor)
-
-
-def _tables(args: argparse.Namespace) -> list[str]:
-    return [*args.organ_table, *([args.organs_json] if args.organs_json is not None else [])]
+    return predictor, RunReport(predictor)
 
 
 def _side_files(args: argparse.Namespace) -> list[str]:
-    return [*_tables(args), *(path for path in (args.volumes, args.report) if path is not None)]
+    return [*args.organ_table, *(path for path in (args.volumes, args.report) if path is not None)]
 
 
 def _check_names(args: argparse.Namespace) -> None:
-    """Refuse, before a model is loaded, side files whose names do not tell their format."""
+    """Refuse, before a model is loaded, side files whose suffix is not that of a known format."""
     for path in args.organ_table:
         check_table(path)
     if args.volumes is not None:
         check_volumes(args.volumes)
-    for path, what in ((args.report, "the report"), (args.organs_json, "the organs")):
-        if path is not None:
-            check_json(path, what)
+    if args.report is not None:
+        check_json(args.report, "a report")
 
 
-def _write_side_files(args: argparse.Namespace, predictor: Predictor, report: Report) -> None:
+def _write_side_files(args: argparse.Namespace, predictor: Predictor, report: RunReport) -> None:
     for path in args.organ_table:
         write_table(path, predictor.card.organs)
-    if args.organs_json is not None:
-        write_dataset_labels(args.organs_json, predictor.card.organs)
     if args.volumes is not None:
         write_volumes(args.volumes, report.volumes)
     if args.report is not None:

@@ -16,8 +16,8 @@ from smile_runtime.io.files import reason
 from smile_runtime.io.nifti import SUFFIXES, read_note, refuse_replacing_scan
 from smile_runtime.predict.predictor import Prediction, Predictor, Scan
 from smile_runtime.predict.preview import fingerprint, picture_path, shown_labels
-from smile_runtime.predict.progress import Progress
-from smile_runtime.predict.record import Report
+from smile_runtime.predict.run_report import RunReport
+from smile_runtime.progress import Progress
 
 Result = TypeVar("Result")
 
@@ -54,9 +54,9 @@ def list_jobs(folder: Path, out: Path, *, previews: bool, model: Path | None = N
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
     except OSError as error:
-        raise InputError(f"cannot read {folder}: {reason(error)}") from error
+        raise InputError(f"{folder}: cannot be read ({reason(error)})") from error
     if os.path.exists(out) and os.path.samefile(folder, out):
-        raise InputError(f"the output folder {out} is the folder of the scans: choose another one")
+        raise InputError(f"{out}: is the folder of the scans; choose another output folder")
     jobs: dict[str, Job] = {}
     for name in names:
         suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
@@ -64,12 +64,12 @@ def list_jobs(folder: Path, out: Path, *, previews: bool, model: Path | None = N
             continue
         case = _CHANNEL.sub("", name[: -len(suffix)])
         if case in jobs:
-            raise InputError(f"{jobs[case].scan.name} and {name} in {folder} would get one name: move one of them away")
+            raise InputError(f"{folder}: {jobs[case].scan.name} and {name} would get one name; move one of them away")
         labels = out / f"{case}.nii.gz"
         jobs[case] = Job(folder / name, labels, picture_path(labels) if previews else None)
     _refuse_channels(list(jobs.values()))
     if not jobs:
-        raise InputError(f"{folder} holds no scan: files named .nii or .nii.gz are wanted")
+        raise InputError(f"{folder}: holds no scan; give a folder of .nii or .nii.gz files")
     _refuse_links(list(jobs.values()), model)
     return list(jobs.values())
 
@@ -86,8 +86,8 @@ def _refuse_channels(jobs: Sequence[Job]) -> None:
             first[case] = job
         elif case in first:
             raise InputError(
-                f"{first[case].scan} and {job.scan.name} are named like two channels of one nnU-Net case: keep the CT "
-                "alone, or rename them if they are two patients"
+                f"{job.scan.parent}: {first[case].scan.name} and {job.scan.name} are named like two channels of one "
+                "nnU-Net case; keep the CT alone, or rename them if they are two patients"
             )
 
 
@@ -100,13 +100,13 @@ def _refuse_links(jobs: Sequence[Job], model: Path | None) -> None:
     for job in jobs:
         for path in (job.labels, job.picture):
             if path is not None and (kind := inputs.get(_identity(path))):
-                raise InputError(f"the output {path} is a link to {kind}: remove it, or choose another folder")
+                raise InputError(f"{path}: is a link to {kind}; remove it, or choose another folder")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
-    except OSError:  # missing, or unreadable: told when it is its turn
+    except OSError:  # missing, or unreadable: reported when it is its turn
         return None
     return status.st_dev, status.st_ino
 
@@ -121,7 +121,7 @@ def output_folder(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write to the folder {out}: {reason(error)}") from error
+        raise InputError(f"{out}: cannot be written to ({reason(error)})") from error
     with _locked(out, fcntl.LOCK_EX) as is_locked:
         if is_locked:
             _remove_unfinished(out)
@@ -145,13 +145,13 @@ def _locked(out: Path, kind: int) -> Iterator[bool]:
     try:
         handle = os.open(out, os.O_RDONLY)
     except OSError as error:
-        raise InputError(f"cannot write to the folder {out}: {reason(error)}") from error
+        raise InputError(f"{out}: cannot be written to ({reason(error)})") from error
     try:
         is_locked = True
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"another smile-predict writes to {out}: wait for it, or choose another folder") from None
+            raise InputError(f"{out}: another smile-predict writes to it; wait, or choose another folder") from None
         except OSError:  # a file system without locks
             is_locked = False
         yield is_locked
@@ -169,7 +169,7 @@ def _remove_unfinished(out: Path) -> None:
 def predict_folder(
     predictor: Predictor,
     jobs: Sequence[Job],
-    report: Report,
+    report: RunReport,
     *,
     resume: bool = False,
 ) -> None:
@@ -200,7 +200,7 @@ def predict_folder(
         bar.close()
 
 
-def _run(predictor: Predictor, jobs: Sequence[Job], report: Report, bar: Progress, io: ThreadPoolExecutor) -> None:
+def _run(predictor: Predictor, jobs: Sequence[Job], report: RunReport, bar: Progress, io: ThreadPoolExecutor) -> None:
     written: tuple[Job, Future[Prediction]] | None = None
     ahead = io.submit(_load, predictor, jobs[0]) if jobs else None
     for number, job in enumerate(jobs):
@@ -233,13 +233,13 @@ def _segmented(predictor: Predictor, scan: Scan, job: Job, number: int, bar: Pro
     return scan
 
 
-def _note(job: Job, writing: Future[Prediction], report: Report, bar: Progress) -> None:
+def _note(job: Job, writing: Future[Prediction], report: RunReport, bar: Progress) -> None:
     prediction = _outcome(job, report, bar, writing.result)
     if prediction is not None:
         report.add(job.scan, prediction)
 
 
-def _outcome(job: Job, report: Report, bar: Progress, result: Callable[[], Result]) -> Result | None:
+def _outcome(job: Job, report: RunReport, bar: Progress, result: Callable[[], Result]) -> Result | None:
     """A stage's result; None, noted and printed, if the scan or its output is no good."""
     try:
         return result()

@@ -17,10 +17,9 @@ from smile_runtime.errors import AllocationError, InputError
 from smile_runtime.io.buffers import zeros
 from smile_runtime.io.files import check_results, check_writable, sha256
 from smile_runtime.io.nifti import Volume, check_suffix, read_image, read_note, refuse_replacing_scan, write_labels
-from smile_runtime.io.tables import write_dataset_labels
 from smile_runtime.model.exported import Model, ModelCard
 from smile_runtime.predict.preview import Picture, fingerprint, picture_path, preview, remove_other, write_png
-from smile_runtime.predict.progress import Progress
+from smile_runtime.progress import Progress
 from smile_runtime.volume.components import chosen_values, keep_largest_components
 from smile_runtime.volume.hounsfield import range_hu, range_warning
 from smile_runtime.volume.organ_volumes import volumes_ml
@@ -74,7 +73,7 @@ class Prediction:
         """What its reader has to know: that no body was found, or that the voxels are hardly Hounsfield units."""
         found = []
         if self.box.get("slices") == 0:
-            found.append("no body was found, so nothing was computed: if the scan shows one, use --no-crop")
+            found.append("no body was found, so nothing was computed; if the scan shows one, use --no-crop")
         if (doubt := range_warning(self.range_hu)) is not None:
             found.append(doubt)
         return "; ".join(found) or None
@@ -134,14 +133,14 @@ class Predictor:
             batch: Slices per inference; if None, as many as one slice of 512 x 512 has pixels (16 such slices on a
                 GPU) and as 4 GiB hold with this model's organs, at least 1. Halved while memory is short.
             crop: Whether to leave out the air, where the model's card says how.
-            largest_component: Organs of which only the largest connected piece is kept: ``all``, or names with commas
-                between them; needs scipy.
+            largest_component: Organs of which only the largest connected component is kept: ``all``, or names with
+                commas between them; needs scipy.
 
         Raises:
             InputError: The model or the provider cannot be used, a number is below 1, or an organ is unknown.
         """
         if batch is not None and batch < 1:
-            raise InputError(f"a batch of {batch} slices was asked for: at least 1 is wanted")
+            raise InputError(f"batch {batch}: too few slices; give at least 1")
         self.model = Model(model_path, threads=threads, provider=provider)
         self.body: BodyRule | None = self.card.body if crop else None
         self.threads, self.provider = threads, provider
@@ -191,24 +190,24 @@ class Predictor:
             raise ValueError(f"slices is {slices.dtype} {slices.shape}, int16 [D, H, W] is wanted")
         box = whole_box(slices.shape) if box is None else box
         labels = zeros(slices.shape, np.uint8)  # [D, H, W]; what is not written takes no memory
-        bar = Progress(len(box.planes), "predict") if show_progress else None
+        bar = Progress(len(box.slices), "predict") if show_progress else None
         cut, target = box.crop(slices), box.crop(labels)
         batch, done = self._batch or self._fitting_batch(box.size[0] * box.size[1]), 0
         try:
-            while done < len(box.planes):
-                planes = np.array(box.planes[done : done + batch])
+            while done < len(box.slices):
+                index = np.array(box.slices[done : done + batch])
                 try:
-                    target[planes] = self.model.labels(slice_context(cut, planes, self.card.channels))  # [N, C, h, w]
+                    target[index] = self.model.labels(slice_context(cut, index, self.card.channels))  # [N, C, h, w]
                 except AllocationError:
-                    if len(planes) == 1:
+                    if len(index) == 1:
                         raise
-                    batch = len(planes) // 2
+                    batch = len(index) // 2
                     continue
-                done += len(planes)
+                done += len(index)
                 if bar is not None:
                     bar.advance(done)
                 if advance is not None:
-                    advance(done / len(box.planes))
+                    advance(done / len(box.slices))
         finally:
             if bar is not None:
                 bar.close()
@@ -224,7 +223,6 @@ class Predictor:
         scan: str | os.PathLike[str],
         out: str | os.PathLike[str],
         *,
-        organs_json: str | os.PathLike[str] | None = None,
         preview_png: str | os.PathLike[str] | None = None,
         show_progress: bool = False,
     ) -> Prediction:
@@ -233,7 +231,6 @@ class Predictor:
         Args:
             scan: A CT scan, ``.nii`` or ``.nii.gz``, in any orientation.
             out: The label map to write, uint8, with the scan's shape, qform, sform and units.
-            organs_json: Where to write what the label values mean, if wanted.
             preview_png: Where to write a picture, if wanted.
             show_progress: Whether to show how far it is on standard error.
 
@@ -244,13 +241,10 @@ class Predictor:
             InputError: The scan cannot be used, the model fails on it, or an output cannot be written or would
                 overwrite an input. No output is left half-written.
         """
-        check_outputs([scan, self.model.path], out, organs_json, preview_png)
+        check_outputs([scan, self.model.path], out, preview_png)
         loaded = self.load(scan)
         self.segment(loaded, picture=preview_png is not None, show_progress=show_progress)
-        prediction = self.save(loaded, out, preview_png=preview_png)
-        if organs_json is not None:
-            write_dataset_labels(organs_json, self.card.organs)
-        return prediction
+        return self.save(loaded, out, preview_png=preview_png)
 
     def load(self, scan: str | os.PathLike[str]) -> Scan:
         """Read a scan and find the body in it: 2 bytes a voxel.
@@ -290,7 +284,7 @@ class Predictor:
             labels = self.predict(slices, box=scan.box, show_progress=show_progress, advance=advance)
             keep_largest_components(labels, self._cleaned)
         except MemoryError as error:
-            raise InputError(f"{scan.volume.path} does not fit into this machine's memory: free some") from error
+            raise InputError(f"{scan.volume.path}: does not fit into this machine's memory; free some") from error
         if picture:
             scan.picture = preview(slices, labels, scan.geometry.spacing, self.card.window)
         scan.labels = labels
@@ -320,7 +314,7 @@ class Predictor:
         note = json.dumps({"organs": organs, "settings": self.settings, **facts}, ensure_ascii=False)
         labels, shown = from_slices(scan.labels, scan.geometry), fingerprint(note)
         if preview_png is not None:
-            check_writable(preview_png)  # told while the labels are as they were
+            check_writable(preview_png)  # while the labels are still as they were
             remove_other(preview_png, shown, only_ours=False)
         remove_other(picture_path(out), shown, only_ours=True)
         write_labels(out, labels, volume.affine, organs=organs, header=volume.header, note=note)

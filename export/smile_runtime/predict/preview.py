@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, check_readable, reason
-from smile_runtime.io.tables import colour
+from smile_runtime.io.organ_tables import colour
 
 Picture = npt.NDArray[np.uint8]  # [rows, columns, 3] red, green, blue
 
@@ -45,13 +45,13 @@ def preview(
         at them (the patient's right on the left, anterior or superior on top).
     """
     depth, height, _ = labels.shape
-    per_plane = np.zeros(depth, np.int64)
+    per_slice = np.zeros(depth, np.int64)
     per_row = np.zeros(height, np.int64)
-    for plane, label in enumerate(labels):
+    for index, label in enumerate(labels):
         rows = np.count_nonzero(label, axis=1)
-        per_plane[plane] = rows.sum()
+        per_slice[index] = rows.sum()
         per_row += rows
-    z = int(per_plane.argmax()) if per_plane.any() else depth // 2
+    z = int(per_slice.argmax()) if per_slice.any() else depth // 2
     y = int(per_row.argmax()) if per_row.any() else height // 2
     axial = _square(_overlay(slices[z], labels[z], window), spacing[1], spacing[2])
     coronal = _square(_overlay(slices[::-1, y], labels[::-1, y], window), spacing[0], spacing[2])
@@ -71,7 +71,7 @@ def picture_path(labels: str | os.PathLike[str]) -> Path:
 
 
 def fingerprint(note: str) -> str:
-    """What a picture says of the labels that it shows: SHA-256 of their note, which tells scan, model and settings."""
+    """What a picture says of the labels that it shows: SHA-256 of their note, which names scan, model and settings."""
     return hashlib.sha256(note.encode()).hexdigest()
 
 
@@ -107,7 +107,7 @@ def remove_other(path: str | os.PathLike[str], shown: str, *, only_ours: bool) -
         # Where a picture will be written, a symbolic link keeps pointing where it points.
         Path(path if only_ours else os.path.realpath(path)).unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"cannot replace {path}: {reason(error)}") from error
+        raise InputError(f"{path}: cannot be replaced ({reason(error)})") from error
 
 
 def write_png(path: str | os.PathLike[str], picture: Picture, shown: str) -> None:

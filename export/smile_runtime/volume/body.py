@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 _BLOCK_MM = 8.0  # three blocks, 24 mm, are thicker than a couch's shell, a blanket or a tube; a child's limb may be too
 _MULTIPLE = 8  # pixels: whole feature pixels at output stride 8; at 16 the graph itself pads half a pixel more
-_SWEEPS = 32  # forth and back along both axes: scans of patients need 4 or 5, and a maze would take thousands
+_SWEEPS = 32  # in both directions of both axes: scans of patients need 4 or 5, and a maze would take thousands
 
 
 _Blocks = npt.NDArray[np.bool_]  # [D, h, w]
@@ -58,13 +58,13 @@ class BodyBox:
 
     Attributes:
         depth: Number of slices of the volume.
-        planes: Numbers of those that show the body, ascending; a scan of air has none.
+        slices: Numbers of those that show the body, ascending; a scan of air has none.
         rows: Of every one of those slices.
         columns: Of every one of those slices.
     """
 
     depth: int
-    planes: tuple[int, ...]
+    slices: tuple[int, ...]
     rows: slice
     columns: slice
 
@@ -76,7 +76,7 @@ class BodyBox:
     @property
     def pixels(self) -> int:
         """Pixels of all slices together."""
-        return len(self.planes) * self.size[0] * self.size[1]
+        return len(self.slices) * self.size[0] * self.size[1]
 
     def crop(
         self,
@@ -88,7 +88,7 @@ class BodyBox:
     def to_json(self) -> dict[str, Any]:
         """For a report."""
         return {
-            "slices": len(self.planes),
+            "slices": len(self.slices),
             "of": self.depth,
             "rows": [self.rows.start, self.rows.stop],
             "columns": [self.columns.start, self.columns.stop],
@@ -130,12 +130,12 @@ def body_box(
     if not len(shown):
         return BodyBox(len(slices), (), slice(0, 0), slice(0, 0))
     margins = [math.ceil(rule.margin_mm / step) for step in spacing]
-    planes = np.zeros(len(slices), bool)
-    for plane in shown:
-        planes[max(0, plane - margins[0]) : plane + margins[0] + 1] = True
+    kept = np.zeros(len(slices), bool)
+    for index in shown:
+        kept[max(0, index - margins[0]) : index + margins[0] + 1] = True
     rows = _extent(body.any(axis=(0, 2)), block[0], margins[1], slices.shape[1])
     columns = _extent(body.any(axis=(0, 1)), block[1], margins[2], slices.shape[2])
-    return BodyBox(len(slices), tuple(np.flatnonzero(planes).tolist()), rows, columns)
+    return BodyBox(len(slices), tuple(np.flatnonzero(kept).tolist()), rows, columns)
 
 
 def _block_size(spacing: tuple[float, float, float]) -> tuple[int, int]:
@@ -156,11 +156,11 @@ def _dense_blocks(
     area = np.outer(_lengths(height, block[0], rows), _lengths(width, block[1], columns))
     limit = np.int16(math.floor(threshold))  # whole numbers compare alike, and int16 needs no conversion
     dense = np.empty((depth, rows, columns), bool)
-    for plane, hu in enumerate(slices):
+    for index, hu in enumerate(slices):
         np.greater(hu, limit, out=above[:height, :width])
         columnwise = above.view(np.uint8).reshape(rows, block[0], -1).sum(axis=1, dtype=np.uint8)  # [h, W]
         count = columnwise.reshape(rows, columns, block[1]).sum(axis=2, dtype=np.int64)  # [h, w]
-        np.greater_equal(2 * count, area, out=dense[plane])
+        np.greater_equal(2 * count, area, out=dense[index])
     return dense
 
 
@@ -178,7 +178,7 @@ def _filled(dense: _Blocks) -> _Blocks:
             break
         for axis in (1, 2):
             way, free = np.moveaxis(outside, axis, 0), np.moveaxis(~dense, axis, 0)
-            for step in (1, -1):  # forth and back: a way spreads through a whole row at a time
+            for step in (1, -1):  # in both directions: a way spreads through a whole row at a time
                 for here, there in pairwise(range(len(way))[::step]):
                     way[there] |= way[here] & free[there]
     return ~outside

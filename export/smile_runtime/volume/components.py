@@ -1,4 +1,4 @@
-"""Keep the largest connected piece of an organ (needs scipy, the extra ``clean``)."""
+"""Keep the largest connected component of an organ (needs scipy, the extra ``clean``)."""
 
 import importlib.util
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ from smile_runtime.errors import InputError
 
 
 def chosen_values(choice: str | None, organs: Sequence[str]) -> tuple[int, ...]:
-    """Label values of the organs that shall keep their largest piece only.
+    """Label values of the organs that keep their largest component only.
 
     Args:
         choice: ``all``, names of organs with commas between them, or None for none.
@@ -26,12 +26,11 @@ def chosen_values(choice: str | None, organs: Sequence[str]) -> tuple[int, ...]:
     for name in names:
         if name not in organs:
             raise InputError(
-                f"the largest component of {name!r} was asked for, and the model knows {', '.join(organs)}: name "
-                "those, or all"
+                f"largest component of {name!r}: the model has no such organ; name all, or some of {', '.join(organs)}"
             )
     if importlib.util.find_spec("scipy") is None:
         raise InputError(
-            "keeping the largest component needs scipy: install it, or smile-fast-runtime with the extra [clean]"
+            "largest component: scipy is not installed; install it, or smile-fast-runtime with the extra [clean]"
         )
     return tuple(sorted({organs.index(name) + 1 for name in names}))
 
@@ -40,9 +39,9 @@ def keep_largest_components(
     labels: npt.NDArray[np.uint8],  # [D, H, W]
     values: Collection[int],
 ) -> None:
-    """Set all pieces of some organs but the largest one of each to 0, in place.
+    """Set all components of some organs but the largest one of each to 0, in place.
 
-    Pieces are connected by their faces; of two equally large ones the one that begins first stays. Beside the label
+    Voxels are connected by their faces; of two equally large components the first one stays. Beside the label
     map an organ's bounding box is held in memory, 5 bytes a voxel of it, and up to 0.8 more where an organ is dust.
 
     Args:
@@ -58,18 +57,18 @@ def keep_largest_components(
         if (box := boxes[value - 1]) is None:
             continue
         part = labels[box]
-        pieces, count = ndimage.label(part == value)  # int32 numbers, 0 outside
+        components, count = ndimage.label(part == value)  # int32 numbers, 0 outside
         if count < 2:
             continue
-        largest = _sizes(pieces, count).argmax()
-        for plane, numbers in zip(part, pieces, strict=True):  # not all at once: two masks more would be held
-            plane[(numbers != 0) & (numbers != largest)] = 0
+        largest = _sizes(components, count).argmax()
+        for label, numbers in zip(part, components, strict=True):  # not all at once: two masks more would be held
+            label[(numbers != 0) & (numbers != largest)] = 0
 
 
-def _sizes(pieces: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
-    """Voxels of each piece, [count + 1]; the outside counts 0."""
+def _sizes(components: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
+    """Voxels of each component, [count + 1]; the outside counts 0."""
     sizes = np.zeros(count + 1, np.int64)
-    for plane in pieces:  # not all at once: bincount makes int64 of what it counts
-        sizes += np.bincount(plane.ravel(), minlength=count + 1)
+    for numbers in components:  # not all at once: bincount makes int64 of what it counts
+        sizes += np.bincount(numbers.ravel(), minlength=count + 1)
     sizes[0] = 0
     return sizes

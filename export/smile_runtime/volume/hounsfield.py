@@ -1,4 +1,4 @@
-"""Whether a scan's values can be Hounsfield units: told by the lowest and the highest of them."""
+"""Whether a scan's values can be Hounsfield units, judged by the lowest and the highest of them."""
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.nifti import Volume
@@ -15,11 +15,11 @@ def range_hu(volume: Volume) -> tuple[int, int]:
     """
     low, high = int(volume.data.min()), int(volume.data.max())
     if low == high:
-        raise InputError(f"{volume.path} shows nothing: all its voxels are {low} HU")
+        raise InputError(f"{volume.path}: shows nothing, all its voxels are {low} HU; give a CT scan")
     if _OTHER_SCALE[0] <= low and high <= _OTHER_SCALE[1]:
         raise InputError(
-            f"{volume.path} is not in Hounsfield units: its rounded values lie between {low} and {high}, as those of a "
-            "label map or a rescaled picture do, while air is at -1000 and fat at -100"
+            f"{volume.path}: not in Hounsfield units, its rounded values lie between {low} and {high}, as those of a "
+            "label map or a rescaled picture do; give a scan with air at -1000 and fat at -100"
         )
     return low, high
 
@@ -28,4 +28,4 @@ def range_warning(range_hu: tuple[int, int]) -> str | None:
     """What has to be known of a scan that has no air: that it may lie on another scale, say HU + 1024."""
     if range_hu[0] < _AIR:
         return None
-    return f"no voxel lies below {_AIR} HU, as air and lungs do: make sure that the scan is in Hounsfield units"
+    return f"no voxel lies below {_AIR} HU, as air and lungs do; make sure that the scan is in Hounsfield units"

@@ -26,23 +26,23 @@ def volumes_ml(
         voxel: Cubic millimetres of one voxel.
     """
     counts = np.zeros(256, np.int64)
-    for plane in labels:  # not all at once: bincount makes int64 of what it counts
-        counts += np.bincount(plane.ravel(), minlength=256)
+    for label in labels:  # not all at once: bincount makes int64 of what it counts
+        counts += np.bincount(label.ravel(), minlength=256)
     return {organ: float(counts[value]) * voxel / 1000 for value, organ in enumerate(organs, 1)}
 
 
 def check_volumes(path: str | os.PathLike[str]) -> None:
-    """Refuse a name that does not tell its format.
+    """Refuse a name whose suffix is not that of a known format.
 
     Raises:
         InputError: The name ends neither in .csv nor in .json.
     """
     if Path(path).suffix.lower() not in (".csv", ".json"):
-        raise InputError(f"cannot write the volumes {path}: a name that ends in .csv or .json is wanted")
+        raise InputError(f"{path}: not a name for volumes; give one that ends in .csv or .json")
 
 
 def write_volumes(path: str | os.PathLike[str], volumes: Mapping[str, Mapping[str, float]]) -> None:
-    """Write the volumes of some scans, atomically, in the format that the name tells.
+    """Write the volumes of some scans, atomically, in the format of the suffix.
 
     Args:
         path: Ends in ``.csv`` (a row for each scan and organ: scan, organ, ml) or ``.json`` (scan -> organ -> ml).

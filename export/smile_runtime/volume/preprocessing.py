@@ -105,10 +105,10 @@ def from_slices(
         [X, Y, Z]: a view of ``slices``.
 
     Raises:
-        ValueError: ``slices`` has another shape than ``geometry`` tells.
+        ValueError: ``slices`` does not have the shape of ``geometry``.
     """
     if slices.shape != geometry.slices_shape:
-        raise ValueError(f"slices have shape {slices.shape}, the geometry tells {geometry.slices_shape}")
+        raise ValueError(f"slices have shape {slices.shape}, the geometry says {geometry.slices_shape}")
     flipped = np.flip(slices, _flipped_axes(geometry))
     return np.transpose(flipped, np.argsort(geometry.axes))
 

@@ -22,7 +22,7 @@ from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import write_json
 from smile_runtime.io.nifti import write_image, write_labels
-from smile_runtime.predict.progress import progress
+from smile_runtime.progress import progress
 
 # The axis orders that scanners and archives really use; a cohort cycles through them.
 _ORIENTATIONS = ("LPS", "RAS", "LAS", "LPI")

@@ -49,24 +49,24 @@ def slicer_table(organs: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-FORMATS: dict[str, Callable[[Sequence[str]], str]] = {".ctbl": slicer_table, ".txt": itksnap_table}
+_TEXTS: dict[str, Callable[[Sequence[str]], str]] = {".ctbl": slicer_table, ".txt": itksnap_table}
 
 
 def check_table(path: str | os.PathLike[str]) -> None:
-    """Refuse a table whose name does not tell its format.
+    """Refuse a table whose suffix is not that of a known format.
 
     Raises:
         InputError: The name ends in none of .txt, .ctbl and .json.
     """
-    if Path(path).suffix.lower() not in (*FORMATS, ".json"):
+    if Path(path).suffix.lower() not in (*_TEXTS, ".json"):
         raise InputError(
-            f"cannot write the organ table {path}: a name that ends in .txt (ITK-SNAP), .ctbl (3D Slicer) or .json "
-            "(nnU-Net) is wanted"
+            f"{path}: not a name for an organ table; give one that ends in .txt (ITK-SNAP), .ctbl (3D Slicer) or .json "
+            "(nnU-Net)"
         )
 
 
 def write_table(path: str | os.PathLike[str], organs: Sequence[str]) -> None:
-    """Write an organ table, atomically, in the format that its name tells.
+    """Write an organ table, atomically, in the format of its suffix.
 
     Args:
         path: Ends in ``.txt`` (ITK-SNAP), ``.ctbl`` (3D Slicer) or ``.json`` (as in an nnU-Net ``dataset.json``).
@@ -77,16 +77,7 @@ def write_table(path: str | os.PathLike[str], organs: Sequence[str]) -> None:
     """
     check_table(path)
     if Path(path).suffix.lower() == ".json":
-        write_dataset_labels(path, organs)
+        write_json(path, {"labels": {"background": 0} | {organ: value for value, organ in enumerate(organs, 1)}})
         return
     with atomic_path(path) as temporary:
-        temporary.write_text(FORMATS[Path(path).suffix.lower()](organs), encoding="utf-8")
-
-
-def write_dataset_labels(path: str | os.PathLike[str], organs: Sequence[str]) -> None:
-    """Write ``{"labels": {"background": 0, ...}}``, as in an nnU-Net ``dataset.json``, under any name, atomically.
-
-    Raises:
-        InputError: ``path`` cannot be written.
-    """
-    write_json(path, {"labels": {"background": 0} | {organ: value for value, organ in enumerate(organs, 1)}})
+        temporary.write_text(_TEXTS[Path(path).suffix.lower()](organs), encoding="utf-8")

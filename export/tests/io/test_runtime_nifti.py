@@ -134,7 +134,7 @@ def test_no_memory_is_spent_on_the_word_of_a_header(tmp_path, sizes, name, read)
 def test_a_bomb_is_given_up_when_it_exceeds_its_claim(tmp_path):
     path = tmp_path / "a.nii.gz"
     path.write_bytes(gzip.compress(content(np.zeros((2, 2, 2), np.int16), extra=bytes(100_000_000)), 9))
-    assert memory_of(read_image, path) < 5e6  # a few pieces of 1 MiB, not 100 MB
+    assert memory_of(read_image, path) < 5e6  # a few blocks of 1 MiB, not 100 MB
 
 
 def test_reading_takes_the_memory_of_the_voxels_and_little_more(tmp_path):
@@ -158,7 +158,7 @@ def test_a_full_memory_is_the_users_error(tmp_path, monkeypatch):
         read_image(write(tmp_path / "a.nii"))
 
 
-def test_the_place_of_a_broken_voxel_is_told(tmp_path):
+def test_the_place_of_a_broken_voxel_is_named(tmp_path):
     data = np.zeros((300, 300, 40), np.float32)
     data[7, 8, 39] = np.nan
     with pytest.raises(InputError, match=r"\(7, 8, 39\)"):

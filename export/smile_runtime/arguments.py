@@ -10,4 +10,4 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the sentence on standard error and exit; see `argparse.ArgumentParser.error`."""
         sentence = " ".join(message.split())  # an argument may hold a line break
-        self.exit(2, f"error: {sentence}; {self.prog} --help tells more\n")
+        self.exit(2, f"error: {sentence}; see {self.prog} --help\n")

@@ -99,7 +99,7 @@ def test_continue_draws_a_picture_that_shows_other_labels_again(scans, tmp_path,
 def test_labels_stay_as_they_are_where_the_picture_cannot_be_written(scans, tmp_path, threshold_model, capsys):
     (tmp_path / "out" / "0.png").mkdir(parents=True)
     assert main([str(threshold_model), str(scans), "-o", str(tmp_path / "out"), "--preview"]) == 2
-    assert f"cannot write {tmp_path / 'out' / '0.png'}: it is a folder" in capsys.readouterr().err
+    assert f"{tmp_path / 'out' / '0.png'}: cannot be written, it is a folder" in capsys.readouterr().err
     assert not (tmp_path / "out" / "0.nii.gz").exists()
     assert matches(tmp_path / "out" / "1.nii.gz")
 

@@ -103,9 +103,9 @@ def check_what_is_left(moment, number, found, wanted):
     assert complete.items() <= wanted.items(), (moment, number)
     if moment == INFERENCE:  # the other thread may be writing, or not
         assert len(unfinished) <= 1
-        return
-    assert len(unfinished) == (moment in UNFINISHED), (moment, number)
-    assert len(complete) == number - (moment in UNFINISHED), (moment, number)
+    else:
+        assert len(unfinished) == (moment in UNFINISHED), (moment, number)
+        assert len(complete) == number - (moment in UNFINISHED), (moment, number)
     if moment == HALF_WRITTEN:
         assert not set(unfinished) & set(wanted.values())
         assert any(body.startswith(unfinished[0]) for body in wanted.values())

@@ -37,7 +37,7 @@ def test_what_is_no_ct_scan_is_refused(tmp_path, threshold_model, capsys, data, 
     assert main([str(threshold_model), str(scan), "-o", str(tmp_path / "labels.nii.gz")]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
-    assert errors[0].startswith(f"error: {scan} ")
+    assert errors[0].startswith(f"error: {scan}: ")
     assert why in errors[0]
     assert not (tmp_path / "labels.nii.gz").exists()
 

@@ -58,8 +58,8 @@ def test_a_card_comes_back_as_it_went():
         ({"provenance": []}, "provenance"),
         ({"parity": None}, "parity"),
         ({"schema": 3}, "schema"),
-        ({"schema": 1}, "schema|(body|precision) is unknown"),
-        ({"schema": True}, "schema"),
+        ({"schema": 1}, "schema is 1"),
+        ({"schema": True}, "schema is True"),
         ({"body": {}}, "body"),
         ({"body": {"threshold_hu": -500.0}}, "body"),
         ({"body": {"threshold_hu": -500.0, "margin_mm": 5.0, "more": 1}}, "body"),
@@ -68,10 +68,10 @@ def test_a_card_comes_back_as_it_went():
 def test_a_wrong_card_is_neither_made_nor_read(change, why):
     with pytest.raises(ValueError, match=why):
         threshold_card(**change)
-    if change.get("window") == (0, float("inf")):
-        return  # JSON has no infinity
     text = json.dumps(json.loads(threshold_card().to_json()) | change)
-    with pytest.raises(InputError, match=f"here cannot be used: .*{why}"):
+    # An infinite number is no JSON: that is what is wrong with it there.
+    why = "Infinity is not a JSON number" if change.get("window") == (0, float("inf")) else why
+    with pytest.raises(InputError, match=f"^here: model card cannot be used, .*{why}.*; export it again$"):
         ModelCard.from_json(text, source="here")
 
 
@@ -109,17 +109,17 @@ def test_what_is_no_card(text, why):
 def test_a_rule_for_the_body_that_cannot_be(numbers):
     with pytest.raises(ValueError, match=f"body.{next(iter(numbers))} is"):
         BodyRule(**numbers)
-    if any(value != value for value in numbers.values()):
-        return  # JSON has no NaN
     entry = {"threshold_hu": -500.0, "margin_mm": 5.0} | numbers
-    with pytest.raises(InputError, match="body"):
+    is_nan = any(value != value for value in numbers.values())
+    with pytest.raises(InputError, match="NaN is not a JSON number" if is_nan else "body"):
         ModelCard.from_json(json.dumps(json.loads(threshold_card().to_json()) | {"body": entry}))
 
 
-def test_a_card_of_schema_1_leaves_nothing_out():
+def test_a_card_of_an_older_schema_is_refused():
     card = json.loads(threshold_card(organs=("liver",)).to_json()) | {"schema": 1}
     del card["body"], card["precision"]
-    assert ModelCard.from_json(json.dumps(card)) == threshold_card(organs=("liver",), body=None)
+    with pytest.raises(InputError, match=r"schema is 1, this version of smile_runtime reads 2; export it again"):
+        ModelCard.from_json(json.dumps(card))
 
 
 def test_the_rule_for_the_body_comes_back_as_it_went():
@@ -290,7 +290,7 @@ def test_a_file_on_its_own_is_enough(threshold_model, tmp_path):
     assert done.stdout == "[[[2, 2], [2, 2]]]\n"
 
 
-def test_every_break_of_the_contract_is_told(tmp_path):
+def test_every_break_of_the_contract_is_refused(tmp_path):
     cases = {
         "one int16 input": {"inputs": [hu_input(), hu_input(name="more")]},
         "takes 3 channels and its model card says 1": {"inputs": [hu_input(3)]},

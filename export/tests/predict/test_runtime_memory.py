@@ -39,7 +39,7 @@ import json, sys
 import numpy as np
 from smile_runtime.predict.predictor import Predictor
 from smile_runtime.predict.folder import list_jobs, output_folder, predict_folder
-from smile_runtime.predict.record import Report
+from smile_runtime.predict.run_report import RunReport
 from pathlib import Path
 
 def memory(name):  # ru_maxrss would be that of the process that started this one
@@ -53,7 +53,7 @@ for batch in (4, 1) * 2:
 jobs = list_jobs(Path(scans), Path(out), previews=False)
 before = memory("VmRSS")
 with output_folder(Path(out)):
-    predict_folder(predictor, jobs, Report(predictor))
+    predict_folder(predictor, jobs, RunReport(predictor))
 print(json.dumps(memory("VmHWM") - before))
 """
 

@@ -1,4 +1,4 @@
-"""What is written beside a label map: organ tables, volumes, a preview; and the clean-up of pieces."""
+"""What is written beside a label map: organ tables, volumes, a preview; and the clean-up of components."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from test_runtime_imports import WITHOUT_TORCH
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.nifti import read_labels
-from smile_runtime.io.tables import colour, itksnap_table, slicer_table, write_table
+from smile_runtime.io.organ_tables import colour, itksnap_table, slicer_table, write_table
 from smile_runtime.predict.cli import main
 from smile_runtime.predict.preview import fingerprint, preview, shown_labels, write_png
 from smile_runtime.volume.components import chosen_values, keep_largest_components
@@ -58,8 +58,13 @@ def test_a_table_has_the_format_of_its_name(tmp_path):
     for name, start in (("a.label.txt", "####"), ("a.ctbl", "# Color"), ("a.json", "{")):
         write_table(tmp_path / name, ORGANS)
         assert (tmp_path / name).read_text().startswith(start)
-    with pytest.raises(InputError, match=r"ends in \.txt"):
+    with pytest.raises(InputError, match=r"a\.xml: not a name for an organ table; give one that ends in \.txt"):
         write_table(tmp_path / "a.xml", ORGANS)
+
+
+def test_the_json_table_is_the_labels_of_an_nnu_net_dataset(tmp_path):
+    write_table(tmp_path / "organs.json", ("bone", "metal"))
+    assert json.loads((tmp_path / "organs.json").read_text()) == {"labels": {"background": 0, "bone": 1, "metal": 2}}
 
 
 def test_volumes_are_counted_voxels():
@@ -128,7 +133,7 @@ def test_a_preview_of_any_shape_is_of_bounded_size(shape):
     assert max(picture.shape) <= 2 * 768 + 8
 
 
-def test_the_largest_piece_stays():
+def test_the_largest_component_stays():
     labels = np.zeros((6, 8, 9), np.uint8)
     labels[0, :2, :2] = 1
     labels[3:5, 4:7, 4:8] = 1
@@ -149,7 +154,7 @@ def test_organs_are_chosen_by_name():
     assert chosen_values(None, ORGANS) == ()
     assert chosen_values("all", ORGANS) == (1, 2, 3)
     assert chosen_values("left kidney, liver", ORGANS) == (1, 2)
-    with pytest.raises(InputError, match="'spleen' was asked for, and the model knows liver"):
+    with pytest.raises(InputError, match="of 'spleen': the model has no such organ; name all, or some of liver"):
         chosen_values("liver,spleen", ORGANS)
 
 
@@ -159,7 +164,7 @@ def test_all_results_of_one_scan(tmp_path, threshold_model):
     scan = write(tmp_path / "scan.nii.gz", hu)
     out = tmp_path / "out"
     out.mkdir()
-    names = {"--volumes": "v.csv", "--organ-table": "o.label.txt", "--organs-json": "o.json", "--report": "run.json"}
+    names = {"--volumes": "v.csv", "--organ-table": "o.json", "--report": "run.json"}
     options = [text for option, name in names.items() for text in (option, str(out / name))]
     arguments = [str(threshold_model), str(scan), "-o", str(out / "a.nii.gz"), "--preview", *options]
     assert main([*arguments, "--largest-component", "bone"]) == 0
@@ -183,5 +188,5 @@ def test_the_clean_up_says_what_it_needs_where_scipy_is_missing(tmp_path, thresh
         check=False,
     )
     assert done.returncode == 2
-    assert "needs scipy: install it, or smile-fast-runtime with the extra [clean]" in done.stderr
+    assert "scipy is not installed; install it, or smile-fast-runtime with the extra [clean]" in done.stderr
     assert not (tmp_path / "a.nii").exists()

@@ -113,7 +113,7 @@ def test_a_result_that_is_a_link_to_the_model_is_refused(scans, out, tmp_path, t
     "options",
     [
         ["--volumes", "{out}/a.json", "--report", "{out}/a.json"],
-        ["--organ-table", "{out}/a.json", "--organs-json", "{out}/a.json"],
+        ["--organ-table", "{out}/a.json", "--organ-table", "{out}/a.json"],
         ["--organ-table", "{out}/organs.ctbl"],
         ["--organ-table", "{out}/organs.label.txt"],
     ],
@@ -162,7 +162,7 @@ def test_a_folder_run_waits_for_no_single_run_and_takes_nothing_from_it(
     monkeypatch.setattr(Predictor, "save", save)
     assert run(threshold_model, scans / "c0.nii.gz", out / "alone.nii.gz") == 0
     assert status == [2]
-    assert "another smile-predict writes to" in capsys.readouterr().err
+    assert "another smile-predict writes to it" in capsys.readouterr().err
     assert read_labels(out / "alone.nii.gz").data.shape == (8, 9, 3)
     assert locks(out)
 
@@ -173,5 +173,5 @@ def test_single_runs_may_share_a_folder_but_not_with_a_folder_run(scans, out, th
     assert run(threshold_model, scans / "c0.nii.gz", out / "alone.nii.gz") == 0
     fcntl.flock(handle, fcntl.LOCK_EX)
     assert run(threshold_model, scans / "c0.nii.gz", out / "second.nii.gz") == 2
-    assert "another smile-predict writes to" in capsys.readouterr().err
+    assert "another smile-predict writes to it" in capsys.readouterr().err
     os.close(handle)

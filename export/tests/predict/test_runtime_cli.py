@@ -39,7 +39,7 @@ def left_behind(folder):
 
 def command(*args, **kwargs):
     return subprocess.run(
-        [sys.executable, "-m", "smile_runtime.predict.cli", *args],
+        [sys.executable, "-m", "smile_runtime", *args],
         capture_output=True,
         text=True,
         check=False,
@@ -80,7 +80,7 @@ def test_help_and_version_load_nothing_heavy():
 
 
 def test_help_answers_in_a_third_of_a_second():
-    assert shortest(lambda: seconds_of_python("-m", "smile_runtime.predict.cli", "--help"), 0.3) <= 0.3  # s
+    assert shortest(lambda: seconds_of_python("-m", "smile_runtime", "--help"), 0.3) <= 0.3  # s
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_wrong_usage_is_one_sentence_and_status_2(args, message, capsys):
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert message in err
-    assert err.endswith("; smile-predict --help tells more\n")
+    assert err.endswith("; see smile-predict --help\n")
     assert err.count("\n") == 1
 
 
@@ -148,7 +148,7 @@ def test_a_disk_that_fills_up(case, monkeypatch, capsys):
 
     monkeypatch.setattr(os, "fsync", full)
     assert main(args) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: cannot write {args[-1]}: no space left on device"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {args[-1]}: cannot be written (no space left on device)"
     assert (out / "labels.nii.gz").read_text() == "old"
     assert left_behind(out) == ["labels.nii.gz"]
 
@@ -162,7 +162,7 @@ def test_a_write_that_the_system_refuses(tmp_path, threshold_model):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: cannot write ")
+    assert f"error: {tmp_path / 'out' / 'labels.nii.gz'}: cannot be written (" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert left_behind(tmp_path / "out") == []
 

@@ -8,7 +8,6 @@ from nifti_files import random_hu
 from tiny_models import threshold_labels
 
 from smile_runtime.errors import InputError
-from smile_runtime.model import session as module
 from smile_runtime.model.exported import Model
 from smile_runtime.model.session import DeviceBuffers
 
@@ -16,7 +15,7 @@ ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvid
 
 
 class Pretending(ort.InferenceSession):
-    """A session that runs on the CPU, and tells what it is told to tell."""
+    """A session that runs on the CPU and names the providers that a test wants it to name."""
 
     asked: list[str]
     options: dict[str, dict[str, str]]
@@ -42,11 +41,11 @@ def pretending(monkeypatch):
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_what_is_not_installed_is_an_error(threshold_model, provider, monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(InputError, match=f"provider '{provider}' is not in this installation"):
+    with pytest.raises(InputError, match=f"provider '{provider}': not in this installation"):
         Model(threshold_model, provider=provider)
 
 
-def test_two_onnxruntimes_at_once_are_told(threshold_model, monkeypatch):
+def test_two_onnxruntimes_at_once_are_reported(threshold_model, monkeypatch):
     """pip installs both for the extra [gpu]; whichever came last has overwritten the other."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr("importlib.metadata.version", lambda name: "1.20")
@@ -58,13 +57,13 @@ def test_two_onnxruntimes_at_once_are_told(threshold_model, monkeypatch):
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_what_is_not_active_is_an_error(threshold_model, pretending, provider, active, monkeypatch):
     monkeypatch.setattr(pretending, "active", active)
-    with pytest.raises(InputError, match=f"provider '{provider}' does not start on this machine"):
+    with pytest.raises(InputError, match=f"provider '{provider}': does not start on this machine"):
         Model(threshold_model, provider=provider)
 
 
 def test_tensorrt_without_itself_does_not_go_on_with_cuda(threshold_model, pretending, monkeypatch):
     monkeypatch.setattr(pretending, "active", ALL[1:])
-    with pytest.raises(InputError, match="provider 'tensorrt' does not start"):
+    with pytest.raises(InputError, match="provider 'tensorrt': does not start"):
         Model(threshold_model, provider="tensorrt")
 
 
@@ -85,15 +84,26 @@ def test_float32_is_float32_on_a_gpu(threshold_model, pretending, provider, monk
 
 
 def test_a_provider_nobody_knows(threshold_model):
-    with pytest.raises(InputError, match="no provider 'tpu'"):
+    with pytest.raises(InputError, match="provider 'tpu': unknown; give one of cpu, cuda, tensorrt"):
         Model(threshold_model, provider="tpu")
+
+
+def buffers_made(monkeypatch):
+    """The shapes of all buffers that are made from now on."""
+    made = []
+
+    def recorded(shape, *arguments):
+        made.append(tuple(shape))
+        return real(shape, *arguments)
+
+    real = ort.OrtValue.ortvalue_from_shape_and_type
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", recorded)
+    return made
 
 
 def test_device_buffers_compute_the_same_and_are_kept_while_the_shape_stays(threshold_model, monkeypatch):
     buffers = DeviceBuffers(ort.InferenceSession(threshold_model, providers=["CPUExecutionProvider"]), "cpu")
-    bound = []
-    real = DeviceBuffers._bind
-    monkeypatch.setattr(module.DeviceBuffers, "_bind", lambda self, hu: (bound.append(hu.shape), real(self, hu))[1])
+    made = buffers_made(monkeypatch)
     shapes = [(2, 1, 9, 8), (2, 1, 9, 8), (2, 1, 9, 8), (1, 1, 9, 8), (2, 1, 5, 7)]
     kept = []
     for seed, shape in enumerate(shapes):
@@ -102,16 +112,18 @@ def test_device_buffers_compute_the_same_and_are_kept_while_the_shape_stays(thre
     for labels, expected in kept:  # also after later batches: what was returned is not overwritten
         assert labels.dtype == np.uint8
         assert np.array_equal(labels, expected)
-    assert bound == [shapes[0], shapes[3], shapes[4]]
+    hu_and_labels = [(shape, (shape[0], *shape[2:])) for shape in (shapes[0], shapes[3], shapes[4])]
+    assert made == [made_one for pair in hu_and_labels for made_one in pair]
 
 
 def test_a_model_on_a_device_uses_the_buffers(threshold_model, monkeypatch):
     monkeypatch.setattr("smile_runtime.model.exported.DEVICES", {"cpu": "cpu"})
+    made = buffers_made(monkeypatch)
     model = Model(threshold_model)
     hu = random_hu((3, 1, 17, 9))
     assert np.array_equal(model.labels(hu), threshold_labels(hu[:, 0]))
     assert np.array_equal(model.labels(hu[::-1]), threshold_labels(hu[::-1, 0]))
-    assert model._buffers is not None
+    assert made == [(3, 1, 17, 9), (3, 17, 9)]
 
 
 def test_what_was_checked_is_what_runs(tmp_path):

@@ -21,7 +21,7 @@ SCHEMA = 1
 WRITTEN, KEPT, FAILED = "written", "already complete", "failed"
 
 
-class Report:
+class RunReport:
     """Collects what happens to each scan.
 
     Args:

@@ -1,0 +1,9 @@
+"""How far numbers of the runtime may lie from those that are expected. Labels are compared bit for bit, always."""
+
+# A NIfTI header holds its affine in float32, whose step is 2^-24 = 6e-8 of a number; a spacing is made of three of
+# them and a volume of three spacings.
+AFFINE_RELATIVE = 1e-6
+
+# mm; one voxel's place computed by two affines in float64, at up to some hundred mm: 1e-16 of them for each of a few
+# additions.
+SAME_PLACE_MM = 1e-9
