@@ -1,12 +1,21 @@
 """Fixtures of the runtime's tests, which need numpy, nibabel, onnxruntime, onnx and pytest, and nothing else."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from tiny_models import write_neighbour_model, write_threshold_model
 
 _ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _handlers():
+    """The command takes SIGTERM over; a test process wants it back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

@@ -42,8 +42,8 @@ def threshold_nodes(values=(1, 1), dtype=TensorProto.UINT8):
     constants = {"zero": 0, "low": 100, "high": 300, "first": values[0], "second": values[1]}
     return [
         *(_int32(name, value) for name, value in constants.items()),
-        helper.make_node("Gather", ["hu", "zero"], ["plane"], axis=1),
-        helper.make_node("Cast", ["plane"], ["x"], to=TensorProto.INT32),
+        helper.make_node("Gather", ["hu", "zero"], ["middle"], axis=1),
+        helper.make_node("Cast", ["middle"], ["x"], to=TensorProto.INT32),
         *_scaled_mask("x", "low", "first", "one"),
         *_scaled_mask("x", "high", "second", "two"),
         helper.make_node("Add", ["one", "two"], ["sum"]),
@@ -59,8 +59,8 @@ def write_threshold_model(path, **changes):
 def with_probabilities(organs, dtype=TensorProto.FLOAT):
     """Nodes and the info of a second output: the first channel, ``organs`` times over."""
     nodes = [
-        helper.make_node("Cast", ["hu"], ["planes"], to=dtype),
-        helper.make_node("Concat", ["planes"] * organs, ["probabilities"], axis=1),
+        helper.make_node("Cast", ["hu"], ["hu_float"], to=dtype),
+        helper.make_node("Concat", ["hu_float"] * organs, ["probabilities"], axis=1),
     ]
     return nodes, helper.make_tensor_value_info("probabilities", dtype, ["N", organs, "H", "W"])
 
@@ -74,9 +74,9 @@ def write_neighbour_model(path):
         *(_int32(name, value) for name, value in {"low": 100, "one": 1, "two": 2, "four": 4, "eight": 8}.items()),
         _int64("centre", 1),
         _int64("above", 2),
-        helper.make_node("Gather", ["hu", "centre"], ["plane16"], axis=1),
+        helper.make_node("Gather", ["hu", "centre"], ["centre16"], axis=1),
         helper.make_node("Gather", ["hu", "above"], ["next16"], axis=1),
-        helper.make_node("Cast", ["plane16"], ["x"], to=TensorProto.INT32),
+        helper.make_node("Cast", ["centre16"], ["x"], to=TensorProto.INT32),
         helper.make_node("Cast", ["next16"], ["z"], to=TensorProto.INT32),
         *_shifted("x", "w", axis=2),
         *_shifted("x", "h", axis=1),

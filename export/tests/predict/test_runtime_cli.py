@@ -17,14 +17,6 @@ from smile_runtime.predict.cli import main
 from smile_runtime.predict.predictor import Predictor
 
 
-@pytest.fixture(autouse=True)
-def _handlers():
-    """The command takes SIGTERM over; a test process wants it back."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 @pytest.fixture
 def case(tmp_path, threshold_model):
     """Arguments of a run that works, and the folder it writes to."""

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 
 import nibabel as nib
 import numpy as np
@@ -14,14 +13,6 @@ from smile_runtime.io.nifti import read_labels, read_note, write_labels
 from smile_runtime.predict.cli import main
 
 SHAPE = (8, 9, 3)
-
-
-@pytest.fixture(autouse=True)
-def _handlers():
-    """The command takes SIGTERM over; a test process wants it back."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import fcntl
 import gzip
 import json
 import os
-import signal
 import threading
 import time
 import weakref
@@ -22,14 +21,6 @@ from smile_runtime.predict.cli import main
 from smile_runtime.predict.folder import list_jobs
 from smile_runtime.predict.predictor import Predictor
 from smile_runtime.volume.body import BodyRule
-
-
-@pytest.fixture(autouse=True)
-def _handlers():
-    """The command takes SIGTERM over; a test process wants it back."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

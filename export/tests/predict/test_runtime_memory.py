@@ -13,7 +13,7 @@ from tiny_models import hu_input, labels_output, save, threshold_card
 from smile_runtime.volume.body import BodyRule
 
 SHAPE = (256, 256, 240)  # voxels: 16 M, so that 5 bytes each are 79 MB
-MARGIN = 4 * 2**20  # bytes: pieces of files, zlib, a preview; nothing of it grows with the scan
+MARGIN = 4 * 2**20  # bytes: blocks of files, zlib, a preview; nothing of it grows with the scan
 
 # The session is warmed up with the batches that the scan will be cut into: what it keeps after that is its own.
 SCRIPT = """
@@ -69,8 +69,8 @@ def memory(name):
 def ball(size):
     squares = (np.arange(size) - size / 2) ** 2
     labels = np.zeros((size, size, size), np.uint8)
-    for plane, height in zip(labels, squares):
-        plane[height + squares[:, None] + squares < size**2 / 4] = 1
+    for label, height in zip(labels, squares):
+        label[height + squares[:, None] + squares < size**2 / 4] = 1
     labels[0, 0, 0] = labels[-1, -1, -1] = 1
     return labels
 
@@ -84,7 +84,7 @@ print(json.dumps((memory("VmHWM") - before) / labels.size))
 
 
 def wide_model(path, organs, body=None):
-    """Scores of K organs at full size, and the best one: the memory of K planes, inside the session."""
+    """Scores of K organs at full size, and the best one: the memory of K channels, inside the session."""
     weights = helper.make_tensor("w", TensorProto.FLOAT, [organs, 1, 1, 1], np.linspace(0.5, 1.5, organs).tolist())
     nodes = [
         helper.make_node("Cast", ["hu"], ["x"], to=TensorProto.FLOAT),

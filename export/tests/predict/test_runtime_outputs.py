@@ -4,7 +4,6 @@ import csv
 import fcntl
 import json
 import os
-import signal
 
 import pytest
 from nifti_files import random_hu, write
@@ -13,14 +12,6 @@ from tiny_models import METADATA_KEY, threshold_card, write_threshold_model
 from smile_runtime.io.nifti import read_labels
 from smile_runtime.predict.cli import main
 from smile_runtime.predict.predictor import Predictor
-
-
-@pytest.fixture(autouse=True)
-def _handlers():
-    """The command takes SIGTERM over; a test process wants it back."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

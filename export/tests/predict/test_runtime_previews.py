@@ -1,7 +1,6 @@
 """A picture never lies beside other labels than those that it shows."""
 
 import json
-import signal
 
 import numpy as np
 import pytest
@@ -14,14 +13,6 @@ from smile_runtime.predict.preview import fingerprint, picture_path, shown_label
 
 SHAPE = (12, 10, 4)
 PICTURE = np.zeros((3, 4, 3), np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def _handlers():
-    """The command takes SIGTERM over; a test process wants it back."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Scans that are not in Hounsfield units: refused where that is certain, a warning where it is likely."""
 
 import json
-import signal
 
 import numpy as np
 import pytest
@@ -12,14 +11,6 @@ from smile_runtime.predict.cli import main
 
 SHAPE = (8, 9, 3)
 SENTENCE = "no voxel lies below -200 HU"
-
-
-@pytest.fixture(autouse=True)
-def _handlers():
-    """The command takes SIGTERM over; a test process wants it back."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 OTHERS = {
