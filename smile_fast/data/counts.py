@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.supervision.audit import CaseCounts
-from smile_fast.supervision.states import LABEL_VALUES, VOID
 from smile_runtime.errors import InputError
 from smile_runtime.io.nifti import read_labels
+from smile_runtime.label_map import LABEL_VALUES, VOID
 from smile_runtime.predict.progress import progress
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from smile_fast.supervision.states import MAX_ORGANS, VOID
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import MAX_ORGANS, VOID
 
 Split = Literal["train", "test"]
 SUFFIX = ".nii.gz"

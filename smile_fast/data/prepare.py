@@ -28,10 +28,11 @@ from smile_fast.data.store import (
     write_array,
     write_index,
 )
-from smile_fast.supervision.states import VOID, State
+from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import sha256, write_json
 from smile_runtime.io.nifti import Volume, read_image, read_labels
+from smile_runtime.label_map import VOID
 from smile_runtime.predict.progress import progress
 from smile_runtime.volume.hounsfield import range_hu, range_warning
 from smile_runtime.volume.preprocessing import canonical_affine, to_slices

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from smile_fast.data.annotations import Declarations, read_annotations
 from smile_fast.data.dataset import Split
-from smile_fast.supervision.states import MAX_ORGANS, State
+from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path
+from smile_runtime.label_map import MAX_ORGANS
 from smile_runtime.volume.preprocessing import BodyBox, BodyRule, body_box, whole_box
 
 FORMAT = "smile-fast store"

@@ -9,8 +9,9 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.supervision import LABEL_VALUES, VOID, State
+from smile_fast.supervision import State
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import LABEL_VALUES, VOID
 
 NSD_TOLERANCE_MM = 3.0  # TotalSegmentator's; two voxels of its 1.5 mm grid
 

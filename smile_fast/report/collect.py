@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from smile_fast.data.annotations import Declarations
 from smile_fast.data.store import CASES, INDEX, open_array, read_planes
 from smile_fast.evaluation import SPLITS, Evaluation, read_evaluations, score_file
-from smile_fast.supervision import PSEUDO_BIT, State
+from smile_fast.supervision import State
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.relabel import existing_rounds, read_round
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import refuse_overwrite
+from smile_runtime.label_map import PSEUDO_BIT
 from smile_runtime.predict.progress import progress
 
 _RUN_FILES = (

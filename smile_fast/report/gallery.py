@@ -12,9 +12,10 @@ from smile_fast.models import Segmenter
 from smile_fast.report.collect import RunRecord, read_overlay
 from smile_fast.report.palette import PSEUDO, TRUTH
 from smile_fast.report.pictures import Layer, draw, frame_of, informative_slice
-from smile_fast.supervision import ORGAN_BITS, PSEUDO_BIT, VOID, State, visible_lut
+from smile_fast.supervision import State, visible_lut
 from smile_fast.training.inference import predict_labels
 from smile_fast.training.view import count_labels
+from smile_runtime.label_map import ORGAN_BITS, PSEUDO_BIT, VOID
 from smile_runtime.volume.preprocessing import BodyBox
 
 UNSCORED_CASES = 3

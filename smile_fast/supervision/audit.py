@@ -30,8 +30,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.supervision.states import VOID, State
+from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import VOID
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ import numpy as np
 
 from smile_fast.data.annotations import Declarations
 from smile_fast.models import Segmenter
-from smile_fast.supervision import VOID, State
+from smile_fast.supervision import State
 from smile_fast.training.inference import predict_labels
 from smile_fast.training.run import Run
 from smile_fast.training.view import TrainingView
+from smile_runtime.label_map import VOID
 
 
 def validate(model: Segmenter, run: Run, declarations: Declarations) -> dict[str, float]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from smile_fast.data.annotations import Declarations
 from smile_fast.data.store import Store, open_array, read_planes
-from smile_fast.supervision import ORGAN_BITS, Policy, State, build_tables, visible_lut
+from smile_fast.supervision import Policy, State, build_tables, visible_lut
+from smile_runtime.label_map import ORGAN_BITS
 from smile_runtime.volume.preprocessing import BodyBox, BodyRule
 
 

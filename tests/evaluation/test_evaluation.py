@@ -20,9 +20,10 @@ from smile_fast.evaluation import (
     summarise,
     write_evaluation,
 )
-from smile_fast.supervision import VOID, State
+from smile_fast.supervision import State
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import VOID
 from tests.runs import ORGANS, SHAPE, SPACING, make_run, make_store, truth
 
 ANNOTATED = {"liver": State.ANNOTATED, "pancreas": State.ANNOTATED}

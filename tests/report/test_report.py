@@ -17,10 +17,11 @@ from smile_fast.report.figures import dice_chart, training_chart
 from smile_fast.report.gallery import Painter, choose_cases, prediction_rows, pseudo_rows
 from smile_fast.report.palette import organ_colours
 from smile_fast.report.pictures import frame_of
-from smile_fast.supervision import PSEUDO_BIT, State
+from smile_fast.supervision import State
 from smile_fast.training.inference import predict_labels
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import PSEUDO_BIT
 from tests.report.test_report_pictures import picture
 from tests.runs import ORGANS, SHAPE, add_metrics, add_round, ct, make_run, make_store, truth
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from smile_fast.supervision.audit import CaseCounts, audit, audit_store
-from smile_fast.supervision.states import VOID, Policy, State
+from smile_fast.supervision.states import Policy, State
 from smile_fast.supervision.tables import build_tables
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import VOID
 
 A, M, H, X = State.ANNOTATED, State.MISSING, State.HIDDEN, State.ABSENT
 

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from smile_fast.data.store import open_array, write_array
-from smile_fast.supervision import PSEUDO_BIT, VOID, State
+from smile_fast.supervision import State
 from smile_fast.training import relabel as module
 from smile_fast.training.inference import predict_logits
 from smile_fast.training.relabel import Round, existing_rounds, read_round, relabel, undo_rounds
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import PSEUDO_BIT, VOID
 from tests.cohorts import tree
 from tests.runs import ORGANS, SHAPE, balance, ct, make_store, truth
 from tests.tolerances import upsampled_logit_error

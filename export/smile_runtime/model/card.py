@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from smile_runtime.errors import InputError, first_line
+from smile_runtime.label_map import MAX_ORGANS
 from smile_runtime.volume.body import BodyRule
 from smile_runtime.volume.preprocessing import ORIENTATION
 
 METADATA_KEY = "smile_fast"  # of the entry in the file's metadata_props that holds the card
 SCHEMA = 2
-MAX_ORGANS = 126  # label values 1..126; above are pseudo-labels and void
 HEADS = ("sigmoid", "softmax")
 PRECISIONS = ("fp32", "fp16", "int8")
 
