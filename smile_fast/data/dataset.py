@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smile_runtime.errors import InputError
+from smile_runtime.io.files import read_json
 from smile_runtime.label_map import MAX_ORGANS, VOID
 
 Split = Literal["train", "test"]
@@ -63,7 +64,11 @@ class RawDataset:
         path = Path(path)
         if not path.is_dir():
             raise InputError(f"{path}: there is no such folder; give the folder that holds dataset.json")
-        described = _read_json(path / "dataset.json")
+        described = read_json(
+            path / "dataset.json",
+            "correct it, see the dataset format of nnU-Net",
+            missing="a dataset is an nnU-Net raw folder with one",
+        )
         _check_format(described, path / "dataset.json")
         organs, ignore = _organs(described, path / "dataset.json")
         cases = tuple(case for folders in _FOLDERS for case in _cases(path, *folders))
@@ -88,20 +93,6 @@ class RawDataset:
     def files(self) -> list[Path]:
         """dataset.json, the images and the label maps: what no command may overwrite."""
         return [self.path / "dataset.json", *(file for case in self.cases for file in (case.image, case.label))]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        described = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; a dataset is an nnU-Net raw folder with one") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(described, dict):
-        raise InputError(f"{path}: must hold a JSON object, holds {type(described).__name__}")
-    return described
 
 
 def _check_format(described: Mapping[str, Any], path: Path) -> None:

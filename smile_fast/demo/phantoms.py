@@ -1,13 +1,12 @@
 """The demonstration of the method: full annotation, and three ways to live without 70% of it."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smile_fast.demo.commands import Commands, fresh_folder
-from smile_runtime.io.files import write_json
+from smile_runtime.io.files import read_json, write_json
 
 ALPHA = 0.7
 
@@ -131,7 +130,7 @@ def _summary(out: Path, cohort: Path, seconds: dict[str, float]) -> dict[str, An
 
     per_organ = {}
     for run in RUNS:
-        evaluation = json.loads((out / run / "evaluation.json").read_text())
+        evaluation = read_json(out / run / "evaluation.json", "run the demo again")
         per_organ[run] = {row["organ"]: round(row["dice"]["mean"] or 0.0, 4) for row in evaluation["organs"]}
     threshold = hu_threshold(RawDataset.open(cohort))
     per_organ["hu_threshold"] = {organ: round(dice, 4) for organ, dice in threshold.items()}

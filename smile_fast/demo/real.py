@@ -7,7 +7,6 @@ Expects a folder with
     ct_thorax_512/ct.nii.gz                          no labels; segmented at the end (LIDC-IDRI)
 """
 
-import json
 import time
 import zipfile
 from pathlib import Path
@@ -20,7 +19,7 @@ from smile_fast.data.annotations import Declarations, write_annotations
 from smile_fast.demo.commands import Commands, fresh_folder
 from smile_fast.supervision import State
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import write_json
+from smile_runtime.io.files import read_json, write_json
 from smile_runtime.io.nifti import Volume, read_image, read_labels, write_image, write_labels
 
 TRAIN = (
@@ -58,7 +57,7 @@ def run_real_demo(out: Path, data: Path) -> int:
         geometry[name] = same_geometry(scan, prediction)
     commands.smile_fast("report", "report", run, "-o", out / "report.html")
 
-    pairs = json.loads((run / "evaluation-train.json").read_text())["pairs"]
+    pairs = read_json(run / "evaluation-train.json", "run the demo again")["pairs"]
     dice = {pair["organ"]: pair["dice"] for pair in pairs if pair["case"] == "abdomen"}
     seconds = {**commands.seconds, "total": round(time.monotonic() - started, 1)}
     write_json(out / "summary.json", {"dice_abdomen": dice, "same_geometry": geometry, "seconds": seconds})
@@ -74,7 +73,10 @@ def build_real_cohort(data: Path, cohort: Path) -> dict[str, Path]:
     Returns:
         The image file of each case.
     """
-    organs = tuple(json.loads(_file(data, "ct_abdomen_3mm/labels.json").read_text())["labels"])
+    described = _file(data, "ct_abdomen_3mm/labels.json")
+    organs = tuple(read_json(described, "restore it from a copy").get("labels", ()))
+    if not organs:
+        raise InputError(f'{described}: names no organ under "labels"; restore it from a copy')
     drawn = {"abdomen": organs, "spleen": ("spleen",), "pancreas": ("pancreas",)}
     volumes = {"abdomen": _abdomen(data), "spleen": _spleen(data, organs), "pancreas": _pancreas(data, organs)}
     scans = {}

@@ -1,6 +1,5 @@
 """Run folders to plain records: what the page says is decided elsewhere."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from smile_fast.training.metrics import read_metrics
 from smile_fast.training.relabel import existing_rounds, read_round
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import refuse_overwrite
+from smile_runtime.io.files import read_json, refuse_overwrite
 from smile_runtime.label_map import PSEUDO_BIT
 from smile_runtime.predict.progress import progress
 
@@ -173,7 +172,7 @@ def _collect_run(run: Run, name: str) -> RunRecord:
         rounds=tuple(_rounds(run)),
         evaluations=read_evaluations(run.path),
         evaluation=None,
-        environment=read_json(environment) if environment.exists() else {},
+        environment=read_json(environment, "restore it from a copy, or remove it") if environment.exists() else {},
     )
 
 
@@ -202,17 +201,6 @@ def curves_of(lines: Sequence[Mapping[str, Any]], organs: Sequence[str]) -> Curv
                 found[organ].add(iteration, value)
     starts.pop(0, None)
     return Curves(loss, organ_loss, validation, starts, iterations, sum(seconds.values()))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; anything else is an InputError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} does not hold a JSON object")
-    return content
 
 
 def read_overlay(folder: Path, case: str) -> NDArray[np.uint8]:

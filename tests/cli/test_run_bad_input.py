@@ -20,7 +20,7 @@ def moved() -> None:
 
 BAD = [
     # run folders
-    Bad("config is no JSON", "evaluate run", "config.json is damaged", write("run/config.json")),
+    Bad("config is no JSON", "evaluate run", "config.json: not valid JSON", write("run/config.json")),
     Bad("config of another version", "evaluate run", "has schema 7", config(lambda record: record.update(schema=7))),
     Bad(
         "config without settings",
@@ -147,7 +147,7 @@ BAD = [
     Bad("report twice on one", "report run run", "is given twice"),
     Bad("report into nowhere", "report run -o no/page.html", "cannot write no/page.html"),
     Bad("report into a folder", "report run -o store", "cannot write store"),
-    Bad("evaluation is damaged", "report run", "evaluation.json cannot be read", write("run/evaluation.json", b"{}")),
+    Bad("evaluation is damaged", "report run", "json: not an evaluation", write("run/evaluation.json", b"{}")),
     Bad("metrics are damaged", "report run", "metrics.jsonl", write("run/metrics.jsonl", b'{"iteration": 1}\n')),
     Bad("a round is damaged", "report run", "round.json", write("run/rounds/1/round.json", b"[]")),
     Bad("a round says nothing", "report run", "round.json", write("run/rounds/1/round.json", b'{"round": 1}')),

@@ -102,7 +102,12 @@ def test_refuses_what_dataset_json_says(tmp_path, changes, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(b"{", "not valid JSON"), (b"[" * 100_000, "not valid JSON"), (b"\xff\xff", "not valid JSON"), (b"[]", "object")],
+    [
+        (b"{", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"\xff\xff", "not a text file in UTF-8"),
+        (b"[]", "object"),
+    ],
 )
 def test_refuses_broken_json(tmp_path, text, message):
     make_cohort(tmp_path, train=1)

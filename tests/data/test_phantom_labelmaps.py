@@ -136,8 +136,8 @@ def cut_short(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (broken_json, "does not name the label values"),
-        (missing_json, "cannot be read"),
+        (broken_json, "not valid JSON"),
+        (missing_json, "there is no such file"),
         (wrong_values, "does not name the label values"),
         (no_maps, "holds no label map"),
         (empty_map, "no labelled voxel"),

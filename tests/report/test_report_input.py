@@ -44,9 +44,9 @@ def test_only_finished_rounds_are_shown(store, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("{", "cannot be read as a relabelling round"),
+        ("{", "not valid JSON"),
         ("{}", "cannot be read as a relabelling round"),
-        ("[]", "cannot be read as a relabelling round"),
+        ("[]", "not valid JSON"),
         ('{"round": 1, "gamma": null, "scope": "volume", "cases": {}}', "cannot be read as a relabelling round"),
         ('{"round": 1, "gamma": 0.5, "scope": "volume", "cases": []}', "cannot be read as a relabelling round"),
         (

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from smile_runtime.errors import InputError, first_line
+from smile_runtime.io.files import parse_json
 from smile_runtime.label_map import MAX_ORGANS
 from smile_runtime.volume.body import BodyRule
 from smile_runtime.volume.preprocessing import ORIENTATION
@@ -100,9 +101,7 @@ class ModelCard:
         try:
             if len(text) > _MAX_CARD_CHARACTERS:
                 raise ValueError(f"it has {len(text)} characters")
-            card = json.loads(text, parse_constant=_refuse_constant)
-            if not isinstance(card, dict):
-                raise ValueError("it is not a JSON object")
+            card = parse_json(text)
             if card.get("schema") not in _READABLE or isinstance(card["schema"], bool):  # the fields depend on it
                 raise ValueError(f"schema is {card.get('schema')!r}, this version reads schemas 1 and {SCHEMA}")
             names = {item.name for item in fields(cls)}
@@ -113,13 +112,9 @@ class ModelCard:
             for name in ("organs", "window"):
                 card[name] = tuple(card[name]) if isinstance(card[name], list) else card[name]
             return cls(**card | {"body": BodyRule.from_json(card.get("body")), "schema": SCHEMA})
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise InputError(f"{source} cannot be used: {first_line(error)}") from error
 
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")

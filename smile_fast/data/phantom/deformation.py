@@ -1,6 +1,5 @@
 """Real label maps as patients: read, deform smoothly, resample, and build a trunk around them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,7 @@ from smile_fast.data.phantom.body import Build, Shell, add_chest, add_trunk
 from smile_fast.data.phantom.fields import Field, Grid, Space, cover, smooth_noise, superellipse, union, warp
 from smile_fast.data.phantom.painting import Canvas
 from smile_runtime.errors import InputError
+from smile_runtime.io.files import read_json
 from smile_runtime.io.nifti import read_labels
 from smile_runtime.volume.preprocessing import to_slices
 
@@ -77,11 +77,9 @@ class LabelMaps:
 
 def _read_values(path: Path) -> dict[str, int]:
     wanted = 'it must be {"labels": {"liver": 1, ...}} with values 1 to 255'
+    described = read_json(path, wanted)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))["labels"]
-        names = {str(name): int(value) for name, value in values.items() if name != "background"}
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): {wanted}") from error
+        names = {str(name): int(value) for name, value in described["labels"].items() if name != "background"}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} does not name the label values: {wanted}") from error
     if not names or len(set(names.values())) < len(names) or not all(1 <= v <= 255 for v in names.values()):
