@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_fast.data.annotations import FILE_NAME, read_annotations
-from smile_fast.data.counts import check_values, slice_histograms
+from smile_fast.data.counts import check_values
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.data.processes import run_jobs
 from smile_fast.data.store import (
@@ -33,6 +33,7 @@ from smile_runtime.io.files import read_json, sha256, write_json
 from smile_runtime.io.nifti import Volume, read_image, read_labels
 from smile_runtime.label_map import VOID
 from smile_runtime.predict.progress import progress
+from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.hounsfield import range_hu, range_warning
 from smile_runtime.volume.preprocessing import canonical_affine, to_slices
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from smile_fast.demo.commands import Commands, fresh_folder
+from smile_fast.text_table import text_table
 from smile_runtime.io.files import read_json, write_json
 
 ALPHA = 0.7
@@ -126,7 +127,7 @@ def broken_promises(summary: dict[str, Any]) -> list[str]:
 
 def _summary(out: Path, cohort: Path, seconds: dict[str, float]) -> dict[str, Any]:
     from smile_fast.data.dataset import RawDataset
-    from smile_fast.data.hu_threshold import hu_threshold
+    from smile_fast.evaluation.hu_threshold import hu_threshold
 
     per_organ = {}
     for run in RUNS:
@@ -145,8 +146,7 @@ def _summary(out: Path, cohort: Path, seconds: dict[str, float]) -> dict[str, An
 
 def _table(summary: dict[str, Any]) -> str:
     organs = list(summary["per_organ"]["full"])
-    lines = ["", "Dice on held-out cases".ljust(26) + "".join(organ.rjust(12) for organ in organs) + "mean".rjust(12)]
+    rows = [["Dice on held-out cases", *organs, "mean"]]
     for name, mean in summary["mean_dice"].items():
-        cells = "".join(f"{summary['per_organ'][name][organ]:12.3f}" for organ in organs)
-        lines.append(f"{TITLES[name]:26}{cells}{mean:12.3f}")
-    return "\n".join([*lines, ""])
+        rows.append([TITLES[name], *(f"{summary['per_organ'][name][organ]:.3f}" for organ in organs), f"{mean:.3f}"])
+    return "\n".join(["", *text_table(rows), ""])

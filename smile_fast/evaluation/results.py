@@ -12,6 +12,7 @@ import numpy as np
 import smile_fast
 from smile_fast.evaluation.scores import WITHOUT_HD95, Outcome, PairScore
 from smile_fast.supervision import State
+from smile_fast.text_table import text_table
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, read_json, write_json
 
@@ -186,13 +187,7 @@ def format_table(evaluation: Evaluation) -> str:
     total = [str(sum(row.outcomes[name] for row in evaluation.organs)) for name in counted]
     rows.append(["mean of organs", *(format_number(mean, digits) for mean, digits in means), *total])
 
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join([name.ljust(widths[0]), *(cell.rjust(widths[i + 1]) for i, cell in enumerate(cells))])
-        for name, *cells in rows
-    ]
-    lines.insert(1, "-" * len(lines[0]))
-    lines.insert(-1, "-" * len(lines[0]))
+    lines = text_table(rows, rules=(1, len(rows) - 1))
     infinite = sum(pair.outcome in WITHOUT_HD95 for pair in evaluation.pairs)
     if surfaces and infinite:
         pairs = "pair" if infinite == 1 else "pairs"

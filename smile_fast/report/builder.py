@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import smile_fast
 from smile_fast.evaluation import format_number, format_spread
+from smile_fast.report.audit_text import audit_sentence
 from smile_fast.report.collect import RunRecord, check_output, collect
 from smile_fast.report.figures import training_chart
 from smile_fast.report.gallery import prediction_rows, pseudo_rows
@@ -96,7 +97,12 @@ def build_report(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        spread=format_spread, number=format_number, percent=format_percent, count=format_count, hu=format_hu
+        sentence=audit_sentence,
+        spread=format_spread,
+        number=format_number,
+        percent=format_percent,
+        count=format_count,
+        hu=format_hu,
     )
     return environment.get_template("template.html").render(context)
 

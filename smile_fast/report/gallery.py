@@ -14,8 +14,8 @@ from smile_fast.report.palette import PSEUDO, TRUTH
 from smile_fast.report.pictures import Layer, draw, frame_of, informative_slice
 from smile_fast.supervision import State, visible_lut
 from smile_fast.training.inference import predict_labels
-from smile_fast.training.view import count_labels
 from smile_runtime.label_map import ORGAN_BITS, PSEUDO_BIT, VOID
+from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.preprocessing import BodyBox
 
 UNSCORED_CASES = 3
@@ -88,7 +88,7 @@ class Painter:
 
     def slice_for(self, choice: Choice, truth: NDArray[np.uint8]) -> int:
         """Pick the slice of a case that shows what it was chosen for."""
-        counts = count_labels(truth, len(self.organs)) * self.drawn(choice.case)
+        counts = slice_histograms(truth)[:, 1 : len(self.organs) + 1] * self.drawn(choice.case)
         if choice.organ is None:
             return informative_slice(counts)
         return int(np.argmax(counts[:, self.organs.index(choice.organ)]))
@@ -183,7 +183,8 @@ def _pseudo_row(painter: Painter, case: str) -> Row:
     gammas = {row.number: row.gamma for row in record.rounds}
     overlays = {number: read_overlay(record.run.rounds_path / str(number), case) for number in gammas}
     last = overlays[max(gammas)]
-    index = informative_slice(count_labels(np.bitwise_and(last, ORGAN_BITS, dtype=np.uint8), len(organs)))
+    counts = slice_histograms(np.bitwise_and(last, ORGAN_BITS, dtype=np.uint8))  # [D, 256]
+    index = informative_slice(counts[:, 1 : len(organs) + 1])
     info = painter.store.cases[case]
     (hu,), (truth,) = painter.store.read_image(case, [index]), painter.store.read_labels(case, [index])
     states = [record.states[case][organ] for organ in organs]

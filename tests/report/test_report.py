@@ -11,7 +11,7 @@ import pytest
 
 from smile_fast.cli.main import main
 from smile_fast.evaluation import evaluate_run, score_case, summarise, write_evaluation
-from smile_fast.report import build_report, write_report
+from smile_fast.report.builder import build_report, write_report
 from smile_fast.report.collect import collect
 from smile_fast.report.figures import dice_chart, training_chart
 from smile_fast.report.gallery import Painter, choose_cases, prediction_rows, pseudo_rows

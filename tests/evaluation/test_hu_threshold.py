@@ -4,8 +4,8 @@ import pytest
 from scipy import ndimage
 
 from smile_fast.data.dataset import RawDataset
-from smile_fast.data.hu_threshold import best_windows, hu_threshold
 from smile_fast.data.phantom import PhantomOptions, write_cohort
+from smile_fast.evaluation.hu_threshold import best_windows, hu_threshold
 from smile_runtime.errors import InputError
 from tests.cohorts import describe, make_cohort
 

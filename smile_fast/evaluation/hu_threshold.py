@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from smile_fast.data.dataset import RawCase, RawDataset
+from smile_fast.supervision.overlap import dice
 from smile_runtime.errors import InputError
 from smile_runtime.io.nifti import read_image, read_labels
 
@@ -56,17 +57,15 @@ def best_windows(dataset: RawDataset) -> dict[str, WindowScore]:
     train = [case for case in dataset.cases if case.split == "train"]
     test = [case for case in dataset.cases if case.split == "test"]
     if not train or not test:
-        raise InputError(
-            f"{dataset.path} has no held-out cases (imagesTs and labelsTs): nothing to score a threshold on"
-        )
+        raise InputError(f"{dataset.path}: no held-out cases to score a window on; add some to imagesTs and labelsTs")
     counts = {split: _histograms(cases, len(dataset.organs)) for split, cases in (("train", train), ("test", test))}
     best = {}
     for k, organ in enumerate(dataset.organs):
         candidates = []
         for smoothed in (False, True):
             low, high = _best_window(counts["train"][:, int(smoothed)], k)
-            dice = _mean_dice(counts["test"][:, int(smoothed)], k)[low, high]
-            candidates.append(WindowScore(float(dice), _LOW + _STEP * low, _LOW + _STEP * (high + 1) - 1, smoothed))
+            score = _mean_dice(counts["test"][:, int(smoothed)], k)[low, high]
+            candidates.append(WindowScore(float(score), _LOW + _STEP * low, _LOW + _STEP * (high + 1) - 1, smoothed))
         best[organ] = max(candidates, key=lambda score: score.dice)
     return best
 
@@ -109,5 +108,5 @@ def _mean_dice(counts: NDArray[np.int64], k: int) -> NDArray[np.float64]:
         scored += 1
         # Voxels of a window = difference of two cumulative counts.
         inside = [np.cumsum(h)[None, :] - (np.cumsum(h) - h)[:, None] for h in (everything, organ)]
-        total += 2 * inside[1] / np.maximum(inside[0] + organ.sum(), 1)
+        total += dice(inside[1], inside[0], organ.sum())
     return np.triu(total) / max(scored, 1)
