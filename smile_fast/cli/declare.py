@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from smile_fast.data.declare import Draft
     from smile_fast.supervision.states import State
 
-HELP = "draft annotations.csv from the label maps, asking what they cannot tell"
+HELP = "draft annotations.csv from the label maps, asking about what they do not show"
 _SHOWN = 8  # names of cases a line
 
 

@@ -180,7 +180,7 @@ def _cases(path: Path, split: Split, images: str, labels: str) -> list[RawCase]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The NIfTI files of a folder; hidden files and other documents are none of our business."""
+    """The NIfTI files of a folder; hidden files and other documents are left alone."""
     try:
         entries = sorted(folder.iterdir())
     except FileNotFoundError:

@@ -18,7 +18,7 @@ class Recipe:
 
     Attributes:
         phantom: options of `smile-fast phantom`. train: options of `smile-fast train` for every method.
-        promises: whether the outcome is held against `PROMISES`.
+        promises: whether the outcome is checked by `broken_promises`.
     """
 
     phantom: tuple[str, ...]

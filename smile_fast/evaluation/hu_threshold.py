@@ -1,4 +1,4 @@
-"""The trivial baseline: the best HU window of each organ, found on training cases and scored on held-out ones."""
+"""The trivial baseline: the best HU window of each organ, found on training cases and scored on test cases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class WindowScore:
     """The best window of one organ.
 
     Attributes:
-        dice: mean Dice over the held-out cases that hold the organ.
+        dice: mean Dice over the test cases that have the organ.
         low, high: the window, HU; the lowest and highest of the range stand for "no limit".
         smoothed: whether a 3x3x3 mean filter went before.
     """
@@ -34,25 +34,25 @@ class WindowScore:
 
 
 def hu_threshold(dataset: RawDataset) -> dict[str, float]:
-    """Held-out Dice of the best HU window per organ, with or without smoothing, whichever is larger.
+    """Dice on the test cases of the best HU window per organ, with or without smoothing, whichever is larger.
 
     Args:
-        dataset: a raw dataset with held-out cases.
+        dataset: a raw dataset with test cases.
 
     Raises:
-        InputError: there are no held-out cases, or a case cannot be read.
+        InputError: there are no test cases, or a case cannot be read.
     """
     return {organ: score.dice for organ, score in best_windows(dataset).items()}
 
 
 def best_windows(dataset: RawDataset) -> dict[str, WindowScore]:
-    """For each organ the window whose mean Dice over the training cases is best, with its held-out Dice.
+    """For each organ the window whose mean Dice over the training cases is best, with its Dice on the test cases.
 
     Args:
-        dataset: a raw dataset with held-out cases.
+        dataset: a raw dataset with test cases.
 
     Raises:
-        InputError: there are no held-out cases, or a case cannot be read.
+        InputError: there are no test cases, or a case cannot be read.
     """
     train = [case for case in dataset.cases if case.split == "train"]
     test = [case for case in dataset.cases if case.split == "test"]

@@ -47,14 +47,14 @@ def write_report(
     Args:
         paths: run folders; several are compared side by side.
         out: HTML file to write, atomically.
-        say: is told what is being done.
+        say: called with what is being done.
         store: where the store of all of them is now, if not where it was when they were trained.
 
     Raises:
         InputError: a run cannot be read, or the page not be written, or only over a file of a run or its store.
     """
     check_output(out, paths, store)
-    with atomic_path(out) as path:  # first of all: an hour's work for an unwritable name would be a pity
+    with atomic_path(out) as path:  # first of all, so that no hour's work is lost to an unwritable name
         path.write_text(build_report(paths, say, store=store), encoding="utf-8")
 
 
@@ -190,7 +190,7 @@ def _audits(records: Sequence[RunRecord]) -> list[AuditBlock]:
 
 
 def _unvalidated(records: Sequence[RunRecord]) -> list[str]:
-    """Say why a validation curve is not there, once for all runs of the same fate."""
+    """Say why a validation curve is missing, once for all runs with the same reason."""
     runs: dict[str, list[str]] = {}
     for record in records:
         drawn = {organ for organ, curve in record.curves.validation.items() if curve.values}

@@ -109,7 +109,7 @@ class Painter:
         first = max(0, index - reach)
         slices = self.store.read_image(case, slice(first, index + reach + 1))
         whole = self.store.body_box(case, self.record.run.config.body)
-        shown = tuple(plane for plane in (index - first,) if index in whole.planes)
+        shown = (index - first,) if index in whole.planes else ()
         box = BodyBox(len(slices), shown, whole.rows, whole.columns)
         labels: NDArray[np.uint8] = predict_labels(self.model, slices, box=box)[index - first]
         return labels
@@ -200,11 +200,11 @@ def _pseudo_row(painter: Painter, case: str) -> Row:
     note = f"not annotated: {', '.join(without)}"
     panels = [Panel("Human labels that training saw", note, picture, f"{where}: visible human labels")]
     for number, overlay in overlays.items():
-        plane = overlay[index]
+        pseudo = overlay[index]  # [H, W]
         found = [
-            Layer(plane == (PSEUDO_BIT | value), fill=PSEUDO, outline=painter.colours[organ])
+            Layer(pseudo == (PSEUDO_BIT | value), fill=PSEUDO, outline=painter.colours[organ])
             for value, organ in enumerate(organs, start=1)
-            if (plane == (PSEUDO_BIT | value)).any()
+            if (pseudo == (PSEUDO_BIT | value)).any()
         ]
         picture = draw(hu, painter.window, frame, [*visible, *found, *hidden])
         note = f"{np.count_nonzero(overlay):,} pseudo-labelled voxels in the volume".replace(",", "\u2009")

@@ -70,8 +70,9 @@ class LabelMaps:
 
     def pick(self, split: int, index: int) -> Path:
         """The map of a case: held-out cases (split 1) come from other patients, where there are two at least."""
-        held = len(self.files) // 4 or len(self.files) // 2
-        pool = self.files[len(self.files) - held :] if split and held else self.files[: len(self.files) - held]
+        reserved = len(self.files) // 4 or len(self.files) // 2
+        first_reserved = len(self.files) - reserved
+        pool = self.files[first_reserved:] if split and reserved else self.files[:first_reserved]
         return pool[index % len(pool)]
 
 
