@@ -37,7 +37,7 @@ def run_real_demo(out: Path, data: Path) -> int:
     """
     started = time.monotonic()
     if not data.is_dir():
-        raise InputError(f"{data} is not a folder; give the folder of the real CT volumes.")
+        raise InputError(f"{data}: not a folder; give the folder of the real CT volumes")
     out = fresh_folder(out)
     commands = Commands(out)
     cohort, store, run, model = out / "cohort", out / "store", out / "run", out / "model.onnx"
@@ -137,7 +137,7 @@ def _pancreas(data: Path, organs: tuple[str, ...]) -> _Source:
         with np.load(path) as slices:
             hu, pancreas = slices["hu"], slices["pancreas"]  # [D, H, W]; rows run from posterior to anterior
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} does not hold the arrays hu and pancreas ({error}).") from None
+        raise InputError(f"{path}: does not hold hu and pancreas ({error}); restore it from a copy") from None
     labels = np.where(pancreas, organs.index("pancreas") + 1, 0).astype(np.uint8)
     # Slices of several patients without their spacing: 0.8 mm pixels are the source's average.
     affine = np.diag([-0.8, 0.8, 1.0, 1.0])
@@ -151,5 +151,5 @@ def _pair(data: Path, folder: str) -> tuple[Volume, Volume]:
 def _file(data: Path, name: str) -> Path:
     path = data / name
     if not path.is_file():
-        raise InputError(f"{path} is missing; the demonstration on real CT needs it.")
+        raise InputError(f"{path}: there is no such file; put it there, the demonstration on real CT needs it")
     return path

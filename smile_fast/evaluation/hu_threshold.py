@@ -57,7 +57,7 @@ def best_windows(dataset: RawDataset) -> dict[str, WindowScore]:
     train = [case for case in dataset.cases if case.split == "train"]
     test = [case for case in dataset.cases if case.split == "test"]
     if not train or not test:
-        raise InputError(f"{dataset.path}: no held-out cases to score a window on; add some to imagesTs and labelsTs")
+        raise InputError(f"{dataset.path}: no test cases to score a window on; add some to imagesTs and labelsTs")
     counts = {split: _histograms(cases, len(dataset.organs)) for split, cases in (("train", train), ("test", test))}
     best = {}
     for k, organ in enumerate(dataset.organs):

@@ -189,7 +189,7 @@ def _require(compared: Comparison, dice: dict[str, float | None], required: Requ
         return
     versions = f"torch ({torch.__version__}) and onnxruntime ({importlib.metadata.version('onnxruntime')})"
     remedy = f"try other versions of {versions}" if precision == "fp32" else "export it with --precision fp32"
-    raise InputError(f"the exported file and the network {failure}, so nothing was written: {remedy}")
+    raise InputError(f"{precision} export: file and network {failure}, so nothing was written; {remedy}")
 
 
 def organs_not_found(parity: dict[str, Any]) -> list[str]:

@@ -138,7 +138,7 @@ def collect(paths: Sequence[Path], store: Path | None = None) -> list[RunRecord]
     resolved = [Path(path).resolve() for path in paths]
     for path in resolved:
         if resolved.count(path) > 1:
-            raise InputError(f"{path} is given twice; name every run once")
+            raise InputError(f"{path}: given twice; name every run once")
     names = [path.name for path in resolved]
     records = [
         _collect_run(
@@ -180,7 +180,9 @@ def _curves(run: Run) -> Curves:
     try:
         return curves_of(read_metrics(run), run.organs)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{run.metrics_path} holds a line that is no record of training ({error!r})") from None
+        raise InputError(
+            f"{run.metrics_path}: a line is no record of training ({error!r}); restore it from a copy, or remove it"
+        ) from None
 
 
 def curves_of(lines: Sequence[Mapping[str, Any]], organs: Sequence[str]) -> Curves:
@@ -217,7 +219,10 @@ def _rounds(run: Run) -> list[RoundRow]:
         folder = run.rounds_path / str(number)
         this, cases = read_round(folder)
         if unknown := set(cases) - set(states):
-            raise InputError(f"{folder / 'round.json'} names {min(unknown)}, which is no case of {store.path}")
+            raise InputError(
+                f"{folder / 'round.json'}: names {min(unknown)}, which is no case of {store.path}; remove the folder "
+                f"{folder}, or name the run's own store with --store"
+            )
         checks = {organ: np.zeros(3, dtype=np.int64) for organ in run.organs}  # checked, correct, hidden
         for case, organs in progress(cases.items(), total=len(cases), label=f"check round {number}"):
             hidden = [organ for organ in run.organs if organ in organs and states[case][organ] == State.HIDDEN]

@@ -152,12 +152,12 @@ def audit(
         InputError: there is no case, or an organ with voxels is declared absent.
     """
     if not counts:
-        raise InputError("there is no case to audit; choose another split")
+        raise InputError("--split: there is no case to audit; choose another split")
     for case, count in counts.items():
         for organ, voxels in zip(organs, count.organs, strict=True):
             if voxels and declarations[case][organ] is State.ABSENT:
                 raise InputError(
-                    f"case {case} has {voxels} voxels of {organ}, which is declared absent; correct annotations.csv or "
+                    f"case {case}: {voxels} voxels of {organ}, which is declared absent; correct annotations.csv or "
                     "the label map"
                 )
     states = {case: [declarations[case][organ] for organ in organs] for case in counts}

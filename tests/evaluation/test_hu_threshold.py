@@ -88,7 +88,7 @@ def test_void_voxels_are_no_organ(tmp_path):
 
 
 def test_needs_held_out_cases(tmp_path):
-    with pytest.raises(InputError, match="no held-out cases"):
+    with pytest.raises(InputError, match="no test cases to score a window on"):
         hu_threshold(RawDataset.open(make_cohort(tmp_path, train=2)))
 
 

@@ -264,7 +264,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(smiler, tmp_path, capsys):
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 2
     assert "is not a run folder" in capsys.readouterr().err
     assert main(["report", str(smiler.path), str(smiler.path), "-o", str(tmp_path / "page.html")]) == 2
-    assert "is given twice" in capsys.readouterr().err
+    assert ": given twice; name every run once" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="does not exist"):
         write_report([smiler.path], tmp_path / "none" / "page.html")

@@ -122,7 +122,7 @@ def test_agrees_with_the_tables_that_training_uses(seed):
 
 
 def test_refuses_contradictions_and_nothing():
-    with pytest.raises(InputError, match="case a has 3 voxels of liver, which is declared absent"):
+    with pytest.raises(InputError, match="case a: 3 voxels of liver, which is declared absent"):
         audit({"a": CaseCounts(10, 0, (3,))}, {"a": {"liver": X}}, ["liver"])
     with pytest.raises(InputError, match="no case to audit"):
         audit({}, {}, ["liver"])

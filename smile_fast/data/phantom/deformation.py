@@ -62,10 +62,10 @@ class LabelMaps:
             InputError: no folder, no map in it, or no usable labels.json.
         """
         if not folder.is_dir():
-            raise InputError(f"{folder} is not a folder: --labelmaps wants one with *.nii.gz and labels.json")
+            raise InputError(f"{folder}: not a folder; give --labelmaps one with *.nii.gz and labels.json")
         files = tuple(sorted(path for path in folder.glob("*.nii.gz") if not path.name.startswith(".")))
         if not files:
-            raise InputError(f"{folder} holds no label map: --labelmaps wants *.nii.gz files")
+            raise InputError(f"{folder}: holds no label map; give --labelmaps a folder with *.nii.gz files")
         return cls(files, _read_values(folder / "labels.json"))
 
     def pick(self, split: int, index: int) -> Path:
@@ -77,14 +77,14 @@ class LabelMaps:
 
 
 def _read_values(path: Path) -> dict[str, int]:
-    wanted = 'it must be {"labels": {"liver": 1, ...}} with values 1 to 255'
+    wanted = 'write {"labels": {"liver": 1, ...}} with values 1 to 255'
     described = read_json(path, wanted)
     try:
         names = {str(name): int(value) for name, value in described["labels"].items() if name != "background"}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} does not name the label values: {wanted}") from error
+        raise InputError(f"{path}: does not name the label values; {wanted}") from error
     if not names or len(set(names.values())) < len(names) or not all(1 <= v <= 255 for v in names.values()):
-        raise InputError(f"{path} does not name the label values: {wanted}")
+        raise InputError(f"{path}: does not name the label values; {wanted}")
     return names
 
 
@@ -98,7 +98,7 @@ def load_source(path: Path) -> Source:
     volume = read_labels(path)
     labels, geometry = to_slices(volume.data, volume.affine)
     if not labels.any():
-        raise InputError(f"{path} has no labelled voxel: remove it from the folder")
+        raise InputError(f"{path}: has no labelled voxel; remove it from the folder")
     return Source(np.ascontiguousarray(labels), geometry.spacing)
 
 
@@ -138,7 +138,7 @@ def _frame(
     """Grid around the labelled organs, and the point of the source, (z, y, x) mm, in its middle."""
     wanted = np.nonzero(np.isin(source.labels, values).any(axis=(1, 2)))[0]
     if not len(wanted):
-        raise InputError(f"{path} holds none of the organs: choose others, or remove it from the folder")
+        raise InputError(f"{path}: holds none of the organs; choose others, or remove it from the folder")
     seen = (source.labels > 0).any(axis=0)
     rows, columns = np.nonzero(np.asarray(seen).any(axis=1))[0], np.nonzero(np.asarray(seen).any(axis=0))[0]
     dz, dy, dx = source.spacing
