@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smile_fast.ops import reference
-from smile_fast.supervision import VOID, Policy, State, build_tables
+from smile_fast.supervision import Policy, State, build_tables
+from smile_runtime.label_map import VOID
 
 COVERED = 0.12  # share of an abdominal slice that a dozen organs cover
 CONFIDENCE, NOISE = 4.0, 2.0  # a logit is normal around plus or minus CONFIDENCE

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from smile_fast.data.store import CASES, IMAGE, LABELS, CaseInfo, Store, write_array, write_index
 from smile_fast.models import Segmenter
-from smile_fast.supervision import PSEUDO_BIT, State
+from smile_fast.supervision import State
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.run import Run
+from smile_runtime.label_map import PSEUDO_BIT
 from smile_runtime.volume.preprocessing import slice_context
 
 ORGANS = ("liver", "pancreas")

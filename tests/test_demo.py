@@ -91,7 +91,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(tmp_path, monkeypatch, capsy
         fresh_folder(out)
     assert main(monkeypatch, "--out", out, "--quick") == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"error: {out} exists and was not written by the demo")
+    assert err.startswith(f"error: {out}: exists and was not written by the demo")
     assert err.count("\n") == 1
     assert tree(tmp_path) == before
 

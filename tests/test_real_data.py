@@ -121,7 +121,7 @@ def test_a_source_that_is_not_there_is_named(real_data, tmp_path, missing):
             (data / folder / file.name).symlink_to(file)
     target = data / missing
     shutil.rmtree(target) if target.is_dir() else target.unlink()
-    with pytest.raises(InputError, match="is missing; the demonstration on real CT needs it"):
+    with pytest.raises(InputError, match="there is no such file; put it there"):
         build_real_cohort(data, tmp_path / "cohort")
     assert not (tmp_path / "cohort").exists()
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from bench.interleaved import Contest, Contestant
 from bench.ops.peers import COMPILE, EAGER, OURS, WRONG_VOXELS, Scale, compiled, op_or_skip
 from bench.scenes import logits_of, scene, smooth_logits
-from smile_fast.supervision import PSEUDO_BIT
+from smile_runtime.label_map import PSEUDO_BIT
 
 STRIDE = 8
 GAMMA = 0.33

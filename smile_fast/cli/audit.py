@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from smile_fast.cli.prepare import print_empty
+    from smile_fast.report.audit_text import audit_record, audit_sentence, audit_table
     from smile_runtime.io.files import check_writable, write_json
 
     if args.json is not None:
@@ -37,12 +38,12 @@ def run(args: argparse.Namespace) -> None:
     is_store = (args.dataset / "index.json").is_file() and not (args.dataset / "dataset.json").exists()
     result = _audit_store(args) if is_store else _audit_dataset(args)
     if args.json is not None:
-        write_json(args.json, result.to_json())
+        write_json(args.json, audit_record(result))
     print(f"{len(result.cases)} cases, {result.voxels:,} voxels\n")
-    print(result.table())
+    print(audit_table(result))
     print()
-    for sentence in result.sentences():
-        print(sentence)
+    for row in result.organs:
+        print(audit_sentence(row))
     print_empty(result.empty)
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from smile_fast.data.declare import Draft
     from smile_fast.supervision.states import State
 
-HELP = "draft annotations.csv from the label maps, asking what they cannot tell"
+HELP = "draft annotations.csv from the label maps, asking about what they do not show"
 _SHOWN = 8  # names of cases a line
 
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     output: Path = args.output or args.dataset / FILE_NAME
     unfinished = draft_path(output)
     if output.exists() and not args.force:
-        raise InputError(f"{output} is already there; edit it, or pass --force to draft it again")
+        raise InputError(f"{output}: already there; edit it, or pass --force to draft it again")
     for file in (output, unfinished):
         refuse_overwrite(file, dataset.files())
     check_writable(output)
@@ -60,17 +60,17 @@ def run(args: argparse.Namespace) -> None:
     if decided.undecided:
         if unfinished.exists() and not args.force:
             raise InputError(
-                f"{unfinished} is already there; replace every '?' in it and rename it to {output.name}, "
+                f"{unfinished}: already there; replace every '?' in it and rename it to {output.name}, "
                 "or pass --force to draft it again"
             )
         write_annotations(unfinished, decided.states, dataset.names(), dataset.organs)
         pairs = sum(map(len, decided.undecided.values()))
         raise InputError(
-            f"{pairs} (case, organ) pairs have no voxel and are undecided; replace every '?' in {unfinished} by "
+            f"{unfinished}: {pairs} (case, organ) pairs have no voxel and are undecided; replace every '?' in it by "
             f"missing or absent and rename it to {output.name}, or pass --assume-missing or --assume-absent"
         )
     if _interactive() and not args.yes and not _confirm(f"Write {output}?"):
-        raise InputError(f"nothing was written; edit the label maps or write {output} by hand")
+        raise InputError(f"{output}: not confirmed, not written; edit the label maps or write the file by hand")
     write_annotations(output, decided.declarations(), dataset.names(), dataset.organs)
     print(f"wrote {output}: {_totals(decided)}")
     if unfinished.exists():

@@ -31,9 +31,9 @@ def run(arguments: argparse.Namespace) -> None:
     run = Run.open(arguments.run_folder, arguments.store)
     if arguments.undo is not None:
         if arguments.round is not None or arguments.gamma is not None or arguments.scope is not None:
-            raise InputError("--undo writes no round: leave --round, --gamma and --scope out.")
+            raise InputError("--undo: drops rounds and writes none; leave --round, --gamma and --scope out")
         if arguments.undo < 0:
-            raise InputError(f"--undo keeps the rounds up to a number of 0 or more, {arguments.undo} was given.")
+            raise InputError(f"--undo: {arguments.undo} is not the number of a round; give 0 (drop all) or more")
         dropped = undo_rounds(run.rounds_path, arguments.undo)
         print(
             f"dropped rounds: {', '.join(map(str, dropped)) if dropped else 'none'}; human labels are as they were, "
@@ -41,16 +41,18 @@ def run(arguments: argparse.Namespace) -> None:
         )
         return
     if run.config.method == "baseline":
-        raise InputError(f"{run.path} is a baseline run: its softmax has no organ-wise scores to relabel with.")
+        raise InputError(f"{run.path}: its softmax has no organ-wise scores; name a run of smile or smiler")
     following = max(existing_rounds(run.rounds_path), default=0) + 1
     number = arguments.round if arguments.round is not None else following
     if number in existing_rounds(run.rounds_path):
-        raise InputError(f"{run.path} has a round {number} already; drop it with --undo {number - 1} first.")
+        raise InputError(f"{run.path}: has a round {number} already; drop it with --undo {number - 1} first")
     if arguments.gamma is None and number > run.config.rounds:
-        raise InputError(f"{run.path} has all {run.config.rounds} rounds of its curriculum; give --gamma for one more.")
+        raise InputError(f"{run.path}: has all {run.config.rounds} rounds of its curriculum; give --gamma for one more")
     gamma = arguments.gamma if arguments.gamma is not None else run.config.gamma(number)
-    if number < 1 or not 0 <= gamma <= 1:
-        raise InputError(f"Round {number} with gamma {gamma} is not possible; rounds count from 1, gamma is in [0, 1].")
+    if number < 1:
+        raise InputError(f"--round: {number} is not the number of a round; give 1 or more")
+    if not 0 <= gamma <= 1:
+        raise InputError(f"--gamma: {gamma} is not a share; give a number in 0..1")
     device = choose_device(arguments.device, arguments.threads)
     view = TrainingView(run.store(), run.declarations(), run.cases("train"), body=run.config.body)
     this = Round(number, gamma, arguments.scope or run.config.scope)

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the page."""
-    from smile_fast.report import write_report
+    from smile_fast.report.builder import write_report
 
     output = arguments.output or arguments.run_folders[0] / "report.html"
     write_report(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path
+from smile_runtime.io.files import atomic_path, reason
 
 Declarations = dict[str, dict[str, State]]
 """case -> organ -> state, complete: every case has every organ."""
@@ -40,7 +40,7 @@ def read_annotations(path: Path, cases: Sequence[str], organs: Sequence[str], *,
     for line, row in _rows(path):
         where = f"{path}, line {line}"
         if len(row) != len(COLUMNS):
-            raise InputError(f"{where}: a row needs {','.join(COLUMNS)}, this one has {len(row)} fields")
+            raise InputError(f"{where}: a row of {len(row)} fields; write {','.join(COLUMNS)}")
         case, organ, text = (field.strip() for field in row)
         if case not in known_cases:
             if others:
@@ -103,22 +103,22 @@ def _rows(path: Path) -> Iterable[tuple[int, list[str]]]:
                 f"{path}: there is no such file; answer every '?' in {draft}, then rename it to {path.name}"
             ) from None
         raise InputError(
-            f"{path}: there is no such file; it declares who annotated what, draft it with 'smile-fast declare'"
+            f"{path}: there is no such file; draft it with 'smile-fast declare', it declares who annotated what"
         ) from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file in UTF-8; save it as CSV (UTF-8)") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)}); check its permissions") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader, [])
         if tuple(field.strip() for field in header) != COLUMNS:
-            raise InputError(f"{path}, line 1: the header must be '{','.join(COLUMNS)}', got '{','.join(header)[:80]}'")
+            raise InputError(f"{path}, line 1: the header is '{','.join(header)[:80]}'; write '{','.join(COLUMNS)}'")
         for row in reader:
             if row:
                 yield reader.line_num, row
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+        raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error}); correct the line") from None
 
 
 def _state(text: str, where: str, case: str, organ: str) -> State:

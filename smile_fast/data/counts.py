@@ -9,22 +9,11 @@ from numpy.typing import NDArray
 
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.supervision.audit import CaseCounts
-from smile_fast.supervision.states import LABEL_VALUES, VOID
 from smile_runtime.errors import InputError
 from smile_runtime.io.nifti import read_labels
+from smile_runtime.label_map import VOID
 from smile_runtime.progress import progress
-
-
-def slice_histograms(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Count the label values of every slice.
-
-    Args:
-        labels: [D, H, W] uint8, in any memory order.
-
-    Returns:
-        [D, 256] int64. Slice by slice, because bincount widens its input eightfold.
-    """
-    return np.stack([np.bincount(plane.ravel("K"), minlength=LABEL_VALUES) for plane in labels]).astype(np.int64)
+from smile_runtime.volume.histograms import slice_histograms
 
 
 def check_values(case: RawCase, histogram: NDArray[np.int64], dataset: RawDataset) -> None:

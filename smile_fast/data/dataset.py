@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from smile_fast.supervision.states import MAX_ORGANS, VOID
 from smile_runtime.errors import InputError
+from smile_runtime.io.files import read_json, reason
+from smile_runtime.label_map import MAX_ORGANS, VOID
 
 Split = Literal["train", "test"]
 SUFFIX = ".nii.gz"
@@ -63,13 +64,17 @@ class RawDataset:
         path = Path(path)
         if not path.is_dir():
             raise InputError(f"{path}: there is no such folder; give the folder that holds dataset.json")
-        described = _read_json(path / "dataset.json")
+        described = read_json(
+            path / "dataset.json",
+            "correct it, see the dataset format of nnU-Net",
+            missing="a dataset is an nnU-Net raw folder with one",
+        )
         _check_format(described, path / "dataset.json")
         organs, ignore = _organs(described, path / "dataset.json")
         cases = tuple(case for folders in _FOLDERS for case in _cases(path, *folders))
         training = {case.name for case in cases if case.split == "train"}
         if not training:
-            raise InputError(f"{path / 'imagesTr'}: no case found; images are named CASE{CHANNEL_SUFFIX}")
+            raise InputError(f"{path / 'imagesTr'}: no case found; name the images CASE{CHANNEL_SUFFIX}")
         for case in cases:
             if case.split == "test" and case.name in training:
                 raise InputError(f"{path}: case {case.name} is both in imagesTr and imagesTs; keep one of them")
@@ -90,41 +95,27 @@ class RawDataset:
         return [self.path / "dataset.json", *(file for case in self.cases for file in (case.image, case.label))]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        described = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; a dataset is an nnU-Net raw folder with one") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(described, dict):
-        raise InputError(f"{path}: must hold a JSON object, holds {type(described).__name__}")
-    return described
-
-
 def _check_format(described: Mapping[str, Any], path: Path) -> None:
     """Refuse what dataset.json may say in nnU-Net and this package does not read."""
     channels = described.get("channel_names", described.get("modality"))
     if not isinstance(channels, (dict, list)) or len(channels) != 1:
         count = len(channels) if isinstance(channels, (dict, list)) else "no"
-        raise InputError(f'{path}: "channel_names" must name exactly one channel, e.g. {{"0": "CT"}}; it has {count}')
+        raise InputError(f'{path}: "channel_names" has {count} channels; name exactly one, e.g. {{"0": "CT"}}')
     if "dataset" in described:
         raise InputError(f'{path}: a "dataset" list of files is not supported; use imagesTr and labelsTr')
     ending = described.get("file_ending", SUFFIX)
     if ending != SUFFIX:
-        raise InputError(f'{path}: "file_ending" must be "{SUFFIX}", got {json.dumps(ending)}; convert the files')
+        raise InputError(f'{path}: "file_ending" is {json.dumps(ending)}; convert the files to "{SUFFIX}"')
 
 
 def _organs(described: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], int | None]:
     """Return the organs in the order of their values, and nnU-Net's ignore value."""
     labels = described.get("labels")
     if not isinstance(labels, dict) or not labels:
-        raise InputError(f'{path}: "labels" must map names to values, e.g. {{"background": 0, "liver": 1}}')
+        raise InputError(f'{path}: "labels" does not map names to values; write e.g. {{"background": 0, "liver": 1}}')
     by_name = _by_name(labels, path)
     if by_name.pop("background", None) != 0:
-        raise InputError(f'{path}: "labels" must hold "background": 0')
+        raise InputError(f'{path}: "labels" does not hold "background": 0; add it')
     ignore = None
     for name in ("ignore", "void"):
         if name in by_name:
@@ -132,17 +123,17 @@ def _organs(described: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], 
             # nnU-Net demands the highest value, one above the organs; 255 is this package's own void.
             if value != VOID and (name == "void" or value != max(by_name.values(), default=0) + 1):
                 raise InputError(
-                    f'{path}: the label "{name}" has the value {value}; it must be {VOID}'
+                    f'{path}: the label "{name}" has the value {value}; give it {VOID}'
                     + (" or one more than the highest organ" if name == "ignore" else "")
                 )
             ignore = value if value != VOID else ignore
     if not 1 <= len(by_name) <= MAX_ORGANS:
-        raise InputError(f'{path}: "labels" must name 1 to {MAX_ORGANS} organs, it names {len(by_name)}')
+        raise InputError(f'{path}: "labels" names {len(by_name)} organs; name 1 to {MAX_ORGANS}')
     ordered = sorted(by_name, key=by_name.__getitem__)
     values = [by_name[name] for name in ordered]
     if values != list(range(1, len(values) + 1)):
         raise InputError(
-            f"{path}: the organs' values must be 1..{len(values)} without gap or repetition, got {values[:20]}"
+            f"{path}: the organs have the values {values[:20]}; use 1..{len(values)} without gap or repetition"
         )
     return tuple(ordered), ignore
 
@@ -155,13 +146,13 @@ def _by_name(labels: Mapping[str, Any], path: Path) -> dict[str, int]:
         name, value = (entry, int(key)) if older else (key, entry)
         if not isinstance(value, int) or isinstance(value, bool):
             raise InputError(
-                f"{path}: the label '{name}' has the value {json.dumps(value)}; one integer is needed "
+                f"{path}: the label '{name}' has the value {json.dumps(value)}; give it one integer "
                 "(region-based labels are not supported)"
             )
         if not name.strip() or name != name.strip() or not name.isprintable():
             raise InputError(f"{path}: {json.dumps(name)} is no usable organ name; use printable text")
         if name in by_name:
-            raise InputError(f"{path}: the label '{name}' occurs twice")
+            raise InputError(f"{path}: the label '{name}' occurs twice; give every label one entry")
         by_name[name] = value
     return by_name
 
@@ -189,18 +180,18 @@ def _cases(path: Path, split: Split, images: str, labels: str) -> list[RawCase]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The NIfTI files of a folder; hidden files and other documents are none of our business."""
+    """The NIfTI files of a folder; hidden files and other documents are left alone."""
     try:
         entries = sorted(folder.iterdir())
     except FileNotFoundError:
-        raise InputError(f"{folder}: there is no such folder; a dataset needs one") from None
+        raise InputError(f"{folder}: there is no such folder; make it, a dataset needs one") from None
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{folder}: cannot be read ({reason(error)}); check its permissions") from error
     return [file for file in entries if file.name.endswith((".nii", SUFFIX)) and not file.name.startswith(".")]
 
 
 def _case_name(file: Path, suffix: str, rule: str) -> str:
     name = file.name.removesuffix(suffix)
     if name == file.name or not name or not name.isprintable():
-        raise InputError(f"{str(file)!r}: {rule}; rename, convert or remove it")
+        raise InputError(f"{str(file)!r}: not a name for a case ({rule}); rename, convert or remove it")
     return name

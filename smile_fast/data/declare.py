@@ -1,4 +1,4 @@
-"""Draft annotations.csv from the label maps, without guessing what the label maps cannot tell."""
+"""Draft annotations.csv from the label maps, without guessing what they do not show."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

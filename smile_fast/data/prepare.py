@@ -1,6 +1,5 @@
 """From a raw dataset to the fast store: check every case, convert it, quarantine what is broken."""
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_fast.data.annotations import FILE_NAME, read_annotations
-from smile_fast.data.counts import check_values, slice_histograms
+from smile_fast.data.counts import check_values
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.data.processes import run_jobs
 from smile_fast.data.store import (
@@ -28,11 +27,13 @@ from smile_fast.data.store import (
     write_array,
     write_index,
 )
-from smile_fast.supervision.states import VOID, State
+from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import sha256, write_json
+from smile_runtime.io.files import read_json, sha256, write_json
 from smile_runtime.io.nifti import Volume, read_image, read_labels
+from smile_runtime.label_map import VOID
 from smile_runtime.progress import progress
+from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.hounsfield import range_hu, range_warning
 from smile_runtime.volume.preprocessing import canonical_affine, to_slices
 
@@ -198,8 +199,8 @@ def _converted(out: Path) -> dict[str, dict[str, str]]:
     """Case -> SHA-256 of its sources, of the cases that an unfinished store holds already."""
     found: dict[str, dict[str, str]] = {}
     for path in (out / CASES).glob(f"*/{CASE_FILE}"):
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # what is damaged is converted again
-            found[path.parent.name] = dict(json.loads(path.read_bytes())["sources"])
+        with suppress(ValueError, TypeError, KeyError):  # what is damaged is converted again
+            found[path.parent.name] = dict(read_json(path, "convert the case again")["sources"])
     return found
 
 
@@ -308,7 +309,7 @@ def _check_grids(case: RawCase, image: Volume, label: Volume) -> None:
 def _up_to_date(job: _Job, sources: dict[str, str]) -> tuple[CaseInfo, tuple[int, int]] | None:
     """The stored case and its range of HU, if it was made from these sources under this declaration and is intact."""
     try:
-        entry = json.loads((job.folder / CASE_FILE).read_bytes())
+        entry = read_json(job.folder / CASE_FILE, "convert the case again")
         info = CaseInfo.from_json(entry, job.dataset.organs)
         same = (info.name, info.split, info.sources, info.states) == (
             job.case.name,
@@ -319,7 +320,7 @@ def _up_to_date(job: _Job, sources: dict[str, str]) -> tuple[CaseInfo, tuple[int
         low, high = (int(value) for value in entry["range_hu"])
         intact = all(entry.get(key) == value for key, value in _provenance(job).items())
         return (info, (low, high)) if same and intact else None
-    except (OSError, InputError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # whatever is wrong with it, the case is converted again
 
 

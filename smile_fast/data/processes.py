@@ -37,7 +37,7 @@ def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, *, adv
         try:
             yield from map(function, jobs)
         except MemoryError:
-            raise InputError(f"there is too little memory; {advice}") from None
+            raise InputError(f"memory: there is too little; {advice}") from None
         return
     # spawn: a fork of a process with torch's threads may deadlock.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
@@ -45,7 +45,7 @@ def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, *, adv
         for future in as_completed([pool.submit(function, job) for job in jobs]):
             yield future.result()
     except (BrokenProcessPool, MemoryError):
-        raise InputError(f"a worker process was killed or ran out of memory; {advice}") from None
+        raise InputError(f"memory: a worker process was killed or had too little; {advice}") from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -33,9 +33,9 @@ def simulate_missing(declarations: Declarations, alpha: float, seed: int, cases:
         InputError: alpha or seed is out of range.
     """
     if not (math.isfinite(alpha) and 0 <= alpha <= 1):
-        raise InputError(f"alpha is the share of annotations to hide and must lie in 0..1, got {alpha}")
+        raise InputError(f"--alpha: {alpha} is not a share of annotations; give a number in 0..1")
     if seed < 0:
-        raise InputError(f"the seed must be 0 or more, got {seed}")
+        raise InputError(f"--seed: {seed} is negative; give 0 or more")
     result = {case: dict(states) for case, states in declarations.items()}
     for organ in next(iter(declarations.values()), {}):
         pool = sorted(case for case in cases if declarations[case][organ] in (State.ANNOTATED, State.HIDDEN))

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from smile_fast.data.annotations import Declarations, read_annotations
 from smile_fast.data.dataset import Split
-from smile_fast.supervision.states import MAX_ORGANS, State
+from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path
+from smile_runtime.io.files import atomic_path, read_json
+from smile_runtime.label_map import MAX_ORGANS
 from smile_runtime.volume.preprocessing import BodyBox, BodyRule, body_box, whole_box
 
 FORMAT = "smile-fast store"
@@ -215,21 +216,13 @@ class Store:
         """
         path = Path(path)
         index = path / INDEX
-        try:
-            entry = json.loads(index.read_bytes())
-        except FileNotFoundError:
-            unfinished = (path / CASES).is_dir()
-            raise InputError(
-                f"{path}: {'an unfinished store' if unfinished else 'there is no store here'} (no {INDEX}); "
-                f"{'finish' if unfinished else 'make'} it with 'smile-fast prepare'"
-            ) from None
-        except OSError as error:
-            raise InputError(f"{index}: cannot be read ({error.strerror})") from error
-        except (ValueError, RecursionError):
-            raise InputError(
-                f"{index}: damaged, it is not valid JSON; make the store again with 'smile-fast prepare --force'"
-            ) from None
-        if not isinstance(entry, dict) or entry.get("format") != FORMAT:
+        unfinished = (path / CASES).is_dir()
+        entry = read_json(
+            index,
+            "make the store again with 'smile-fast prepare --force'",
+            missing=f"{'finish the' if unfinished else 'make a'} store with 'smile-fast prepare'",
+        )
+        if entry.get("format") != FORMAT:
             raise InputError(f"{index}: not the index of a store; run 'smile-fast prepare' into another folder")
         if entry.get("schema") != SCHEMA:
             raise InputError(

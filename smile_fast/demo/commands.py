@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from smile_runtime.errors import InputError
+from smile_runtime.io.files import reason
 
 # Every folder that a demo made carries this file: only such a folder is ever replaced.
 _MARK = ".smile-fast-demo"
@@ -22,14 +23,14 @@ class CommandFailed(RuntimeError):
 def fresh_folder(out: Path) -> Path:
     """An empty folder for the demo; one that an earlier demo wrote is replaced, any other is refused."""
     if out.exists() and not (out / _MARK).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and was not written by the demo; move it away, or give another --out.")
+        raise InputError(f"{out}: exists and was not written by the demo; move it away, or give another --out")
     try:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         (out / _MARK).touch()
         (out / "logs").mkdir()
     except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}).") from None
+        raise InputError(f"{out}: cannot be written ({reason(error)}); give another --out") from None
     return out
 
 

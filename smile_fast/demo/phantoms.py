@@ -1,13 +1,13 @@
 """The demonstration of the method: full annotation, and three ways to live without 70% of it."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smile_fast.demo.commands import Commands, fresh_folder
-from smile_runtime.io.files import write_json
+from smile_fast.text_table import text_table
+from smile_runtime.io.files import read_json, write_json
 
 ALPHA = 0.7
 
@@ -18,7 +18,7 @@ class Recipe:
 
     Attributes:
         phantom: options of `smile-fast phantom`. train: options of `smile-fast train` for every method.
-        promises: whether the outcome is held against `PROMISES`.
+        promises: whether the outcome is checked by `broken_promises`.
     """
 
     phantom: tuple[str, ...]
@@ -127,11 +127,11 @@ def broken_promises(summary: dict[str, Any]) -> list[str]:
 
 def _summary(out: Path, cohort: Path, seconds: dict[str, float]) -> dict[str, Any]:
     from smile_fast.data.dataset import RawDataset
-    from smile_fast.data.hu_threshold import hu_threshold
+    from smile_fast.evaluation.hu_threshold import hu_threshold
 
     per_organ = {}
     for run in RUNS:
-        evaluation = json.loads((out / run / "evaluation.json").read_text())
+        evaluation = read_json(out / run / "evaluation.json", "run the demo again")
         per_organ[run] = {row["organ"]: round(row["dice"]["mean"] or 0.0, 4) for row in evaluation["organs"]}
     threshold = hu_threshold(RawDataset.open(cohort))
     per_organ["hu_threshold"] = {organ: round(dice, 4) for organ, dice in threshold.items()}
@@ -146,8 +146,7 @@ def _summary(out: Path, cohort: Path, seconds: dict[str, float]) -> dict[str, An
 
 def _table(summary: dict[str, Any]) -> str:
     organs = list(summary["per_organ"]["full"])
-    lines = ["", "Dice on held-out cases".ljust(26) + "".join(organ.rjust(12) for organ in organs) + "mean".rjust(12)]
+    rows = [["Dice on held-out cases", *organs, "mean"]]
     for name, mean in summary["mean_dice"].items():
-        cells = "".join(f"{summary['per_organ'][name][organ]:12.3f}" for organ in organs)
-        lines.append(f"{TITLES[name]:26}{cells}{mean:12.3f}")
-    return "\n".join([*lines, ""])
+        rows.append([TITLES[name], *(f"{summary['per_organ'][name][organ]:.3f}" for organ in organs), f"{mean:.3f}"])
+    return "\n".join(["", *text_table(rows), ""])

@@ -7,7 +7,6 @@ Expects a folder with
     ct_thorax_512/ct.nii.gz                          no labels; segmented at the end (LIDC-IDRI)
 """
 
-import json
 import time
 import zipfile
 from pathlib import Path
@@ -20,7 +19,7 @@ from smile_fast.data.annotations import Declarations, write_annotations
 from smile_fast.demo.commands import Commands, fresh_folder
 from smile_fast.supervision import State
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import write_json
+from smile_runtime.io.files import read_json, write_json
 from smile_runtime.io.nifti import Volume, read_image, read_labels, write_image, write_labels
 
 TRAIN = (
@@ -38,7 +37,7 @@ def run_real_demo(out: Path, data: Path) -> int:
     """
     started = time.monotonic()
     if not data.is_dir():
-        raise InputError(f"{data} is not a folder; give the folder of the real CT volumes.")
+        raise InputError(f"{data}: not a folder; give the folder of the real CT volumes")
     out = fresh_folder(out)
     commands = Commands(out)
     cohort, store, run, model = out / "cohort", out / "store", out / "run", out / "model.onnx"
@@ -58,7 +57,7 @@ def run_real_demo(out: Path, data: Path) -> int:
         geometry[name] = same_geometry(scan, prediction)
     commands.smile_fast("report", "report", run, "-o", out / "report.html")
 
-    pairs = json.loads((run / "evaluation-train.json").read_text())["pairs"]
+    pairs = read_json(run / "evaluation-train.json", "run the demo again")["pairs"]
     dice = {pair["organ"]: pair["dice"] for pair in pairs if pair["case"] == "abdomen"}
     seconds = {**commands.seconds, "total": round(time.monotonic() - started, 1)}
     write_json(out / "summary.json", {"dice_abdomen": dice, "same_geometry": geometry, "seconds": seconds})
@@ -74,7 +73,10 @@ def build_real_cohort(data: Path, cohort: Path) -> dict[str, Path]:
     Returns:
         The image file of each case.
     """
-    organs = tuple(json.loads(_file(data, "ct_abdomen_3mm/labels.json").read_text())["labels"])
+    described = _file(data, "ct_abdomen_3mm/labels.json")
+    organs = tuple(read_json(described, "restore it from a copy").get("labels", ()))
+    if not organs:
+        raise InputError(f'{described}: names no organ under "labels"; restore it from a copy')
     drawn = {"abdomen": organs, "spleen": ("spleen",), "pancreas": ("pancreas",)}
     volumes = {"abdomen": _abdomen(data), "spleen": _spleen(data, organs), "pancreas": _pancreas(data, organs)}
     scans = {}
@@ -135,7 +137,7 @@ def _pancreas(data: Path, organs: tuple[str, ...]) -> _Source:
         with np.load(path) as slices:
             hu, pancreas = slices["hu"], slices["pancreas"]  # [D, H, W]; rows run from posterior to anterior
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} does not hold the arrays hu and pancreas ({error}).") from None
+        raise InputError(f"{path}: does not hold hu and pancreas ({error}); restore it from a copy") from None
     labels = np.where(pancreas, organs.index("pancreas") + 1, 0).astype(np.uint8)
     # Slices of several patients without their spacing: 0.8 mm pixels are the source's average.
     affine = np.diag([-0.8, 0.8, 1.0, 1.0])
@@ -149,5 +151,5 @@ def _pair(data: Path, folder: str) -> tuple[Volume, Volume]:
 def _file(data: Path, name: str) -> Path:
     path = data / name
     if not path.is_file():
-        raise InputError(f"{path} is missing; the demonstration on real CT needs it.")
+        raise InputError(f"{path}: there is no such file; put it there, the demonstration on real CT needs it")
     return path

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,8 +12,9 @@ import numpy as np
 import smile_fast
 from smile_fast.evaluation.scores import WITHOUT_HD95, Outcome, PairScore
 from smile_fast.supervision import State
+from smile_fast.text_table import text_table
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path, write_json
+from smile_runtime.io.files import atomic_path, read_json, write_json
 
 WORST_PAIRS = 5
 SPLITS = ("test", "validation", "train")
@@ -108,7 +108,6 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
         The JSON file.
     """
     path = folder / score_file(evaluation.split, of_predictions=evaluation.predictions is not None)
-    _keep_other_split(path, evaluation.split)
     write_json(path, asdict(evaluation))
     table = io.StringIO()
     columns = [field.name for field in fields(PairScore)]
@@ -128,33 +127,13 @@ def score_file(split: str, *, of_predictions: bool = False) -> str:
     return f"evaluation{'-of-predictions' * of_predictions}{f'-{split}' * (split != 'test')}.json"
 
 
-def _keep_other_split(path: Path, split: str) -> None:
-    """Give a file of another split that one's own name: evaluation.json once held the last split that was scored."""
-    try:
-        other = json.loads(path.read_bytes())["split"]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: nothing to keep
-        return
-    if other == split or other not in SPLITS:
-        return
-    own = path.with_name(f"{path.stem}-{other}.json")
-    if not own.exists():
-        for suffix in (".csv", ".json"):
-            if path.with_suffix(suffix).exists():
-                path.with_suffix(suffix).replace(own.with_suffix(suffix))
-
-
 def read_evaluations(folder: Path) -> dict[str, Evaluation]:
     """Read what a run scored: split -> scores, in the order of `SPLITS`.
 
     Raises:
         InputError: a file is not what `write_evaluation` writes.
     """
-    found = {split: evaluation for split in SPLITS if (evaluation := read_evaluation(folder, split)) is not None}
-    # evaluation.json once held the last split that was scored, whichever: what a file says of itself counts.
-    own = {evaluation.split: evaluation for evaluation in found.values()} | {
-        split: evaluation for split, evaluation in found.items() if evaluation.split == split
-    }
-    return {split: own[split] for split in SPLITS if split in own}
+    return {split: evaluation for split in SPLITS if (evaluation := read_evaluation(folder, split)) is not None}
 
 
 def read_evaluation(folder: Path, split: str = "test") -> Evaluation | None:
@@ -166,8 +145,8 @@ def read_evaluation(folder: Path, split: str = "test") -> Evaluation | None:
     path = folder / score_file(split)
     if not path.exists():
         return None
+    content = read_json(path, "run smile-fast evaluate again")
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         organs = tuple(
             OrganScore(
                 organ=row["organ"],
@@ -179,11 +158,16 @@ def read_evaluation(folder: Path, split: str = "test") -> Evaluation | None:
             for row in content["organs"]
         )
         lists = {name: tuple(_pair(row) for row in content[name]) for name in ("worst", "pairs")}
-        return Evaluation(**{**content, **lists, "organs": organs, "cases": tuple(content["cases"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = Evaluation(**{**content, **lists, "organs": organs, "cases": tuple(content["cases"])})
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} cannot be read as an evaluation ({type(error).__name__}: {error}); run smile-fast evaluate again"
+            f"{path}: not an evaluation ({type(error).__name__}: {error}); run smile-fast evaluate again"
         ) from error
+    if found.split != split:
+        raise InputError(
+            f"{path}: holds the scores of split {found.split}; run smile-fast evaluate --split {split} again"
+        )
+    return found
 
 
 def format_table(evaluation: Evaluation) -> str:
@@ -203,13 +187,7 @@ def format_table(evaluation: Evaluation) -> str:
     total = [str(sum(row.outcomes[name] for row in evaluation.organs)) for name in counted]
     rows.append(["mean of organs", *(format_number(mean, digits) for mean, digits in means), *total])
 
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join([name.ljust(widths[0]), *(cell.rjust(widths[i + 1]) for i, cell in enumerate(cells))])
-        for name, *cells in rows
-    ]
-    lines.insert(1, "-" * len(lines[0]))
-    lines.insert(-1, "-" * len(lines[0]))
+    lines = text_table(rows, rules=(1, len(rows) - 1))
     infinite = sum(pair.outcome in WITHOUT_HD95 for pair in evaluation.pairs)
     if surfaces and infinite:
         pairs = "pair" if infinite == 1 else "pairs"

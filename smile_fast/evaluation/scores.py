@@ -9,8 +9,10 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.supervision import LABEL_VALUES, VOID, State
+from smile_fast.supervision import State
+from smile_fast.supervision.overlap import joint_histogram, organ_dice
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import VOID
 
 NSD_TOLERANCE_MM = 3.0  # TotalSegmentator's; two voxels of its 1.5 mm grid
 
@@ -85,7 +87,7 @@ def score_case(
             f"case {case}: the prediction has shape {prediction.shape}, the label map {truth.shape} "
             "(slices, rows, columns); predict the volume that was prepared"
         )
-    joint = _joint_histogram(truth, prediction)
+    joint = joint_histogram(truth, prediction)
     joint[VOID] = 0
     boxes = _bounding_boxes(truth, prediction, len(organs)) if nsd_tolerance_mm is not None else None
     millilitres = math.prod(spacing) / 1000.0
@@ -97,7 +99,7 @@ def score_case(
         outcome = _outcome(states[organ], in_truth, in_prediction)
         dice = nsd = hd95 = None
         if outcome in WITH_DICE:
-            dice = 2.0 * float(joint[value, value]) / (in_truth + in_prediction)
+            dice = organ_dice(joint, value)
             nsd = 0.0 if nsd_tolerance_mm is not None else None
         if outcome is Outcome.SCORED and nsd_tolerance_mm is not None and boxes is not None:
             box = boxes[index]
@@ -119,14 +121,6 @@ def score_case(
             )
         )
     return scores
-
-
-def _joint_histogram(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Count voxels by (truth value, predicted value), [256, 256]: every organ's overlap from one pass."""
-    joint = np.zeros(LABEL_VALUES * LABEL_VALUES, dtype=np.int64)
-    for true, predicted in zip(truth, prediction, strict=True):  # bincount widens to int64: a slice at a time
-        joint += np.bincount((true.astype(np.uint16) << 8 | predicted).ravel(), minlength=joint.size)
-    return joint.reshape(LABEL_VALUES, LABEL_VALUES)
 
 
 def _outcome(state: State, in_truth: int, in_prediction: int) -> Outcome:

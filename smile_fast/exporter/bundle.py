@@ -38,15 +38,15 @@ def metadata(card: ModelCard, probabilities: str | None, name: str) -> dict[str,
     Source: the MONAI Bundle Specification.
     """
     organs = {str(value): organ for value, organ in enumerate(card.organs, start=1)}
-    plane = {"spatial_shape": ["*", "*"], "is_patch_data": False, "modality": "CT"}
-    hu = {"type": "image", "format": "hounsfield", "num_channels": card.channels, "dtype": "int16"} | plane
-    labels = {"type": "image", "format": "segmentation", "num_channels": 1, "dtype": "uint8"} | plane
+    axial = {"spatial_shape": ["*", "*"], "is_patch_data": False, "modality": "CT"}
+    hu = {"type": "image", "format": "hounsfield", "num_channels": card.channels, "dtype": "int16"} | axial
+    labels = {"type": "image", "format": "segmentation", "num_channels": 1, "dtype": "uint8"} | axial
     outputs = {
         LABELS: labels | {"value_range": [0, len(card.organs)], "channel_def": {"0": "background"} | organs},
     }
     if probabilities is not None:
         found = {"type": "probabilities", "format": "classes", "num_channels": len(card.organs), "dtype": probabilities}
-        outputs[PROBABILITIES] = found | plane
+        outputs[PROBABILITIES] = found | axial
         outputs[PROBABILITIES] |= {
             "value_range": [0, 255 if probabilities == "uint8" else 1],
             "channel_def": {str(channel): organ for channel, organ in enumerate(card.organs)},

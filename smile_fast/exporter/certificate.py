@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
+from smile_fast.supervision.overlap import joint_histogram, organ_dice
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import LABEL_VALUES
 from smile_runtime.model.exported import Model
 from smile_runtime.volume.preprocessing import BodyBox, BodyRule, slice_context, whole_box
 
@@ -93,13 +95,13 @@ class Comparison:
     """Counts of what network and file say of the same voxels.
 
     Attributes:
-        joint: [K + 1, K + 1] voxels by the network's label and the file's.
+        joint: [256, 256] voxels by the network's label and the file's.
         worst: share of identical labels and case of the worst sample.
         difference: largest difference of a probability.
     """
 
-    def __init__(self, organs: int) -> None:
-        self.joint = np.zeros((organs + 1, organs + 1), np.int64)
+    def __init__(self) -> None:
+        self.joint = np.zeros((LABEL_VALUES, LABEL_VALUES), np.int64)
         self.worst = (1.0, "")
         self.difference = 0.0
 
@@ -110,9 +112,7 @@ class Comparison:
         found: tuple[NDArray[np.uint8], NDArray[Any]],
     ) -> None:
         """Count one sample; the file's probabilities may be uint8, which stands for p * 255."""
-        values = len(self.joint)
-        pairs = np.bincount((expected[0].astype(np.intp) * values + found[0]).ravel(), minlength=values**2)
-        joint = pairs.reshape(values, values)
+        joint = joint_histogram(expected[0], found[0])
         self.joint += joint
         self.worst = min(self.worst, (float(np.trace(joint) / max(joint.sum(), 1)), case))
         probabilities = found[1].astype(np.float32) / (255 if found[1].dtype == np.uint8 else 1)
@@ -125,8 +125,7 @@ class Comparison:
 
     def dice(self, organ: int) -> float | None:
         """Dice of an organ's voxels in network and file; None if neither has any."""
-        voxels = self.joint[organ + 1].sum() + self.joint[:, organ + 1].sum()
-        return float(2 * self.joint[organ + 1, organ + 1] / voxels) if voxels else None
+        return organ_dice(self.joint, organ + 1)
 
     def counts(self, organ: int) -> bool:
         """Whether the organ is large enough in the network's labels for its Dice to mean something."""
@@ -151,7 +150,7 @@ def certify(
         InputError: fewer voxels or organs agree than `REQUIREMENTS` asks for.
     """
     card = exported.card
-    compared = Comparison(len(card.organs))
+    compared = Comparison()
     for sample in samples:
         size = (sample.hu.shape[2], sample.hu.shape[3])
         with torch.inference_mode():
@@ -190,7 +189,7 @@ def _require(compared: Comparison, dice: dict[str, float | None], required: Requ
         return
     versions = f"torch ({torch.__version__}) and onnxruntime ({importlib.metadata.version('onnxruntime')})"
     remedy = f"try other versions of {versions}" if precision == "fp32" else "export it with --precision fp32"
-    raise InputError(f"the exported file and the network {failure}, so nothing was written: {remedy}")
+    raise InputError(f"{precision} export: file and network {failure}, so nothing was written; {remedy}")
 
 
 def organs_not_found(parity: dict[str, Any]) -> list[str]:

@@ -19,12 +19,12 @@ def check_new_folder(path: Path) -> None:
     """
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"cannot write {path}: it already exists and is not an empty folder; choose another name")
+            raise InputError(f"{path}: already exists and is not an empty folder; choose another name")
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise InputError(f"cannot write {path}: no folder can be made in {parent}")
+            raise InputError(f"{path}: no folder can be made in {parent}; choose another place")
     except OSError as error:
-        raise InputError(f"cannot write {path}: {reason(error)}") from error
+        raise InputError(f"{path}: cannot be written ({reason(error)}); choose another place") from error
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         _flush(temporary)
         os.replace(temporary, final)
     except OSError as error:
-        raise InputError(f"cannot write {final}: {reason(error)}") from error
+        raise InputError(f"{final}: cannot be written ({reason(error)}); choose another place") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -143,15 +143,13 @@ def format_certificate(exported: Exported) -> str:
 def _check_targets(run: Run, targets: Targets, name: str) -> None:
     """Refuse what cannot be written before minutes are spent on it."""
     if targets == Targets():
-        raise InputError("nothing was asked for: name a file MODEL.onnx, --triton-repo or --bundle")
+        raise InputError("MODEL.onnx: nothing was asked for; name a file, --triton-repo or --bundle")
     if targets.file is not None:
         inputs = [run.model_path, run.checkpoint_path, run.path / "config.json", run.store_path / INDEX]
         refuse_overwrite(targets.file, inputs)
         check_writable(targets.file)
         if targets.file.suffix.lower() != ".onnx":
-            raise InputError(
-                f"cannot write {targets.file}: choose a name that ends in .onnx, so that other programs know it"
-            )
+            raise InputError(f"{targets.file}: no name that other programs know; choose one that ends in .onnx")
     if targets.triton_repo is not None:
         check_new_folder(targets.triton_repo / name)
     if targets.bundle is not None:

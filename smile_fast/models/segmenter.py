@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from smile_fast.models.deeplab import DeepLabHead
 from smile_fast.models.resnet import VARIANTS, ResNet
+from smile_runtime.label_map import MAX_ORGANS
 
 Head = Literal["sigmoid", "softmax"]
 
@@ -45,7 +46,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         wanted = {
-            "organs": 1 <= len(self.organs) <= 126,
+            "organs": 1 <= len(self.organs) <= MAX_ORGANS,
             "backbone": self.backbone in VARIANTS,
             "output_stride": self.output_stride in (8, 16),
             "channels": self.channels >= 1 and self.channels % 2 == 1,

@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor
 
-from smile_fast.ops.reference import WORD_BITS
+from smile_runtime.label_map import LABEL_VALUES, WORD_BITS
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 REDUCTIONS = ("mean", "sum", "none")
-LABEL_VALUES = 256
-MAX_ORGANS = 126  # label values are uint8 and have a bit for pseudo-labels
 
 
 def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...], device: torch.device) -> None:

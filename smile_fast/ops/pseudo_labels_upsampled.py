@@ -7,19 +7,13 @@ import torch
 from torch import Tensor
 
 from smile_fast.ops import reference
-from smile_fast.ops.checks import (
-    MAX_ORGANS,
-    check_feature_grid,
-    check_float_tensor,
-    check_shape,
-    check_stride,
-    check_tensor,
-)
+from smile_fast.ops.checks import check_feature_grid, check_float_tensor, check_shape, check_stride, check_tensor
 from smile_fast.ops.native import pseudo_labels_upsampled as native
 from smile_fast.ops.native.core import UNUSABLE
 from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
 from smile_fast.ops.triton_kernels.core import implementation as triton
 from smile_fast.ops.triton_kernels.core import stride_refusal
+from smile_runtime.label_map import MAX_ORGANS
 
 NAME = "pseudo_labels_upsampled"
 

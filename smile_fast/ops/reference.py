@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WORD_BITS = 32
+from smile_runtime.label_map import PSEUDO_BIT, WORD_BITS
+
 INTEGER_TOLERANCE = 1e-12  # relative; a product gamma * n this close to an integer is that integer
 FLOAT64_VOXELS = 2**20  # of scores that are computed at a time
-PSEUDO_BIT = 0x80  # of a label value that a relabelling round has given
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

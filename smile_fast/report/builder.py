@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import smile_fast
 from smile_fast.evaluation import format_number, format_spread
+from smile_fast.report.audit_text import audit_sentence
 from smile_fast.report.collect import RunRecord, check_output, collect
 from smile_fast.report.figures import training_chart
 from smile_fast.report.gallery import prediction_rows, pseudo_rows
@@ -46,14 +47,14 @@ def write_report(
     Args:
         paths: run folders; several are compared side by side.
         out: HTML file to write, atomically.
-        say: is told what is being done.
+        say: called with what is being done.
         store: where the store of all of them is now, if not where it was when they were trained.
 
     Raises:
         InputError: a run cannot be read, or the page not be written, or only over a file of a run or its store.
     """
     check_output(out, paths, store)
-    with atomic_path(out) as path:  # first of all: an hour's work for an unwritable name would be a pity
+    with atomic_path(out) as path:  # first of all, so that no hour's work is lost to an unwritable name
         path.write_text(build_report(paths, say, store=store), encoding="utf-8")
 
 
@@ -96,7 +97,12 @@ def build_report(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        spread=format_spread, number=format_number, percent=format_percent, count=format_count, hu=format_hu
+        sentence=audit_sentence,
+        spread=format_spread,
+        number=format_number,
+        percent=format_percent,
+        count=format_count,
+        hu=format_hu,
     )
     return environment.get_template("template.html").render(context)
 
@@ -184,7 +190,7 @@ def _audits(records: Sequence[RunRecord]) -> list[AuditBlock]:
 
 
 def _unvalidated(records: Sequence[RunRecord]) -> list[str]:
-    """Say why a validation curve is not there, once for all runs of the same fate."""
+    """Say why a validation curve is missing, once for all runs with the same reason."""
     runs: dict[str, list[str]] = {}
     for record in records:
         drawn = {organ for organ, curve in record.curves.validation.items() if curve.values}

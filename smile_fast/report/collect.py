@@ -1,6 +1,5 @@
 """Run folders to plain records: what the page says is decided elsewhere."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,12 +11,13 @@ from numpy.typing import NDArray
 from smile_fast.data.annotations import Declarations
 from smile_fast.data.store import CASES, INDEX, open_array, read_planes
 from smile_fast.evaluation import SPLITS, Evaluation, read_evaluations, score_file
-from smile_fast.supervision import PSEUDO_BIT, State
+from smile_fast.supervision import State
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.relabel import existing_rounds, read_round
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import refuse_overwrite
+from smile_runtime.io.files import read_json, refuse_overwrite
+from smile_runtime.label_map import PSEUDO_BIT
 from smile_runtime.progress import progress
 
 _RUN_FILES = (
@@ -138,7 +138,7 @@ def collect(paths: Sequence[Path], store: Path | None = None) -> list[RunRecord]
     resolved = [Path(path).resolve() for path in paths]
     for path in resolved:
         if resolved.count(path) > 1:
-            raise InputError(f"{path} is given twice; name every run once")
+            raise InputError(f"{path}: given twice; name every run once")
     names = [path.name for path in resolved]
     records = [
         _collect_run(
@@ -172,7 +172,7 @@ def _collect_run(run: Run, name: str) -> RunRecord:
         rounds=tuple(_rounds(run)),
         evaluations=read_evaluations(run.path),
         evaluation=None,
-        environment=read_json(environment) if environment.exists() else {},
+        environment=read_json(environment, "restore it from a copy, or remove it") if environment.exists() else {},
     )
 
 
@@ -180,7 +180,9 @@ def _curves(run: Run) -> Curves:
     try:
         return curves_of(read_metrics(run), run.organs)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{run.metrics_path} holds a line that is no record of training ({error!r})") from None
+        raise InputError(
+            f"{run.metrics_path}: a line is no record of training ({error!r}); restore it from a copy, or remove it"
+        ) from None
 
 
 def curves_of(lines: Sequence[Mapping[str, Any]], organs: Sequence[str]) -> Curves:
@@ -189,29 +191,18 @@ def curves_of(lines: Sequence[Mapping[str, Any]], organs: Sequence[str]) -> Curv
     organ_loss = {organ: Curve() for organ in organs}
     validation = {organ: Curve() for organ in organs}
     starts: dict[int, int] = {}
-    seconds: dict[int, float] = {}  # each stage counts from 0
+    seconds: dict[int, float] = {}  # each round counts from 0
     for line in lines:
-        iteration, stage = int(line["iteration"]), int(line["round"])
+        iteration, number = int(line["iteration"]), int(line["round"])
         iterations = max(iterations, iteration)
-        starts.setdefault(stage, iteration)
-        seconds[stage] = line.get("seconds", seconds.get(stage, 0.0))
+        starts.setdefault(number, iteration)
+        seconds[number] = line.get("seconds", seconds.get(number, 0.0))
         loss.add(iteration, line.get("loss"))
         for name, found in (("loss_per_organ", organ_loss), ("validation", validation)):
             for organ, value in line.get(name, {}).items():
                 found[organ].add(iteration, value)
     starts.pop(0, None)
     return Curves(loss, organ_loss, validation, starts, iterations, sum(seconds.values()))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; anything else is an InputError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} does not hold a JSON object")
-    return content
 
 
 def read_overlay(folder: Path, case: str) -> NDArray[np.uint8]:
@@ -228,7 +219,10 @@ def _rounds(run: Run) -> list[RoundRow]:
         folder = run.rounds_path / str(number)
         this, cases = read_round(folder)
         if unknown := set(cases) - set(states):
-            raise InputError(f"{folder / 'round.json'} names {min(unknown)}, which is no case of {store.path}")
+            raise InputError(
+                f"{folder / 'round.json'}: names {min(unknown)}, which is no case of {store.path}; remove the folder "
+                f"{folder}, or name the run's own store with --store"
+            )
         checks = {organ: np.zeros(3, dtype=np.int64) for organ in run.organs}  # checked, correct, hidden
         for case, organs in progress(cases.items(), total=len(cases), label=f"check round {number}"):
             hidden = [organ for organ in run.organs if organ in organs and states[case][organ] == State.HIDDEN]

@@ -12,9 +12,10 @@ from smile_fast.models import Segmenter
 from smile_fast.report.collect import RunRecord, read_overlay
 from smile_fast.report.palette import PSEUDO, TRUTH
 from smile_fast.report.pictures import Layer, draw, frame_of, informative_slice
-from smile_fast.supervision import ORGAN_BITS, PSEUDO_BIT, VOID, State, visible_lut
+from smile_fast.supervision import State, visible_lut
 from smile_fast.training.inference import predict_labels
-from smile_fast.training.view import count_labels
+from smile_runtime.label_map import ORGAN_BITS, PSEUDO_BIT, VOID
+from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.preprocessing import BodyBox
 
 UNSCORED_CASES = 3
@@ -87,7 +88,7 @@ class Painter:
 
     def slice_for(self, choice: Choice, truth: NDArray[np.uint8]) -> int:
         """Pick the slice of a case that shows what it was chosen for."""
-        counts = count_labels(truth, len(self.organs)) * self.drawn(choice.case)
+        counts = slice_histograms(truth)[:, 1 : len(self.organs) + 1] * self.drawn(choice.case)
         if choice.organ is None:
             return informative_slice(counts)
         return int(np.argmax(counts[:, self.organs.index(choice.organ)]))
@@ -108,7 +109,7 @@ class Painter:
         first = max(0, index - reach)
         slices = self.store.read_image(case, slice(first, index + reach + 1))
         whole = self.store.body_box(case, self.record.run.config.body)
-        shown = tuple(plane for plane in (index - first,) if index in whole.slices)
+        shown = (index - first,) if index in whole.slices else ()
         box = BodyBox(len(slices), shown, whole.rows, whole.columns)
         labels: NDArray[np.uint8] = predict_labels(self.model, slices, box=box)[index - first]
         return labels
@@ -182,7 +183,8 @@ def _pseudo_row(painter: Painter, case: str) -> Row:
     gammas = {row.number: row.gamma for row in record.rounds}
     overlays = {number: read_overlay(record.run.rounds_path / str(number), case) for number in gammas}
     last = overlays[max(gammas)]
-    index = informative_slice(count_labels(np.bitwise_and(last, ORGAN_BITS, dtype=np.uint8), len(organs)))
+    counts = slice_histograms(np.bitwise_and(last, ORGAN_BITS, dtype=np.uint8))  # [D, 256]
+    index = informative_slice(counts[:, 1 : len(organs) + 1])
     info = painter.store.cases[case]
     (hu,), (truth,) = painter.store.read_image(case, [index]), painter.store.read_labels(case, [index])
     states = [record.states[case][organ] for organ in organs]
@@ -198,11 +200,11 @@ def _pseudo_row(painter: Painter, case: str) -> Row:
     note = f"not annotated: {', '.join(without)}"
     panels = [Panel("Human labels that training saw", note, picture, f"{where}: visible human labels")]
     for number, overlay in overlays.items():
-        plane = overlay[index]
+        pseudo = overlay[index]  # [H, W]
         found = [
-            Layer(plane == (PSEUDO_BIT | value), fill=PSEUDO, outline=painter.colours[organ])
+            Layer(pseudo == (PSEUDO_BIT | value), fill=PSEUDO, outline=painter.colours[organ])
             for value, organ in enumerate(organs, start=1)
-            if (plane == (PSEUDO_BIT | value)).any()
+            if (pseudo == (PSEUDO_BIT | value)).any()
         ]
         picture = draw(hu, painter.window, frame, [*visible, *found, *hidden])
         note = f"{np.count_nonzero(overlay):,} pseudo-labelled voxels in the volume".replace(",", "\u2009")

@@ -68,7 +68,7 @@ def draw(
 
     Args:
         hu: [H, W] slice in HU.
-        window: lowest and highest HU that is told apart.
+        window: (lowest, highest) HU of the grey scale.
         frame: what is shown.
         layers: masks [H, W].
 

@@ -1,23 +1,9 @@
 """Declarations to supervision tables: the states, the policies and what a label value means under them."""
 
-from smile_fast.supervision.states import (
-    LABEL_VALUES,
-    MAX_ORGANS,
-    ORGAN_BITS,
-    PSEUDO_BIT,
-    VOID,
-    Policy,
-    State,
-    visible_lut,
-)
+from smile_fast.supervision.states import Policy, State, visible_lut
 from smile_fast.supervision.tables import build_tables
 
 __all__ = [
-    "LABEL_VALUES",
-    "MAX_ORGANS",
-    "ORGAN_BITS",
-    "PSEUDO_BIT",
-    "VOID",
     "Policy",
     "State",
     "build_tables",

@@ -30,8 +30,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.supervision.states import VOID, State
+from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import VOID
+from smile_runtime.volume.histograms import slice_histograms
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class LabelCounts:
 
 @dataclass(frozen=True)
 class OrganAudit:
-    """One row of the table; see the module for the formulas.
+    """The audit of one organ; see the module for the formulas.
 
     Attributes:
         organ: its name.
@@ -84,7 +86,6 @@ class OrganAudit:
         basis: measured (every missing annotation is a hidden one) or estimated (from alpha and beta).
         baseline: labels of a training that takes missing for background; fn and tn are None when beta is.
         smile: labels of SMILE.
-        sentence: what the baseline would learn wrong, in words.
     """
 
     organ: str
@@ -99,7 +100,6 @@ class OrganAudit:
     basis: Literal["measured", "estimated"]
     baseline: LabelCounts
     smile: LabelCounts
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -125,38 +125,6 @@ class Audit:
             "voxels": self.voxels,
             "organs": [asdict(row) for row in self.organs],
         }
-
-    def table(self) -> str:
-        """The table as text."""
-        head = (
-            "organ",
-            "alpha",
-            "beta",
-            "base TP",
-            "FN",
-            "TN",
-            "TP/FN",
-            "SMILE TP",
-            "FN",
-            "TN",
-            "ignored",
-            "epsilon",
-            "basis",
-        )
-        rows = [head, *(_cells(row) for row in self.organs)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if column == 0 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-    def sentences(self) -> list[str]:
-        """What a naive training would learn wrong, one sentence an organ."""
-        return [row.sentence for row in self.organs]
 
 
 class LabelSource(Protocol):
@@ -184,12 +152,12 @@ def audit(
         InputError: there is no case, or an organ with voxels is declared absent.
     """
     if not counts:
-        raise InputError("there is no case to audit; choose another split")
+        raise InputError("--split: there is no case to audit; choose another split")
     for case, count in counts.items():
         for organ, voxels in zip(organs, count.organs, strict=True):
             if voxels and declarations[case][organ] is State.ABSENT:
                 raise InputError(
-                    f"case {case} has {voxels} voxels of {organ}, which is declared absent; correct annotations.csv or "
+                    f"case {case}: {voxels} voxels of {organ}, which is declared absent; correct annotations.csv or "
                     "the label map"
                 )
     states = {case: [declarations[case][organ] for organ in organs] for case in counts}
@@ -218,9 +186,7 @@ def audit_store(
     """
     counts = {}
     for case in declarations if cases is None else cases:
-        histogram = np.zeros(256, dtype=np.int64)
-        for plane in store.read_labels(case):  # slice by slice, because bincount widens its input eightfold
-            histogram += np.bincount(plane.ravel(), minlength=256)
+        histogram = slice_histograms(store.read_labels(case)).sum(axis=0)
         organs = tuple(histogram[1 : len(store.organs) + 1].tolist())
         counts[case] = CaseCounts(voxels=int(histogram.sum()), void=int(histogram[VOID]), organs=organs)
     return audit(counts, declarations, store.organs)
@@ -268,7 +234,7 @@ def _audit_organ(
         tp_fn=seen / wrong if known and wrong else None,
     )
     smile = LabelCounts(tp=seen, fn=0, tn=tn, fp=0, ambiguous=voxels - seen - tn, tp_fn=None)
-    row = OrganAudit(
+    return OrganAudit(
         organ=organ,
         annotated=number[State.ANNOTATED],
         missing=number[State.MISSING],
@@ -281,63 +247,4 @@ def _audit_organ(
         basis="estimated" if estimated else "measured",
         baseline=baseline,
         smile=smile,
-        sentence="",
     )
-    return OrganAudit(**{**row.__dict__, "sentence": _sentence(row)})
-
-
-def _sentence(row: OrganAudit) -> str:
-    """Say what the numbers of a row mean."""
-    present = row.annotated + row.missing + row.hidden
-    gone = row.missing + row.hidden
-    if row.alpha is None:
-        return f"{row.organ}: declared absent in every case; there is nothing to learn but its absence."
-    if gone == 0:
-        return (
-            f"{row.organ}: annotated in every case where it is present ({present}); no method sees a wrong label of it."
-        )
-    lead = f"{row.organ}: {row.alpha:.0%} of the annotations are missing ({gone} of {present} cases);"
-    if row.baseline.fn is None:
-        return f"{lead} no case shows its size, so the wrong labels cannot be estimated."
-    if row.baseline.fn == 0:
-        return f"{lead} yet no voxel of it lies there, so a background-for-missing training sees no wrong label of it."
-    if row.baseline.tp == 0:
-        return f"{lead} every label that a background-for-missing training sees of it is wrong ({row.basis})."
-    ratio = row.baseline.fn / row.baseline.tp
-    return (
-        f"{lead} a background-for-missing training sees {_ratio(ratio)} wrong labels for every right one ({row.basis})."
-    )
-
-
-def _cells(row: OrganAudit) -> tuple[str, ...]:
-    base, smile = row.baseline, row.smile
-    tp_fn = "?" if base.fn is None else "inf" if base.fn == 0 else f"{base.tp_fn:.2f}"
-    return (
-        row.organ,
-        "-" if row.alpha is None else f"{row.alpha:.2f}",
-        "?" if row.beta is None else f"{row.beta:.2%}",
-        _count(base.tp),
-        _count(base.fn),
-        _count(base.tn),
-        tp_fn,
-        _count(smile.tp),
-        _count(smile.fn),
-        _count(smile.tn),
-        _count(smile.ambiguous),
-        f"{row.epsilon:.2%}",
-        row.basis,
-    )
-
-
-def _ratio(value: float) -> str:
-    return f"{value:.1f}" if value >= 0.1 else f"{value:.2g}"
-
-
-def _count(value: int | None) -> str:
-    """A voxel count in a few characters: 950, 12.3k, 4.56M, 7.89G."""
-    if value is None:
-        return "?"
-    for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return str(value)

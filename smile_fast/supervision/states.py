@@ -1,15 +1,11 @@
-"""Annotation states, policies and the label-map vocabulary. Needs numpy only."""
+"""Annotation states and policies. Needs numpy only."""
 
 from collections.abc import Sequence
 from enum import StrEnum
 
 import numpy as np
 
-LABEL_VALUES = 256  # a label map is uint8
-VOID = 255  # a voxel on which no organ is supervised
-PSEUDO_BIT = 0x80  # set in the label of a voxel that a relabelling round added
-ORGAN_BITS = 0x7F  # the rest of such a label: its organ's value
-MAX_ORGANS = 126  # 0x80 | 127 would be VOID
+from smile_runtime.label_map import LABEL_VALUES, MAX_ORGANS
 
 
 class State(StrEnum):

@@ -10,19 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smile_fast.supervision.states import (
-    LABEL_VALUES,
-    PSEUDO_BIT,
-    VOID,
-    Policy,
-    State,
-    check_states,
-)
+from smile_fast.supervision.states import Policy, State, check_states
+from smile_runtime.label_map import LABEL_VALUES, PSEUDO_BIT, VOID, WORD_BITS
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-WORD_BITS = 32
 
 
 def build_tables(

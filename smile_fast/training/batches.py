@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.supervision import PSEUDO_BIT, VOID
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.view import TrainingView
+from smile_runtime.label_map import PSEUDO_BIT, VOID
 from smile_runtime.volume.preprocessing import context_index
 
 AIR = -1024  # HU

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path
+from smile_runtime.io.files import atomic_path, parse_json
 
 _FORMAT = "smile-fast-checkpoint-1"
 
@@ -70,7 +70,7 @@ class Checkpoint:
                 for key in file.keys():
                     group, _, name = key.partition("/")
                     tensors.setdefault(group, {})[name] = file.get_tensor(key)
-            return cls(tensors, json.loads(header["state"]))
+            return cls(tensors, parse_json(header["state"]))
         except FileNotFoundError:
             raise InputError(f"{path} does not exist; train first, or name another run.") from None
         except (OSError, SafetensorError, KeyError, ValueError) as error:

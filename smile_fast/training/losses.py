@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smile_fast.ops import masked_bce_upsampled_stats
-from smile_fast.supervision import VOID
+from smile_runtime.label_map import VOID
 
 
 class StepLoss(NamedTuple):

@@ -1,6 +1,5 @@
 """One relabelling round of SMILEr: the most confident positives of missing organs become pseudo-labels."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from smile_fast.training.inference import predict_logits
 from smile_fast.training.pseudo_labels import PseudoLabeller
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import write_json
+from smile_runtime.io.files import read_json, write_json
 from smile_runtime.progress import progress
 
 
@@ -92,8 +91,8 @@ def read_round(folder: Path) -> tuple[Round, dict[str, dict[str, dict[str, int]]
         InputError: the file is not what `relabel` writes.
     """
     path = folder / "round.json"
+    record = read_json(path, f"remove the folder {folder}, or restore the file from a copy")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
         this = Round(int(record["round"]), float(record["gamma"]), str(record["scope"]))
         cases = {
             str(case): {
@@ -102,7 +101,7 @@ def read_round(folder: Path) -> tuple[Round, dict[str, dict[str, dict[str, int]]
             }
             for case, organs in record["cases"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} cannot be read as a relabelling round ({type(error).__name__}: {error}); remove the folder "
             f"{folder}, or restore the file from a copy."

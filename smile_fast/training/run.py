@@ -1,7 +1,6 @@
 """The run folder: everything that is needed to repeat, resume, evaluate and export a training."""
 
 import importlib.metadata
-import json
 import platform
 import shutil
 import sys
@@ -19,9 +18,10 @@ from smile_fast.models import ModelConfig, Segmenter
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import sha256, write_json
+from smile_runtime.io.files import read_json, sha256, write_json
 
 _SCHEMA = 1
+_REMEDY = "train again, or restore it from a copy"
 _SPLITS = ("train", "validation", "test")
 _PACKAGES = ("torch", "numpy", "blosc2", "nibabel", "safetensors", "smile-fast", "smile-fast-runtime")
 
@@ -110,7 +110,7 @@ class Run:
     def record_weights(self, path: Path) -> None:
         """Write into config.json which start weights were loaded: without them the run cannot be repeated."""
         file = self.path / "config.json"
-        record = json.loads(file.read_text())
+        record = read_json(file, _REMEDY)
         # Files of runs all have one of two names: their folder tells them apart.
         name = f"{path.resolve().parent.name}/{path.name}" if Checkpoint.is_one(path) else path.name
         record["weights"] = {"file": name, "sha256": sha256(path)}
@@ -144,12 +144,7 @@ class Run:
     @classmethod
     def _read(cls, path: Path) -> "Run":
         file = Path(path) / "config.json"
-        try:
-            record = json.loads(file.read_text())
-        except OSError as error:
-            raise InputError(f"{path} is not a run folder: {file} cannot be read ({error.strerror}).") from None
-        except ValueError:
-            raise InputError(f"{file} is damaged: it is not JSON; train again, or restore it from a copy.") from None
+        record = read_json(file, _REMEDY, missing=f"{path} is not a run folder, name one that a training wrote")
         try:
             if record["schema"] != _SCHEMA:
                 raise InputError(f"It has schema {record['schema']}, this version of smile-fast reads {_SCHEMA}.")

@@ -4,10 +4,12 @@ import numpy as np
 
 from smile_fast.data.annotations import Declarations
 from smile_fast.models import Segmenter
-from smile_fast.supervision import VOID, State
+from smile_fast.supervision import State
+from smile_fast.supervision.overlap import joint_histogram, organ_dice
 from smile_fast.training.inference import predict_labels
 from smile_fast.training.run import Run
 from smile_fast.training.view import TrainingView
+from smile_runtime.label_map import VOID
 
 
 def validate(model: Segmenter, run: Run, declarations: Declarations) -> dict[str, float]:
@@ -20,10 +22,10 @@ def validate(model: Segmenter, run: Run, declarations: Declarations) -> dict[str
     view = TrainingView(store, declarations, run.cases("validation"), body=run.config.body)
     for case in view.cases:
         truth = view.visible_labels(case)
-        predicted = np.where(truth == VOID, 0, predict_labels(model, store.read_image(case), box=view.box(case)))
+        joint = joint_histogram(truth, predict_labels(model, store.read_image(case), box=view.box(case)))
+        joint[VOID] = 0
         for value, (organ, state) in enumerate(zip(run.organs, view.states[case], strict=True), start=1):
-            drawn = truth == value
-            if state == State.ANNOTATED and drawn.any():
-                both = np.count_nonzero(drawn & (predicted == value))
-                scores[organ].append(2 * both / (np.count_nonzero(drawn) + np.count_nonzero(predicted == value)))
-    return {organ: float(np.mean(dice)) for organ, dice in scores.items() if dice}
+            dice = organ_dice(joint, value)
+            if dice is not None and state == State.ANNOTATED and joint[value].any():
+                scores[organ].append(dice)
+    return {organ: float(np.mean(found)) for organ, found in scores.items() if found}

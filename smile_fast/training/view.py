@@ -9,7 +9,9 @@ from torch import Tensor
 
 from smile_fast.data.annotations import Declarations
 from smile_fast.data.store import Store, open_array, read_planes
-from smile_fast.supervision import ORGAN_BITS, Policy, State, build_tables, visible_lut
+from smile_fast.supervision import Policy, State, build_tables, visible_lut
+from smile_runtime.label_map import ORGAN_BITS
+from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.preprocessing import BodyBox, BodyRule
 
 
@@ -95,17 +97,10 @@ class TrainingView:
         counts = np.array(info.counts, dtype=np.int64).reshape(info.shape[0], organs)
         if any(was == State.HIDDEN != now for was, now in zip(stored, states, strict=True)):
             # The store has not counted what it was told to hide: this view shows it, so count here.
-            counts = count_labels(self.visible_labels(case), organs)
+            counts = slice_histograms(self.visible_labels(case))[:, 1 : organs + 1]
         counts[:, [state == State.HIDDEN for state in states]] = 0
         pseudo = self._pseudo_labels(case)
         if pseudo is not None:
-            counts = counts + count_labels(np.bitwise_and(pseudo, ORGAN_BITS, dtype=np.uint8), organs)
+            pseudo_counts = slice_histograms(np.bitwise_and(pseudo, ORGAN_BITS, dtype=np.uint8))
+            counts = counts + pseudo_counts[:, 1 : organs + 1]
         return counts
-
-
-def count_labels(
-    labels: NDArray[np.uint8],  # [D, H, W]
-    organs: int,
-) -> NDArray[np.int64]:  # [D, K]
-    """Voxels of each organ in each slice."""
-    return np.stack([np.bincount(plane.ravel(), minlength=256)[1 : organs + 1] for plane in labels])

@@ -90,7 +90,7 @@ BAD = [
     Bad(
         "header of annotations.csv",
         rows(lambda text: text.replace("case,", "patient,", 1)),
-        "line 1: the header must be",
+        "line 1: the header is",
     ),
     Bad("contradiction", rows(lambda text: text + f"{CASE},liver,missing\n"), "contradicts annotated on line 5"),
     Bad("duplicate", rows(lambda text: text + f"{CASE},liver,annotated\n"), "repeats line 5"),
@@ -135,13 +135,13 @@ BAD = [
     Bad(
         "two channels",
         lambda path: describe(path, LABELS, 3, channel_names={"0": "CT", "1": "PET"}),
-        "exactly one channel",
+        "has 2 channels; name exactly one",
     ),
-    Bad("gap in labels", lambda path: describe(path, {**LABELS, "spleen": 4}, 3), "must be 1..3 without gap"),
+    Bad("gap in labels", lambda path: describe(path, {**LABELS, "spleen": 4}, 3), "use 1..3 without gap"),
     Bad(
         "127 organs",
         lambda path: describe(path, {"background": 0} | {f"o{v}": v for v in range(1, 128)}, 3),
-        "1 to 126 organs, it names 127",
+        "names 127 organs; name 1 to 126",
     ),
     Bad("numTraining", lambda path: describe(path, LABELS, 4), "numTraining is 4, but imagesTr holds 3 cases"),
     Bad("label map for an image", image(label_map()), f"{CASE}_0000.nii.gz: not in Hounsfield units, its rounded"),
@@ -222,9 +222,9 @@ BAD = [
     Bad(
         "no workers", nothing, "--workers must be 1 or more, got 0", ["prepare", "{cohort}", "{out}", "--workers", "0"]
     ),
-    Bad("alpha above 1", nothing, "must lie in 0..1, got 1.2", [*SIMULATE, "1.2"]),
-    Bad("alpha NaN", nothing, "must lie in 0..1, got nan", [*SIMULATE, "nan"]),
-    Bad("seed", nothing, "seed must be 0 or more", [*SIMULATE, "0.5", "--seed", "-1"]),
+    Bad("alpha above 1", nothing, "--alpha: 1.2 is not a share", [*SIMULATE, "1.2"]),
+    Bad("alpha NaN", nothing, "--alpha: nan is not a share", [*SIMULATE, "nan"]),
+    Bad("seed", nothing, "--seed: -1 is negative; give 0 or more", [*SIMULATE, "0.5", "--seed", "-1"]),
     Bad(
         "simulate into a folder",
         nothing,
@@ -238,7 +238,12 @@ BAD = [
         "cannot be written",
         ["declare", "{cohort}", "--output", "{cohort}/no/where.csv"],
     ),
-    Bad("audit of a split without cases", nothing, "no case to audit", [*AUDIT, "--split", "test"]),
+    Bad(
+        "audit of a split without cases",
+        nothing,
+        "--split: there is no case to audit",
+        [*AUDIT, "--split", "test"],
+    ),
     *(
         Bad(f"{command[0]} over {file}", nothing, "would overwrite the input", [*command, f"{{cohort}}/{file}"])
         for file in ("dataset.json", "imagesTr/case_00_0000.nii.gz", "labelsTr/../labelsTr/case_02.nii.gz")
@@ -254,7 +259,7 @@ BAD = [
         "would overwrite the input",
         ["audit", "{cohort}", "--json", "{cohort}/annotations.csv"],
     ),
-    Bad("declare again", nothing, "annotations.csv is already there", ["declare", "{cohort}", "--assume-missing"]),
+    Bad("declare again", nothing, "annotations.csv: already there", ["declare", "{cohort}", "--assume-missing"]),
 ]
 
 

@@ -74,7 +74,7 @@ def test_declare_writes_a_draft_and_asks_for_a_human(undeclared, capsys):
     # The human fills it in and renames it.
     draft.write_text(draft.read_text().replace("?", "absent"))
     assert main(["declare", str(undeclared)]) == 2  # what was filled in is not overwritten
-    assert "is already there; replace every '?' in it and rename it" in capsys.readouterr().err
+    assert "already there; replace every '?' in it and rename it" in capsys.readouterr().err
     assert "?" not in draft.read_text()
     draft.rename(undeclared / "annotations.csv")
     assert states(undeclared / "annotations.csv")["case_02"]["spleen"] is State.ABSENT
@@ -88,7 +88,7 @@ def test_declare_takes_an_explicit_assumption(undeclared, capsys, flag, state):
     assert declared["case_00"] == dict.fromkeys(ORGANS, State.ANNOTATED)
     assert f"6 annotated, 3 {state.value}" in capsys.readouterr().out
     assert main(["declare", str(undeclared), flag]) == 2
-    assert "annotations.csv is already there" in capsys.readouterr().err
+    assert "annotations.csv: already there; edit it" in capsys.readouterr().err
     assert main(["declare", str(undeclared), flag, "--force"]) == 0
 
 
@@ -113,7 +113,7 @@ def test_declare_writes_nothing_without_confirmation(undeclared, terminal, capsy
     for answers in (["m", "a", "n"], ["m", "a"]):  # no, and the end of the input
         terminal(*answers)
         assert main(["declare", str(undeclared)]) == 2
-        assert "nothing was written" in capsys.readouterr().err
+        assert "annotations.csv: not confirmed, not written" in capsys.readouterr().err
     assert not list(undeclared.glob("*.csv"))
     terminal("m", "")  # an organ left open: a draft with what was said
     assert main(["declare", str(undeclared)]) == 2

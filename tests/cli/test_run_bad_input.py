@@ -20,7 +20,7 @@ def moved() -> None:
 
 BAD = [
     # run folders
-    Bad("config is no JSON", "evaluate run", "config.json is damaged", write("run/config.json")),
+    Bad("config is no JSON", "evaluate run", "config.json: not valid JSON", write("run/config.json")),
     Bad("config of another version", "evaluate run", "has schema 7", config(lambda record: record.update(schema=7))),
     Bad(
         "config without settings",
@@ -46,7 +46,12 @@ BAD = [
         "has the organs liver, pancreas, the run",
         config(lambda record: record["model"].update(organs=["liver", "pancreas", "x"])),
     ),
-    Bad("annotations of the run are damaged", RELABEL, "the header must be", write("run/annotations.csv", b"a,b\n")),
+    Bad(
+        "annotations of the run are damaged",
+        RELABEL,
+        "line 1: the header is 'a,b'; write 'case,organ,state'",
+        write("run/annotations.csv", b"a,b\n"),
+    ),
     *(
         Bad(
             f"store has moved, {command}",
@@ -106,16 +111,16 @@ BAD = [
     # relabel
     Bad("relabel nothing", "relabel nowhere", "nowhere is not a run folder"),
     Bad("relabel a baseline", "relabel baseline", "its softmax has no organ-wise scores"),
-    Bad("gamma above 1", "relabel run --gamma 1.5", "gamma 1.5 is not possible"),
-    Bad("gamma below 0", "relabel run --gamma=-0.1", "gamma -0.1 is not possible"),
-    Bad("gamma NaN", "relabel run --gamma nan", "gamma nan is not possible"),
-    Bad("round 0", "relabel run --round 0", "rounds count from 1"),
+    Bad("gamma above 1", "relabel run --gamma 1.5", "--gamma: 1.5 is not a share; give"),
+    Bad("gamma below 0", "relabel run --gamma=-0.1", "--gamma: -0.1 is not a share; give"),
+    Bad("gamma NaN", "relabel run --gamma nan", "--gamma: nan is not a share; give"),
+    Bad("round 0", "relabel run --round 0", "--round: 0 is not the number of a round; give 1"),
     Bad("a round that exists", "relabel run --round 1", "has a round 1 already; drop it with --undo 0 first"),
     Bad(
         "a round beyond the curriculum", "relabel run", "has all 1 rounds of its curriculum; give --gamma for one more"
     ),
     Bad("undo with a share", "relabel run --undo 0 --gamma 0.5", "leave --round, --gamma and --scope out"),
-    Bad("undo below 0", "relabel run --undo=-1", "--undo keeps the rounds"),
+    Bad("undo below 0", "relabel run --undo=-1", "--undo: -1 is not the number of a round; give 0"),
     Bad("relabel on no device", "relabel run --gamma 0.5 --device toaster", "--device toaster is not a device"),
     Bad(
         "rounds cannot be written",
@@ -146,10 +151,10 @@ BAD = [
     # report
     Bad("report on nothing", "report nowhere", "nowhere"),
     Bad("report on a store", "report store -o page.html", "is not a run folder"),
-    Bad("report twice on one", "report run run", "is given twice"),
+    Bad("report twice on one", "report run run", "run: given twice; name every run once"),
     Bad("report into nowhere", "report run -o no/page.html", "no/page.html: cannot be written"),
     Bad("report into a folder", "report run -o store", "store: cannot be written"),
-    Bad("evaluation is damaged", "report run", "evaluation.json cannot be read", write("run/evaluation.json", b"{}")),
+    Bad("evaluation is damaged", "report run", "json: not an evaluation", write("run/evaluation.json", b"{}")),
     Bad("metrics are damaged", "report run", "metrics.jsonl", write("run/metrics.jsonl", b'{"iteration": 1}\n')),
     Bad("a round is damaged", "report run", "round.json", write("run/rounds/1/round.json", b"[]")),
     Bad("a round says nothing", "report run", "round.json", write("run/rounds/1/round.json", b'{"round": 1}')),

@@ -29,10 +29,10 @@ RESUME = "train store stopped --resume"
 
 BAD = [
     # train: the store
-    Bad("no store", TRAIN.replace("store", "nowhere"), "nowhere: there is no store here"),
+    Bad("no store", TRAIN.replace("store", "nowhere"), "nowhere/index.json: there is no such file; make a store"),
     Bad("store is a file", TRAIN.replace("store", "other.csv"), "other.csv", write("other.csv")),
-    Bad("store is unfinished", TRAIN, "an unfinished store", removed("store/index.json")),
-    Bad("index is no JSON", TRAIN, "index.json: damaged", write("store/index.json")),
+    Bad("store is unfinished", TRAIN, "no such file; finish the store", removed("store/index.json")),
+    Bad("index is no JSON", TRAIN, "index.json: not valid JSON", write("store/index.json")),
     Bad("index of another version", TRAIN, "schema version 9", index(lambda found: found.update(schema=9))),
     Bad(
         "no training case",

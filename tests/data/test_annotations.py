@@ -56,10 +56,10 @@ def test_written_declarations_are_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: the header must be 'case,organ,state', got ''"),
-        (GOOD.replace("case,organ", "organ,case"), "line 1: the header must be"),
-        (GOOD.replace(",", ";"), "line 1: the header must be"),
-        (GOOD.replace("a,liver,annotated", "a,liver"), "line 2: a row needs case,organ,state, this one has 2 fields"),
+        ("", "line 1: the header is ''; write 'case,organ,state'"),
+        (GOOD.replace("case,organ", "organ,case"), "line 1: the header is"),
+        (GOOD.replace(",", ";"), "line 1: the header is"),
+        (GOOD.replace("a,liver,annotated", "a,liver"), "line 2: a row of 2 fields; write case,organ,state"),
         (GOOD + "c,liver,missing\n", "line 6: the dataset has no case 'c'"),
         (GOOD + "a,appendix,missing\n", "line 6: dataset.json has no organ 'appendix', its organs are liver, left kid"),
         (GOOD.replace("hidden", "done"), "line 4: case b, organ liver has the unknown state 'done'; use one of annot"),
@@ -82,7 +82,7 @@ def test_refuses_with_the_place(tmp_path, text, message):
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path):
-    with pytest.raises(InputError, match="draft it with 'smile-fast declare'"):
+    with pytest.raises(InputError, match="draft it with 'smile-fast declare', it"):
         read_annotations(tmp_path / "annotations.csv", CASES, ORGANS)
     with pytest.raises(InputError, match="cannot be read"):
         read_annotations(tmp_path, CASES, ORGANS)

@@ -69,27 +69,30 @@ def test_reads_an_older_dataset_json(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"channel_names": {"0": "CT", "1": "PET"}}, '"channel_names" must name exactly one channel'),
-        ({"channel_names": None}, "it has no"),
-        ({"file_ending": ".nrrd"}, '"file_ending" must be ".nii.gz", got ".nrrd"'),
+        ({"channel_names": {"0": "CT", "1": "PET"}}, '"channel_names" has 2 channels; name exactly one'),
+        ({"channel_names": None}, "has no channels"),
+        ({"file_ending": ".nrrd"}, '"file_ending" is ".nrrd"; convert the files to ".nii.gz"'),
         ({"dataset": {}}, 'a "dataset" list of files is not supported'),
         ({"numTraining": 7}, "numTraining is 7, but imagesTr holds 1 cases"),
-        ({"labels": None}, '"labels" must map names to values'),
-        ({"labels": {}}, '"labels" must map names to values'),
-        ({"labels": {"liver": 1}}, '"labels" must hold "background": 0'),
-        ({"labels": {"background": 1, "liver": 0}}, '"labels" must hold "background": 0'),
-        ({"labels": {"background": 0}}, "must name 1 to 126 organs, it names 0"),
-        ({"labels": {"background": 0} | {f"o{v}": v for v in range(1, 128)}}, "it names 127"),
-        ({"labels": {"background": 0, "liver": 1, "spleen": 3}}, "must be 1..2 without gap or repetition, got [1, 3]"),
-        ({"labels": {"background": 0, "liver": 1, "spleen": 1}}, "must be 1..2 without gap or repetition, got [1, 1]"),
-        ({"labels": {"background": 0, "kidneys": [1, 2]}}, "the label 'kidneys' has the value [1, 2]; one integer"),
+        ({"labels": None}, '"labels" does not map names to values; write'),
+        ({"labels": {}}, '"labels" does not map names to values; write'),
+        ({"labels": {"liver": 1}}, '"labels" does not hold "background": 0; add'),
+        ({"labels": {"background": 1, "liver": 0}}, '"labels" does not hold "background": 0; add'),
+        ({"labels": {"background": 0}}, "names 0 organs; name 1 to 126"),
+        ({"labels": {"background": 0} | {f"o{v}": v for v in range(1, 128)}}, "names 127 organs; name 1 to 126"),
+        ({"labels": {"background": 0, "liver": 1, "spleen": 3}}, "[1, 3]; use 1..2 without gap or repetition"),
+        ({"labels": {"background": 0, "liver": 1, "spleen": 1}}, "[1, 1]; use 1..2 without gap or repetition"),
+        (
+            {"labels": {"background": 0, "kidneys": [1, 2]}},
+            "the label 'kidneys' has the value [1, 2]; give it one",
+        ),
         ({"labels": {"background": 0, "liver": True}}, "the label 'liver' has the value true"),
         ({"labels": {"background": 0, "liver": 1.0}}, "the label 'liver' has the value 1.0"),
         ({"labels": {"background": 0, "": 1}}, "is no usable organ name"),
         ({"labels": {"background": 0, "a\nb": 1}}, "is no usable organ name"),
         ({"labels": {"0": "background", "1": "liver", "2": "liver"}}, "the label 'liver' occurs twice"),
         ({"labels": {"background": 0, "liver": 1, "ignore": 9}}, 'the label "ignore" has the value 9'),
-        ({"labels": {"background": 0, "liver": 1, "void": 2}}, 'the label "void" has the value 2; it must be 255'),
+        ({"labels": {"background": 0, "liver": 1, "void": 2}}, 'the label "void" has the value 2; give it 255'),
     ],
 )
 def test_refuses_what_dataset_json_says(tmp_path, changes, message):
@@ -102,7 +105,12 @@ def test_refuses_what_dataset_json_says(tmp_path, changes, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(b"{", "not valid JSON"), (b"[" * 100_000, "not valid JSON"), (b"\xff\xff", "not valid JSON"), (b"[]", "object")],
+    [
+        (b"{", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"\xff\xff", "not a text file in UTF-8"),
+        (b"[]", "object"),
+    ],
 )
 def test_refuses_broken_json(tmp_path, text, message):
     make_cohort(tmp_path, train=1)
@@ -154,5 +162,5 @@ def test_refuses_a_case_in_both_splits_and_an_empty_dataset(tmp_path):
         RawDataset.open(tmp_path)
     for file in tmp_path.glob("*Tr/*"):
         file.unlink()
-    with pytest.raises(InputError, match="no case found; images are named"):
+    with pytest.raises(InputError, match="no case found; name the images"):
         RawDataset.open(tmp_path)

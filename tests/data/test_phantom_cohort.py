@@ -60,7 +60,7 @@ def test_a_killed_worker_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatc
     assert main(["phantom", str(tmp_path / "cohort"), *options, "--workers", "2"]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert errors == [
-        "error: a worker process was killed or ran out of memory; give fewer --workers, or smaller or fewer slices"
+        "error: memory: a worker process was killed or had too little; give fewer --workers, or smaller or fewer slices"
     ]
     assert list(tmp_path.iterdir()) == []
 
@@ -210,15 +210,15 @@ def test_force_spares_a_real_dataset(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "31"], "--size 31"),
-        (["--slices", "7"], "--slices 7"),
-        (["--train", "0"], "at least 1 training"),
-        (["--test", "-1"], "at least 1 training"),
-        (["--seed", "-1"], "--seed -1"),
-        (["--organs", "liver,appendix"], "unknown organ 'appendix'"),
+        (["--size", "31"], "--size: 31 is out of range; give"),
+        (["--slices", "7"], "--slices: 7 is out of range; give"),
+        (["--train", "0"], "make no cohort; give at least 1 training"),
+        (["--test", "-1"], "make no cohort; give at least 1 training"),
+        (["--seed", "-1"], "--seed: -1 is negative; give"),
+        (["--organs", "liver,appendix"], "--organs: unknown organ 'appendix'; choose from"),
         (["--organs", "liver,liver"], "twice"),
-        (["--organs", ","], "--organs is empty"),
-        (["--labelmaps", "nowhere"], "is not a folder"),
+        (["--organs", ","], "--organs: empty; name"),
+        (["--labelmaps", "nowhere"], "nowhere: not a folder; give"),
     ],
     ids=["size", "slices", "train", "test", "seed", "organ", "twice", "none", "labelmaps"],
 )
@@ -246,7 +246,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("smile_fast.data.phantom.cohort.write_labels", full_disk)
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(InputError, match=r"out: cannot be written .no space left on device.; give"):
         write_cohort(tmp_path / "out", PhantomOptions(train=1, test=0, size=32, slices=8))
     assert not any(tmp_path.iterdir())
 

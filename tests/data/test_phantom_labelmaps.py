@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from smile_fast.data.dataset import RawDataset
-from smile_fast.data.hu_threshold import hu_threshold
 from smile_fast.data.phantom import PhantomOptions, make_case, write_cohort
 from smile_fast.data.phantom.deformation import LabelMaps
+from smile_fast.evaluation.hu_threshold import hu_threshold
 from smile_runtime.errors import InputError
 
 VALUES = {"liver": 1, "pancreas": 2, "stomach": 3, "kidney_right": 5, "aorta": 8, "thing": 77}
@@ -136,8 +136,8 @@ def cut_short(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (broken_json, "does not name the label values"),
-        (missing_json, "cannot be read"),
+        (broken_json, "not valid JSON"),
+        (missing_json, "there is no such file"),
         (wrong_values, "does not name the label values"),
         (no_maps, "holds no label map"),
         (empty_map, "no labelled voxel"),

@@ -79,10 +79,10 @@ def test_leaves_other_states_and_other_cases_alone():
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan, math.inf])
 def test_refuses_alpha(alpha):
-    with pytest.raises(InputError, match=r"alpha .* must lie in 0\.\.1"):
+    with pytest.raises(InputError, match=r"^--alpha: .* is not a share of annotations; give a number in 0\.\.1$"):
         simulate_missing(FULL, alpha, 0, CASES)
 
 
 def test_refuses_a_negative_seed():
-    with pytest.raises(InputError, match="seed must be 0 or more"):
+    with pytest.raises(InputError, match="--seed: -1 is negative; give 0 or more"):
         simulate_missing(FULL, 0.5, -1, CASES)

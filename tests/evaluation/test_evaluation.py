@@ -20,9 +20,10 @@ from smile_fast.evaluation import (
     summarise,
     write_evaluation,
 )
-from smile_fast.supervision import VOID, State
+from smile_fast.supervision import State
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import VOID
 from tests.runs import ORGANS, SHAPE, SPACING, make_run, make_store, truth
 
 ANNOTATED = {"liver": State.ANNOTATED, "pancreas": State.ANNOTATED}
@@ -273,20 +274,16 @@ def test_every_split_has_its_own_files(run, tmp_path):
     assert {file.name for file in tmp_path.glob("evaluation*")} == names
 
 
-def test_a_file_counts_for_the_split_that_it_names(run, tmp_path):
-    """evaluation.json held whatever was scored last, once."""
-    train = evaluate_run(run, split="train")
-    write_evaluation(train, tmp_path).rename(tmp_path / "evaluation.json")
-    assert read_evaluations(tmp_path) == {"train": train}
-    newer = replace(train, nsd_tolerance_mm=1.0)
-    write_evaluation(newer, tmp_path)
-    assert read_evaluations(tmp_path) == {"train": newer}
+def test_a_file_under_the_name_of_another_split_is_refused(run, tmp_path):
+    write_evaluation(evaluate_run(run, split="train"), tmp_path).rename(tmp_path / "evaluation.json")
+    with pytest.raises(InputError, match=r"evaluation\.json: holds the scores of split train; run .* --split test"):
+        read_evaluations(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"organs": []}', '{"organs": [{"organ": "liver"}]}'])
 def test_a_damaged_evaluation_is_refused(tmp_path, damage):
     (tmp_path / "evaluation.json").write_text(damage)
-    with pytest.raises(InputError, match=r"evaluation\.json cannot be read"):
+    with pytest.raises(InputError, match=r"evaluation\.json: not .*; run smile-fast evaluate again"):
         read_evaluation(tmp_path)
 
 
@@ -351,18 +348,3 @@ def test_command_refuses_what_is_no_run_or_was_not_trained(run, tmp_path, capsys
     assert main(["evaluate", str(run.path), "--device", "cpu"]) == 2
     assert "error: " in capsys.readouterr().err
     assert not (run.path / "evaluation.json").exists()
-
-
-def test_a_file_of_another_split_keeps_its_scores(run, tmp_path):
-    """evaluation.json once held the last split that was scored."""
-    scored = evaluate_run(run, nsd_tolerance_mm=None)
-    validation, test = replace(scored, split="validation"), replace(scored, split="test")
-    written = write_evaluation(validation, tmp_path)
-    written.rename(tmp_path / "evaluation.json")
-    written.with_suffix(".csv").rename(tmp_path / "evaluation.csv")
-    write_evaluation(test, tmp_path)
-    assert {split: scores.split for split, scores in read_evaluations(tmp_path).items()} == {
-        "test": "test",
-        "validation": "validation",
-    }
-    assert (tmp_path / "evaluation-validation.csv").exists()

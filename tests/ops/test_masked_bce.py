@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smile_fast.ops import available, masked_bce, masked_bce_stats
-from smile_fast.supervision import VOID, Policy, State, build_tables
+from smile_fast.supervision import Policy, State, build_tables
+from smile_runtime.label_map import VOID
 from tests.ops.problems import DTYPES, IMPLEMENTATIONS, Problem, exact, plain_torch, problem
 from tests.tolerances import GRADIENT_ULPS, LOSS_RELATIVE, assert_no_worse_than_torch, gradient_ulps
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smile_fast.ops import available, pseudo_labels_upsampled, reference, select_top_fraction
-from smile_fast.supervision import PSEUDO_BIT
+from smile_runtime.label_map import PSEUDO_BIT
 from tests.ops.test_label_map_upsampled import INF, NAN, blobs, coarse, noise
 
 IMPLEMENTATIONS = [name for name, usable, _ in available("pseudo_labels_upsampled", "cpu") if usable]
@@ -185,10 +185,6 @@ def test_float64_is_taken() -> None:
     logits, labels = noise((2, 2, 8, 6)), some_labels(2, SIZE)
     _, counts = pseudo_labels_upsampled(logits.double(), labels, [0, 1], 0.5, 8)
     assert counts[:, :2].tolist() == pseudo_labels_upsampled(logits, labels, [0, 1], 0.5, 8)[1][:, :2].tolist()
-
-
-def test_the_pseudo_bit_is_that_of_the_label_maps() -> None:
-    assert reference.PSEUDO_BIT == PSEUDO_BIT
 
 
 def test_opcheck_and_compile() -> None:

@@ -11,16 +11,17 @@ import pytest
 
 from smile_fast.cli.main import main
 from smile_fast.evaluation import evaluate_run, score_case, summarise, write_evaluation
-from smile_fast.report import build_report, write_report
+from smile_fast.report.builder import build_report, write_report
 from smile_fast.report.collect import collect
 from smile_fast.report.figures import dice_chart, training_chart
 from smile_fast.report.gallery import Painter, choose_cases, prediction_rows, pseudo_rows
 from smile_fast.report.palette import organ_colours
 from smile_fast.report.pictures import frame_of
-from smile_fast.supervision import PSEUDO_BIT, State
+from smile_fast.supervision import State
 from smile_fast.training.inference import predict_labels
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import PSEUDO_BIT
 from tests.report.test_report_pictures import picture
 from tests.runs import ORGANS, SHAPE, add_metrics, add_round, ct, make_run, make_store, truth
 
@@ -263,7 +264,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(smiler, tmp_path, capsys):
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 2
     assert "is not a run folder" in capsys.readouterr().err
     assert main(["report", str(smiler.path), str(smiler.path), "-o", str(tmp_path / "page.html")]) == 2
-    assert "is given twice" in capsys.readouterr().err
+    assert ": given twice; name every run once" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="does not exist"):
         write_report([smiler.path], tmp_path / "none" / "page.html")

@@ -7,8 +7,9 @@ import pytest
 
 from smile_fast.cli.main import main
 from smile_fast.report.collect import collect
-from smile_fast.supervision import PSEUDO_BIT, State
+from smile_fast.supervision import State
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import PSEUDO_BIT
 from tests.cohorts import damage_array
 from tests.runs import add_round, make_run, make_store, truth
 
@@ -43,9 +44,9 @@ def test_only_finished_rounds_are_shown(store, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("{", "cannot be read as a relabelling round"),
+        ("{", "not valid JSON"),
         ("{}", "cannot be read as a relabelling round"),
-        ("[]", "cannot be read as a relabelling round"),
+        ("[]", "not valid JSON"),
         ('{"round": 1, "gamma": null, "scope": "volume", "cases": {}}', "cannot be read as a relabelling round"),
         ('{"round": 1, "gamma": 0.5, "scope": "volume", "cases": []}', "cannot be read as a relabelling round"),
         (

@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from smile_fast.supervision import MAX_ORGANS, PSEUDO_BIT, VOID, Policy, State, visible_lut
+from smile_fast.supervision import Policy, State, visible_lut
+from smile_runtime.label_map import MAX_ORGANS, PSEUDO_BIT, VOID
 
 
 def test_words_of_the_files() -> None:

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from smile_fast.supervision import PSEUDO_BIT, VOID
 from smile_fast.training.augment import Augmentation
 from smile_fast.training.batches import AIR
+from smile_runtime.label_map import PSEUDO_BIT, VOID
 from tests.tolerances import RESAMPLED_HU
 
 NOTHING = {"flip": 0.0, "rotate": 0.0, "scale": 0.0, "translate": 0.0, "intensity": 0.0, "noise": 0.0}

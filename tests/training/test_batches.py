@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from smile_fast.data.store import write_array
-from smile_fast.supervision import PSEUDO_BIT, VOID, State
+from smile_fast.supervision import State
 from smile_fast.training.batches import AIR, BatchSource
 from smile_fast.training.view import TrainingView
+from smile_runtime.label_map import PSEUDO_BIT, VOID
 from tests.runs import SHAPE, ct, make_store, truth
 
 DEPTH, HEIGHT, WIDTH = SHAPE

@@ -10,7 +10,7 @@ from smile_fast.evaluation.evaluate import evaluate_run
 from smile_fast.exporter import Targets, export_run
 from smile_fast.exporter.certificate import parity_samples
 from smile_fast.exporter.precision import calibration_slices
-from smile_fast.supervision import VOID, State
+from smile_fast.supervision import State
 from smile_fast.training.batches import AIR, BatchSource
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.inference import predict_labels, predict_logits
@@ -18,6 +18,7 @@ from smile_fast.training.relabel import Round, relabel
 from smile_fast.training.run import Run
 from smile_fast.training.view import TrainingView
 from smile_runtime.io.nifti import read_labels, write_image
+from smile_runtime.label_map import VOID
 from smile_runtime.predict.predictor import Predictor
 from smile_runtime.volume.preprocessing import BodyBox, BodyRule, body_box, to_slices, whole_box
 from tests.runs import SHAPE, SPACING, make_run, make_store, truth

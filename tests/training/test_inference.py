@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from smile_fast.models import ModelConfig, Segmenter
-from smile_fast.supervision import VOID, State
+from smile_fast.supervision import State
 from smile_fast.training.inference import iterate_logits, predict_labels, predict_logits
 from smile_fast.training.validation import validate
+from smile_runtime.label_map import VOID
 from smile_runtime.volume.preprocessing import slice_context
 from tests.runs import ORGANS, balance, ct, make_run, make_store, truth
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from smile_fast.data.store import open_array
 from smile_fast.models import Segmenter
-from smile_fast.supervision import PSEUDO_BIT, State
+from smile_fast.supervision import State
 from smile_fast.training import loop
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.loop import Trainer, train
@@ -20,6 +20,7 @@ from smile_fast.training.optimization import WeightAverage
 from smile_fast.training.run import Run
 from smile_fast.training.schedule import learning_rate
 from smile_runtime.errors import InputError
+from smile_runtime.label_map import PSEUDO_BIT
 from tests.runs import ORGANS, SHAPE, make_store, truth
 from tests.trainings import (
     CPU,

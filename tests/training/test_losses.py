@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from smile_fast.supervision import PSEUDO_BIT, VOID, Policy, State, build_tables
+from smile_fast.supervision import Policy, State, build_tables
 from smile_fast.training.losses import MaskedHeads, MissingIsBackground
+from smile_runtime.label_map import PSEUDO_BIT, VOID
 from tests.tolerances import LOSS_RELATIVE
 
 CPU = torch.device("cpu")

@@ -151,7 +151,7 @@ def test_a_damaged_config_is_named(own_store, tmp_path, damage):
 def test_a_config_that_is_no_object_is_damaged(own_store, tmp_path, content):
     run = make_run(tmp_path / "run", own_store, trained=False)
     (run.path / "config.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"config\.json is damaged"):
+    with pytest.raises(InputError, match=r"config\.json: not .*; train again, or restore"):
         Run.open(run.path)
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from smile_fast.data.store import write_array
-from smile_fast.supervision import PSEUDO_BIT, VOID, Policy, State, build_tables
+from smile_fast.supervision import Policy, State, build_tables
 from smile_fast.training.view import TrainingView
+from smile_runtime.label_map import PSEUDO_BIT, VOID
 from tests.runs import BOXES, ORGANS, SHAPE, ct, make_store, truth
 
 LIVER, PANCREAS = 1, 2

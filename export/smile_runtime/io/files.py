@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 from smile_runtime.errors import InputError
 
@@ -190,6 +191,48 @@ def write_json(path: str | os.PathLike[str], obj: object) -> None:
     text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike[str], remedy: str, *, missing: str | None = None) -> dict[str, Any]:
+    """Read the object in a JSON file: UTF-8 whatever the locale, a byte order mark allowed.
+
+    Args:
+        path: The file to read.
+        remedy: What to do when it cannot be used, for the end of the sentence.
+        missing: What to do when there is no such file, if that is something else.
+
+    Raises:
+        InputError: The file is missing, unreadable, not UTF-8, or does not hold a JSON object (see `parse_json`).
+    """
+    try:
+        return parse_json(Path(path).read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; {missing or remedy}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)}); {remedy}") from error
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file in UTF-8; {remedy}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); {remedy}") from None
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """Read a JSON object from a text.
+
+    Raises:
+        ValueError: It is not JSON, is nested too deeply, holds NaN or an infinite number, or is no object.
+    """
+    try:
+        found = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _refuse_unwritable(path: Path) -> None:

@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from smile_runtime.errors import InputError, first_line
+from smile_runtime.io.files import parse_json
+from smile_runtime.label_map import MAX_ORGANS
 from smile_runtime.volume.body import BodyRule
 from smile_runtime.volume.preprocessing import ORIENTATION
 
 METADATA_KEY = "smile_fast"  # of the entry in the file's metadata_props that holds the card
 SCHEMA = 2
-MAX_ORGANS = 126  # label values 1..126; above are pseudo-labels and void
 HEADS = ("sigmoid", "softmax")
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -98,9 +99,7 @@ class ModelCard:
         try:
             if len(text) > _MAX_CARD_CHARACTERS:
                 raise ValueError(f"it has {len(text)} characters")
-            card = json.loads(text, parse_constant=_refuse_constant)
-            if not isinstance(card, dict):
-                raise ValueError("it is not a JSON object")
+            card = parse_json(text)
             if card.get("schema") != SCHEMA:  # the fields depend on it
                 raise ValueError(f"schema is {card.get('schema')!r}, this version of smile_runtime reads {SCHEMA}")
             names = {item.name for item in fields(cls)}
@@ -109,13 +108,9 @@ class ModelCard:
             for name in ("organs", "window"):
                 card[name] = tuple(card[name]) if isinstance(card[name], list) else card[name]
             return cls(**card | {"body": BodyRule.from_json(card["body"])})
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise InputError(f"{source}: model card cannot be used, {first_line(error)}; export it again") from error
 
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")

@@ -11,14 +11,13 @@ import onnxruntime as ort
 
 from smile_runtime.errors import AllocationError, InputError, first_line
 from smile_runtime.io.files import check_readable, reason
-from smile_runtime.model.card import MAX_ORGANS, METADATA_KEY, ModelCard
+from smile_runtime.model.card import METADATA_KEY, ModelCard
 from smile_runtime.model.session import DEVICES, DeviceBuffers, is_allocation_error, open_session
 from smile_runtime.model.trust import trusted_card
 
 __all__ = [
     "INPUT",
     "LABELS",
-    "MAX_ORGANS",
     "METADATA_KEY",
     "PROBABILITIES",
     "Model",

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from smile_runtime import __version__
 from smile_runtime.errors import AllocationError, InputError
 from smile_runtime.io.buffers import zeros
-from smile_runtime.io.files import check_results, check_writable, sha256
+from smile_runtime.io.files import check_results, check_writable, parse_json, sha256
 from smile_runtime.io.nifti import Volume, check_suffix, read_image, read_note, refuse_replacing_scan, write_labels
 from smile_runtime.model.exported import Model, ModelCard
 from smile_runtime.predict.preview import Picture, fingerprint, picture_path, preview, remove_other, write_png
@@ -334,7 +334,7 @@ class Predictor:
         if found is None:
             return None
         try:
-            facts = json.loads(found[1])
+            facts = parse_json(found[1])
             if facts["settings"] != self.settings or facts["scan"]["shape"] != list(found[0]):
                 return None
             checked = {"box": _checked_box(facts["box"]), "range_hu": _checked_range(facts["range_hu"])}
@@ -342,7 +342,7 @@ class Predictor:
             if not all(map(math.isfinite, prediction.volumes_ml.values())):
                 return None
             return prediction if facts["scan"]["sha256"] == sha256(scan) else None
-        except (InputError, ValueError, KeyError, TypeError, OverflowError, RecursionError):  # somebody else's note
+        except (InputError, ValueError, KeyError, TypeError, OverflowError):  # somebody else's note
             return None
 
     def _prediction(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, write_json
+from smile_runtime.volume.histograms import slice_histograms
 
 
 def volumes_ml(
@@ -25,9 +26,7 @@ def volumes_ml(
         organs: Names; label value k + 1 is organs[k].
         voxel: Cubic millimetres of one voxel.
     """
-    counts = np.zeros(256, np.int64)
-    for label in labels:  # not all at once: bincount makes int64 of what it counts
-        counts += np.bincount(label.ravel(), minlength=256)
+    counts = slice_histograms(labels).sum(axis=0)
     return {organ: float(counts[value]) * voxel / 1000 for value, organ in enumerate(organs, 1)}
 
 

@@ -2,11 +2,21 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path, check_readable, check_writable, refuse_overwrite, sha256, write_json
+from smile_runtime.io.files import (
+    atomic_path,
+    check_readable,
+    check_writable,
+    read_json,
+    refuse_overwrite,
+    sha256,
+    write_json,
+)
 
 
 def names(folder):
@@ -126,6 +136,58 @@ def test_json_keeps_the_order_and_refuses_what_json_does_not_know(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "b.json", float("nan"))
     assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "there is no such file; make it"),
+        (b"\xff{}", "not a text file in UTF-8; mend it"),
+        ('{"a": "\u00e9"}'.encode("latin-1"), "not a text file in UTF-8; mend it"),
+        (b"", "not valid JSON .*; mend it"),
+        (b'{"a": 1,}', "not valid JSON .*; mend it"),
+        (b'{"a": 1} {}', "not valid JSON .*; mend it"),
+        (b'{"a": NaN}', "not valid JSON .NaN is not a JSON number.; mend it"),
+        (b'{"a": [-Infinity]}', "not valid JSON .-Infinity is not a JSON number.; mend it"),
+        (b'{"a": ' + b"[" * 100_000, "not valid JSON .it is nested too deeply.; mend it"),
+        (b"[1]", "not valid JSON .it is not a JSON object.; mend it"),
+        (b'"text"', "not valid JSON .it is not a JSON object.; mend it"),
+    ],
+)
+def test_json_that_cannot_be_read_is_one_sentence_with_a_remedy(tmp_path, content, why):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=f"^{path}: {why}$") as caught:
+        read_json(path, "mend it", missing="make it")
+    assert "\n" not in str(caught.value)
+
+
+def test_json_is_read_as_utf_8_whatever_the_locale(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"organ": "Übersicht"})
+    code = "import sys; from smile_runtime.io.files import read_json; print(ascii(read_json(sys.argv[1], '')))"
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "{'organ': '\\xdcbersicht'}\n"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors save it
+    assert read_json(path, "") == {"organ": "Übersicht"}
+
+
+def test_json_in_a_folder_or_without_permission(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=f"^{tmp_path}: cannot be read .is a directory.; mend it$"):
+        read_json(tmp_path, "mend it", missing="make it")
+    with pytest.raises(InputError, match=r"a/b: there is no such file; mend it$"):
+        read_json(tmp_path / "a" / "b", "mend it")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+    with pytest.raises(InputError, match=r"cannot be read .permission denied.; mend it$"):
+        read_json(tmp_path / "a", "mend it", missing="make it")
 
 
 def test_the_digest_of_a_file(tmp_path):

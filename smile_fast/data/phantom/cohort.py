@@ -20,7 +20,7 @@ from smile_fast.data.phantom.painting import ORGANS, Canvas
 from smile_fast.data.processes import run_jobs
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import write_json
+from smile_runtime.io.files import reason, write_json
 from smile_runtime.io.nifti import write_image, write_labels
 from smile_runtime.progress import progress
 
@@ -59,22 +59,23 @@ class PhantomOptions:
         """
         if self.train < 1 or self.test < 0:
             raise InputError(
-                f"a cohort needs at least 1 training and 0 held-out cases, not {self.train} and {self.test}"
+                f"--train, --test: {self.train} and {self.test} cases make no cohort; give at least 1 training case "
+                "and 0 test cases"
             )
         if not 32 <= self.size <= 1024:
-            raise InputError(f"--size {self.size} is out of range: give 32 to 1024 pixels")
+            raise InputError(f"--size: {self.size} is out of range; give 32 to 1024 pixels")
         if not 8 <= self.slices <= 1024:
-            raise InputError(f"--slices {self.slices} is out of range: give 8 to 1024")
+            raise InputError(f"--slices: {self.slices} is out of range; give 8 to 1024")
         if self.seed < 0:
-            raise InputError(f"--seed {self.seed} is negative: give 0 or more")
+            raise InputError(f"--seed: {self.seed} is negative; give 0 or more")
         if not self.organs:
-            raise InputError("--organs is empty: name at least one organ")
+            raise InputError("--organs: empty; name at least one organ")
         known = ORGANS if self.labelmaps is None else tuple(LabelMaps.open(self.labelmaps).values)
         for organ in self.organs:
             if organ not in known:
-                raise InputError(f"unknown organ '{organ}': there are {', '.join(known)}")
+                raise InputError(f"--organs: unknown organ '{organ}'; choose from {', '.join(known)}")
         if len(set(self.organs)) < len(self.organs):
-            raise InputError(f"--organs names an organ twice: {', '.join(self.organs)}")
+            raise InputError(f"--organs: an organ stands there twice ({', '.join(self.organs)}); name every organ once")
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def write_cohort(out: Path, options: PhantomOptions, *, workers: int = 1, force:
             _write_tables(folder, cases, options)
             _move(folder, out)
     except OSError as error:
-        raise InputError(f"cannot write the phantom cohort to {out}: {error.strerror or error}") from error
+        raise InputError(f"{out}: cannot be written ({reason(error)}); give another folder") from error
 
 
 def make_case(options: PhantomOptions, split: int, index: int) -> tuple[NDArray[np.int16], NDArray[np.uint8], Grid]:
@@ -133,8 +134,8 @@ def make_case(options: PhantomOptions, split: int, index: int) -> tuple[NDArray[
         if options.labelmaps or np.bincount(labels.ravel(), minlength=len(options.organs) + 1).all():
             return canvas.scan(rng), labels, canvas.grid
     raise InputError(
-        f"no patient with all of {', '.join(options.organs)} fits in {options.slices} slices of {options.size} pixels: "
-        "give more slices or larger ones"
+        f"--slices, --size: no patient with all of {', '.join(options.organs)} fits in {options.slices} slices of "
+        f"{options.size} pixels; give more slices or larger ones"
     )
 
 
@@ -193,14 +194,14 @@ def _write_tables(folder: Path, cases: Sequence[_Case], options: PhantomOptions)
 
 def _check_target(out: Path, force: bool) -> None:
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file: give a new folder")
+        raise InputError(f"{out}: is a file; give a new folder")
     if not out.exists() or not os.listdir(out):
         return
     if not force:
-        raise InputError(f"{out} is not empty: give a new folder, or --force to replace a phantom cohort in it")
+        raise InputError(f"{out}: is not empty; give a new folder, or --force to replace a phantom cohort in it")
     description = out / "dataset.json"
     if not description.is_file() or _GENERATOR not in description.read_text(errors="replace"):
-        raise InputError(f"{out} holds something that smile-fast phantom did not write: give a new folder")
+        raise InputError(f"{out}: holds something that smile-fast phantom did not write; give a new folder")
 
 
 def _move(folder: Path, out: Path) -> None:

@@ -1,6 +1,5 @@
 """Real label maps as patients: read, deform smoothly, resample, and build a trunk around them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,7 @@ from smile_fast.data.phantom.body import Build, Shell, add_chest, add_trunk
 from smile_fast.data.phantom.fields import Field, Grid, Space, cover, smooth_noise, superellipse, union, warp
 from smile_fast.data.phantom.painting import Canvas
 from smile_runtime.errors import InputError
+from smile_runtime.io.files import read_json
 from smile_runtime.io.nifti import read_labels
 from smile_runtime.volume.preprocessing import to_slices
 
@@ -62,30 +62,29 @@ class LabelMaps:
             InputError: no folder, no map in it, or no usable labels.json.
         """
         if not folder.is_dir():
-            raise InputError(f"{folder} is not a folder: --labelmaps wants one with *.nii.gz and labels.json")
+            raise InputError(f"{folder}: not a folder; give --labelmaps one with *.nii.gz and labels.json")
         files = tuple(sorted(path for path in folder.glob("*.nii.gz") if not path.name.startswith(".")))
         if not files:
-            raise InputError(f"{folder} holds no label map: --labelmaps wants *.nii.gz files")
+            raise InputError(f"{folder}: holds no label map; give --labelmaps a folder with *.nii.gz files")
         return cls(files, _read_values(folder / "labels.json"))
 
     def pick(self, split: int, index: int) -> Path:
         """The map of a case: held-out cases (split 1) come from other patients, where there are two at least."""
-        held = len(self.files) // 4 or len(self.files) // 2
-        pool = self.files[len(self.files) - held :] if split and held else self.files[: len(self.files) - held]
+        reserved = len(self.files) // 4 or len(self.files) // 2
+        first_reserved = len(self.files) - reserved
+        pool = self.files[first_reserved:] if split and reserved else self.files[:first_reserved]
         return pool[index % len(pool)]
 
 
 def _read_values(path: Path) -> dict[str, int]:
-    wanted = 'it must be {"labels": {"liver": 1, ...}} with values 1 to 255'
+    wanted = 'write {"labels": {"liver": 1, ...}} with values 1 to 255'
+    described = read_json(path, wanted)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))["labels"]
-        names = {str(name): int(value) for name, value in values.items() if name != "background"}
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): {wanted}") from error
+        names = {str(name): int(value) for name, value in described["labels"].items() if name != "background"}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} does not name the label values: {wanted}") from error
+        raise InputError(f"{path}: does not name the label values; {wanted}") from error
     if not names or len(set(names.values())) < len(names) or not all(1 <= v <= 255 for v in names.values()):
-        raise InputError(f"{path} does not name the label values: {wanted}")
+        raise InputError(f"{path}: does not name the label values; {wanted}")
     return names
 
 
@@ -99,7 +98,7 @@ def load_source(path: Path) -> Source:
     volume = read_labels(path)
     labels, geometry = to_slices(volume.data, volume.affine)
     if not labels.any():
-        raise InputError(f"{path} has no labelled voxel: remove it from the folder")
+        raise InputError(f"{path}: has no labelled voxel; remove it from the folder")
     return Source(np.ascontiguousarray(labels), geometry.spacing)
 
 
@@ -139,7 +138,7 @@ def _frame(
     """Grid around the labelled organs, and the point of the source, (z, y, x) mm, in its middle."""
     wanted = np.nonzero(np.isin(source.labels, values).any(axis=(1, 2)))[0]
     if not len(wanted):
-        raise InputError(f"{path} holds none of the organs: choose others, or remove it from the folder")
+        raise InputError(f"{path}: holds none of the organs; choose others, or remove it from the folder")
     seen = (source.labels > 0).any(axis=0)
     rows, columns = np.nonzero(np.asarray(seen).any(axis=1))[0], np.nonzero(np.asarray(seen).any(axis=0))[0]
     dz, dy, dx = source.spacing

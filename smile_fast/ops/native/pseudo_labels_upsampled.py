@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from smile_fast.ops.checks import MAX_ORGANS, check_channels, check_feature_grid, check_shape, check_tensor
+from smile_fast.ops.checks import check_channels, check_feature_grid, check_shape, check_tensor
 from smile_fast.ops.native.core import CORE, DTYPES, check_core_stride, refused_dtype, refused_stride
+from smile_runtime.label_map import MAX_ORGANS
 
 
 def refusal(logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, per_slice: bool) -> str:

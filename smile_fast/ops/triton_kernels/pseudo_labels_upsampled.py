@@ -14,10 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from smile_fast.ops.checks import check_feature_grid, check_shape, check_tensor
-from smile_fast.ops.reference import PSEUDO_BIT
 from smile_fast.ops.triton_kernels.core import DTYPES
 from smile_fast.ops.triton_kernels.counts import count_values
 from smile_fast.ops.triton_kernels.interpolation import BLOCK, LAUNCH_OPTIONS, interpolate
+from smile_runtime.label_map import PSEUDO_BIT
 
 
 @triton.jit(do_not_specialize=["organ"])

@@ -1,4 +1,4 @@
-"""The trivial baseline: the best HU window of each organ, found on training cases and scored on held-out ones."""
+"""The trivial baseline: the best HU window of each organ, found on training cases and scored on test cases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from smile_fast.data.dataset import RawCase, RawDataset
+from smile_fast.supervision.overlap import dice
 from smile_runtime.errors import InputError
 from smile_runtime.io.nifti import read_image, read_labels
 
@@ -21,7 +22,7 @@ class WindowScore:
     """The best window of one organ.
 
     Attributes:
-        dice: mean Dice over the held-out cases that hold the organ.
+        dice: mean Dice over the test cases that have the organ.
         low, high: the window, HU; the lowest and highest of the range stand for "no limit".
         smoothed: whether a 3x3x3 mean filter went before.
     """
@@ -33,40 +34,38 @@ class WindowScore:
 
 
 def hu_threshold(dataset: RawDataset) -> dict[str, float]:
-    """Held-out Dice of the best HU window per organ, with or without smoothing, whichever is larger.
+    """Dice on the test cases of the best HU window per organ, with or without smoothing, whichever is larger.
 
     Args:
-        dataset: a raw dataset with held-out cases.
+        dataset: a raw dataset with test cases.
 
     Raises:
-        InputError: there are no held-out cases, or a case cannot be read.
+        InputError: there are no test cases, or a case cannot be read.
     """
     return {organ: score.dice for organ, score in best_windows(dataset).items()}
 
 
 def best_windows(dataset: RawDataset) -> dict[str, WindowScore]:
-    """For each organ the window whose mean Dice over the training cases is best, with its held-out Dice.
+    """For each organ the window whose mean Dice over the training cases is best, with its Dice on the test cases.
 
     Args:
-        dataset: a raw dataset with held-out cases.
+        dataset: a raw dataset with test cases.
 
     Raises:
-        InputError: there are no held-out cases, or a case cannot be read.
+        InputError: there are no test cases, or a case cannot be read.
     """
     train = [case for case in dataset.cases if case.split == "train"]
     test = [case for case in dataset.cases if case.split == "test"]
     if not train or not test:
-        raise InputError(
-            f"{dataset.path} has no held-out cases (imagesTs and labelsTs): nothing to score a threshold on"
-        )
+        raise InputError(f"{dataset.path}: no test cases to score a window on; add some to imagesTs and labelsTs")
     counts = {split: _histograms(cases, len(dataset.organs)) for split, cases in (("train", train), ("test", test))}
     best = {}
     for k, organ in enumerate(dataset.organs):
         candidates = []
         for smoothed in (False, True):
             low, high = _best_window(counts["train"][:, int(smoothed)], k)
-            dice = _mean_dice(counts["test"][:, int(smoothed)], k)[low, high]
-            candidates.append(WindowScore(float(dice), _LOW + _STEP * low, _LOW + _STEP * (high + 1) - 1, smoothed))
+            score = _mean_dice(counts["test"][:, int(smoothed)], k)[low, high]
+            candidates.append(WindowScore(float(score), _LOW + _STEP * low, _LOW + _STEP * (high + 1) - 1, smoothed))
         best[organ] = max(candidates, key=lambda score: score.dice)
     return best
 
@@ -109,5 +108,5 @@ def _mean_dice(counts: NDArray[np.int64], k: int) -> NDArray[np.float64]:
         scored += 1
         # Voxels of a window = difference of two cumulative counts.
         inside = [np.cumsum(h)[None, :] - (np.cumsum(h) - h)[:, None] for h in (everything, organ)]
-        total += 2 * inside[1] / np.maximum(inside[0] + organ.sum(), 1)
+        total += dice(inside[1], inside[0], organ.sum())
     return np.triu(total) / max(scored, 1)

@@ -4,8 +4,8 @@ import pytest
 from scipy import ndimage
 
 from smile_fast.data.dataset import RawDataset
-from smile_fast.data.hu_threshold import best_windows, hu_threshold
 from smile_fast.data.phantom import PhantomOptions, write_cohort
+from smile_fast.evaluation.hu_threshold import best_windows, hu_threshold
 from smile_runtime.errors import InputError
 from tests.cohorts import describe, make_cohort
 
@@ -88,7 +88,7 @@ def test_void_voxels_are_no_organ(tmp_path):
 
 
 def test_needs_held_out_cases(tmp_path):
-    with pytest.raises(InputError, match="no held-out cases"):
+    with pytest.raises(InputError, match="no test cases to score a window on"):
         hu_threshold(RawDataset.open(make_cohort(tmp_path, train=2)))
 
 

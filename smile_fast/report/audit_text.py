@@ -1,0 +1,81 @@
+"""The label audit in words and as a table: what the commands print and the page shows."""
+
+from typing import Any
+
+from smile_fast.supervision.audit import Audit, OrganAudit
+from smile_fast.text_table import text_table
+
+_HEAD = (
+    *("organ", "alpha", "beta", "base TP", "FN", "TN", "TP/FN"),
+    *("SMILE TP", "FN", "TN", "ignored", "epsilon", "basis"),
+)
+
+
+def audit_table(audit: Audit) -> str:
+    """The table as text, one row an organ."""
+    return "\n".join(text_table([_HEAD, *(_cells(row) for row in audit.organs)]))
+
+
+def audit_record(audit: Audit) -> dict[str, Any]:
+    """Plain data for a JSON file: the figures, and each organ's sentence beside its own."""
+    record = audit.to_json()
+    for entry, row in zip(record["organs"], audit.organs, strict=True):
+        entry["sentence"] = audit_sentence(row)
+    return record
+
+
+def audit_sentence(row: OrganAudit) -> str:
+    """Say in words what a training that takes missing for background would learn wrong of an organ."""
+    present = row.annotated + row.missing + row.hidden
+    gone = row.missing + row.hidden
+    if row.alpha is None:
+        return f"{row.organ}: declared absent in every case; there is nothing to learn but its absence."
+    if gone == 0:
+        return (
+            f"{row.organ}: annotated in every case where it is present ({present}); no method sees a wrong label of it."
+        )
+    lead = f"{row.organ}: {row.alpha:.0%} of the annotations are missing ({gone} of {present} cases);"
+    if row.baseline.fn is None:
+        return f"{lead} no case shows its size, so the wrong labels cannot be estimated."
+    if row.baseline.fn == 0:
+        return f"{lead} yet no voxel of it lies there, so a background-for-missing training sees no wrong label of it."
+    if row.baseline.tp == 0:
+        return f"{lead} every label that a background-for-missing training sees of it is wrong ({row.basis})."
+    ratio = row.baseline.fn / row.baseline.tp
+    return (
+        f"{lead} a background-for-missing training sees {_ratio(ratio)} wrong labels for every right one ({row.basis})."
+    )
+
+
+def _cells(row: OrganAudit) -> tuple[str, ...]:
+    base, smile = row.baseline, row.smile
+    tp_fn = "?" if base.fn is None else "inf" if base.fn == 0 else f"{base.tp_fn:.2f}"
+    return (
+        row.organ,
+        "-" if row.alpha is None else f"{row.alpha:.2f}",
+        "?" if row.beta is None else f"{row.beta:.2%}",
+        _count(base.tp),
+        _count(base.fn),
+        _count(base.tn),
+        tp_fn,
+        _count(smile.tp),
+        _count(smile.fn),
+        _count(smile.tn),
+        _count(smile.ambiguous),
+        f"{row.epsilon:.2%}",
+        row.basis,
+    )
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.1f}" if value >= 0.1 else f"{value:.2g}"
+
+
+def _count(value: int | None) -> str:
+    """A voxel count in a few characters: 950, 12.3k, 4.56M, 7.89G."""
+    if value is None:
+        return "?"
+    for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return str(value)

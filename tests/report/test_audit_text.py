@@ -1,0 +1,57 @@
+import json
+
+import pytest
+
+from smile_fast.report.audit_text import audit_record, audit_sentence, audit_table
+from smile_fast.supervision.audit import CaseCounts, audit
+from smile_fast.supervision.states import State
+
+A, M, H, X = State.ANNOTATED, State.MISSING, State.HIDDEN, State.ABSENT
+
+
+def one_organ(states, drawn=10):
+    """Cases of 100 voxels with 10 of the liver, drawn wherever it is annotated or hidden."""
+    counts = {str(case): CaseCounts(100, 0, (drawn if state in (A, H) else 0,)) for case, state in enumerate(states)}
+    declarations = {str(case): {"liver": state} for case, state in enumerate(states)}
+    return audit(counts, declarations, ["liver"]).organs[0]
+
+
+@pytest.mark.parametrize(
+    ("states", "sentence"),
+    [
+        (
+            [A] * 3 + [H] * 7,
+            "liver: 70% of the annotations are missing (7 of 10 cases); a background-for-missing training sees "
+            "2.3 wrong labels for every right one (measured).",
+        ),
+        ([A, A, X], "liver: annotated in every case where it is present (2); no method sees a wrong label of it."),
+        ([X, X], "liver: declared absent in every case; there is nothing to learn but its absence."),
+        ([M, M], "liver: 100% of the annotations are missing (2 of 2 cases); no case shows its size, so the wrong"),
+        ([H, H], "every label that a background-for-missing training sees of it is wrong (measured)."),
+        ([A] * 9 + [M], "a background-for-missing training sees 0.1 wrong labels for every right one (estimated)."),
+        ([A] * 99 + [M], "a background-for-missing training sees 0.01 wrong labels for every right one (estimated)."),
+    ],
+)
+def test_says_it_in_words(states, sentence):
+    assert sentence in audit_sentence(one_organ(states))
+
+
+def test_a_hidden_annotation_without_voxels_is_no_wrong_label():
+    assert "yet no voxel of it lies there" in audit_sentence(one_organ([A, H], drawn=0))
+
+
+def test_json_and_table_hold_every_organ():
+    counts = {"a": CaseCounts(10**9, 0, (12_345, 0)), "b": CaseCounts(10**9, 0, (0, 0))}
+    states = {"a": {"liver": A, "left kidney": M}, "b": {"liver": H, "left kidney": M}}
+    report = audit(counts, states, ["liver", "left kidney"])
+    data = json.loads(json.dumps(audit_record(report), allow_nan=False))
+    assert data["cases"] == ["a", "b"]
+    assert data["organs"][0]["baseline"]["tp"] == 12_345
+    assert data["organs"][1]["beta"] is None
+    assert [row["sentence"] for row in data["organs"]] == [audit_sentence(row) for row in report.organs]
+    head, rule, *rows = audit_table(report).splitlines()
+    assert head.startswith("organ")
+    assert set(rule) == {"-"}
+    assert rows[0].split()[:5] == ["liver", "0.50", "0.00%", "12.3k", "0"]
+    assert "?" in rows[1]
+    assert len({len(line) for line in (head, rule, *rows)}) == 1
