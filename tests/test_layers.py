@@ -12,9 +12,28 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EVERYTHING = {
     f"smile_fast.{layer}"
-    for layer in ("cli", "data", "demo", "evaluation", "exporter", "models", "ops", "report", "supervision", "training")
+    for layer in (
+        "cli",
+        "data",
+        "demo",
+        "evaluation",
+        "exporter",
+        "models",
+        "ops",
+        "report",
+        "settings",
+        "supervision",
+        "training",
+    )
 }
-BELOW_TRAINING = {"smile_fast.data", "smile_fast.models", "smile_fast.ops", "smile_fast.supervision", "smile_runtime"}
+BELOW_TRAINING = {
+    "smile_fast.data",
+    "smile_fast.models",
+    "smile_fast.ops",
+    "smile_fast.settings",
+    "smile_fast.supervision",
+    "smile_runtime",
+}
 BESIDE_TRAINING = BELOW_TRAINING | {"smile_fast.training", "smile_fast.evaluation"}
 
 # Layer -> what it may import beside the standard library and itself; the longest matching layer decides.
@@ -24,7 +43,9 @@ ALLOWED: dict[str, set[str]] = {
     "smile_fast.ops": {"torch", "triton", "smile_fast._native", "smile_fast._native_cuda"},
     "smile_fast.ops.reference": {"torch"},
     "smile_fast.supervision": {"numpy", "torch", "smile_runtime"},
-    "smile_fast.models": {"torch"},
+    "smile_fast.settings": {"smile_runtime"},
+    "smile_fast.models": {"torch", "smile_fast.settings"},
+    "smile_fast.models.config": {"smile_fast.settings"},
     "smile_fast.data": {"blosc2", "nibabel", "numpy", "scipy", "smile_fast.supervision", "smile_runtime"},
     "smile_fast.training": BELOW_TRAINING | {"numpy", "safetensors", "torch"},
     "smile_fast.evaluation": BESIDE_TRAINING | {"numpy", "scipy", "surface_distance", "torch"},
@@ -38,6 +59,8 @@ ALLOWED: dict[str, set[str]] = {
 # What may be imported before a command's help is printed; each of them imports only the standard library and its peers.
 LIGHT = {
     "smile_fast.cli",
+    "smile_fast.models.config",
+    "smile_fast.settings",
     "smile_fast.training.config",
     "smile_runtime.predict.arguments",
     "smile_runtime.errors",
@@ -136,6 +159,7 @@ def test_every_module_keeps_to_its_layer() -> None:
 def test_commands_import_nothing_heavy() -> None:
     packages = {
         "smile_fast",
+        "smile_fast.models",
         "smile_fast.training",
         "smile_runtime",
         "smile_runtime.io",

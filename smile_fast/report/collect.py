@@ -189,12 +189,12 @@ def curves_of(lines: Sequence[Mapping[str, Any]], organs: Sequence[str]) -> Curv
     organ_loss = {organ: Curve() for organ in organs}
     validation = {organ: Curve() for organ in organs}
     starts: dict[int, int] = {}
-    seconds: dict[int, float] = {}  # each stage counts from 0
+    seconds: dict[int, float] = {}  # each round counts from 0
     for line in lines:
-        iteration, stage = int(line["iteration"]), int(line["round"])
+        iteration, number = int(line["iteration"]), int(line["round"])
         iterations = max(iterations, iteration)
-        starts.setdefault(stage, iteration)
-        seconds[stage] = line.get("seconds", seconds.get(stage, 0.0))
+        starts.setdefault(number, iteration)
+        seconds[number] = line.get("seconds", seconds.get(number, 0.0))
         loss.add(iteration, line.get("loss"))
         for name, found in (("loss_per_organ", organ_loss), ("validation", validation)):
             for organ, value in line.get(name, {}).items():

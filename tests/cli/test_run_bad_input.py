@@ -31,14 +31,14 @@ BAD = [
     Bad(
         "config with a wrong setting",
         RELABEL,
-        "gamma_max must be in (0, 1]",
+        "config.json: --gamma-max: 7 cannot be used; give a number in (0, 1]",
         config(lambda record: record["settings"].update(gamma_max=7)),
     ),
     Bad(
         "config with another backbone",
         "evaluate run",
         "does not hold the weights of this network",
-        config(lambda record: record["model"].update(backbone="resnet34")),
+        config(lambda record: record["settings"]["model"].update(backbone="resnet34")),
     ),
     Bad(
         "config with more organs",
