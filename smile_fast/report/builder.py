@@ -132,6 +132,7 @@ def _facts(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
         model = config.model
         channels = "1 slice" if model.channels == 1 else f"{model.channels} neighbouring slices"
         width = "" if model.width == 64 else f", width {model.width}"
+        clipped = f", gradient clipped to {config.clip_norm:g}" if config.clip_norm else ""
         facts = {
             "Method": method,
             "Cohort": run.store_path.name,
@@ -139,7 +140,7 @@ def _facts(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
             "Network": f"DeepLab v3, {model.backbone}, output stride {model.output_stride}{width}, {channels}",
             "HU window": f"{format_hu(model.window[0])} to {format_hu(model.window[1])}",
             "Training": f"{record.curves.iterations} iterations in {format_seconds(record.curves.seconds)}, "
-            f"{config.optimizer}, batch {config.batch_size}, seed {config.seed}",
+            f"{config.optimizer}, batch {config.batch_size}, seed {config.seed}{clipped}",
             "Relabelling": f"{config.rounds} rounds, γ max {config.gamma_max:g}, per {config.scope}"
             if config.method == "smiler"
             else "none",

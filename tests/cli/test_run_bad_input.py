@@ -44,7 +44,7 @@ BAD = [
         "config with more organs",
         "evaluate run",
         "has the organs liver, pancreas, the run",
-        config(lambda record: record["model"].update(organs=["liver", "pancreas", "x"])),
+        config(lambda record: record["settings"]["model"].update(organs=["liver", "pancreas", "x"])),
     ),
     Bad("annotations of the run are damaged", RELABEL, "the header must be", write("run/annotations.csv", b"a,b\n")),
     *(
@@ -86,11 +86,11 @@ BAD = [
         index(lambda found: found["cases"][1].update(sources={"image": "ab"})),
     ),
     # final weights
-    Bad("weights of the run are cut off", "evaluate run", "model.safetensors is damaged", cut("run/model.safetensors")),
+    Bad("weights of the run are cut off", "evaluate run", "model.safetensors: damaged", cut("run/model.safetensors")),
     Bad(
         "weights of the run are foreign",
         "export run model.onnx",
-        "is not a smile-fast checkpoint",
+        "not a smile-fast checkpoint",
         foreign("run/model.safetensors"),
     ),
     Bad(
@@ -116,7 +116,7 @@ BAD = [
     ),
     Bad("undo with a share", "relabel run --undo 0 --gamma 0.5", "leave --round, --gamma and --scope out"),
     Bad("undo below 0", "relabel run --undo=-1", "--undo keeps the rounds"),
-    Bad("relabel on no device", "relabel run --gamma 0.5 --device toaster", "--device toaster is not a device"),
+    Bad("relabel on no device", "relabel run --gamma 0.5 --device toaster", "--device: toaster is no device"),
     Bad(
         "rounds cannot be written",
         RELABEL,

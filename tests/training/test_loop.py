@@ -21,6 +21,7 @@ from smile_fast.training.run import Run
 from smile_fast.training.schedule import learning_rate
 from smile_runtime.errors import InputError
 from tests.runs import ORGANS, SHAPE, make_store, truth
+from tests.tolerances import CLIPPED_NORM_RELATIVE
 from tests.trainings import (
     CPU,
     CURRICULUM,
@@ -202,6 +203,46 @@ def test_the_average_is_updated_once_a_step(store, tmp_path, monkeypatch):
     monkeypatch.setattr(AveragedModel, "update_parameters", counted)
     trained(tmp_path / "run", store, **CURRICULUM)
     assert steps == list(range(17))
+
+
+def gradient_norms(monkeypatch):
+    """Norm of the whole gradient at each step, in the moment when the optimizer gets it."""
+    norms, build = [], loop.build_optimizer
+
+    def norm_of(optimizer, *_):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.stack([p.grad.double().square().sum() for p in parameters]).sum().sqrt().item())
+
+    def watched(model, config):
+        optimizer = build(model, config)
+        optimizer.register_step_pre_hook(norm_of)
+        return optimizer
+
+    monkeypatch.setattr(loop, "build_optimizer", watched)
+    return norms
+
+
+@pytest.mark.parametrize("amp", ["off", "bfloat16"])
+def test_a_gradient_is_clipped_before_the_optimizer_takes_it(store, tmp_path, monkeypatch, amp):
+    norms = gradient_norms(monkeypatch)
+    free = trained(tmp_path / "free", store, optimizer="sgd", amp=amp)
+    limit = norms[0] / 2
+    norms.clear()
+    clipped = trained(tmp_path / "clipped", store, optimizer="sgd", amp=amp, clip_norm=limit)
+    assert len(norms) == 9
+    assert max(norms) <= limit * (1 + CLIPPED_NORM_RELATIVE)
+    assert norms[0] > 0.99 * limit  # scaled down to the limit, not to nothing
+    assert differs(weights(clipped), weights(free))
+
+
+def test_a_limit_that_is_never_reached_and_none_are_the_same_training(store, tmp_path, monkeypatch):
+    high = trained(tmp_path / "high", store, clip_norm=1e9)
+
+    def never(*arguments):
+        raise AssertionError("without a limit nothing is clipped")
+
+    monkeypatch.setattr(loop, "clip_grad_norm_", never)
+    assert_same_bits(weights(trained(tmp_path / "off", store)), weights(high))
 
 
 def test_validation_only_looks(store, tmp_path):

@@ -72,7 +72,7 @@ def test_a_training_resumes_again_and_again(store, smiler, tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"optimizer": "sgd", "channels": 3, "flip": 0.5},
+        {"optimizer": "sgd", "channels": 3, "flip": 0.5, "clip_norm": 0.1},
         {"method": "baseline", "ema": 0.5, "validate_every": 0.5, "folds": 3},
         {"policy": "channel-drop", "output_stride": 16, "seed": 20261231},
         {"amp": "bfloat16", "batch_size": 3},

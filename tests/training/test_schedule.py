@@ -53,5 +53,7 @@ def test_every_step_has_a_seed_of_its_own_that_torch_takes():
         for step in range(50)
     ]
     assert len(set(seeds)) == len(seeds)
+    # Another rule would make another training of every recorded seed.
+    assert [step_seed(*place) for place in ((0, 0, 7), (0, 2, 7), (3, 1, 0))] == [7, 2000013, 3000019000030]
     for seed in (min(seeds), max(seeds)):
         torch.Generator().manual_seed(seed)
