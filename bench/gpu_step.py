@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.gpu_ops import BATCH, Row, supervision
 from bench.gpu_timing import REPETITIONS, Calls, step_times
-from smile_fast.models.segmenter import ModelConfig, Segmenter
+from smile_fast.models import ModelConfig, Segmenter
 from smile_fast.ops import masked_bce_upsampled
 
 CONFIG = ModelConfig(organs=tuple(f"organ {number}" for number in range(13)))

@@ -77,12 +77,14 @@ def make_store(
 
 def make_run(path: Path, store: Store, *, seed: int = 0, trained: bool = True, **settings: object) -> Run:
     """Make a run folder; with `trained` it gets random weights that call about half of the voxels something."""
-    config = TrainConfig.from_json({"backbone": "resnet18", "width": 8, "output_stride": 8, "rates": [2], **settings})
+    config = TrainConfig.from_options(
+        {"backbone": "resnet18", "width": 8, "output_stride": 8, "rates": [2], **settings}
+    )
     run = Run.create(path, config, store, store.declarations())
     if trained:
         torch.manual_seed(seed)
-        model = Segmenter(run.model_config).eval()
-        balance(model, slice_context(ct(), range(SHAPE[0]), config.channels))
+        model = Segmenter(run.config.model).eval()
+        balance(model, slice_context(ct(), range(SHAPE[0]), config.model.channels))
         Checkpoint({"model": dict(model.state_dict())}).save(run.model_path)
     return run
 
@@ -97,12 +99,12 @@ def balance(model: Segmenter, hu: NDArray[np.int16]) -> None:  # hu: [N, C, H, W
 def add_metrics(run: Run, *, validation: bool = True) -> None:
     lines = []
     for iteration in range(10, 60, 10):
-        stage = 0 if iteration < 40 else 1
+        number = 0 if iteration < 40 else 1
         losses = {organ: 1.0 / iteration for organ in run.organs}
-        record = {"iteration": iteration, "round": stage, "loss": 2.0 / iteration, "lr": 0.1, "seconds": 1.0}
+        record = {"iteration": iteration, "round": number, "loss": 2.0 / iteration, "lr": 0.1, "seconds": 1.0}
         lines.append(record | {"loss_per_organ": losses})
         if validation:
-            lines.append({"iteration": iteration, "round": stage, "validation": {run.organs[0]: iteration / 100}})
+            lines.append({"iteration": iteration, "round": number, "validation": {run.organs[0]: iteration / 100}})
     run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

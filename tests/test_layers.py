@@ -14,9 +14,28 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("smile_fast", "smile_runtime")
 EVERYTHING = {
     f"smile_fast.{layer}"
-    for layer in ("cli", "data", "demo", "evaluation", "exporter", "models", "ops", "report", "supervision", "training")
+    for layer in (
+        "cli",
+        "data",
+        "demo",
+        "evaluation",
+        "exporter",
+        "models",
+        "ops",
+        "report",
+        "settings",
+        "supervision",
+        "training",
+    )
 }
-BELOW_TRAINING = {"smile_fast.data", "smile_fast.models", "smile_fast.ops", "smile_fast.supervision", "smile_runtime"}
+BELOW_TRAINING = {
+    "smile_fast.data",
+    "smile_fast.models",
+    "smile_fast.ops",
+    "smile_fast.settings",
+    "smile_fast.supervision",
+    "smile_runtime",
+}
 BESIDE_TRAINING = BELOW_TRAINING | {"smile_fast.training", "smile_fast.evaluation"}
 # Modules of the runtime outside of its rooms, for all rooms.
 RUNTIME_GROUND = {f"smile_runtime.{module}" for module in ("arguments", "errors", "label_map", "progress")}
@@ -30,7 +49,9 @@ ALLOWED: dict[str, set[str]] = {
     "smile_fast.ops": {"torch", "triton", "smile_fast._native", "smile_fast._native_cuda", "smile_runtime.label_map"},
     "smile_fast.ops.reference": {"torch", "smile_runtime.label_map"},
     "smile_fast.supervision": {"numpy", "torch", "smile_runtime"},
-    "smile_fast.models": {"torch", "smile_runtime.label_map"},
+    "smile_fast.settings": {"smile_runtime"},
+    "smile_fast.models": {"torch", "smile_fast.settings"},
+    "smile_fast.models.config": {"smile_fast.settings", "smile_runtime.label_map"},
     "smile_fast.data": {"blosc2", "nibabel", "numpy", "scipy", "smile_fast.supervision", "smile_runtime"},
     "smile_fast.training": BELOW_TRAINING | {"numpy", "safetensors", "torch"},
     "smile_fast.evaluation": BESIDE_TRAINING | {"numpy", "scipy", "surface_distance", "torch"},
@@ -50,6 +71,8 @@ ALLOWED: dict[str, set[str]] = {
 # What may be imported before a command's help is printed; each of them imports only the standard library and its peers.
 LIGHT = {
     "smile_fast.cli",
+    "smile_fast.models.config",
+    "smile_fast.settings",
     "smile_fast.training.config",
     "smile_runtime.arguments",
     "smile_runtime.errors",
@@ -181,6 +204,7 @@ def test_a_cycle_of_imports_is_found() -> None:
 def test_commands_import_nothing_heavy() -> None:
     packages = {
         "smile_fast",
+        "smile_fast.models",
         "smile_fast.training",
         "smile_runtime",
         "smile_runtime.io",

@@ -113,7 +113,7 @@ def test_run_folders(job, method):
     assert trained.config.method == method
     assert trained.store_path == (job / "store").resolve()
     assert trained.cases("test") == ["test_0000"]
-    assert trained.model_config.outputs == (4 if method == "baseline" else 3)
+    assert trained.config.model.outputs == (4 if method == "baseline" else 3)
     losses = [line["loss"] for line in read_metrics(trained)]
     assert len(losses) == (2 if method == "smiler" else 1)
     assert np.isfinite(losses).all()

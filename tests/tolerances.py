@@ -34,6 +34,10 @@ LOSS_RELATIVE = 4 * 2.0**-24
 # or twice each: at most 4 in float32. A 16-bit gradient is a rounded float32 one: at most the neighbouring number.
 GRADIENT_ULPS = {torch.float32: 4, torch.bfloat16: 1, torch.float16: 1, torch.float64: 8}
 
+# The norm of a clipped gradient: torch adds up the squares of a few million float32 values in float32, pairwise, and
+# scales by a factor that is rounded once; half a dozen roundings of 2^-24.
+CLIPPED_NORM_RELATIVE = 8 * 2.0**-24
+
 # The goal for a sum of losses over the voxels of a real image, where roundings average out.
 LOSS_RELATIVE_LARGE = 1e-7
 

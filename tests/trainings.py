@@ -15,7 +15,8 @@ from smile_fast.data.store import Store
 from smile_fast.supervision import State
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
-from smile_fast.training.loop import Interrupted, train
+from smile_fast.training.interrupt import Interrupted
+from smile_fast.training.loop import train
 from smile_fast.training.metrics import MetricsLog, read_metrics
 from smile_fast.training.run import Run
 from tests.runs import make_store, truth
@@ -44,7 +45,7 @@ def tiny_store(path: Path, states: Mapping[tuple[str, str], State] = STATES) -> 
 
 
 def new_run(path: Path, store: Store, **settings: object) -> Run:
-    config = TrainConfig.from_json({**TINY, **settings})
+    config = TrainConfig.from_options({**TINY, **settings})
     return Run.create(path, config, store, store.declarations())
 
 
@@ -92,7 +93,7 @@ def overlays(run: Run) -> dict[str, bytes]:
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
-    """Send this process a signal when the given step of the training is done (counted over all stages)."""
+    """Send this process a signal when the given step of the training is done (counted over all rounds)."""
     add, done = MetricsLog.add, 0
 
     def counted(self: MetricsLog, *arguments: Any) -> None:

@@ -18,7 +18,7 @@ import torch
 from bench import gpu, gpu_ops, gpu_shapes, gpu_step
 from bench.gpu_table import table
 from bench.gpu_timing import step_times, times
-from smile_fast.models.segmenter import ModelConfig
+from smile_fast.models import ModelConfig
 
 MACHINE = {
     "gpu": "NVIDIA Some GPU",

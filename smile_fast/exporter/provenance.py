@@ -20,7 +20,6 @@ def provenance(run: Run, store: Store) -> dict[str, Any]:
     record = {
         "method": run.config.method,
         "settings": run.config.to_json(),
-        "model": run.model_config.to_json(),
         "cases": {split: len(run.cases(split)) for split in ("train", "validation", "test")},
         "store_sha256": sha256(store.path / INDEX),
         "config_sha256": sha256(run.path / "config.json"),

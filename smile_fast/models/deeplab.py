@@ -56,7 +56,7 @@ class ASPP(nn.Module):
 
 
 class DeepLabHead(nn.Sequential):
-    """ASPP, a 3x3 convolution, and one 1x1 classifier per output plane."""
+    """ASPP, a 3x3 convolution, and one 1x1 classifier per channel of the logits."""
 
     def __init__(self, inputs: int, channels: int, rates: Sequence[int], outputs: int) -> None:
         super().__init__(

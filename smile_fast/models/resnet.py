@@ -80,7 +80,7 @@ class ResNet(nn.Module):
     Args:
         name: one of `VARIANTS`.
         in_channels: channels of the input (neighbouring slices).
-        output_stride: 8 or 16 input pixels per feature pixel.
+        output_stride: 8 or 16 input pixels per pixel of the features.
         width: channels of the first stage; 64 is the published network (and needed for its checkpoints).
 
     Source:

@@ -86,7 +86,7 @@ def build_report(
         "with_rounds": [record for record in records if record.rounds],
         "predictions": prediction_rows(records, colours),
         "pseudo": [row for record in records if record.rounds for row in pseudo_rows(record, colours)],
-        "windows": sorted({tuple(record.run.config.window) for record in records}),
+        "windows": sorted({tuple(record.run.config.model.window) for record in records}),
         "cohort": ", ".join(dict.fromkeys(record.run.store_path.name for record in records)),
     }
     environment = Environment(
@@ -135,16 +135,18 @@ def _facts(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     for record in records:
         run, config, packages = record.run, record.run.config, record.environment.get("packages", {})
         method = METHODS[config.method] + (f", policy {config.policy}" if config.policy != "smile" else "")
-        channels = "1 slice" if config.channels == 1 else f"{config.channels} neighbouring slices"
-        width = "" if config.width == 64 else f", width {config.width}"
+        model = config.model
+        channels = "1 slice" if model.channels == 1 else f"{model.channels} neighbouring slices"
+        width = "" if model.width == 64 else f", width {model.width}"
+        clipped = f", gradient clipped to {config.clip_norm:g}" if config.clip_norm else ""
         facts = {
             "Method": method,
             "Cohort": run.store_path.name,
             "Cases": ", ".join(f"{len(run.cases(split))} {split}" for split in ("train", "validation", "test")),
-            "Network": f"DeepLab v3, {config.backbone}, output stride {config.output_stride}{width}, {channels}",
-            "HU window": f"{format_hu(config.window[0])} to {format_hu(config.window[1])}",
+            "Network": f"DeepLab v3, {model.backbone}, output stride {model.output_stride}{width}, {channels}",
+            "HU window": f"{format_hu(model.window[0])} to {format_hu(model.window[1])}",
             "Training": f"{record.curves.iterations} iterations in {format_seconds(record.curves.seconds)}, "
-            f"{config.optimizer}, batch {config.batch_size}, seed {config.seed}",
+            f"{config.optimizer}, batch {config.batch_size}, seed {config.seed}{clipped}",
             "Relabelling": f"{config.rounds} rounds, γ max {config.gamma_max:g}, per {config.scope}"
             if config.method == "smiler"
             else "none",

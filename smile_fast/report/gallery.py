@@ -70,7 +70,7 @@ class Painter:
 
     def __init__(self, record: RunRecord, colours: Mapping[str, str]) -> None:
         self.record, self.colours = record, colours
-        self.organs, self.window = record.run.organs, record.run.config.window
+        self.organs, self.window = record.run.organs, record.run.config.model.window
         self.store = record.run.store()
 
     @cached_property
@@ -105,7 +105,7 @@ class Painter:
         """Predict one slice [H, W] from it and its neighbours, as if it were predicted with the whole volume."""
         if self.model is None:
             return None
-        reach = self.record.run.config.channels // 2
+        reach = self.record.run.config.model.channels // 2
         first = max(0, index - reach)
         slices = self.store.read_image(case, slice(first, index + reach + 1))
         whole = self.store.body_box(case, self.record.run.config.body)

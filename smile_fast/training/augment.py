@@ -36,7 +36,8 @@ class Augmentation:
     @classmethod
     def of(cls, config: TrainConfig) -> "Augmentation":
         """The augmentation that a run's settings describe."""
-        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+        changes = {field.name: getattr(config, field.name) for field in fields(cls) if field.name != "window"}
+        return cls(**changes, window=config.model.window)
 
     def __call__(
         self,

@@ -36,7 +36,7 @@ class Batch:
 
 
 class BatchSource:
-    """Batches as a pure function of (seed, stage, step): any step can be made again, in any order.
+    """Batches as a pure function of (seed, round, step): any step can be made again, in any order.
 
     A share of each batch is drawn organ by organ, so that an organ that few slices show is seen as often
     as a large one; the rest is drawn uniformly over all slices. Patches come from within the body's box.
@@ -48,7 +48,7 @@ class BatchSource:
             is trained on as little filling around a body as it sees in production: none.
         batch_size: N.
         organ_share: share of the images drawn because they show an organ.
-        seed: of the whole run. stage: 0 for the first stage, t for round t.
+        seed: of the whole run. round_number: 0 for human labels, t for round t.
         output_stride: of the network. Patches are whole feature pixels: a loss stretches logits over its patch, which
             is what evaluation and the exported file compute only where no feature pixel hangs over.
     """
@@ -62,12 +62,12 @@ class BatchSource:
         batch_size: int,
         organ_share: float,
         seed: int,
-        stage: int,
+        round_number: int,
         output_stride: int = 8,
     ) -> None:
         self.view, self.channels, self.batch_size = view, channels, batch_size
         self.patch = _patch_size(view, crop_size, output_stride)
-        self.organ_share, self.seed, self.stage = organ_share, seed, stage
+        self.organ_share, self.seed, self.round_number = organ_share, seed, round_number
         depths = [len(view.counts[case]) for case in view.cases]
         self._case = np.repeat(np.arange(len(depths)), depths)  # [slices]
         self._plane = np.concatenate([np.arange(depth) for depth in depths])  # [slices]
@@ -76,17 +76,17 @@ class BatchSource:
         self._organs = [(k + 1, slices) for k, slices in enumerate(shown) if len(slices)]
 
     @classmethod
-    def of(cls, config: TrainConfig, view: TrainingView, stage: int) -> "BatchSource":
+    def of(cls, config: TrainConfig, view: TrainingView, round_number: int) -> "BatchSource":
         """The batches that a run's settings describe."""
         return cls(
             view,
-            channels=config.channels,
+            channels=config.model.channels,
             crop_size=config.crop_size,
             batch_size=config.batch_size,
             organ_share=config.organ_share,
             seed=config.seed,
-            stage=stage,
-            output_stride=config.output_stride,
+            round_number=round_number,
+            output_stride=config.model.output_stride,
         )
 
     @property
@@ -96,7 +96,7 @@ class BatchSource:
 
     def batch(self, step: int) -> Batch:
         """The batch of one step."""
-        rng = np.random.default_rng([self.seed, self.stage, step])
+        rng = np.random.default_rng([self.seed, self.round_number, step])
         channels = self.channels
         hu = np.full((self.batch_size, channels, *self.patch), AIR, dtype=np.int16)
         labels = np.full((self.batch_size, *self.patch), VOID, dtype=np.uint8)

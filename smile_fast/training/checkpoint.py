@@ -21,7 +21,7 @@ class Checkpoint:
 
     Attributes:
         tensors: by group ("model", "optimizer", "average"), then by name.
-        state: plain JSON: stage, step, seconds, ...
+        state: plain JSON: round, step, seconds, ...
     """
 
     tensors: dict[str, dict[str, Tensor]]
@@ -43,7 +43,7 @@ class Checkpoint:
                 save_file(flat, temporary, metadata=header)
                 temporary.chmod(mode)
             except SafetensorError as error:  # not an OSError: a full disk ends here
-                raise InputError(f"{path} cannot be written ({error}).") from None
+                raise InputError(f"{path}: cannot be written ({error}); free some space") from None
 
     @staticmethod
     def is_one(path: Path) -> bool:
@@ -66,14 +66,16 @@ class Checkpoint:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
                 if header.get("format") != _FORMAT:
-                    raise InputError(f"{path} is not a smile-fast checkpoint; give a file that a training run wrote.")
+                    raise InputError(f"{path}: not a smile-fast checkpoint; give a file that a training run wrote")
                 for key in file.keys():
                     group, _, name = key.partition("/")
                     tensors.setdefault(group, {})[name] = file.get_tensor(key)
             return cls(tensors, parse_json(header["state"]))
         except FileNotFoundError:
-            raise InputError(f"{path} does not exist; train first, or name another run.") from None
+            raise InputError(f"{path}: does not exist; train first, or name another run") from None
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{path} is damaged and cannot be read as a checkpoint ({error}).") from None
+            raise InputError(
+                f"{path}: damaged, it cannot be read as a checkpoint ({error}); restore it from a copy, or train again"
+            ) from None

@@ -1,146 +1,183 @@
-"""All settings of a training run, in one place, as plain JSON."""
+"""All settings of a training run, in one place: declared once, kept as plain JSON."""
 
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal
 
+from smile_fast.models.config import ModelConfig
+from smile_fast.settings import Settings, declared, documented, setting, unusable
 from smile_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from smile_runtime.volume.preprocessing import BodyRule
 
-Method = Literal["baseline", "smile", "smiler"]
-_INF = float("inf")
+
+def _share(default: float, help: str, group: str) -> Any:
+    return setting(default, help, "a number in [0, 1]", lambda value: 0 <= value <= 1, group=group)
 
 
+def _positive(default: float | None, help: str, group: str) -> Any:
+    """A float that may be None where the default is."""
+    return setting(default, help, "a positive number", lambda value: 0 < value < inf, group=group, kind=float)
+
+
+def _not_negative(default: float, help: str, group: str) -> Any:
+    return setting(default, help, "0 or a positive number", lambda value: 0 <= value < inf, group=group)
+
+
+@documented
 @dataclass(frozen=True)
-class TrainConfig:
-    """Settings of `smile-fast train`; every field is a command-line option of the same name.
-
-    Args:
-        method: "baseline" (K+1 softmax, missing = background), "smile" or "smiler".
-        policy: supervision policy of the sigmoid heads: "smile", "channel-drop" or "naive" (the baseline has none).
-        backbone, output_stride, width, rates, channels, window: see `smile_fast.models.ModelConfig`.
-        crop_size: height and width in pixels of the training patches; 0 takes the cohort's largest slice,
-            rounded up to a multiple of 32, at most 512. With body_crop they are no larger than the bodies' median.
-        batch_size: slices per step.
-        epochs: length of the first stage in passes over the training slices.
-        budget: seconds of training for all stages together; 0 means that `epochs` counts.
-        optimizer: "adamw" or "sgd" (momentum 0.9).
-        lr: peak learning rate; None takes 1e-3 for adamw and 1e-2 for sgd.
-        weight_decay: of the convolution weights (not of biases and BatchNorm).
-        warmup: share of each stage over which the learning rate rises linearly.
-        ema: decay of the exponential moving average of the weights; 0 switches it off.
-        organ_share: share of the slices of a batch that are drawn because they show a given organ.
-        flip: probability of a left-right mirror image (0: organs are not symmetric).
-        rotate: largest rotation in degrees. scale: largest relative change of size.
-        translate: largest shift as a share of the patch. intensity: largest relative change of contrast and,
-            in the same share of the window, of brightness. noise: largest standard deviation of added noise, HU.
-        rounds: T, relabelling rounds of the curriculum (smiler).
-        gamma_max: share of the positive candidates that the last round takes (smiler).
-        scope: segments of the selection: "volume" or "slice" (smiler).
-        round_share: length of each round's training relative to the first stage (smiler).
-        pseudo_negative: whether a pseudo-label is a negative for the other missing organs.
-        fold, folds: cross-validation inside the training split; folds = 0 uses every case for training.
-        seed: of the start weights, the sampling and the augmentation.
-        amp: "auto" (bfloat16 on CUDA, float32 on CPU), "off" or "bfloat16".
-        validate_every: epochs between two looks at the validation cases; 0 never.
-        tensorboard: also write TensorBoard events (needs the package tensorboard).
-        body_crop: leave the air around the body out, in patches and predictions, as production then does; runs of
-            before this setting read as False.
+class TrainConfig(Settings):
+    """Settings of `smile-fast train`; every one of them, and of the network's, is an option of the same name.
 
     Source:
         Petit et al., "Handling Missing Annotations for Semantic Segmentation with Deep ConvNets", DLMIA 2018.
     """
 
-    method: Method = "smile"
-    policy: Literal["smile", "channel-drop", "naive"] = "smile"
-    backbone: str = "resnet50"
-    output_stride: int = 8
-    width: int = 64
-    rates: tuple[int, ...] = ()
-    channels: int = 1
-    window: tuple[float, float] = (-160.0, 240.0)
-    crop_size: int = 0
-    batch_size: int = 8
-    epochs: float = 20.0
-    budget: float = 0.0
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float | None = None
-    weight_decay: float = 1e-4
-    warmup: float = 0.05
-    ema: float = 0.0
-    organ_share: float = 0.7
-    flip: float = 0.0
-    rotate: float = 10.0
-    scale: float = 0.15
-    translate: float = 0.05
-    intensity: float = 0.1
-    noise: float = 10.0
-    rounds: int = 2
-    gamma_max: float = 0.66
-    scope: Literal["volume", "slice"] = "volume"
-    round_share: float = 0.5
-    pseudo_negative: bool = False
-    fold: int = 0
-    folds: int = 0
-    seed: int = 0
-    amp: Literal["auto", "off", "bfloat16"] = "auto"
-    validate_every: float = 0.0
-    tensorboard: bool = False
-    body_crop: bool = True
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+    method: Literal["baseline", "smile", "smiler"] = setting(
+        "smile",
+        "baseline (softmax, missing = background), smile, or smiler (smile and relabelling rounds)",
+        group="method",
+        choices=("baseline", "smile", "smiler"),
+    )
+    policy: Literal["smile", "channel-drop", "naive"] = setting(
+        "smile",
+        "which labels the sigmoid heads trust (the baseline has none)",
+        group="method",
+        choices=("smile", "channel-drop", "naive"),
+    )
+    rounds: int = setting(
+        2, "T, number of relabelling rounds of smiler", "at least 1", lambda rounds: rounds >= 1, group="method"
+    )
+    gamma_max: float = setting(
+        0.66,
+        "share of the positive candidates that the last round takes",
+        "a number in (0, 1]",
+        lambda gamma: 0 < gamma <= 1,
+        group="method",
+    )
+    scope: Literal["volume", "slice"] = setting(
+        "volume", "what a round selects its share from", group="method", choices=("volume", "slice")
+    )
+    round_share: float = _positive(0.5, "length of a round relative to the training on human labels", "method")
+    pseudo_negative: bool = setting(
+        False, "take a pseudo-label as a negative for the other missing organs", group="method"
+    )
+
+    epochs: float = _positive(20.0, "passes over the training slices, in the training on human labels", "schedule")
+    budget: float = setting(
+        0.0,
+        "training time instead of epochs, e.g. 90s, 10m or 2h, for all rounds together",
+        "0 or a positive time",
+        lambda seconds: 0 <= seconds < inf,
+        group="schedule",
+        metavar="TIME",
+    )
+    # BatchNorm over the pooled image has one value per slice and channel: it cannot train on one slice.
+    batch_size: int = setting(8, "slices per step", "at least 2", lambda slices: slices >= 2, group="schedule")
+    optimizer: Literal["adamw", "sgd"] = setting(
+        "adamw", "sgd has a momentum of 0.9", group="schedule", choices=("adamw", "sgd")
+    )
+    lr: float | None = _positive(None, "peak learning rate (default: 1e-3 for adamw, 1e-2 for sgd)", "schedule")
+    weight_decay: float = _not_negative(
+        1e-4, "weight decay of the convolutions, not of biases and BatchNorm", "schedule"
+    )
+    clip_norm: float = _not_negative(
+        0.0, "largest norm of the gradient, a longer one is scaled down to it (0: off)", "schedule"
+    )
+    warmup: float = setting(
+        0.05,
+        "share of a round over which the learning rate rises",
+        "a number in [0, 1)",
+        lambda share: 0 <= share < 1,
+        group="schedule",
+    )
+    ema: float = setting(
+        0.0,
+        "decay of the averaged weights that are evaluated and exported (0: off)",
+        "a number in [0, 1)",
+        lambda decay: 0 <= decay < 1,
+        group="schedule",
+    )
+    amp: Literal["auto", "off", "bfloat16"] = setting(
+        "auto", "bfloat16 arithmetic: auto takes it on CUDA", group="schedule", choices=("auto", "off", "bfloat16")
+    )
+    seed: int = setting(
+        0,
+        "seed of start weights, sampling and augmentation",
+        "0 or more, and less than 2^63",
+        lambda seed: 0 <= seed < 2**63,
+        group="schedule",
+    )
+
+    crop_size: int = setting(
+        0,
+        "patch height and width in pixels (0: the largest slice, at most 512)",
+        "0 or a multiple of 32",
+        lambda size: size >= 0 and size % 32 == 0,
+        group="data",
+    )
+    organ_share: float = _share(0.7, "share of a batch that is drawn because it shows some organ", "data")
+    flip: float = _share(0.0, "probability of a left-right mirror image (0: organs are not symmetric)", "data")
+    rotate: float = setting(
+        10.0,
+        "largest rotation, degrees",
+        "a number in [0, 180]",
+        lambda degrees: 0 <= degrees <= 180,
+        group="data",
+    )
+    scale: float = setting(
+        0.15,
+        "largest relative change of size",
+        "a number in [0, 0.9]",
+        lambda change: 0 <= change <= 0.9,
+        group="data",
+    )
+    translate: float = setting(
+        0.05,
+        "largest shift, share of the patch",
+        "a number in [0, 0.9]",
+        lambda shift: 0 <= shift <= 0.9,
+        group="data",
+    )
+    intensity: float = _share(
+        0.1, "largest relative change of contrast, and of brightness in shares of the window", "data"
+    )
+    noise: float = _not_negative(10.0, "largest standard deviation of added noise, HU", "data")
+    fold: int = setting(0, "validation fold, from 0", "0 or more", lambda fold: fold >= 0, group="data")
+    folds: int = setting(
+        0,
+        "folds of a cross-validation (0: train on all cases of the training split)",
+        "0 or at least 2",
+        lambda folds: folds == 0 or folds >= 2,
+        group="data",
+    )
+    validate_every: float = _not_negative(0.0, "epochs between two looks at the validation cases (0: never)", "data")
+    tensorboard: bool = setting(False, "also write TensorBoard events (needs the package tensorboard)", group="data")
+    body_crop: bool = setting(
+        True, "leave the air around the body out, in training and then in production", group="data"
+    )
 
     def __post_init__(self) -> None:
-        for name, text, holds in self._rules():
-            if not holds:
-                given = getattr(self, name)
-                raise InputError(f"The setting {name} must be {text}, but {given!r} was given.")
+        """Refuse a value that cannot be used, alone or beside the others."""
+        super().__post_init__()
+        if self.method == "baseline" and self.policy != "smile":
+            raise InputError(f"--policy: {self.policy!r} cannot be used, the baseline has none; leave it out")
+        if self.fold and self.fold >= self.folds:
+            raise unusable("fold", self.fold, "0, or a number less than --folds")
+        if self.model.organs and self.model.head != self.head:
+            raise unusable("method", self.method, f"one whose network ends in a {self.model.head}")
 
-    def _rules(self) -> list[tuple[str, str, bool]]:
-        return [
-            ("method", "baseline, smile or smiler", self.method in get_args(Method)),
-            ("policy", "smile, channel-drop or naive", self.policy in ("smile", "channel-drop", "naive")),
-            ("policy", "left out for the baseline", self.method != "baseline" or self.policy == "smile"),
-            (
-                "backbone",
-                "resnet18, resnet34, resnet50 or resnet101",
-                self.backbone in ("resnet18", "resnet34", "resnet50", "resnet101"),
-            ),
-            ("output_stride", "8 or 16", self.output_stride in (8, 16)),
-            ("width", "a multiple of 8", self.width >= 8 and self.width % 8 == 0),
-            ("rates", "positive", all(rate >= 1 for rate in self.rates)),
-            ("channels", "a positive odd number", self.channels >= 1 and self.channels % 2 == 1),
-            (
-                "window",
-                "a lower and a higher HU",
-                len(self.window) == 2 and -_INF < self.window[0] < self.window[1] < _INF,
-            ),
-            ("crop_size", "0 or a multiple of 32", self.crop_size >= 0 and self.crop_size % 32 == 0),
-            # BatchNorm over the pooled image has one value per slice and channel: it cannot train on one slice.
-            ("batch_size", "at least 2", self.batch_size >= 2),
-            ("epochs", "positive", 0 < self.epochs < _INF),
-            ("budget", "0 or a positive time", 0 <= self.budget < _INF),
-            ("optimizer", "adamw or sgd", self.optimizer in ("adamw", "sgd")),
-            ("lr", "positive", self.lr is None or 0 < self.lr < _INF),
-            ("weight_decay", "0 or more", 0 <= self.weight_decay < _INF),
-            ("warmup", "in [0, 1)", 0 <= self.warmup < 1),
-            ("ema", "in [0, 1)", 0 <= self.ema < 1),
-            ("organ_share", "in [0, 1]", 0 <= self.organ_share <= 1),
-            ("flip", "in [0, 1]", 0 <= self.flip <= 1),
-            ("rotate", "in [0, 180]", 0 <= self.rotate <= 180),
-            ("scale", "in [0, 0.9]", 0 <= self.scale <= 0.9),
-            ("translate", "in [0, 0.9]", 0 <= self.translate <= 0.9),
-            ("intensity", "in [0, 1]", 0 <= self.intensity <= 1),
-            ("noise", "0 or more", 0 <= self.noise < _INF),
-            ("rounds", "at least 1", self.rounds >= 1),
-            ("gamma_max", "in (0, 1]", 0 < self.gamma_max <= 1),
-            ("scope", "volume or slice", self.scope in ("volume", "slice")),
-            ("round_share", "positive", 0 < self.round_share < _INF),
-            ("folds", "0 or at least 2", self.folds == 0 or self.folds >= 2),
-            ("fold", "0 or more and less than folds", self.fold == 0 or 0 < self.fold < self.folds),
-            ("seed", "0 or more, and less than 2^63", 0 <= self.seed < 2**63),
-            ("amp", "auto, off or bfloat16", self.amp in ("auto", "off", "bfloat16")),
-            ("validate_every", "0 or more", 0 <= self.validate_every < _INF),
-        ]
+    @property
+    def head(self) -> Literal["sigmoid", "softmax"]:
+        """The head of the method's network."""
+        return "softmax" if self.method == "baseline" else "sigmoid"
+
+    def with_organs(self, organs: tuple[str, ...]) -> "TrainConfig":
+        """The settings of a run on a store: its organs and the method's head are the network's."""
+        return replace(self, model=replace(self.model, organs=organs, head=self.head))
 
     @property
     def body(self) -> "BodyRule | None":
@@ -150,9 +187,9 @@ class TrainConfig:
         return BodyRule() if self.body_crop else None
 
     @property
-    def stages(self) -> int:
-        """1 + T for smiler, 1 for the others."""
-        return 1 + self.rounds if self.method == "smiler" else 1
+    def last_round(self) -> int:
+        """T for smiler; 0, the training on human labels, for the others."""
+        return self.rounds if self.method == "smiler" else 0
 
     @property
     def peak_lr(self) -> float:
@@ -163,21 +200,18 @@ class TrainConfig:
         """gamma_t = (t / T) gamma_max: the share of the candidates that round t takes."""
         return round_number / self.rounds * self.gamma_max
 
-    def to_json(self) -> dict[str, Any]:
-        """A dictionary of plain JSON types."""
-        return asdict(self)
+    @classmethod
+    def from_json(cls, record: Any) -> "TrainConfig":
+        """The inverse of `to_json`; see `Settings.from_json`."""
+        if isinstance(record, dict) and "model" in record:
+            record = {**record, "model": ModelConfig.from_json(record["model"])}
+        return super().from_json(record)
 
     @classmethod
-    def from_json(cls, settings: dict[str, Any]) -> "TrainConfig":
-        """The inverse of `to_json`; unknown names are refused, and missing ones take their defaults."""
-        unknown = sorted(set(settings) - {field.name for field in fields(cls)})
-        if unknown:
-            raise InputError(f"The training settings name {', '.join(unknown)}, which this version does not know.")
-        known = dict(settings)
-        for name in ("rates", "window"):
-            if name in known:
-                known[name] = tuple(known[name])
-        try:
-            return cls(**known)
-        except TypeError as error:
-            raise InputError(f"The training settings hold a value of the wrong type ({error}).") from None
+    def from_options(cls, options: dict[str, Any]) -> "TrainConfig":
+        """Settings by the names of their options, the network's among them; what is not named has its default."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+        }
+        model: dict[str, Any] = {name: values.pop(name) for name in declared(ModelConfig) if name in values}
+        return cls(model=ModelConfig(**model), **values)

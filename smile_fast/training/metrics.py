@@ -31,7 +31,7 @@ class MetricsLog:
     """
 
     def __init__(self, run: Run, keep_until: int) -> None:
-        self._organs, self._stages, self._method = run.organs, run.config.stages, run.config.method
+        self._organs, self._last_round, self._method = run.organs, run.config.last_round, run.config.method
         self._collected: list[tuple[StepLoss, float]] = []  # with the learning rate
         self._printed_at = -math.inf  # the first line comes at once, however young the clock is
         self._label = ""
@@ -43,9 +43,9 @@ class MetricsLog:
         with _writing(self._path):
             self._file = self._path.open("a", encoding="utf-8")
 
-    def start_stage(self, stage: int) -> None:
-        """Name the stage for the terminal."""
-        self._label = self._method if stage == 0 else f"{self._method}, round {stage} of {self._stages - 1}"
+    def start_round(self, number: int) -> None:
+        """Name the round for the terminal."""
+        self._label = self._method if number == 0 else f"{self._method}, round {number} of {self._last_round}"
 
     def add(self, loss: StepLoss, lr: float) -> None:
         """Take the loss of one step; nothing is read from the device yet."""
@@ -74,13 +74,13 @@ class MetricsLog:
         self._collected.clear()
         if not math.isfinite(loss):
             raise InputError(
-                f"The loss became {loss} at step {position.total_steps}; train again in a new folder with a lower "
-                "learning rate (--lr)."
+                f"{self._path.parent}: the loss became {loss} at step {position.total_steps}; train again in a new "
+                "folder with a lower learning rate (--lr) or a limit of the gradient (--clip-norm)"
             )
         per_organ = {o: s / n for o, s, n in zip(self._organs, sums, counts, strict=True) if n}
         line = {
             "iteration": position.total_steps,
-            "round": position.stage,
+            "round": position.round,
             "loss": loss,
             "lr": rates[-1],
             "loss_per_organ": per_organ,
@@ -91,10 +91,10 @@ class MetricsLog:
 
     def write_validation(self, position: Position, dice: dict[str, float]) -> None:
         """Write the Dice of the validation cases as one line."""
-        self._write({"iteration": position.total_steps, "round": position.stage, "validation": dice})
+        self._write({"iteration": position.total_steps, "round": position.round, "validation": dice})
 
-    def end_stage(self, position: Position) -> None:
-        """Write what is left of the stage and close its progress line."""
+    def end_round(self, position: Position) -> None:
+        """Write what is left of the round and close its progress line."""
         if self._collected:
             self.write_step(position, 1.0)
         self.flush()
@@ -142,7 +142,7 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
     try:
         content = run.metrics_path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise InputError(f"{run.metrics_path} cannot be read ({error.strerror}).") from None
+        raise InputError(f"{run.metrics_path}: cannot be read ({error.strerror}); make it readable") from None
     lines: list[dict[str, Any]] = []
     for text in content.splitlines():
         try:
@@ -160,12 +160,16 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}).") from None
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); free some space, or make it writable"
+        ) from None
 
 
 def _tensorboard(run: Run) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise InputError("--tensorboard needs the package tensorboard; install it, or leave the option out.") from None
+        raise InputError(
+            "--tensorboard: the package tensorboard is not installed; install it, or leave the option out"
+        ) from None
     return SummaryWriter(log_dir=str(run.path / "tensorboard"))

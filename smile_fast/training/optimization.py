@@ -1,7 +1,10 @@
-"""Optimizer and weight averaging."""
+"""The optimizer and the average of the weights."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from smile_fast.training.config import TrainConfig
 
@@ -19,25 +22,31 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     return torch.optim.AdamW(groups, lr=config.peak_lr)
 
 
-class WeightAverage:
-    """Exponential moving average of a model's parameters and buffers.
+def average_of(model: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of a model's parameters and buffers, the model itself to begin with.
 
-    The decay grows with the number of steps, so that the random start weights are forgotten early.
+    The decay of the step t is min(decay, (1 + t) / (10 + t)), so that the random start weights are forgotten early.
+    Counters (the batches that a BatchNorm has seen) are copied.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take the weights after one more step (counted from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                self.state[name].lerp_(tensor, 1 - decay)
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], _: Tensor | int) -> None:
+        t = int(average.n_averaged) - 1  # this one is on the host; the one that is handed in is on the model's device
+        weight = 1 - min(decay, (1 + t) / (10 + t))
+        for kept, new in zip(averaged, current, strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(new, weight)
             else:
-                self.state[name].copy_(tensor)
+                kept.copy_(new)
+
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    set_averaged_steps(average, 0)
+    return average
+
+
+def set_averaged_steps(average: AveragedModel, steps: int) -> None:
+    """Say how many steps an average has taken in; the start weights are its first model, which are no step."""
+    average.n_averaged.fill_(1 + steps)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

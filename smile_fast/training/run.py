@@ -14,13 +14,13 @@ import torch
 from smile_fast import __version__
 from smile_fast.data.annotations import Declarations, read_annotations, write_annotations
 from smile_fast.data.store import Store
-from smile_fast.models import ModelConfig, Segmenter
+from smile_fast.models import Segmenter
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json, sha256, write_json
 
-_SCHEMA = 1
+_SCHEMA = 2
 _REMEDY = "train again, or restore it from a copy"
 _SPLITS = ("train", "validation", "test")
 _PACKAGES = ("torch", "numpy", "blosc2", "nibabel", "safetensors", "smile-fast", "smile-fast-runtime")
@@ -31,13 +31,12 @@ class Run:
     """One training run on disk.
 
     Attributes:
-        path: its folder. config: the training settings. model_config: how to build the network.
+        path: its folder. config: the settings of the training and of the network.
         store_path: where the cohort is that it was trained on. splits: case names by "train", "validation", "test".
     """
 
     path: Path
     config: TrainConfig
-    model_config: ModelConfig
     store_path: Path
     splits: dict[str, list[str]]
     sources: dict[str, Any]
@@ -45,7 +44,7 @@ class Run:
     @property
     def organs(self) -> tuple[str, ...]:
         """K organ names, in the order of their label values 1..K."""
-        return self.model_config.organs
+        return self.config.model.organs
 
     @property
     def checkpoint_path(self) -> Path:
@@ -81,8 +80,8 @@ class Run:
         splits = split_cases(store, config)
         crop = config.crop_size or _whole_slice(store, splits["train"], config)
         sources = {case: store.cases[case].sources for cases in splits.values() for case in cases}
-        config = replace(config, crop_size=crop)
-        run = cls(path, config, _model_config(config, store.organs), store.path, splits, sources)
+        config = replace(config, crop_size=crop).with_organs(store.organs)
+        run = cls(path, config, store.path, splits, sources)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -93,7 +92,6 @@ class Run:
             "store": str(store.path.resolve()),
             "organs": list(store.organs),
             "settings": run.config.to_json(),
-            "model": run.model_config.to_json(),
             "splits": splits,
             "sources": sources,
             "weights": None,
@@ -147,17 +145,22 @@ class Run:
         record = read_json(file, _REMEDY, missing=f"{path} is not a run folder, name one that a training wrote")
         try:
             if record["schema"] != _SCHEMA:
-                raise InputError(f"It has schema {record['schema']}, this version of smile-fast reads {_SCHEMA}.")
+                raise InputError(
+                    f"the run has schema {record['schema']}, this version reads {_SCHEMA}; "
+                    "train again, or use the smile-fast that made it"
+                )
+            config = TrainConfig.from_json(record["settings"])
+            if not config.model.organs:
+                raise InputError("settings: the network has no organs; train again")
             return cls(
                 Path(path),
-                TrainConfig.from_json({"body_crop": False, **record["settings"]}),  # before that setting: all was seen
-                ModelConfig.from_json(record["model"]),
+                config,
                 Path(record["store"]),
                 {name: list(record["splits"][name]) for name in _SPLITS},
                 dict(record["sources"]),
             )
         except InputError as error:
-            raise InputError(f"{file} cannot be used: {error}") from None
+            raise InputError(f"{file}: {error}") from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file} is damaged: {error!r} while reading it.") from None
 
@@ -210,7 +213,7 @@ class Run:
         """
         if not self.model_path.exists() and self.checkpoint_path.exists():
             raise InputError(f"The run {self.path} has not finished training; go on with --resume first.")
-        model = Segmenter(self.model_config)
+        model = Segmenter(self.config.model)
         load_model_state(model, Checkpoint.load(self.model_path), self.model_path)
         return model.eval()
 
@@ -257,19 +260,6 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
     }
-
-
-def _model_config(config: TrainConfig, organs: tuple[str, ...]) -> ModelConfig:
-    return ModelConfig(
-        organs=organs,
-        backbone=config.backbone,
-        output_stride=config.output_stride,
-        channels=config.channels,
-        window=config.window,
-        head="softmax" if config.method == "baseline" else "sigmoid",
-        width=config.width,
-        rates=config.rates,
-    )
 
 
 def _whole_slice(store: Store, cases: list[str], config: TrainConfig) -> int:

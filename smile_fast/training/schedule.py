@@ -12,28 +12,28 @@ class Position:
     """Where training stands.
 
     Attributes:
-        stage: 0, or the number of the round that is being trained. step: steps done in this stage.
-        total_steps: steps done in all stages. seconds: training time in this stage.
+        round: 0 for the training on human labels, t for that on the labels of relabelling round t.
+        step: steps done in this round. total_steps: steps done in all rounds. seconds: training time in this round.
     """
 
-    stage: int = 0
+    round: int = 0
     step: int = 0
     total_steps: int = 0
     seconds: float = 0.0
 
 
 class Pace:
-    """How long a stage lasts: in steps, or in seconds when a budget is given."""
+    """How long a round lasts: in steps, or in seconds when a budget is given."""
 
-    def __init__(self, config: TrainConfig, stage: int, steps_per_epoch: int) -> None:
-        share = 1.0 if stage == 0 else config.round_share
-        whole = 1.0 + (config.stages - 1) * config.round_share
+    def __init__(self, config: TrainConfig, round_number: int, steps_per_epoch: int) -> None:
+        share = 1.0 if round_number == 0 else config.round_share
+        whole = 1.0 + config.last_round * config.round_share
         self.seconds = config.budget * share / whole
         self.steps = max(1, round(config.epochs * share * steps_per_epoch))
         self._every = max(1, round(config.validate_every * steps_per_epoch)) if config.validate_every else 0
 
     def progress(self, position: Position) -> float:
-        """Part of the stage that is done, 0 to 1."""
+        """Part of the round that is done, 0 to 1."""
         done = position.seconds / self.seconds if self.seconds else position.step / self.steps
         return min(1.0, done)
 
@@ -42,17 +42,17 @@ class Pace:
         return self._every > 0 and position.step % self._every == 0
 
 
-def step_seed(seed: int, stage: int, step: int) -> int:
+def step_seed(seed: int, round_number: int, step: int) -> int:
     """A seed of its own for every step, in the 63 bits that torch takes."""
-    return ((seed * 1_000_003 + stage) * 1_000_003 + step) % 2**63
+    return ((seed * 1_000_003 + round_number) * 1_000_003 + step) % 2**63
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:
-    """Linear warm-up, then the poly schedule; every stage of the curriculum goes through it once.
+    """Linear warm-up, then the poly schedule; every round of the curriculum goes through it once.
 
     Args:
         config: settings of the run.
-        progress: part of the stage that is done, in [0, 1].
+        progress: part of the round that is done, in [0, 1].
     """
     warm = min(1.0, (progress + 1e-3) / config.warmup) if config.warmup else 1.0
     return config.peak_lr * warm * float(max(0.0, 1.0 - progress) ** POLY_POWER)

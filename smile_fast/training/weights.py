@@ -101,7 +101,7 @@ def _read(path: Path, model: Segmenter) -> tuple[dict[str, Tensor], str | None]:
             raise InputError(f"{path} cannot be read as a safetensors file ({error}).") from None
     tensors = Checkpoint.load(path).tensors.get("model", {})
     try:
-        known = Run.open(path.parent).model_config
+        known = Run.open(path.parent).config.model
     except InputError:  # a copy somewhere else, or damaged
         return tensors, "there is no usable config.json beside the file to tell its organs"
     if (known.organs, known.head) == (model.config.organs, model.config.head):

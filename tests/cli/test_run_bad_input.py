@@ -31,20 +31,20 @@ BAD = [
     Bad(
         "config with a wrong setting",
         RELABEL,
-        "gamma_max must be in (0, 1]",
+        "config.json: --gamma-max: 7 cannot be used; give a number in (0, 1]",
         config(lambda record: record["settings"].update(gamma_max=7)),
     ),
     Bad(
         "config with another backbone",
         "evaluate run",
         "does not hold the weights of this network",
-        config(lambda record: record["model"].update(backbone="resnet34")),
+        config(lambda record: record["settings"]["model"].update(backbone="resnet34")),
     ),
     Bad(
         "config with more organs",
         "evaluate run",
         "has the organs liver, pancreas, the run",
-        config(lambda record: record["model"].update(organs=["liver", "pancreas", "x"])),
+        config(lambda record: record["settings"]["model"].update(organs=["liver", "pancreas", "x"])),
     ),
     Bad(
         "annotations of the run are damaged",
@@ -91,11 +91,11 @@ BAD = [
         index(lambda found: found["cases"][1].update(sources={"image": "ab"})),
     ),
     # final weights
-    Bad("weights of the run are cut off", "evaluate run", "model.safetensors is damaged", cut("run/model.safetensors")),
+    Bad("weights of the run are cut off", "evaluate run", "model.safetensors: damaged", cut("run/model.safetensors")),
     Bad(
         "weights of the run are foreign",
         "export run model.onnx",
-        "is not a smile-fast checkpoint",
+        "not a smile-fast checkpoint",
         foreign("run/model.safetensors"),
     ),
     Bad(
@@ -121,7 +121,7 @@ BAD = [
     ),
     Bad("undo with a share", "relabel run --undo 0 --gamma 0.5", "leave --round, --gamma and --scope out"),
     Bad("undo below 0", "relabel run --undo=-1", "--undo: -1 is not the number of a round; give 0"),
-    Bad("relabel on no device", "relabel run --gamma 0.5 --device toaster", "--device toaster is not a device"),
+    Bad("relabel on no device", "relabel run --gamma 0.5 --device toaster", "--device: toaster is no device"),
     Bad(
         "rounds cannot be written",
         RELABEL,

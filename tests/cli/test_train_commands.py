@@ -18,6 +18,7 @@ from smile_fast.data.annotations import write_annotations
 from smile_fast.data.store import Store, open_array
 from smile_fast.supervision import State
 from smile_fast.training import loop
+from smile_fast.training.config import TrainConfig
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.relabel import existing_rounds, round_totals
 from smile_fast.training.run import Run
@@ -100,6 +101,7 @@ def test_every_option_arrives(store, tmp_path):
         "optimizer": "sgd",
         "lr": 0.25,
         "weight_decay": 0.5,
+        "clip_norm": 1.5,
         "warmup": 0.2,
         "ema": 0.5,
         "organ_share": 0.25,
@@ -127,7 +129,14 @@ def test_every_option_arrives(store, tmp_path):
         patch.setattr(loop, "train", lambda run, **arguments: seen.append((run.config, arguments)))
         assert main(["train", str(store.path), str(tmp_path / "run"), *options(settings)]) == 0
     ((config, arguments),) = seen
-    assert config.to_json() == settings
+    # The store adds its organs, the method the head.
+    assert config == TrainConfig.from_options({**settings, "organs": store.organs})
+    assert {**config.to_json(), **config.model.to_json()} == {
+        **settings,
+        "model": config.model.to_json(),
+        "organs": store.organs,
+        "head": "sigmoid",
+    }
     assert arguments == {"weights": None, "resume": False, "device": torch.device("cpu")}
 
 
@@ -198,10 +207,10 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
     for name in ("cuda", "cuda:1"):
-        with pytest.raises(InputError, match=f"--device {name} was asked for, but torch sees no CUDA device"):
+        with pytest.raises(InputError, match=f"--device: {name} was asked for, but torch sees no CUDA device"):
             choose_device(name)
     for name in ("gpu", "", "cuda:x"):
-        with pytest.raises(InputError, match="is not a device; give cpu, cuda or cuda:N"):
+        with pytest.raises(InputError, match="is no device; give cpu, cuda or cuda:N"):
             choose_device(name)
     for name in ("mps", "meta"):
         with pytest.raises(InputError, match="is not supported"):
@@ -210,7 +219,7 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
     assert choose_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(InputError, match="--device cuda:2: torch sees 2 CUDA devices, counted from 0"):
+    with pytest.raises(InputError, match="--device: torch sees 2 CUDA devices, no cuda:2; give cuda:0 to cuda:1"):
         choose_device("cuda:2")
 
 
@@ -219,7 +228,7 @@ def test_threads_are_set():
     assert torch.get_num_threads() == 2
     choose_device("cpu", threads=0)
     assert torch.get_num_threads() == 2
-    with pytest.raises(InputError, match="--threads must be 0 or more, -1 was given"):
+    with pytest.raises(InputError, match="--threads: -1 cannot be used; give 0 or more"):
         choose_device("cpu", threads=-1)
 
 

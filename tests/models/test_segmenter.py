@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from smile_fast.models import ModelConfig, Segmenter
+from smile_runtime.errors import InputError
 from tests.models.test_resnet import BATCH_NORM
 from tests.tolerances import LOGIT_OF_SIGMOID
 
@@ -158,7 +159,6 @@ def test_every_organ_has_a_head_of_its_own():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"organs": ()},
         {"organs": tuple(f"organ {k}" for k in range(127))},
         {"backbone": "resnet19"},
         {"output_stride": 4},
@@ -168,16 +168,24 @@ def test_every_organ_has_a_head_of_its_own():
         {"window": (float("nan"), 240.0)},
         {"head": "tanh"},
         {"width": 4},
+        {"width": 20},
         {"rates": (6, 0)},
     ],
     ids=str,
 )
 def test_an_unusable_configuration_is_refused(wrong):
-    with pytest.raises(ValueError, match=rf"ModelConfig\.{next(iter(wrong))} = "):
+    (name,) = wrong
+    with pytest.raises(InputError, match=rf"^--{name.replace('_', '-')}: .* cannot be used; give .*[^.]$"):
         ModelConfig(**{"organs": ORGANS, **wrong})
 
 
+def test_a_network_needs_organs():
+    assert ModelConfig().organs == ()  # of settings that no store has completed yet
+    with pytest.raises(ValueError, match="organs is empty"):
+        Segmenter(ModelConfig())
+
+
 def test_configuration_survives_json():
-    config = ModelConfig(ORGANS, "resnet34", 16, 5, (-50.0, 60.0), "softmax", 16, (1, 2))
+    config = ModelConfig(ORGANS, "resnet34", 16, 32, (1, 2), 5, (-50.0, 60.0), "softmax")
     assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
     assert Segmenter(ModelConfig(ORGANS, "resnet18", width=8)).config.outputs == 3

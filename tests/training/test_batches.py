@@ -27,7 +27,7 @@ def view(store):
 
 
 def source(view, **changes):
-    settings = {"channels": 3, "crop_size": 32, "batch_size": 4, "organ_share": 0.7, "seed": 0, "stage": 0}
+    settings = {"channels": 3, "crop_size": 32, "batch_size": 4, "organ_share": 0.7, "seed": 0, "round_number": 0}
     return BatchSource(view, **{**settings, **changes})
 
 
@@ -49,7 +49,7 @@ def test_a_batch_is_a_function_of_seed_stage_and_step(view):
     again = source(view)
     for step in (5, 0, 3):  # in another order, by another source
         assert_same(again.batch(step), forward[step])
-    for other in (source(view, seed=1).batch(0), source(view, stage=1).batch(0), forward[1]):
+    for other in (source(view, seed=1).batch(0), source(view, round_number=1).batch(0), forward[1]):
         assert not np.array_equal(other.hu, forward[0].hu)
 
 

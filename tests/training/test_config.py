@@ -1,9 +1,14 @@
 import json
-from dataclasses import fields
+import re
+import subprocess
+import sys
+from dataclasses import fields, replace
 
 import pytest
 
-from smile_fast.cli.train import _SETTINGS
+from smile_fast.cli.main import main
+from smile_fast.models import ModelConfig
+from smile_fast.settings import declared, option_of
 from smile_fast.training.config import TrainConfig
 from smile_runtime.errors import InputError
 
@@ -36,6 +41,9 @@ WRONG = [
     ("lr", NAN),
     ("weight_decay", -0.1),
     ("weight_decay", NAN),
+    ("clip_norm", -1.0),
+    ("clip_norm", INF),
+    ("clip_norm", NAN),
     ("warmup", 1.0),
     ("ema", 1.0),
     ("ema", -0.1),
@@ -62,54 +70,134 @@ WRONG = [
     ("validate_every", -1.0),
     ("validate_every", INF),
 ]
+# Without a rule beside their type.
+SWITCHES = {"body_crop", "pseudo_negative", "tensorboard"}
+# Settings that the store and the method decide.
+FROM_THE_STORE = {"organs", "head"}
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG, ids=str)
-def test_an_unusable_setting_is_refused_by_name(name, value):
-    with pytest.raises(InputError, match=rf"^The setting {name} must be .*, but .* was given\.$"):
-        TrainConfig(**{name: value})
+def test_an_unusable_setting_is_refused_by_its_option(name, value):
+    with pytest.raises(InputError) as caught:
+        TrainConfig.from_options({name: value})
+    subject, given, remedy = str(caught.value).replace(" cannot be used; give ", ": ").split(": ")
+    assert (subject, given) == (option_of(name), repr(value))
+    assert remedy
+    assert not remedy.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", "many"),
+        ("width", None),
+        ("width", 8.0),
+        ("batch_size", True),
+        ("tensorboard", 1),
+        ("rates", 6),
+        ("rates", (1.5,)),
+        ("window", "ab"),
+        ("seed", "0"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused(name, value):
+    with pytest.raises(InputError, match=rf"^{option_of(name)}: .* cannot be used; give "):
+        TrainConfig.from_options({name: value})
+
+
+def test_whole_numbers_are_numbers():
+    assert TrainConfig(epochs=3, lr=None, budget=0).epochs == 3
 
 
 def test_every_setting_with_a_rule_has_a_wrong_value_above():
-    with_rules = {name for name, _, _ in TrainConfig()._rules()}
-    assert with_rules == {name for name, _ in WRONG}
-    assert with_rules | {"body_crop", "pseudo_negative", "tensorboard"} == {field.name for field in fields(TrainConfig)}
+    names = {field.name for cls in (TrainConfig, ModelConfig) for field in fields(cls)} - {"model"}
+    assert {name for name, _ in WRONG} == names - SWITCHES - FROM_THE_STORE
+
+
+def test_every_setting_but_those_of_the_store_is_declared_with_help_and_a_group():
+    groups = {name: entry.group for cls in (TrainConfig, ModelConfig) for name, entry in declared(cls).items()}
+    assert {name for name, group in groups.items() if group is None} == FROM_THE_STORE
+    for cls in (TrainConfig, ModelConfig):
+        assert {field.name for field in fields(cls)} - {"model"} == set(declared(cls))
+        for name, entry in declared(cls).items():
+            assert len(entry.help) > 10, name
+            assert not entry.help.endswith(".")
+            assert f"\n    {name}: {entry.help}.\n" in f"{cls.__doc__}\n"
+
+
+def test_every_setting_is_an_option_that_help_shows(capsys):
+    assert main(["train", "--help"]) == 0
+    shown = " ".join(re.sub(r"-\n\s+", "-", capsys.readouterr().out).split())  # as if no line was broken
+    for cls in (TrainConfig, ModelConfig):
+        for name, entry in declared(cls).items():
+            choices = f"{{{','.join(map(str, entry.choices))}}} " if entry.choices else ""
+            assert (f" {choices}{entry.help}" in shown) == (name not in FROM_THE_STORE), name
+            assert bool(re.search(rf" {option_of(name)}[ ,]", shown)) == (name not in FROM_THE_STORE), name
+
+
+def test_settings_are_read_without_torch():
+    code = "import sys; import smile_fast.training.config; print([n for n in ('torch', 'numpy') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_a_fold_needs_more_folds():
     assert TrainConfig(fold=2, folds=3).fold == 2
-    with pytest.raises(InputError, match="setting fold"):
+    with pytest.raises(InputError, match=r"^--fold: 3 cannot be used; give 0, or a number less than --folds$"):
         TrainConfig(fold=3, folds=3)
 
 
+def test_the_baseline_has_no_policy():
+    with pytest.raises(InputError, match=r"^--policy: 'naive' cannot be used, the baseline has none; leave it out$"):
+        TrainConfig(method="baseline", policy="naive")
+
+
 def test_settings_survive_json():
-    config = TrainConfig(method="smiler", rates=(1, 2), window=(-50.0, 60.0), lr=0.1, pseudo_negative=True)
+    config = TrainConfig(
+        ModelConfig(rates=(1, 2), window=(-50.0, 60.0)), method="smiler", lr=0.1, pseudo_negative=True
+    ).with_organs(("liver", "spleen"))
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
-def test_settings_of_the_wrong_type_or_name_are_refused():
-    with pytest.raises(InputError, match="name momentum, which this version does not know"):
-        TrainConfig.from_json({"momentum": 0.9})
-    with pytest.raises(InputError, match="wrong type"):
-        TrainConfig.from_json({"epochs": "many"})
-    with pytest.raises(InputError, match="wrong type"):
-        TrainConfig.from_json({"width": None})
+def test_options_name_the_settings_of_the_network_too():
+    config = TrainConfig.from_options({"width": 8, "lr": 0.5, "rates": [1, 2], "window": [-1.0, 1.0]})
+    assert config == TrainConfig(ModelConfig(width=8, rates=(1, 2), window=(-1.0, 1.0)), lr=0.5)
+
+
+@pytest.mark.parametrize("method", ["baseline", "smile", "smiler"])
+def test_a_store_completes_the_network(method):
+    config = TrainConfig(ModelConfig(width=16), method=method).with_organs(("liver",))
+    head = "softmax" if method == "baseline" else "sigmoid"
+    assert config.model == ModelConfig(("liver",), width=16, head=head)
+    other = "sigmoid" if method == "baseline" else "softmax"
+    with pytest.raises(
+        InputError, match=f"--method: '{method}' cannot be used; give one whose network ends in a {other}"
+    ):
+        replace(config, model=replace(config.model, head=other))
+
+
+def test_records_of_another_version_are_refused():
+    record = TrainConfig().to_json()
+    for changed, message in (
+        ({**record, "momentum": 0.9}, "settings: momentum is not known to this version; train again"),
+        ({name: value for name, value in record.items() if name != "ema"}, "settings: ema is missing; train again"),
+        ({**record, "model": {**record["model"], "depth": 3}}, "settings: depth is not known"),
+        ({**record, "model": 3}, "settings: 3 is not an object; train again"),
+        ([record], "is not an object; train again"),
+    ):
+        with pytest.raises(InputError, match=message):
+            TrainConfig.from_json(changed)
 
 
 def test_the_curriculum_of_the_paper():
     """T = 2 and gamma_max = 0.66: a third of the candidates, then two thirds."""
     config = TrainConfig(method="smiler")
-    assert (config.rounds, config.gamma_max, config.stages) == (2, 0.66, 3)
+    assert (config.rounds, config.gamma_max, config.last_round) == (2, 0.66, 2)
     assert [config.gamma(t) for t in (1, 2)] == [pytest.approx(0.33), pytest.approx(0.66)]
-    assert TrainConfig(method="smile").stages == TrainConfig(method="baseline").stages == 1
-    assert TrainConfig(method="smiler", rounds=4).stages == 5
+    assert TrainConfig(method="smile").last_round == TrainConfig(method="baseline").last_round == 0
+    assert TrainConfig(method="smiler", rounds=4).last_round == 4
 
 
 def test_each_optimizer_has_its_own_learning_rate():
     assert TrainConfig().peak_lr == 1e-3
     assert TrainConfig(optimizer="sgd").peak_lr == 1e-2
     assert TrainConfig(optimizer="sgd", lr=0.5).peak_lr == 0.5
-
-
-def test_every_setting_is_an_option():
-    assert {name for group in _SETTINGS.values() for name in group} == {field.name for field in fields(TrainConfig)}

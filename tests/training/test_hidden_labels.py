@@ -59,7 +59,7 @@ def test_a_view_shows_nothing_of_it(store, scrambled):
 def test_batches_show_nothing_of_it(store, scrambled, smiler, with_overlay):
     overlay = smiler.rounds_path / "2" if with_overlay else None
     sources = [
-        BatchSource(view, channels=3, crop_size=32, batch_size=4, organ_share=0.7, seed=1, stage=0)
+        BatchSource(view, channels=3, crop_size=32, batch_size=4, organ_share=0.7, seed=1, round_number=0)
         for view in views(store, scrambled, overlay)
     ]
     for step in range(20):

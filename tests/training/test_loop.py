@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.optim.swa_utils import AveragedModel
 
 from smile_fast.data.store import open_array
 from smile_fast.models import Segmenter
@@ -16,12 +17,12 @@ from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.loop import Trainer, train
 from smile_fast.training.losses import StepLoss
 from smile_fast.training.metrics import read_metrics
-from smile_fast.training.optimization import WeightAverage
 from smile_fast.training.run import Run
 from smile_fast.training.schedule import learning_rate
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import PSEUDO_BIT
 from tests.runs import ORGANS, SHAPE, make_store, truth
+from tests.tolerances import CLIPPED_NORM_RELATIVE
 from tests.trainings import (
     CPU,
     CURRICULUM,
@@ -48,7 +49,7 @@ def test_everything_that_a_run_folder_should_hold(smiler):
         "rounds",
     }
     assert steps_of(smiler) == 9 + 4 + 4
-    assert set(weights(smiler)) == set(Segmenter(smiler.model_config).state_dict())
+    assert set(weights(smiler)) == set(Segmenter(smiler.config.model).state_dict())
     assert all(torch.isfinite(tensor).all() for tensor in weights(smiler).values() if tensor.is_floating_point())
 
 
@@ -131,7 +132,7 @@ def test_full_annotation_makes_smile_plain_multi_label_training(tmp_path, policy
 
 
 def test_smiler_begins_as_smile(store, tmp_path, monkeypatch):
-    """The first stage of the curriculum is SMILE, bit for bit."""
+    """Before its first round the curriculum is SMILE, bit for bit."""
 
     class FirstRound(BaseException):
         pass
@@ -159,12 +160,12 @@ def trained_weights(run):
 
 
 def test_a_round_trains_on_its_pseudo_labels(store, smiler, tmp_path, monkeypatch):
-    """Each stage sees the overlay of its own round, and only that."""
+    """Each round sees its own overlay, and only that."""
     seen = []
 
     class Source(loop.BatchSource):
         def batch(self, step):
-            seen.append((self.stage, None if self.view.overlay is None else self.view.overlay.name))
+            seen.append((self.round_number, None if self.view.overlay is None else self.view.overlay.name))
             return super().batch(step)
 
     monkeypatch.setattr(loop, "BatchSource", Source)
@@ -177,7 +178,9 @@ def test_a_round_trains_on_its_pseudo_labels(store, smiler, tmp_path, monkeypatc
 
 def test_pseudo_negatives_are_a_choice(store, smiler, tmp_path):
     chosen = trained(tmp_path / "chosen", store, **CURRICULUM, pseudo_negative=True)
-    assert overlays(chosen)["1/train_2.b2nd"] == overlays(smiler)["1/train_2.b2nd"]  # the first stage is the same
+    assert (
+        overlays(chosen)["1/train_2.b2nd"] == overlays(smiler)["1/train_2.b2nd"]
+    )  # the training before it is the same
     assert differs(weights(chosen), weights(smiler))
 
 
@@ -192,12 +195,55 @@ def test_averaged_weights_are_delivered(store, tmp_path):
 
 
 def test_the_average_is_updated_once_a_step(store, tmp_path, monkeypatch):
-    steps, update = [], WeightAverage.update
-    monkeypatch.setattr(
-        WeightAverage, "update", lambda self, model, step: (steps.append(step), update(self, model, step))
-    )
+    steps, update = [], AveragedModel.update_parameters
+
+    def counted(self, model):
+        steps.append(int(self.n_averaged) - 1)
+        update(self, model)
+
+    monkeypatch.setattr(AveragedModel, "update_parameters", counted)
     trained(tmp_path / "run", store, **CURRICULUM)
     assert steps == list(range(17))
+
+
+def gradient_norms(monkeypatch):
+    """Norm of the whole gradient at each step, in the moment when the optimizer gets it."""
+    norms, build = [], loop.build_optimizer
+
+    def norm_of(optimizer, *_):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.stack([p.grad.double().square().sum() for p in parameters]).sum().sqrt().item())
+
+    def watched(model, config):
+        optimizer = build(model, config)
+        optimizer.register_step_pre_hook(norm_of)
+        return optimizer
+
+    monkeypatch.setattr(loop, "build_optimizer", watched)
+    return norms
+
+
+@pytest.mark.parametrize("amp", ["off", "bfloat16"])
+def test_a_gradient_is_clipped_before_the_optimizer_takes_it(store, tmp_path, monkeypatch, amp):
+    norms = gradient_norms(monkeypatch)
+    free = trained(tmp_path / "free", store, optimizer="sgd", amp=amp)
+    limit = norms[0] / 2
+    norms.clear()
+    clipped = trained(tmp_path / "clipped", store, optimizer="sgd", amp=amp, clip_norm=limit)
+    assert len(norms) == 9
+    assert max(norms) <= limit * (1 + CLIPPED_NORM_RELATIVE)
+    assert norms[0] > 0.99 * limit  # scaled down to the limit, not to nothing
+    assert differs(weights(clipped), weights(free))
+
+
+def test_a_limit_that_is_never_reached_and_none_are_the_same_training(store, tmp_path, monkeypatch):
+    high = trained(tmp_path / "high", store, clip_norm=1e9)
+
+    def never(*arguments):
+        raise AssertionError("without a limit nothing is clipped")
+
+    monkeypatch.setattr(loop, "clip_grad_norm_", never)
+    assert_same_bits(weights(trained(tmp_path / "off", store)), weights(high))
 
 
 def test_validation_only_looks(store, tmp_path):
@@ -248,7 +294,7 @@ def test_the_first_probability_is_the_prior(tmp_path, monkeypatch):
 
 
 def test_a_budget_ends_with_the_step_that_uses_it_up(store, tmp_path, monkeypatch):
-    """On a clock that only steps move on, 3/8 s each: of 9 s the first stage gets 6, the round 3."""
+    """On a clock that only steps move on, 3/8 s each: of 9 s the training on human labels gets 6, the round 3."""
     step, now = Trainer.step, [100.0]
 
     def timed(self, *arguments):
@@ -277,15 +323,15 @@ def test_a_loss_that_is_lost_stops_the_training(store, tmp_path, monkeypatch, at
         return StepLoss(loss.loss * float("nan"), loss.sums, loss.counts) if len(done) == at else loss
 
     monkeypatch.setattr(Trainer, "step", poisoned)
-    with pytest.raises(InputError, match=r"The loss became nan at step \d+; train again"):
+    with pytest.raises(InputError, match=r"run: the loss became nan at step \d+; train again"):
         train(run, device=CPU)
     assert not run.model_path.exists()
-    if run.checkpoint_path.exists():  # of a stage that ended well
+    if run.checkpoint_path.exists():  # of a round that ended well
         assert all(torch.isfinite(t).all() for t in trained_weights(run).values() if t.is_floating_point())
 
 
 def test_a_learning_rate_that_is_far_too_high_is_noticed(store, tmp_path):
-    with pytest.raises(InputError, match=r"The loss became (nan|inf)"):
+    with pytest.raises(InputError, match=r"run: the loss became (nan|inf)"):
         trained(tmp_path / "run", store, lr=1e30, optimizer="sgd", epochs=3)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 

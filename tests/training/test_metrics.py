@@ -22,14 +22,14 @@ def step_loss(value, sums=(2.0, 0.0), counts=(4, 0)):
     return StepLoss(torch.tensor(value, dtype=torch.float64), torch.tensor(sums), torch.tensor(counts))
 
 
-def at(total, stage=0):
-    return Position(stage, total, total, total / 10)
+def at(total, number=0):
+    return Position(number, total, total, total / 10)
 
 
 @pytest.fixture
 def log(run):
     log = MetricsLog(run, keep_until=0)
-    log.start_stage(0)
+    log.start_round(0)
     yield log
     log.close()
 
@@ -54,11 +54,11 @@ def test_a_line_is_the_mean_since_the_last_one(log, run):
     assert second["loss_per_organ"] == {"liver": 0.5}  # no pair of the pancreas was known
 
 
-def test_a_stage_ends_with_what_is_left(log, run, capsys):
+def test_a_round_ends_with_what_is_left(log, run, capsys):
     log.add(step_loss(1.0), lr=0.5)
-    log.end_stage(at(1))
-    log.start_stage(1)
-    log.end_stage(at(1, stage=1))  # nothing new: no line
+    log.end_round(at(1))
+    log.start_round(1)
+    log.end_round(at(1, number=1))  # nothing new: no line
     assert [line["iteration"] for line in read_metrics(run)] == [1]
     err = capsys.readouterr().err
     assert "smiler: 1 steps in 0 s" in err
@@ -75,7 +75,7 @@ def test_validation_has_lines_of_its_own(log, run):
 def test_a_loss_that_is_not_finite_stops_the_training(log, run, value):
     log.add(step_loss(1.0), lr=0.5)
     log.add(step_loss(value), lr=0.5)
-    with pytest.raises(InputError, match=rf"The loss became {value} at step 2; .*lower learning rate \(--lr\)"):
+    with pytest.raises(InputError, match=rf"run: the loss became {value} at step 2; .*lower learning rate \(--lr\)"):
         log.write_step(at(2), 0.5)
 
 
@@ -125,7 +125,9 @@ def test_a_full_disk_is_one_sentence(run):
     log._file.close()
     log._file = open("/dev/full", "a")
     log.write_validation(at(1), {"liver": 0.5})
-    with pytest.raises(InputError, match=r"metrics\.jsonl cannot be written \(No space left on device\)"):
+    with pytest.raises(
+        InputError, match=r"metrics\.jsonl: cannot be written \(No space left on device\); free some space"
+    ):
         log.flush()
     with pytest.raises(InputError, match="cannot be written"):
         log.close()
@@ -169,7 +171,7 @@ def test_hours_are_hours(log, capsys):
 def test_tensorboard_is_optional(store, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     run = make_run(tmp_path / "board", store, trained=False, tensorboard=True)
-    with pytest.raises(InputError, match="--tensorboard needs the package tensorboard"):
+    with pytest.raises(InputError, match="--tensorboard: the package tensorboard is not installed; install it"):
         MetricsLog(run, keep_until=0)
     assert not run.metrics_path.exists()
 

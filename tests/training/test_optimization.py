@@ -4,10 +4,11 @@ from torch import nn
 
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.optimization import (
-    WeightAverage,
+    average_of,
     build_optimizer,
     optimizer_tensors,
     restore_optimizer,
+    set_averaged_steps,
 )
 from tests.trainings import assert_same_bits
 
@@ -76,32 +77,66 @@ def test_the_average_forgets_its_start_and_then_decays():
     """Decay (1 + t) / (10 + t) until it reaches the given one."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
-    average = WeightAverage(model, 0.5)
+    average = average_of(model, 0.5)
     expected = 1.0
     for t, value in enumerate([2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0, 23.0, 29.0]):
         nn.init.constant_(model.weight, value)
-        average.update(model, t)
+        average.update_parameters(model)
         decay = min(0.5, (1 + t) / (10 + t))
         expected = decay * expected + (1 - decay) * value
-        assert average.state["weight"].item() == pytest.approx(expected, rel=1e-6)
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-6)
     assert model.weight.item() == 29.0
     assert (1 + 9) / (10 + 9) > 0.5  # the last update used the given decay
 
 
+@pytest.mark.parametrize("decay", [0.9, 0.5, 0.0001])
+def test_the_average_is_that_of_a_loop_over_all_tensors_bit_for_bit(decay):
+    """One lerp a tensor with the weight in double precision: how runs were averaged before torch's AveragedModel."""
+    model = network()
+    average = average_of(model, decay)
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer = build_optimizer(model, TrainConfig(lr=0.1))
+    for t in range(12):
+        step(model, optimizer, t)
+        average.update_parameters(model)
+        weight = 1 - min(decay, (1 + t) / (10 + t))
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                expected[name] = torch.lerp(expected[name], tensor, weight)
+            else:
+                expected[name] = tensor.clone()
+    assert_same_bits(average.module.state_dict(), expected)
+
+
 def test_the_average_takes_in_the_statistics_of_batch_norm():
     model = network()
-    average = WeightAverage(model, 0.9)
+    average = average_of(model, 0.9)
+    set_averaged_steps(average, 1000)
     model.train()
     model(torch.randn(4, 1, 8, 8) + 5)
-    average.update(model, 1000)
-    torch.testing.assert_close(average.state["1.running_mean"], 0.1 * model[1].running_mean)
-    assert average.state["1.num_batches_tracked"] == 1  # a count is copied, not averaged
-    assert not average.state["0.weight"].requires_grad
+    average.update_parameters(model)
+    torch.testing.assert_close(average.module[1].running_mean, 0.1 * model[1].running_mean)
+    assert average.module[1].num_batches_tracked == 1  # a count is copied, not averaged
 
 
 def test_the_average_is_a_copy():
     model = network()
     before = model[0].weight.detach().clone()
-    average = WeightAverage(model, 0.9)
+    average = average_of(model, 0.9)
     nn.init.zeros_(model[0].weight)
-    assert torch.equal(average.state["0.weight"], before)
+    assert torch.equal(average.module[0].weight, before)
+
+
+def test_a_restored_average_goes_on_where_it_was():
+    model = network()
+    optimizer = build_optimizer(model, TrainConfig(lr=0.1))
+    average, restored = average_of(model, 0.9), average_of(network(), 0.9)
+    for t in range(6):
+        step(model, optimizer, t)
+        average.update_parameters(model)
+        if t == 2:
+            restored.module.load_state_dict(average.module.state_dict())
+            set_averaged_steps(restored, 3)
+        elif t > 2:
+            restored.update_parameters(model)
+    assert_same_bits(restored.module.state_dict(), average.module.state_dict())

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from smile_fast.data.annotations import write_annotations
 from smile_fast.training import loop
 from smile_fast.training.checkpoint import Checkpoint
-from smile_fast.training.loop import Interrupted, Trainer, stop_signals, train
+from smile_fast.training.interrupt import Interrupted, stop_signals
+from smile_fast.training.loop import Trainer, train
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
@@ -47,7 +48,7 @@ def assert_same_outcome(run, expected):
     assert overlays(run) == overlays(expected)
 
 
-# 9 steps of the first stage, 4 of each round: in the middle of one, at its end and start, and at the very end.
+# 9 steps on human labels, 4 of each round: in the middle of one, at its end and start, and at the very end.
 @pytest.mark.parametrize("step", [1, 9, 10, 12, 13, 17])
 def test_a_curriculum_resumes_anywhere(store, smiler, tmp_path, step):
     run = new_run(tmp_path / "run", store, **CURRICULUM)
@@ -71,7 +72,7 @@ def test_a_training_resumes_again_and_again(store, smiler, tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"optimizer": "sgd", "channels": 3, "flip": 0.5},
+        {"optimizer": "sgd", "channels": 3, "flip": 0.5, "clip_norm": 0.1},
         {"method": "baseline", "ema": 0.5, "validate_every": 0.5, "folds": 3},
         {"policy": "channel-drop", "output_stride": 16, "seed": 20261231},
         {"amp": "bfloat16", "batch_size": 3},
@@ -115,7 +116,7 @@ def test_a_kill_falls_back_to_the_last_checkpoint(store, smiler, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_CHECKPOINT_SECONDS", -1.0)
         patch.setattr(Trainer, "step", counted)
-        patch.setattr(Trainer, "save", lambda self, position: save(self, position) if len(done) <= 7 else None)
+        patch.setattr(Trainer, "save", lambda self: save(self) if len(done) <= 7 else None)
         with pytest.raises(Killed):
             train(run, device=CPU)
     assert steps_of(run) == 7
@@ -137,7 +138,7 @@ def test_a_round_that_was_cut_short_begins_again_from_the_same_weights(store, sm
         patch.setitem(loop.relabel.__globals__, "write_array", fails)
         with pytest.raises(Killed):
             train(run, device=CPU)
-    assert Checkpoint.load(run.checkpoint_path).state["stage"] == 2
+    assert Checkpoint.load(run.checkpoint_path).state["round"] == 2
     assert sorted(folder.name for folder in run.rounds_path.iterdir()) == ["1"]
     train(Run.open(run.path), resume=True, device=CPU)
     assert_same_outcome(run, smiler)
@@ -225,7 +226,7 @@ WRONG = {
     ),
     "cut off": (
         lambda run, tensors, state: run.checkpoint_path.write_bytes(run.checkpoint_path.read_bytes()[:5000]),
-        "is damaged",
+        "damaged",
     ),
 }
 

@@ -2,6 +2,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def edit(run, change):
 def test_a_new_run_can_be_opened_again(store, tmp_path):
     run = make_run(tmp_path / "a" / "run", store, trained=False, method="smiler", channels=3, seed=7, rates=(1, 2))
     found = Run.open(run.path)
-    assert (found.config, found.model_config, found.splits) == (run.config, run.model_config, run.splits)
+    assert (found.config, found.splits) == (run.config, run.splits)
     assert found.store_path == store.path.resolve()
     assert found.organs == store.organs == ORGANS
     assert found.declarations() == store.declarations()
@@ -64,8 +65,8 @@ def test_the_crop_is_the_largest_slice_rounded_up(store, tmp_path):
 @pytest.mark.parametrize("method", ["baseline", "smile", "smiler"])
 def test_the_baseline_has_a_softmax(store, tmp_path, method):
     run = make_run(tmp_path / "run", store, trained=False, method=method)
-    assert run.model_config.head == ("softmax" if method == "baseline" else "sigmoid")
-    assert run.model_config.outputs == len(ORGANS) + (method == "baseline")
+    assert run.config.model.head == ("softmax" if method == "baseline" else "sigmoid")
+    assert run.config.model.outputs == len(ORGANS) + (method == "baseline")
 
 
 def test_splits_without_folds(tmp_path):
@@ -123,14 +124,23 @@ def test_a_run_that_cannot_be_written_leaves_nothing(store, tmp_path, monkeypatc
 
 
 DAMAGE = {
-    "another schema": (lambda record: record.update(schema=2), "has schema 2, this version of smile-fast reads 1"),
+    "another schema": (lambda record: record.update(schema=3), "has schema 3, this version reads 2; train again"),
     "no schema": (lambda record: record.pop("schema"), "is damaged"),
     "no settings": (lambda record: record.pop("settings"), "is damaged"),
-    "settings are no object": (lambda record: record.update(settings=[1]), "cannot be used|is damaged"),
-    "an unknown setting": (lambda record: record["settings"].update(momentum=1), "name momentum"),
-    "a wrong setting": (lambda record: record["settings"].update(epochs=-1), "setting epochs must be positive"),
-    "no organs": (lambda record: record["model"].update(organs=[]), "is damaged"),
-    "an unknown model field": (lambda record: record["model"].update(depth=1), "is damaged"),
+    "settings are no object": (lambda record: record.update(settings=[1]), "settings: .* is not an object"),
+    "an unknown setting": (lambda record: record["settings"].update(momentum=1), "settings: momentum is not known"),
+    "a wrong setting": (
+        lambda record: record["settings"].update(epochs=-1),
+        "--epochs: -1 cannot be used; give a positive number",
+    ),
+    "a setting is gone": (lambda record: record["settings"].pop("body_crop"), "settings: body_crop is missing"),
+    "no model": (lambda record: record["settings"].update(model=None), "settings: None is not an object"),
+    "no organs": (lambda record: record["settings"]["model"].update(organs=[]), "the network has no organs"),
+    "another head": (
+        lambda record: record["settings"]["model"].update(head="softmax"),
+        "--method: 'smile' cannot be used",
+    ),
+    "an unknown model field": (lambda record: record["settings"]["model"].update(depth=1), "depth is not known"),
     "no splits": (lambda record: record.update(splits=None), "is damaged"),
     "a split is gone": (lambda record: record["splits"].pop("test"), "is damaged"),
     "no store": (lambda record: record.update(store=None), "is damaged"),
@@ -145,6 +155,17 @@ def test_a_damaged_config_is_named(own_store, tmp_path, damage):
     with pytest.raises(InputError, match=message) as caught:
         Run.open(run.path)
     assert str(run.path / "config.json") in str(caught.value)
+
+
+def test_a_run_of_the_first_schema_is_refused_in_one_sentence(tmp_path):
+    """A record as it was written before the settings held those of the network."""
+    shutil.copy(Path(__file__).parent / "config_schema_1.json", tmp_path / "config.json")
+    with pytest.raises(InputError) as caught:
+        Run.open(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'config.json'}: the run has schema 1, this version reads 2; train again, or use the smile-fast "
+        "that made it"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema": 1'])

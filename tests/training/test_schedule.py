@@ -22,9 +22,9 @@ def test_warm_up_rises_to_the_schedule():
         assert learning_rate(config, progress) == learning_rate(plain, progress)
 
 
-def test_stages_last_as_long_as_they_should():
+def test_rounds_last_as_long_as_they_should():
     config = TrainConfig(method="smiler", epochs=2.5, round_share=0.4)
-    assert [Pace(config, stage, steps_per_epoch=9).steps for stage in (0, 1, 2)] == [22, 9, 9]
+    assert [Pace(config, number, steps_per_epoch=9).steps for number in (0, 1, 2)] == [22, 9, 9]
     assert Pace(TrainConfig(epochs=0.001), 0, 9).steps == 1
     pace = Pace(config, 0, 9)
     assert pace.progress(Position(step=0)) == 0
@@ -32,11 +32,11 @@ def test_stages_last_as_long_as_they_should():
     assert pace.progress(Position(step=22)) == pace.progress(Position(step=30)) == 1
 
 
-def test_a_budget_is_shared_among_the_stages():
+def test_a_budget_is_shared_among_the_rounds():
     config = TrainConfig(method="smiler", budget=90.0, rounds=2, round_share=0.4)
-    assert [Pace(config, stage, 9).seconds for stage in (0, 1, 2)] == [pytest.approx(s) for s in (50.0, 20.0, 20.0)]
+    assert [Pace(config, number, 9).seconds for number in (0, 1, 2)] == [pytest.approx(s) for s in (50.0, 20.0, 20.0)]
     assert Pace(TrainConfig(budget=90.0), 0, 9).seconds == 90
-    assert Pace(config, 1, 9).progress(Position(stage=1, step=1000, seconds=5.0)) == pytest.approx(0.25)
+    assert Pace(config, 1, 9).progress(Position(round=1, step=1000, seconds=5.0)) == pytest.approx(0.25)
 
 
 def test_validation_comes_every_so_many_steps():
@@ -47,8 +47,13 @@ def test_validation_comes_every_so_many_steps():
 
 def test_every_step_has_a_seed_of_its_own_that_torch_takes():
     seeds = [
-        step_seed(seed, stage, step) for seed in (0, 1, 20261231, 2**63 - 1) for stage in range(3) for step in range(50)
+        step_seed(seed, number, step)
+        for seed in (0, 1, 20261231, 2**63 - 1)
+        for number in range(3)
+        for step in range(50)
     ]
     assert len(set(seeds)) == len(seeds)
+    # Another rule would make another training of every recorded seed.
+    assert [step_seed(*place) for place in ((0, 0, 7), (0, 2, 7), (3, 1, 0))] == [7, 2000013, 3000019000030]
     for seed in (min(seeds), max(seeds)):
         torch.Generator().manual_seed(seed)

@@ -1,0 +1,68 @@
+"""What the network is; read without torch, because the command line makes options of it."""
+
+from dataclasses import dataclass
+from math import inf
+from typing import Literal
+
+from smile_fast.settings import Settings, documented, setting
+
+
+@documented
+@dataclass(frozen=True)
+class ModelConfig(Settings):
+    """Everything that is needed to build the network again."""
+
+    organs: tuple[str, ...] = setting(
+        (),
+        "K organ names in the order of their label values 1..K, those of the store; empty until it is known",
+        "at most 126 names",
+        lambda organs: len(organs) <= 126,
+        kind=str,
+        count="+",
+    )
+    backbone: str = setting(
+        "resnet50", "the dilated ResNet", group="network", choices=("resnet18", "resnet34", "resnet50", "resnet101")
+    )
+    output_stride: int = setting(8, "pixels of a slice per pixel of the logits", group="network", choices=(8, 16))
+    width: int = setting(
+        64,
+        "channels of the first ResNet stage (64: the published network)",
+        "a multiple of 8",
+        lambda width: width >= 8 and width % 8 == 0,
+        group="network",
+    )
+    rates: tuple[int, ...] = setting(
+        (),
+        "atrous rates of the ASPP (default: those published for the output stride)",
+        "positive numbers",
+        lambda rates: all(rate >= 1 for rate in rates),
+        group="network",
+        kind=int,
+        count="+",
+        metavar="RATE",
+    )
+    channels: int = setting(
+        1,
+        "neighbouring slices that the network sees (1: plain 2D, 3 and more: 2.5D)",
+        "a positive odd number",
+        lambda channels: channels >= 1 and channels % 2 == 1,
+        group="network",
+    )
+    window: tuple[float, float] = setting(
+        (-160.0, 240.0),
+        "lowest and highest HU that the network can tell apart",
+        "a lower and a higher HU",
+        lambda window: -inf < window[0] < window[1] < inf,
+        group="network",
+        kind=float,
+        count=2,
+        metavar=("LOW", "HIGH"),
+    )
+    head: Literal["sigmoid", "softmax"] = setting(
+        "sigmoid", "sigmoid (K independent organs) or softmax (K + 1 classes)", choices=("sigmoid", "softmax")
+    )
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the logits: K, or K + 1 for the softmax, whose channel 0 is background."""
+        return len(self.organs) + (self.head == "softmax")
