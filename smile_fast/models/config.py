@@ -5,6 +5,7 @@ from math import inf
 from typing import Literal
 
 from smile_fast.settings import Settings, documented, setting
+from smile_runtime.label_map import MAX_ORGANS
 
 
 @documented
@@ -15,8 +16,8 @@ class ModelConfig(Settings):
     organs: tuple[str, ...] = setting(
         (),
         "K organ names in the order of their label values 1..K, those of the store; empty until it is known",
-        "at most 126 names",
-        lambda organs: len(organs) <= 126,
+        f"at most {MAX_ORGANS} names",
+        lambda organs: len(organs) <= MAX_ORGANS,
         kind=str,
         count="+",
     )
