@@ -8,7 +8,7 @@ import pytest
 from smile_fast.data.store import CASES, IMAGE, Store, write_array
 from smile_fast.evaluation.evaluate import evaluate_run
 from smile_fast.exporter import Targets, export_run
-from smile_fast.exporter.certificate import parity_samples
+from smile_fast.exporter.certificate import REQUIREMENTS, parity_samples
 from smile_fast.exporter.precision import calibration_slices
 from smile_fast.supervision import VOID, State
 from smile_fast.training.batches import AIR, BatchSource
@@ -216,5 +216,5 @@ def test_production_segments_what_evaluation_scored(store, run, box, tmp_path):
     )
     assert prediction.box == box.to_json()
     labels, _ = to_slices(read_labels(tmp_path / "labels.nii.gz").data, affine)
-    assert (labels == predict_labels(run.load_model(), image, box=box)).mean() >= 0.9999
+    assert (labels == predict_labels(run.load_model(), image, box=box)).mean() >= REQUIREMENTS["fp32"].share
     assert labels.any()
