@@ -31,12 +31,13 @@ foreach(test masked_bce_cuda masked_bce_upsampled_cuda select_top_fraction_cuda 
   add_executable(${test}_test csrc/tests/${test}_test.cpp)
   target_link_libraries(${test}_test PRIVATE emulated_kernels)
   add_test(NAME ${test} COMMAND ${test}_test)
+  set_tests_properties(${test} PROPERTIES LABELS emulated)
 endforeach()
 
 # Planted bugs: the report that must appear. Without a sanitizer, only the scheduler looks.
 function(add_planted_bug bug report)
   add_test(NAME planted_${bug} COMMAND cuda_emulation_test ${bug})
-  set_tests_properties(planted_${bug} PROPERTIES PASS_REGULAR_EXPRESSION "${report}")
+  set_tests_properties(planted_${bug} PROPERTIES PASS_REGULAR_EXPRESSION "${report}" LABELS emulated)
 endfunction()
 add_planted_bug(divergent_barrier "CUDA emulation: divergent barrier")
 if(SMILE_FAST_SANITIZE MATCHES "^address")
