@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := $(if $(DATA),--data $(DATA) --out demo-real,--out demo)
 # Which benchmarks: BENCH=masked_bce or BENCH='*/K13-*'; ALLOCATOR=keep, TARGET=avx2: see bench/README.md.
 BENCH_OPTIONS = $(if $(BENCH),--select '$(BENCH)') $(if $(ALLOCATOR),--allocator $(ALLOCATOR)) $(if $(TARGET),--target $(TARGET))
-SANITIZERS := address undefined thread
+SANITIZERS := address,undefined thread
 
 .PHONY: help setup demo test lint native-test exhaustive-test bench bench-check bench-table bench-goals bench-smoke same-bits gpu-compile cuda-check gpu clean
 
@@ -40,12 +40,13 @@ $(VENV)/.ready: pyproject.toml export/pyproject.toml setup.py CMakeLists.txt req
 demo: setup
 	$(BIN)/python -m smile_fast.demo $(DEMO)
 
-# The Triton kernels first, in a process of their own: the interpreter is chosen before they are defined.
+# The Triton kernels first, in a process of their own: the interpreter is chosen before they are defined. Their files
+# are no part of the coverage, whose tracer would only slow the interpreter down. Workers take whole stretches of tests
+# (worksteal), so that most of what a file's tests share is made once.
 test: setup
-	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/ops/triton \
-	    --cov=smile_fast --cov-report=
-	SMILE_FAST_REQUIRE_NATIVE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 \
-	    --cov-append --cov=smile_fast --cov=smile_runtime --cov-report=term:skip-covered --cov-fail-under=90
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/ops/triton
+	SMILE_FAST_REQUIRE_NATIVE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal \
+	    --cov=smile_fast --cov=smile_runtime --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: setup
 	$(BIN)/ruff check .
@@ -80,12 +81,15 @@ fuzz-pack: fuzz-build
 gpu-compile: setup
 	$(BIN)/python -m pytest -q -n 2 tests/ops/test_triton_compile.py
 
+# Address and undefined-behaviour sanitizer share a build. The CUDA sources are executed under the sanitizers alone: the
+# plain build would compute the same numbers and see less.
 native-test: setup
 	for sanitizer in "" $(SANITIZERS); do \
-	    $(BIN)/cmake -S . -B build/csrc-$$sanitizer -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	    $(BIN)/cmake -S . -B build/csrc-$${sanitizer%,*} -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	        -DSMILE_FAST_TESTS=ON -DSMILE_FAST_SANITIZE=$$sanitizer > /dev/null && \
-	    $(BIN)/cmake --build build/csrc-$$sanitizer && \
-	    $(BIN)/ctest --test-dir build/csrc-$$sanitizer -LE exhaustive --output-on-failure || exit 1; \
+	    $(BIN)/cmake --build build/csrc-$${sanitizer%,*} && \
+	    $(BIN)/ctest --test-dir build/csrc-$${sanitizer%,*} -LE "exhaustive$$([ -n "$$sanitizer" ] || echo '|emulated')" \
+	        --parallel $$(nproc) --output-on-failure || exit 1; \
 	done
 
 exhaustive-test: setup

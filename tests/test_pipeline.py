@@ -25,6 +25,7 @@ from smile_runtime.model.exported import Model
 from smile_runtime.predict import cli as predict_cli
 from tests.cohorts import tree
 from tests.runs import balance
+from tests.tolerances import DICE_OF_EXPORTED, IDENTICAL_SHARE
 
 ORGANS = ("liver", "pancreas", "stomach")
 CASES = ("case_0000", "case_0001", "case_0002")
@@ -137,7 +138,7 @@ def test_exported_file(job):
     model = Model(job / "model.onnx")
     assert model.card.organs == ORGANS
     assert model.card.provenance["method"] == "smiler"
-    assert model.card.parity["identical_share"] == pytest.approx(1, abs=1e-4)
+    assert model.card.parity["identical_share"] == pytest.approx(1, **IDENTICAL_SHARE)
 
 
 def test_prediction_lies_on_the_scans_grid(job):
@@ -156,7 +157,7 @@ def test_prediction_lies_on_the_scans_grid(job):
     by_file = json.loads((job / "smiler" / "evaluation-of-predictions.json").read_text())
     assert json.loads((job / "smiler" / "evaluation.json").read_text()) == by_network
     for one, other in zip(by_network["pairs"], by_file["pairs"], strict=True):
-        assert one["dice"] == pytest.approx(other["dice"], abs=1e-3)
+        assert one["dice"] == pytest.approx(other["dice"], **DICE_OF_EXPORTED)
 
 
 def test_prediction_needs_no_torch(job, tmp_path):

@@ -1,5 +1,7 @@
 """Every tolerance of the tests, as a rule with its reason."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,6 +9,11 @@ from torch import Tensor
 # Probabilities of torch and onnxruntime: both compute in float32, with convolutions summed in another order and the
 # BatchNorms folded into the weights. A logit of size 10 then differs by some 10 * 2^-23 * sqrt(number of layers).
 EXPORTED_PROBABILITY = {"rtol": 0.0, "atol": 2e-5}
+
+# Probabilities of a file in fewer bits, before they are stored. fp16: logits up to 8 in steps of 2^-7, of which the
+# convolutions collect a few, times the sigmoid's slope of 1/4. int8: some steps of 1/255 of the range of every
+# activation; what the labels lose is bounded more tightly, by the exporter's own requirement on identical voxels.
+PRECISION_PROBABILITY = {"fp32": EXPORTED_PROBABILITY["atol"], "fp16": 0.01, "int8": 0.3}
 
 # What storing a probability in fewer bits adds: half a step.
 STORED_PROBABILITY = {
@@ -19,12 +26,69 @@ STORED_PROBABILITY = {
 # whose residual sums grow; relative to features of size 1 to 100.
 RESTRUCTURED_FEATURES = {"rtol": 1e-4, "atol": 1e-3}
 
+# The same convolution on other weights that add up to the same (RGB filters adapted to grey, a BatchNorm folded in):
+# float32 sums of some hundred terms in another order, relative to outputs of size 1.
+REORDERED_CONVOLUTION = {"rtol": 1e-4, "atol": 1e-5}
+FOLDED_LOGITS = REORDERED_CONVOLUTION
+
+# What a change that matters does to the same logits: more than a hundred times that.
+OTHER_LOGITS = {"rtol": 1e-2, "atol": 1e-2}
+
+# Logits of a slice alone and in a batch: a convolution may take another algorithm for another batch size, and its
+# sums another order, through all layers of a network.
+LOGITS_OF_A_BATCH = {"rtol": 1e-4, "atol": 1e-4}
+
+# Share of voxels on which two such computations of the same logits agree: only near ties may differ.
+IDENTICAL_LABELS = 0.999
+
 # A logit read back from its probability: one rounding of p, 6e-8, divided by p (1 - p), at most 57 for |z| <= 4.
 LOGIT_OF_SIGMOID = {"rtol": 0.0, "atol": 1e-5}
 
 # HU after a resampling that moves nothing: grid coordinates in [-1, 1] are rounded (6e-8), which on a patch of 64
 # shifts a sample by some 4e-6 pixels; between neighbours that differ by 4000 HU that is 0.016 HU, twice for two axes.
 RESAMPLED_HU = {"rtol": 0.0, "atol": 0.05}
+
+# Bilinear and nearest resampling of the same disc: they differ on a rim of a pixel, which of the discs of these tests
+# is less than 2% of all compared pixels, and up to 5% of the disc's own. The centre moves by less than half a pixel.
+SAME_AFTER_RESAMPLING = 0.98
+AREA_OF_DISC = {"rel": 0.05}
+CENTRE_OF_DISC = {"abs": 0.5}
+
+# Distances of below 100 mm in the phantoms' float32 fields: some hundred roundings of 100 * 2^-24 = 6e-6 mm.
+FIELD_MM = 1e-3
+
+# Share of a grid's voxels that may change sides when an ellipsoid is built along another axis: those on its surface.
+VOXELS_ON_A_SURFACE = 1e-3
+
+# Formulas of a few float64 operations: shares of counts, exact to some units in the last place.
+FLOAT64_SHARE = {"rel": 1e-15}
+FLOAT64_FORMULA = {"rel": 1e-12}
+
+# A running average kept in float32: each of some ten updates rounds twice.
+FLOAT32_AVERAGE = {"rel": 1e-6}
+
+# Rounded figures: a mean Dice over organs that were written with four digits, and the share of identical voxels of a
+# certificate, where only near ties differ.
+SUMMARY_DICE = {"abs": 1e-4}
+IDENTICAL_SHARE = {"abs": 1e-4}
+
+# Dice of torch's and of the exported file's label map: near ties of a small organ, one voxel in a thousand.
+DICE_OF_EXPORTED = {"abs": 1e-3}
+
+# The warm-up starts a thousandth of a stage ahead, so that no step has a rate of zero: half way through a warm-up of a
+# fifth of the stage, that is 1% of the rate.
+WARM_UP_MIDDLE = {"rel": 0.02}
+
+# Pictures: the window, the resampling to the shown size and the blending of colours each round to one of 255 grey
+# levels. Outlines drawn over a filled rectangle of 8 x 16 pixels take up to a quarter of it.
+GREY_LEVELS = {"rtol": 0.0, "atol": 3}
+FILLED_AREA = {"rel": 0.25}
+
+
+def share_of_draws(draws: int, share: float) -> float:
+    """How far the share of n independent draws may be from its expectation: three standard deviations."""
+    return 3 * math.sqrt(share * (1 - share) / draws)
+
 
 # A sum of losses against float64. Each voxel carries up to four float32 roundings (exp, the product of 1 + e, its
 # logarithm, the sum), which average out over many voxels; on the few hundred voxels of a test they may not.
@@ -37,6 +101,12 @@ GRADIENT_ULPS = {torch.float32: 4, torch.bfloat16: 1, torch.float16: 1, torch.fl
 # The norm of a clipped gradient: torch adds up the squares of a few million float32 values in float32, pairwise, and
 # scales by a factor that is rounded once; half a dozen roundings of 2^-24.
 CLIPPED_NORM_RELATIVE = 8 * 2.0**-24
+# Cross-entropy of the baseline is torch's own, in float32, on logits that were interpolated in float32.
+CROSS_ENTROPY_GRADIENT = {"rtol": 1e-5, "atol": 1e-7}
+FLOAT32_SUMS = {"rtol": 1e-5, "atol": 0.0}
+
+# A loss of bfloat16 logits against that of the same numbers in float32: computed in float32 in either case.
+LOSS_OF_HALF_LOGITS = {"rel": 1e-5}
 
 # The goal for a sum of losses over the voxels of a real image, where roundings average out.
 LOSS_RELATIVE_LARGE = 1e-7

@@ -25,6 +25,7 @@ from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import VOID
 from tests.runs import ORGANS, SHAPE, SPACING, make_run, make_store, truth
+from tests.tolerances import FLOAT64_FORMULA
 
 ANNOTATED = {"liver": State.ANNOTATED, "pancreas": State.ANNOTATED}
 
@@ -67,7 +68,9 @@ def test_dice_equals_a_plain_computation_on_random_maps():
     known = label != VOID
     for value, found in enumerate(scores, start=1):
         true, predicted = (label == value) & known, (prediction == value) & known
-        assert found.dice == pytest.approx(2 * (true & predicted).sum() / (true.sum() + predicted.sum()), rel=1e-12)
+        assert found.dice == pytest.approx(
+            2 * (true & predicted).sum() / (true.sum() + predicted.sum()), **FLOAT64_FORMULA
+        )
         assert found.nsd is None
         assert found.hd95_mm is None
 

@@ -6,6 +6,7 @@ import signal
 import nibabel as nib
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
@@ -165,7 +166,7 @@ def test_the_repository_is_as_triton_wants_it(written, model_config):
     repository = written / "deep" / "repo"
     assert files(repository) == ["my_run/1/model.onnx", "my_run/config.pbtxt"]
     found = text_format.Parse((repository / "my_run" / "config.pbtxt").read_text(), model_config())
-    session = Model(repository / "my_run" / "1" / "model.onnx")._session
+    session = onnxruntime.InferenceSession(repository / "my_run" / "1" / "model.onnx")
     types = {"tensor(uint8)": 2, "tensor(int16)": 7}
     for given, described in ((session.get_inputs(), found.input), (session.get_outputs(), found.output)):
         assert [(one.name, types[one.type]) for one in given] == [(one.name, one.data_type) for one in described]

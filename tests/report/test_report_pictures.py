@@ -11,6 +11,7 @@ from smile_fast.report.figures import training_chart
 from smile_fast.report.palette import PSEUDO, organ_colours, rgb
 from smile_fast.report.pictures import PICTURE_WIDTH, SMALL_WIDTH, Layer, draw, frame_of, informative_slice
 from tests.runs import ORGANS
+from tests.tolerances import GREY_LEVELS
 
 WINDOW = (-160.0, 240.0)
 COLOURS = organ_colours(ORGANS)
@@ -58,9 +59,9 @@ def test_layers_fill_and_outline_in_their_colours():
     shown = picture(draw(hu, WINDOW, frame, [Layer(mask, fill="#0072B2"), Layer(mask, outline=PSEUDO)]))
     scale = PICTURE_WIDTH / 40
     inside = shown[int(15 * scale), int(25 * scale)]
-    np.testing.assert_allclose(inside, 0.55 * 127.5 + 0.45 * np.array(rgb("#0072B2")), atol=3)
+    np.testing.assert_allclose(inside, 0.55 * 127.5 + 0.45 * np.array(rgb("#0072B2")), **GREY_LEVELS)
     edge = shown[int(15 * scale), int(20 * scale) + 1]
-    np.testing.assert_allclose(edge, rgb(PSEUDO), atol=3)
+    np.testing.assert_allclose(edge, rgb(PSEUDO), **GREY_LEVELS)
     outside = shown[int(15 * scale), int(10 * scale)]
     assert outside.tolist() == [outside[0]] * 3
 

@@ -6,6 +6,7 @@ from smile_fast.supervision.states import Policy, State
 from smile_fast.supervision.tables import build_tables
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import VOID
+from tests.tolerances import FLOAT64_SHARE
 
 A, M, H, X = State.ANNOTATED, State.MISSING, State.HIDDEN, State.ABSENT
 
@@ -21,11 +22,11 @@ def test_the_formulas_of_the_table():
     """10 cases of 100 voxels, beta = 0.1, 7 of them hidden: (1 - alpha) beta, alpha beta, (1 - alpha)(1 - beta)."""
     row = one_organ([A] * 3 + [H] * 7)
     assert row.alpha == 0.7
-    assert row.beta == pytest.approx(0.1, rel=1e-15)
+    assert row.beta == pytest.approx(0.1, **FLOAT64_SHARE)
     assert row.epsilon == 0
     assert row.basis == "measured"
     assert (row.baseline.tp, row.baseline.fn, row.baseline.tn, row.baseline.fp) == (30, 70, 900, 0)
-    assert row.baseline.tp_fn == pytest.approx(3 / 7, rel=1e-15)
+    assert row.baseline.tp_fn == pytest.approx(3 / 7, **FLOAT64_SHARE)
     assert row.wrong_share == 0.7
     assert (row.smile.tp, row.smile.fn, row.smile.tn, row.smile.fp, row.smile.ambiguous) == (30, 0, 270, 0, 700)
     assert row.smile.tp_fn is None
@@ -35,7 +36,7 @@ def test_an_estimate_equals_the_measurement_when_cases_are_alike():
     measured, estimated = one_organ([A] * 3 + [H] * 7), one_organ([A] * 3 + [M] * 7)
     assert estimated.basis == "estimated"
     assert estimated.alpha == measured.alpha
-    assert estimated.beta == pytest.approx(measured.beta, rel=1e-15)
+    assert estimated.beta == pytest.approx(measured.beta, **FLOAT64_SHARE)
     assert (estimated.baseline, estimated.smile) == (measured.baseline, measured.smile)
 
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from smile_fast.data.store import CASES, IMAGE, Store, write_array
+from smile_fast.data.store import CASES, IMAGE, Store, open_array, write_array
 from smile_fast.evaluation.evaluate import evaluate_run
 from smile_fast.exporter import Targets, export_run
-from smile_fast.exporter.certificate import parity_samples
+from smile_fast.exporter.certificate import REQUIREMENTS, parity_samples
 from smile_fast.exporter.precision import calibration_slices
 from smile_fast.models import ModelConfig
 from smile_fast.supervision import State
@@ -156,7 +156,7 @@ def test_labels_outside_of_the_box_count_as_missed(store, run, box, monkeypatch)
 def test_a_round_looks_into_the_box_and_its_overlay_covers_the_volume(store, run, tmp_path):
     view = TrainingView(store, store.declarations(), ["train_0"], body=BodyRule())
     folder = relabel(run.load_model(), view, tmp_path, Round(1, 1.0, "volume"))
-    overlay = TrainingView(store, store.declarations(), ["train_0"], folder)._pseudo_labels("train_0")
+    overlay = open_array(folder / "train_0.b2nd")[:]
     box = view.box("train_0")
     logits = predict_logits(run.load_model(), store.read_image("train_0"), box=box)
     positive = np.zeros(SHAPE, bool)
@@ -213,5 +213,5 @@ def test_production_segments_what_evaluation_scored(store, run, box, tmp_path):
     )
     assert prediction.box == box.to_json()
     labels, _ = to_slices(read_labels(tmp_path / "labels.nii.gz").data, affine)
-    assert (labels == predict_labels(run.load_model(), image, box=box)).mean() >= 0.9999
+    assert (labels == predict_labels(run.load_model(), image, box=box)).mean() >= REQUIREMENTS["fp32"].share
     assert labels.any()

@@ -1,5 +1,7 @@
 import json
 import sys
+from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -119,11 +121,21 @@ def test_no_metrics_yet(run):
     assert read_metrics(run) == []
 
 
-def test_a_full_disk_is_one_sentence(run):
+def on_a_full_disk(full):
+    """Path.open, but for one path: what is appended to it goes to /dev/full."""
+    real = Path.open
+
+    def opened(path, mode="r", **options):
+        return real(Path("/dev/full") if (path, mode) == (full, "a") else path, mode, **options)
+
+    return opened
+
+
+def test_a_full_disk_is_one_sentence(run, monkeypatch):
     """/dev/full takes nothing: the error comes when the buffer is emptied."""
-    log = MetricsLog(run, keep_until=0)
-    log._file.close()
-    log._file = open("/dev/full", "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", on_a_full_disk(run.metrics_path))
+        log = MetricsLog(run, keep_until=0)
     log.write_validation(at(1), {"liver": 0.5})
     with pytest.raises(
         InputError, match=r"metrics\.jsonl: cannot be written \(No space left on device\); free some space"
@@ -141,8 +153,8 @@ def test_a_folder_in_its_place_is_one_sentence(run):
 
 def test_the_terminal_shows_progress(log, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=count().__next__))  # a second between two lines
     for total, fraction in ((10, 0.25), (20, 0.5)):
-        log._printed_at = 0.0
         log.add(step_loss(0.5), lr=0.1)
         log.write_step(Position(0, total, total, 60.0), fraction)
     err = capsys.readouterr().err

@@ -97,7 +97,8 @@ def test_where_a_capture_fails_everything_is_queued() -> None:
 
 
 def test_on_the_cpu_nothing_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PseudoLabeller, "_capture_graph", lambda *_: pytest.fail("captured"))
+    for name in ("CUDAGraph", "graph_pool_handle", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: pytest.fail("captured"))
     labeller = PseudoLabeller()
     for seed in range(3):
         assert_right(labeller(*case(seed), *ROUND), seed)
