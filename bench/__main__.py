@@ -99,7 +99,9 @@ def _goals(given: argparse.Namespace) -> int:
     name, newest = records.newest()
     lines, none_missed = goals.report(newest.benchmarks)
     print("\n".join(lines))
-    print(f"{name}, {records.commits(newest.benchmarks.values())}, {newest.datetime}; medians with the default allocator")
+    print(
+        f"{name}, {records.commits(newest.benchmarks.values())}, {newest.datetime}; medians with the default allocator"
+    )
     return 0 if none_missed else WORSE
 
 

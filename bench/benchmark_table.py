@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.goals import GOALS
 from bench.allocators import ALLOCATORS
 from bench.comparison import CUDA, OURS
+from bench.goals import GOALS
 from bench.machine import ROOT
 from bench.measure import COSTS, MILLISECONDS, RATIOS
-from bench.ops.names import BYTES, COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, READ
 from bench.ops import masked_bce_upsampled, training_step
+from bench.ops.names import BYTES, COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, READ
 from bench.ops.select_top_fraction import COMPACT_PARTITION, COMPACT_TOPK, KTHVALUE, SORT, TOPK
 from bench.records import RESULTS, Figures, NoRecordError, Record, commits, newest, recorded
 from bench.whole_volume import workloads

@@ -48,14 +48,14 @@ def measure(benchmark: BenchmarkFixture, name: str, comparison: Comparison, time
         rounds=timer.repetitions,
     )
     times = benchmark.stats.stats.data
-    runs[first.name] = [Run(seconds / comparison.steps, *counts) for seconds, counts in zip(times, counted, strict=True)]
+    runs[first.name] = [
+        Run(seconds / comparison.steps, *counts) for seconds, counts in zip(times, counted, strict=True)
+    ]
     costs = comparison.facts.get(COSTS, {}) | timer.costs(first)
     benchmark.extra_info.update(figures(name, comparison, runs, errors) | ({COSTS: costs} if costs else {}))
 
 
-def figures(
-    name: str, comparison: Comparison, runs: dict[str, list[Run]], errors: dict[str, float]
-) -> dict[str, Any]:
+def figures(name: str, comparison: Comparison, runs: dict[str, list[Run]], errors: dict[str, float]) -> dict[str, Any]:
     """What is recorded of a comparison: facts, errors, times, and for each of ours the ratio to each peer."""
 
     def ratios(ours: Call) -> dict[str, dict[str, float]]:

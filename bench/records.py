@@ -46,9 +46,7 @@ class Record:
         """Take over a newer run: what it did not measure stays, if nothing about the machine has changed."""
         if self.machine != newer.machine:
             return newer
-        return replace(
-            newer, benchmarks=_put(self.benchmarks, newer.benchmarks), steps=_put(self.steps, newer.steps)
-        )
+        return replace(newer, benchmarks=_put(self.benchmarks, newer.benchmarks), steps=_put(self.steps, newer.steps))
 
 
 def _put(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +102,9 @@ def write(record: Record, path: Path) -> None:
     head = {"machine": record.machine, "datetime": record.datetime, "lines": len(lines)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as unfinished:
-        unfinished.write_text("".join(json.dumps(line) + "\n" for line in (head, *lines)), encoding="utf-8")
+        unfinished.write_text(
+            "".join(json.dumps(line, allow_nan=False) + "\n" for line in (head, *lines)), encoding="utf-8"
+        )
 
 
 def save(run: Record, folder: Path = RESULTS) -> Path:

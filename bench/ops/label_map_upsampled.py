@@ -68,7 +68,9 @@ def compare(workload: Workload, conditions: Conditions) -> Comparison:
                 for first in range(0, len(logits), 4)  # float64 of a whole volume would be 30 GB
             )
             share = wrong[call.name] / found.numel()
-            assert share <= UNDECIDED_LABELS[conditions.device], f"{call.name}: {share:.2%} of the pixels have another label"
+            assert share <= UNDECIDED_LABELS[conditions.device], (
+                f"{call.name}: {share:.2%} of the pixels have another label"
+            )
         return {WRONG_VOXELS: float(max(wrong[call.name] for call in ours))}
 
     facts = {

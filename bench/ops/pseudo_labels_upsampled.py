@@ -86,9 +86,7 @@ def compare(workload: Workload, conditions: Conditions) -> Comparison:
     per_slice = workload.per_slice
 
     def run(implementation: str | None) -> tuple[Tensor, Tensor]:
-        return pseudo_labels_upsampled(
-            logits, labels, organs, GAMMA, STRIDE, per_slice, implementation=implementation
-        )
+        return pseudo_labels_upsampled(logits, labels, organs, GAMMA, STRIDE, per_slice, implementation=implementation)
 
     ours = variants("pseudo_labels_upsampled", conditions, run)
     if conditions.gpu:

@@ -122,9 +122,7 @@ def compare(workload: Workload, conditions: Conditions) -> Comparison:
         return select_top_fraction(given.scores, given.candidates, given.gamma, offsets, implementation=implementation)
 
     ours = variants("select_top_fraction", conditions, run)
-    peers = (
-        batched(given) if conditions.gpu else [Call(name, _runner(RUN[name], given)) for name in workload.peers]
-    )
+    peers = batched(given) if conditions.gpu else [Call(name, _runner(RUN[name], given)) for name in workload.peers]
 
     def check() -> dict[str, float]:
         wanted = exact(given)

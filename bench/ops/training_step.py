@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,7 +34,9 @@ WORKLOADS = {"resnet50": Workload(), "resnet50-compiled": Workload(compiled=True
 
 
 def compare(workload: Workload, conditions: Conditions) -> Comparison:
-    """Bring both steps together; the same network takes them."""
+    """Bring both steps together; the same network takes them: a small one where the workload is shrunk."""
+    if conditions.shrink > 1:
+        workload = replace(workload, backbone="resnet18", width=8, batch=2)
     side = workload.side // conditions.shrink
     of = scene(workload.batch, workload.organs, (side, side), 0.5).to(conditions.device)
     config = ModelConfig(tuple(f"organ {k}" for k in range(workload.organs)), workload.backbone, width=workload.width)

@@ -56,13 +56,14 @@ def loop(
         forward: runs the network; the model itself if None.
         layout: of the images. half: under autocast to float16.
     """
+    forward = model if forward is None else forward
     device = next(model.parameters()).device
     labels, batch = np.empty(slices.shape, np.uint8), batch_of(slices, device.type)
     for first in range(0, len(slices), batch):
         context = slice_context(slices, range(len(slices))[first : first + batch], model.config.channels)
         hu = torch.from_numpy(context).to(device).contiguous(memory_format=layout)
         with torch.autocast(device.type, torch.float16, enabled=half):
-            logits = (forward or model)(hu)
+            logits = forward(hu)
         labels[first : first + batch] = model.label_map(logits.float(), slices.shape[1:]).cpu().numpy()
     return labels
 
