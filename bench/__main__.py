@@ -7,10 +7,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import check, goals, heap, machine, record, table
-from bench.ops import NAMES
-from bench.run import DisagreementError, Settings, run, smoke
-from bench.whole_volume import workloads
+from bench import allocators, benchmark_table, catalogue, check, goals, machine, records
+from bench.comparison import CPU
+from bench.runner import DisagreementError, Settings, run, smoke
 
 WORSE, NO_RECORD = 1, 3
 
@@ -28,9 +27,9 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text)
         # Threads that fight for a busy core only wait: a smoke run has one.
-        command.add_argument("--threads", type=int, default=1 if name == "smoke" else record.THREADS)
+        command.add_argument("--threads", type=int, default=1 if name == "smoke" else records.THREADS)
         command.add_argument("--target", default=machine.instruction_set(), help="instruction set")
-        command.add_argument("--allocator", choices=heap.ALLOCATORS, default="default")
+        command.add_argument("--allocator", choices=allocators.ALLOCATORS, default="default")
         if name != "smoke":
             command.add_argument("--select", default="", help="ops or patterns of op/workload, comma-separated")
     commands.add_parser("table", help="write the README's table from the newest record")
@@ -43,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     try:
         return _COMMANDS[given.command](given)
-    except record.NoRecordError as error:
-        print(f"no record: {error}", file=sys.stderr)
+    except records.NoRecordError as error:
+        print(f"error: {error}", file=sys.stderr)
         return NO_RECORD
     except DisagreementError as error:
         print(error, file=sys.stderr)
@@ -56,36 +55,35 @@ def _settings(given: argparse.Namespace) -> Settings:
 
 
 def _names(given: argparse.Namespace) -> list[str]:
-    long = workloads.LONG_NAMES if given.select else []  # by name only
     try:
-        return record.selected([*NAMES, *workloads.NAMES, *long], given.select)
+        return records.selected(catalogue.names(CPU, long=bool(given.select)), given.select)
     except ValueError as error:
         parser().error(str(error))
 
 
 def _run(given: argparse.Namespace) -> int:
     measured = run(_names(given), _settings(given))
-    if not measured:
+    if measured is None:
         print("nothing was measured, nothing is recorded")
         return WORSE
-    print(f"recorded in {record.save(measured).relative_to(machine.ROOT)}")
+    print(f"recorded in {records.save(measured).relative_to(machine.ROOT)}")
     return 0
 
 
 def _check(given: argparse.Namespace) -> int:
     settings, names = _settings(given), _names(given)
-    path = record.path_of(settings.machine())
-    recorded = record.read(path)  # before minutes are spent
-    print(f"against {path.name}, {record.commits(record.figures(recorded))}, {recorded['datetime']}")
+    path = records.path_of(settings.machine())
+    recorded = records.read(path)  # before minutes are spent
+    print(f"against {path.name}, {records.commits(recorded.benchmarks.values())}, {recorded.datetime}")
     for key, value in settings.machine().items():
-        if recorded["machine_info"].get(key) != value:
-            print(f"note         {key} is now {value}, recorded with {recorded['machine_info'].get(key)}")
+        if recorded.machine.get(key) != value:
+            print(f"note         {key} is now {value}, recorded with {recorded.machine.get(key)}")
 
-    def measure(wanted: list[str]) -> dict[str, record.Figures]:
+    def measure(wanted: list[str]) -> dict[str, records.Figures]:
         measured = run(wanted, settings)
-        return record.figures(measured) if measured else {}
+        return measured.benchmarks if measured else {}
 
-    return 0 if check.gate(record.figures(recorded), names, measure) else WORSE
+    return 0 if check.gate(recorded.benchmarks, names, measure) else WORSE
 
 
 def _smoke(given: argparse.Namespace) -> int:
@@ -93,16 +91,17 @@ def _smoke(given: argparse.Namespace) -> int:
 
 
 def _table(given: argparse.Namespace) -> int:
-    table.write(table.tables(record.RESULTS))
+    benchmark_table.write(benchmark_table.tables())
     return 0
 
 
 def _goals(given: argparse.Namespace) -> int:
-    name, newest = record.newest()
-    measured = record.figures(newest)
-    lines, none_missed = goals.report(measured)
+    name, newest = records.newest()
+    lines, none_missed = goals.report(newest.benchmarks)
     print("\n".join(lines))
-    print(f"{name}, {record.commits(measured)}, {newest['datetime']}; medians with the default allocator")
+    print(
+        f"{name}, {records.commits(newest.benchmarks.values())}, {newest.datetime}; medians with the default allocator"
+    )
     return 0 if none_missed else WORSE
 
 

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable
 
 from bench.measure import RATIOS
-from bench.record import Figures
+from bench.records import Figures
 
 TOLERANCE = 1.25
 

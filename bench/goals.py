@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Literal
 
+from bench.comparison import OURS
 from bench.measure import COSTS, ERRORS, RATIOS
 from bench.ops.losses import LOSS_ERROR, ULPS, ULPS_OF_LARGEST
-from bench.ops.peers import COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, OURS, READ, WRONG_VOXELS
+from bench.ops.names import COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, READ, WRONG_VOXELS
 from bench.ops.select_top_fraction import COMPACT_PARTITION, COMPACT_TOPK, SORT, TOPK
-from bench.record import Figures
+from bench.records import Figures
 from bench.whole_volume.workloads import BYTES_A_VOXEL, CHANNELS_LAST, FEWER_PIXELS, FP32, HELP, IMPORT, MONAI, SESSION
 from bench.whole_volume.workloads import EAGER as EAGER_LOOP
 

@@ -1,66 +1,62 @@
 """One command for a machine with an NVIDIA GPU: builds, tests, sanitizes, measures. `make gpu`, or python -m bench.gpu.
 
-Writes bench/results/<gpu>.json, and a copy to $OUT where OUT is set, anew after every step:
+Writes bench/results/<gpu>.jsonl, and a copy to $OUT where OUT is set, anew after every step: a line a step (whether it
+passed, seconds, the last lines of its output), and a line a benchmark, as on a CPU.
 
-    machine      gpu, driver, torch, triton, nvcc, python, commit
-    steps        name -> {passed, seconds, tail: last lines of the output}, in the order in which they ran
-    rows         name -> what bench/gpu_ops.py or gpu_step.py measured; "ceilings": what this GPU's memory reaches
-
-Every step and every row is a process of its own: one that fails, hangs or breaks the CUDA context stops none of the
-others. `--only` runs one part; what other parts have found at the same commit stays in the file. The exit status is 1
-if a step failed, 2 if there is no GPU.
+Every step and every benchmark is a process of its own: one that fails, hangs or breaks the CUDA context stops none of
+the others. `--only` runs one part; what other parts have found at the same commit stays in the file. The exit status is
+1 if a step failed, 2 if there is no GPU.
 """
 
 import argparse
 import importlib.util
-import json
 import os
-import platform
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import gpu_ops, gpu_step
-from bench.gpu_table import table
+from bench import benchmark_table, catalogue, machine, records, runner
+from bench.comparison import CUDA
+from bench.machine import ROOT, TOOLKIT
+from bench.records import Record
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench" / "results"
 BUILD = ROOT / "build" / "gpu"
-TOOLKIT = "/usr/local/cuda/bin"
 PARTS = ("build", "test", "sanitize", "bench")
-NEEDED = ("numpy", "pybind11", "pytest", "torch", "triton")
+NEEDED = ("nibabel", "numpy", "onnxruntime", "pybind11", "pytest", "pytest_benchmark", "torch", "triton")
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 TAIL = 40  # lines
-BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS, ROW_SECONDS = 600, 1200, 1200, 600
-VOLUME_SECONDS = 600
-VOLUME_ROWS = ("whole volume, fp32", "whole volume, fp16")  # gpu_volume needs onnxruntime: not imported here
+BUILD_SECONDS, TEST_SECONDS, SANITIZER_SECONDS, BENCHMARK_SECONDS = 600, 1200, 1200, 600
 
 
-class Record:
-    """The JSON file, written after every step."""
+class Steps:
+    """Runs steps and keeps what they found: in the file, after every one of them."""
 
-    def __init__(self, machine: dict[str, str], results: Path) -> None:
-        name = re.sub(r"[^a-z0-9]+", "-", machine["gpu"].lower()).strip("-") + ".json"
-        self.paths = [results / name, *([Path(os.environ["OUT"]) / name] if os.environ.get("OUT") else [])]
-        self.content: dict[str, Any] = {"machine": machine, "steps": {}, "rows": {}}
+    def __init__(self, found: dict[str, Any], commit: dict[str, Any], folder: Path) -> None:
+        """Go on with the record of this machine; steps of another commit say nothing any more.
+
+        Args:
+            found: the machine. commit: of the checkout. folder: of the records.
+        """
+        self._commit = commit
+        name = records.path_of(found, folder).name
+        self.paths = [folder / name, *([Path(os.environ["OUT"]) / name] if os.environ.get("OUT") else [])]
+        self.record = Record(found, records.now())
         if self.paths[0].exists():
-            before = json.loads(self.paths[0].read_text(encoding="utf-8"))
-            if before["machine"] == machine:
-                self.content = before
+            self.record = records.read(self.paths[0]).merged(self.record)
+        same = {key: step for key, step in self.record.steps.items() if commit.items() <= step.items()}
+        self.record = replace(self.record, steps=same)
 
-    def save(self) -> None:
-        """Write the file, as a whole or not at all."""
+    def save(self, **more: dict[str, Any]) -> None:
+        """Add steps or benchmarks, and write the file as a whole or not at all."""
+        self.record = self.record.merged(Record(self.record.machine, records.now(), **more))
         for path in self.paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".unfinished")
-            unfinished.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
-            unfinished.replace(path)
+            records.write(self.record, path)
 
     def step(self, name: str, command: list[str], timeout: float, environment: dict[str, str] | None = None) -> bool:
         """Run a command, keep the end of its output, say how it went."""
@@ -69,22 +65,21 @@ class Record:
         passed, output = run(command, timeout, environment or {})
         seconds = round(time.monotonic() - started, 1)
         tail = output.splitlines()[-TAIL:]
-        self.content["steps"].pop(name, None)  # to the end
-        self.content["steps"][name] = {"passed": passed, "seconds": seconds, "tail": tail}
         print(f"{'ok    ' if passed else 'FAILED'} {name} ({seconds} s)", flush=True)
         if not passed:
             print("\n".join(tail), flush=True)
-        self.save()
+        self.save(steps={name: {"passed": passed, "seconds": seconds, "tail": tail, **self._commit}})
         return passed
 
-    def row(self, name: str, module: str, timeout: float = ROW_SECONDS) -> None:
-        """Measure one row in a process of its own."""
+    def benchmark(self, name: str) -> None:
+        """Measure one workload in a process of its own."""
         with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "row.json"
-            self.content["rows"].pop(name, None)
-            if self.step(name, [sys.executable, "-m", module, name, str(out)], timeout):
-                self.content["rows"][name] = json.loads(out.read_text(encoding="utf-8"))
-                self.save()
+            path = Path(folder) / "run.json"
+            if self.step(name, runner.command(runner.arguments(name, CUDA, path)), BENCHMARK_SECONDS):
+                measured = runner.record_of(path)
+                if measured:
+                    print(f"       {runner.summary(measured.benchmarks[name])}", flush=True)
+                    self.save(benchmarks=measured.benchmarks)
 
 
 def run(command: list[str], timeout: float, environment: dict[str, str]) -> tuple[bool, str]:
@@ -92,7 +87,7 @@ def run(command: list[str], timeout: float, environment: dict[str, str]) -> tupl
     full = {
         **os.environ,
         "PATH": f"{os.environ.get('PATH', '')}:{TOOLKIT}",
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'export'}",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "export"), os.environ.get("PYTHONPATH", "")]),
         "PYTHONUNBUFFERED": "1",
         **environment,
     }
@@ -139,52 +134,29 @@ def test_command() -> list[str]:
 def sanitizer_command(tool: str, implementation: str) -> list[str]:
     """Return how compute-sanitizer runs the ragged shapes."""
     options = ["--tool", tool, "--error-exitcode", "1", "--print-limit", "10"]
-    return ["compute-sanitizer", *options, sys.executable, "-m", "bench.gpu_shapes", implementation]
+    return ["compute-sanitizer", *options, sys.executable, "-m", "bench.ragged_shapes", implementation]
 
 
-def machine() -> dict[str, str]:
-    """Return what the figures are measured on."""
-    import torch
-
-    def last_line(*command: str) -> str:
-        passed, output = run(list(command), 60, {})
-        return output.strip().splitlines()[-1] if passed and output.strip() else "unknown"
-
-    return {
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "driver": last_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "torch": torch.__version__,
-        "triton": last_line(sys.executable, "-c", "import triton; print(triton.__version__)"),
-        "nvcc": last_line("nvcc", "--version"),
-        "python": platform.python_version(),
-        "commit": last_line("git", "rev-parse", "--short", "HEAD"),
-    }
-
-
-def run_part(part: str, record: Record) -> None:
+def run_part(part: str, steps: Steps) -> None:
     """Run all steps of a part, whatever becomes of them."""
     if part == "build":
         missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
         if missing:
             print(f"missing, and some steps will fail: pip install {' '.join(missing)}", flush=True)
         for name, command in build_commands().items():
-            record.step(name, command, BUILD_SECONDS)
+            steps.step(name, command, BUILD_SECONDS)
     elif part == "test":
-        record.step("tests", test_command(), TEST_SECONDS, {"SMILE_FAST_GPU": "1"})
+        steps.step("tests", test_command(), TEST_SECONDS, {"SMILE_FAST_GPU": "1"})
     elif part == "sanitize":
         for implementation in ("cuda", "triton"):
             for tool in SANITIZERS:
                 # Every tensor an allocation of its own: its ends are seen.
                 alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
                 name, command = f"{tool}, {implementation}", sanitizer_command(tool, implementation)
-                record.step(f"compute-sanitizer {name}", command, SANITIZER_SECONDS, alone)
+                steps.step(f"compute-sanitizer {name}", command, SANITIZER_SECONDS, alone)
     else:
-        for name in gpu_ops.ROWS:
-            record.row(name, "bench.gpu_ops")
-        for name in gpu_step.ROWS:
-            record.row(name, "bench.gpu_step")
-        for name in VOLUME_ROWS:
-            record.row(name, "bench.gpu_volume", VOLUME_SECONDS)
+        for name in catalogue.names(CUDA):
+            steps.benchmark(name)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -192,18 +164,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, action="append", help="one part alone; may be repeated")
     parts = parser.parse_args(arguments).only or PARTS
-    found = machine()
+    found = machine.describe_gpu()
     if found["gpu"] == "none":
         print("error: torch sees no CUDA device; make gpu needs one, and a torch that is built for it", file=sys.stderr)
         return 2
-    record = Record(found, RESULTS)
-    record.save()
+    steps = Steps(found, machine.commit(), records.RESULTS)
+    steps.save()
     for part in PARTS:
         if part in parts:
-            run_part(part, record)
-    print(table(record.content))
-    print("\n".join(str(path) for path in record.paths))
-    return 0 if all(step["passed"] for step in record.content["steps"].values()) else 1
+            run_part(part, steps)
+    print(benchmark_table.table(steps.record))
+    failed = [name for name, step in steps.record.steps.items() if not step["passed"]]
+    print(f"{len(steps.record.steps)} steps, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}")
+    print("\n".join(str(path) for path in steps.paths))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

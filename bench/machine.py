@@ -1,19 +1,23 @@
 """What a run was measured on: that decides which record it is compared with."""
 
+import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from bench.heap import allocator
+from bench.allocators import allocator
 from smile_fast.ops.native.core import CORE
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+TOOLKIT = "/usr/local/cuda/bin"  # where nvcc and compute-sanitizer are, mostly not on the path
 
 
 def instruction_set() -> str:
@@ -22,7 +26,7 @@ def instruction_set() -> str:
 
 
 def describe(target: str) -> dict[str, Any]:
-    """Everything that a figure may depend on.
+    """Everything that a figure of this CPU may depend on.
 
     Args:
         target: instruction set that our kernels use.
@@ -45,20 +49,37 @@ def describe(target: str) -> dict[str, Any]:
     }
 
 
+def describe_gpu() -> dict[str, Any]:
+    """Everything that a figure of this GPU may depend on; its name is "none" where torch sees no GPU."""
+    toolkit = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{TOOLKIT}"}
+    triton = importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "none"
+    return {
+        "device": "cuda",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "driver": _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": triton,
+        "compiler": _output(["nvcc", "--version"], toolkit).rpartition("\n")[2],
+    }
+
+
 def commit() -> dict[str, Any]:
     """The checkout's commit, and whether it has uncommitted changes; the records of other runs are none."""
     return {
-        "id": _output(["git", "rev-parse", "--short=12", "HEAD"]),
-        "time": _output(["git", "log", "-1", "--format=%cI"]),
+        "commit": _output(["git", "rev-parse", "--short=12", "HEAD"]),
         "dirty": bool(_output(["git", "status", "--porcelain", "--untracked-files=no", "--", ":!bench/results"])),
     }
 
 
 def record_name(machine: dict[str, Any]) -> str:
-    """Name of the record that runs with this description belong to, such as amd-epyc-2-cores-avx512."""
-    words = [machine["cpu"], f"{machine['threads']} threads", machine["instruction set"]]
-    if machine["allocator"] != "default":
-        words.append(machine["allocator"])
+    """Name of the record that runs with this description belong to, such as amd-epyc-2-threads-avx512."""
+    if machine["device"] == "cuda":
+        words = [machine["gpu"]]
+    else:
+        words = [machine["cpu"], f"{machine['threads']} threads", machine["instruction set"]]
+        if machine["allocator"] != "default":
+            words.append(machine["allocator"])
     return re.sub("[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
 
 
@@ -77,8 +98,9 @@ def _read(path: str) -> str:
         return ""
 
 
-def _output(command: list[str]) -> str:
+def _output(command: list[str], environment: Mapping[str, str] = os.environ) -> str:
     try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -1,7 +1,6 @@
 """Synthetic problems: label maps of organs as blobs, who annotated what, and logits of a network that half knows."""
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from smile_fast.ops import reference
 from smile_fast.supervision import Policy, State, build_tables
 from smile_runtime.label_map import VOID
 
@@ -25,6 +23,10 @@ class Scene(NamedTuple):
     labels: Tensor  # [B, *S] uint8, without the missing organs
     table: Tensor  # [B, 256, 2, words] int32
     missing: int  # (image, organ) pairs
+
+    def to(self, device: str) -> "Scene":
+        """The same on a device."""
+        return Scene(self.truth.to(device), self.labels.to(device), self.table.to(device), self.missing)
 
 
 def scene(batch: int, organs: int, size: tuple[int, ...], missing: float, content: str = "blobs") -> Scene:
@@ -98,23 +100,20 @@ def smooth_logits(batch: int, organs: int, size: tuple[int, ...]) -> Tensor:
     random = np.random.default_rng(organs)
     radius = math.sqrt(COVERED / (organs * math.pi))
 
-    def plane() -> NDArray[np.float32]:
+    def channel() -> NDArray[np.float32]:
         centre, axes = random.uniform(0.15, 0.85, 2), radius * random.uniform(0.6, 1.4, 2)
         return np.clip(6 * (1 - ellipsoid(size, centre, axes)), -10, 10)
 
-    planes = [plane() + random.normal(0, 0.1, size).astype(np.float32) for _ in range(batch * organs)]
-    return torch.from_numpy(np.stack(planes).astype(np.float32)).view(batch, organs, *size)
+    channels = [channel() + random.normal(0, 0.1, size).astype(np.float32) for _ in range(batch * organs)]
+    return torch.from_numpy(np.stack(channels).astype(np.float32)).view(batch, organs, *size)
 
 
 def masks(of: Scene, organs: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The peers' ready-made masks, in their own dtype: known and positive, [B, K, *S] each."""
-    known, positive = (
-        torch.empty((len(of.labels), organs, *of.labels.shape[1:]), dtype=dtype) for _ in ("known", "positive")
-    )
-    for organ, bits in enumerate(_decoded(of, organs)):
-        known[:, organ], positive[:, organ] = bits
+    shape = (len(of.labels), organs, *of.labels.shape[1:])
+    known, positive = (torch.empty(shape, dtype=dtype, device=of.labels.device) for _ in range(2))
+    for image, labels in enumerate(of.labels):
+        for organ in range(organs):
+            bits = (of.table[image, :, :, organ // 32] >> organ % 32) & 1  # [256, 2] of every label value
+            known[image, organ], positive[image, organ] = bits.to(dtype)[labels.long()].unbind(-1)
     return known, positive
-
-
-def _decoded(of: Scene, organs: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return reference.decode(of.labels, of.table, organs)

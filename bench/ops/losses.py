@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.agreement import Result, assert_agrees, gradient_ulps, relative_error, ulps_of_largest
-from bench.interleaved import Contest, Contestant
-from bench.ops.peers import COMPILE, EAGER, ONE_GRAPH, Scale, compiled
+from bench.comparison import Call, Comparison, Conditions, chosen
+from bench.ops.names import BYTES, COMPILE, EAGER, IMPLEMENTATION, ONE_GRAPH
 from bench.scenes import Scene, masks
 
 # float16 gradients of a mean over millions of voxels vanish; everybody scales the loss, as one does in training.
@@ -44,16 +44,16 @@ class Peers:
     Floats, and not booleans: measured, torch.compile needs half the time with them, for all their bytes.
     """
 
-    def __init__(self, step: Step, of: Scene, scale: Scale, spread: Spread, gather: Gather) -> None:
+    def __init__(self, step: Step, of: Scene, conditions: Conditions, spread: Spread, gather: Gather) -> None:
         organs, dtype = step.logits.shape[1], step.logits.dtype
         self._step, self._spread, self._gather = step, spread, gather
         self.known, self.positive = masks(of, organs, dtype)
-        count = max(1, int(self.known.sum(dtype=torch.float64)))
+        self._count = count = max(1, int(self.known.sum(dtype=torch.float64)))
         # reduction="mean" divides before it rounds to 16 bits; a sum would overflow float16.
         self._correction = self.known.numel() / count
         self._per_voxel = step.scale / count
-        self._compiled = compiled(self._loss, scale)
-        self._graph = compiled(self._loss_and_gradient, scale)
+        self._compiled = conditions.compiled(self._loss)
+        self._graph = conditions.compiled(self._loss_and_gradient)
 
     def eager(self) -> Result:
         """What one writes without a kernel."""
@@ -67,13 +67,19 @@ class Peers:
         """Loss and analytic gradient in one compiled graph: nobody waits for autograd."""
         return Result(*self._graph(self._step.logits.detach(), self.known, self.positive))
 
-    def contestants(self) -> list[Contestant]:
+    def calls(self) -> list[Call]:
         """All three."""
-        return [
-            Contestant(EAGER, self.eager),
-            Contestant(COMPILE, self.compiled),
-            Contestant(ONE_GRAPH, self.one_graph),
-        ]
+        return [Call(EAGER, self.eager), Call(COMPILE, self.compiled), Call(ONE_GRAPH, self.one_graph)]
+
+    def exact(self) -> Result:
+        """The loss and its gradient in float64."""
+        known, positive = self.known.double(), self.positive.double()
+
+        def loss(logits: Tensor) -> Tensor:
+            full = self._spread(logits)
+            return F.binary_cross_entropy_with_logits(full, positive, weight=known, reduction="sum") / self._count
+
+        return Step(self._step.logits.detach().double().requires_grad_(), self._step.scale).of(loss)
 
     def _loss(self, logits: Tensor, known: Tensor, positive: Tensor) -> Tensor:
         losses = F.binary_cross_entropy_with_logits(self._spread(logits), positive, weight=known, reduction="mean")
@@ -86,54 +92,42 @@ class Peers:
         return losses.mean() * self._correction, self._gather(slopes)
 
 
-def contest(
-    step: Step,
-    of: Scene,
-    ours: Sequence[Contestant],
-    peers: Peers,
-    floors: Sequence[Contestant],
-    stats: Callable[..., tuple[Tensor, Tensor]],
-) -> Contest:
+def compare(
+    op: str, conditions: Conditions, step: Step, of: Scene, ours: Sequence[Call], peers: Peers, floors: Sequence[Call]
+) -> Comparison:
     """Bring ours, which return a Result, and the peers together.
 
     Args:
-        step: the logits.
-        of: labels and table.
+        op: name of the op. conditions: where it runs.
+        step: the logits. of: labels and table.
         ours: variants, the first as users call it.
         peers: of the workload.
         floors: what no implementation can pass.
-        stats: the op's sums and counts, which are exact in float64.
     """
-    rivals = peers.contestants()
+    others = peers.calls()
 
     def check() -> dict[str, float]:
-        exact = step.logits.detach().double().requires_grad_()
-        sums, counts = stats(exact, of.labels, of.table, implementation="reference")
-        loss = sums.sum() / counts.sum().clamp(min=1)
-        (gradient,) = torch.autograd.grad(loss * step.scale, exact)
-        truth = Result(loss.detach(), gradient)
+        exact = peers.exact()
         found = []
-        for one in (*ours, *rivals):
-            one.refresh()
-            result = one.run()
-            assert_agrees(one.name, result, truth)
-            if one in ours:
-                found.append(errors(result, truth))
+        for call in (*ours, *others):
+            call.refresh()
+            result = call.run()
+            assert_agrees(call.name, result, exact)
+            if call in ours:
+                found.append(errors(result, exact))
         return {name: max(error[name] for error in found) for name in found[0]}
 
-    known = peers.known
-    return Contest(
-        ours=ours,
-        peers=[*rivals, *floors],
-        check=check,
-        facts={
-            "logits": f"{list(step.logits.shape)} {str(step.logits.dtype).removeprefix('torch.')}",
-            "labels": list(of.labels.shape),
-            "missing": of.missing,
-            "labelled": round(float((of.labels != 0).double().mean()), 4),
-            "known": round(float(known.sum(dtype=torch.float64)) / known.numel(), 4),
-        },
-    )
+    logits, known = step.logits, peers.known
+    facts = {
+        IMPLEMENTATION: chosen(op, conditions.device),
+        "logits": f"{list(logits.shape)} {str(logits.dtype).removeprefix('torch.')}",
+        "labels": list(of.labels.shape),
+        "missing": of.missing,
+        "labelled": round(float((of.labels != 0).double().mean()), 4),
+        "known": round(float(known.sum(dtype=torch.float64)) / known.numel(), 4),
+        BYTES: 2 * logits.numel() * logits.element_size() + of.labels.numel(),
+    }
+    return Comparison(ours, [*others, *floors], check, facts)
 
 
 def errors(result: Result, exact: Result) -> dict[str, float]:

@@ -1,17 +1,25 @@
 """select_top_fraction: the mask of the highest-scoring share of the candidates."""
 
 import math
+import os
+import statistics
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.interleaved import Contest, Contestant
-from bench.ops.peers import OURS, READ, WRONG_VOXELS, Scale
+from bench.comparison import CPU, CUDA, Call, Comparison, Conditions, chosen, variants
+from bench.machine import TOOLKIT
+from bench.measure import COSTS
+from bench.ops.names import BYTES, IMPLEMENTATION, READ, WRONG_VOXELS
 from bench.scenes import ellipsoid
+from bench.timing import rounded
 from smile_fast.ops import select_top_fraction
 
 SORT, TOPK, KTHVALUE, PARTITION = "torch.sort", "torch.topk", "torch.kthvalue", "numpy.partition"
@@ -28,7 +36,7 @@ class Workload:
         segments: S. length: voxels a segment.
         candidates: share of the voxels. scattered: candidates everywhere, else in blobs as a network finds organs.
         scores: "probabilities"; "near one", all of them within 2^-12 of 1; "equal".
-        peers: who takes part.
+        peers: who takes part on a CPU.
     """
 
     segments: int = 3
@@ -38,13 +46,16 @@ class Workload:
     scattered: bool = False
     scores: str = "probabilities"
     peers: tuple[str, ...] = FEWER_PEERS
+    devices: tuple[str, ...] = (CPU,)
 
 
+BOTH = (CPU, CUDA)
 WORKLOADS = {
-    "3x26M-5pct": Workload(peers=PEERS),
-    "3x26M-5pct-scattered": Workload(scattered=True),
+    "3x26M-5pct": Workload(peers=PEERS, devices=BOTH),
+    "3x26M-5pct-scattered": Workload(scattered=True, devices=BOTH),
     "3x26M-50pct": Workload(candidates=0.5),
-    "3x26M-near-one": Workload(scores="near one"),
+    "3x26M-all": Workload(candidates=1.0, scattered=True, devices=(CUDA,)),
+    "3x26M-near-one": Workload(scores="near one", devices=BOTH),
     "3x26M-equal": Workload(scores="equal"),
     "1000-segments": Workload(segments=1000, length=100 * 512 * 512 // 1000),
 }
@@ -68,9 +79,9 @@ class Problem(NamedTuple):
         return math.ceil(self.gamma * int(self.candidates[part].sum()))
 
 
-def problem(workload: Workload, scale: Scale) -> Problem:
+def problem(workload: Workload, conditions: Conditions) -> Problem:
     """Make scores in 0..1 and candidates: where the scores are above one half, or anywhere."""
-    length = workload.length // scale.shrink**3
+    length = workload.length // conditions.shrink**3
     count = workload.segments * length
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(count, generator=generator)
@@ -88,7 +99,7 @@ def problem(workload: Workload, scale: Scale) -> Problem:
         scores = torch.full((count,), 0.75)
     else:
         raise ValueError(f"scores must be probabilities, near one or equal, got {workload.scores!r}")
-    return Problem(scores, candidates, workload.gamma, length)
+    return Problem(scores.to(conditions.device), candidates.to(conditions.device), workload.gamma, length)
 
 
 def _ball(length: int, share: float) -> Tensor:
@@ -102,31 +113,61 @@ def _ball(length: int, share: float) -> Tensor:
     return mask
 
 
-def contest(workload: Workload, scale: Scale) -> Contest:
+def compare(workload: Workload, conditions: Conditions) -> Comparison:
     """Bring ours, the peers and one read of the scores together."""
-    given = problem(workload, scale)
-    offsets = torch.arange(0, len(given.scores) + 1, given.length)
-    ours = Contestant(OURS, lambda: select_top_fraction(given.scores, given.candidates, given.gamma, offsets))
-    peers = [Contestant(name, _runner(RUN[name], given)) for name in workload.peers]
+    given = problem(workload, conditions)
+    offsets = torch.arange(0, len(given.scores) + 1, given.length, device=given.scores.device)
+
+    def run(implementation: str | None) -> Tensor:
+        return select_top_fraction(given.scores, given.candidates, given.gamma, offsets, implementation=implementation)
+
+    ours = variants("select_top_fraction", conditions, run)
+    peers = batched(given) if conditions.gpu else [Call(name, _runner(RUN[name], given)) for name in workload.peers]
 
     def check() -> dict[str, float]:
         wanted = exact(given)
-        selected = ours.run()
-        assert torch.equal(selected, wanted), f"{ours.name}: {int((selected ^ wanted).sum())} voxels differ"
+        for call in ours:
+            different = int((call.run() ^ wanted).sum())
+            assert not different, f"{call.name}: {different} voxels differ"
         for peer in peers:
-            _assert_as_good(peer.name, peer.run(), wanted, given)
-        return {WRONG_VOXELS: float((selected ^ wanted).sum())}
+            if conditions.gpu:
+                assert_best_scores(peer.name, peer.run()[0], wanted, given)
+            else:
+                assert_as_good(peer.name, peer.run(), wanted, given)
+        return {WRONG_VOXELS: 0.0}
 
-    return Contest(
-        ours=[ours],
-        peers=[*peers, Contestant(READ, lambda: given.scores.sum())],
-        check=check,
-        facts={
-            "scores": f"{workload.segments} x {given.length} float32",
-            "candidates": int(given.candidates.sum()),
-            "gamma": given.gamma,
-        },
-    )
+    facts = {
+        IMPLEMENTATION: chosen("select_top_fraction", conditions.device),
+        "scores": f"{workload.segments} x {given.length} float32",
+        "candidates": int(given.candidates.sum()),
+        "gamma": given.gamma,
+        BYTES: len(given.scores) * (given.scores.element_size() + 2),  # candidates read, selection written
+    }
+    if conditions.device == CUDA:
+        facts[COSTS] = {"cub::DeviceSegmentedSort, ms": cub_milliseconds(workload.segments, given.length)}
+    return Comparison(ours, [*peers, Call(READ, lambda: given.scores.sum())], check, facts)
+
+
+def batched(given: Problem) -> list[Call]:
+    """A GPU's peers: all segments at once, masked before, so that nothing waits for the host; no mask is made."""
+    masked = torch.where(given.candidates, given.scores, -torch.inf).view(-1, given.length)
+    most = max(given.quota(part) for part in given.segments())
+    return [
+        Call(TOPK, lambda: torch.topk(masked, most, dim=1, sorted=False)),
+        Call(SORT, lambda: torch.sort(masked, dim=1, descending=True)),
+    ]
+
+
+def cub_milliseconds(segments: int, length: int) -> float:
+    """Median of CUB's own sort of as many random keys, from a program of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = str(Path(folder) / "cub_segmented_sort")
+        source = str(Path(__file__).parent / "cub_segmented_sort.cu")
+        environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{TOOLKIT}"}
+        compiler = ["nvcc", "-O3", "-std=c++17", "-arch=native", source, "-o", program]
+        subprocess.run(compiler, check=True, env=environment)
+        printed = subprocess.run([program, str(segments), str(length)], check=True, capture_output=True, text=True)
+    return rounded(statistics.median(float(line) for line in printed.stdout.split()))
 
 
 def exact(given: Problem) -> Tensor:
@@ -139,7 +180,14 @@ def exact(given: Problem) -> Tensor:
     return selected
 
 
-def _assert_as_good(name: str, selected: Tensor, wanted: Tensor, given: Problem) -> None:
+def assert_best_scores(name: str, best: Tensor, wanted: Tensor, given: Problem) -> None:
+    """Raise AssertionError unless rows [segments, n] begin, once they are sorted, with the scores that are wanted."""
+    for row, part in zip(best, given.segments(), strict=True):
+        scores = given.scores[part][wanted[part]].sort(descending=True).values
+        assert torch.equal(row.sort(descending=True).values[: len(scores)], scores), f"{name}: other scores"
+
+
+def assert_as_good(name: str, selected: Tensor, wanted: Tensor, given: Problem) -> None:
     """Raise AssertionError unless a peer selects candidates with the same scores; among ties it may take any."""
     assert not (selected & ~given.candidates).any(), f"{name}: selected what is no candidate"
     for part in given.segments():

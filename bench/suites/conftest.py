@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 
 from bench import machine
+from bench.comparison import CPU, CUDA
 from smile_fast.ops.native.core import CORE
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--smoke", action="store_true", help="small sizes, two repetitions: whether all runs and agrees")
     parser.addoption("--target", default=machine.instruction_set(), help="instruction set of our kernels")
+    parser.addoption("--device", choices=(CPU, CUDA), default=CPU, help="which machine is described")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,6 +21,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
+    if config.getoption("--device") == CUDA:
+        return machine.describe_gpu()
     return machine.describe(config.getoption("--target"))
 
 

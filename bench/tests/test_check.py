@@ -4,8 +4,8 @@ import pytest
 
 from bench import __main__ as command
 from bench import check
-from bench.record import Figures, NoRecordError, read
-from bench.tests.records import figures, record
+from bench.records import Figures, NoRecordError, read
+from bench.tests.synthetic import figures
 
 
 def one(
@@ -86,12 +86,13 @@ def test_a_variant_that_cannot_be_compared_any_more_fails(kept: dict[str, dict[s
 def test_nothing_recorded_has_its_own_exit_status(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command.record, "path_of", lambda machine: tmp_path / "this-machine.json")  # type: ignore[operator]
+    monkeypatch.setattr(command.records, "path_of", lambda machine: tmp_path / "this-machine.jsonl")  # type: ignore[operator]
     assert command.main(["check", "--select", "masked_bce"]) == command.NO_RECORD != command.WORSE
-    assert "no record of this machine (this-machine.json): make bench writes it" in capsys.readouterr().err
+    assert (
+        "error: this-machine.jsonl: there is no record of this machine; make bench writes it" in capsys.readouterr().err
+    )
 
 
 def test_a_missing_file_is_no_record(tmp_path: object) -> None:
     with pytest.raises(NoRecordError):
-        read(tmp_path / "none.json")  # type: ignore[operator]
-    assert record()["benchmarks"] == []
+        read(tmp_path / "none.jsonl")  # type: ignore[operator]

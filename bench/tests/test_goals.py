@@ -1,12 +1,12 @@
 import pytest
 
+from bench.catalogue import names
+from bench.comparison import CPU, OURS
 from bench.goals import GOALS, Goal, judge, report
-from bench.ops import NAMES
-from bench.ops.peers import COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, OURS
-from bench.record import selected
-from bench.tests.records import figures
-from bench.whole_volume.workloads import BYTES_A_VOXEL, LONG_NAMES
-from bench.whole_volume.workloads import NAMES as VOLUME_NAMES
+from bench.ops.names import COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH
+from bench.records import selected
+from bench.tests.synthetic import figures
+from bench.whole_volume.workloads import BYTES_A_VOXEL
 
 FAST = Goal("fast", "op/a", EAGER, 10)
 CLOSE = Goal("close to a copy", "op/a", COPY, 3, "at most")
@@ -67,6 +67,8 @@ def test_what_is_not_measured_is_not_missed() -> None:
     assert judge(Goal("somebody else's"), {}).state == "not measured"
     lines, none_missed = report({})
     assert none_missed
+    assert len(lines) == len(GOALS) + 1
+    assert all(goal.wording in line for goal, line in zip(GOALS, lines, strict=False))
     assert lines[-1] == f"0 met, 0 missed, {len(GOALS)} not measured"
 
 
@@ -80,7 +82,7 @@ def test_a_miss_fails_the_report() -> None:
 def test_every_goal_names_workloads_that_exist() -> None:
     for goal in GOALS:
         if goal.workload:
-            assert selected([*NAMES, *VOLUME_NAMES, *LONG_NAMES], goal.workload)
+            assert selected(names(CPU, long=True), goal.workload)
 
 
 def test_what_is_no_time_is_judged_too() -> None:
@@ -92,6 +94,12 @@ def test_what_is_no_time_is_judged_too() -> None:
             | {"costs": {BYTES_A_VOXEL: bytes_a_voxel}},
         }
         assert judge(goal, measured).state == state
+
+
+def test_as_many_goals_as_were_set() -> None:
+    """A goal that is withdrawn is withdrawn here, too."""
+    aimed = [goal for goal in GOALS if goal.threshold is not None]
+    assert (len(GOALS), len(aimed), sum(not goal.workload for goal in GOALS)) == (50, 44, 4)
 
 
 def test_wordings_are_told_apart() -> None:

@@ -1,7 +1,6 @@
-"""What `make gpu` does, as far as that can be seen without a GPU: its steps, its record, its rows on tiny problems."""
+"""What `make gpu` does, as far as that can be seen without a GPU: its steps, its record, its workloads rehearsed."""
 
-import functools
-import importlib
+import importlib.util
 import json
 import os
 import random
@@ -10,51 +9,50 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from bench import gpu, gpu_ops, gpu_shapes, gpu_step
-from bench.gpu_table import table
-from bench.gpu_timing import step_times, times
-from smile_fast.models import ModelConfig
+from bench import catalogue, comparison, gpu, machine, ragged_shapes, records
+from bench.comparison import CPU, CUDA, OURS, SMOKE
+from bench.measure import MILLISECONDS
+from bench.ops import masked_bce_upsampled, pseudo_labels_upsampled, select_top_fraction, training_step
+from bench.ops.names import COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, READ
+from bench.tests.synthetic import GPU, figures
+from bench.timing import CpuTimer, CudaTimer
+from bench.whole_volume import volume
+from bench.whole_volume.workloads import COMPILED, NO_CROP, SESSION
+from bench.whole_volume.workloads import EAGER as EAGER_LOOP
 
-MACHINE = {
-    "gpu": "NVIDIA Some GPU",
-    "driver": "1",
-    "torch": "2",
-    "triton": "3",
-    "nvcc": "4",
-    "python": "3.11",
-    "commit": "abc",
-}
-SMALL = {"device": "cpu", "repetitions": 1}
+COMMIT = {"commit": "abc", "dirty": False}
 SAY = [sys.executable, "-c", "print('said')"]
+REHEARSED = replace(SMOKE, rehearsed=True)
 
 
 @pytest.fixture
-def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> gpu.Record:
+def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> gpu.Steps:
     monkeypatch.delenv("OUT", raising=False)
-    return gpu.Record(MACHINE, tmp_path / "results")
+    return gpu.Steps(GPU, COMMIT, tmp_path / "results")
 
 
-def written(record: gpu.Record) -> dict[str, dict[str, dict[str, object]]]:
-    content: dict[str, dict[str, dict[str, object]]] = json.loads(record.paths[0].read_text())
-    return content
+def written(steps: gpu.Steps) -> records.Record:
+    return records.read(steps.paths[0])
 
 
-def test_a_step_is_recorded_at_once(record: gpu.Record) -> None:
-    assert record.step("good", SAY, 60)
-    assert not record.step("bad", [sys.executable, "-c", "print('why'); raise SystemExit(3)"], 60)
-    steps = written(record)["steps"]
-    assert (steps["good"]["passed"], steps["good"]["tail"]) == (True, ["said"])
-    assert (steps["bad"]["passed"], steps["bad"]["tail"]) == (False, ["why"])
+def test_a_step_is_recorded_at_once(steps: gpu.Steps) -> None:
+    assert steps.step("good", SAY, 60)
+    assert not steps.step("bad", [sys.executable, "-c", "print('why'); raise SystemExit(3)"], 60)
+    found = written(steps).steps
+    assert (found["good"]["passed"], found["good"]["tail"], found["good"]["commit"]) == (True, ["said"], "abc")
+    assert (found["bad"]["passed"], found["bad"]["tail"]) == (False, ["why"])
 
 
-def test_a_program_that_is_not_there_fails_its_step_alone(record: gpu.Record) -> None:
-    assert not record.step("absent", ["no-such-program"], 60)
-    assert "no-such-program" in str(written(record)["steps"]["absent"]["tail"])
+def test_a_program_that_is_not_there_fails_its_step_alone(steps: gpu.Steps) -> None:
+    assert not steps.step("absent", ["no-such-program"], 60)
+    assert "no-such-program" in str(written(steps).steps["absent"]["tail"])
 
 
 def test_a_step_that_hangs_ends_with_its_children_and_keeps_its_output(
@@ -100,15 +98,18 @@ def test_steps_see_the_checkout_and_their_own_environment() -> None:
     assert output.splitlines() == [str(gpu.ROOT / "smile_fast" / "__init__.py"), "more"]
 
 
-def test_parts_of_one_commit_add_up(record: gpu.Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record.step("one", SAY, 60)
+def test_parts_of_one_commit_add_up(steps: gpu.Steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps.step("one", SAY, 60)
+    steps.save(benchmarks={"op/a": figures("op/a", {})})
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    second = gpu.Record(MACHINE, tmp_path / "results")
+    second = gpu.Steps(GPU, COMMIT, tmp_path / "results")
     second.step("two", SAY, 60)
-    assert list(written(second)["steps"]) == ["one", "two"]
-    assert (tmp_path / "out" / "nvidia-some-gpu.json").read_bytes() == second.paths[0].read_bytes()
-    other = gpu.Record({**MACHINE, "commit": "def"}, tmp_path / "results")
-    assert other.content["steps"] == {}
+    assert list(written(second).steps) == ["one", "two"]
+    assert list(written(second).benchmarks) == ["op/a"]
+    assert (tmp_path / "out" / "nvidia-some-gpu.jsonl").read_bytes() == second.paths[0].read_bytes()
+    other = gpu.Steps(GPU, {"commit": "def", "dirty": False}, tmp_path / "results")
+    assert other.record.steps == {}
+    assert list(other.record.benchmarks) == ["op/a"]  # says at which commit it was measured
 
 
 def test_everything_runs_after_a_failure_and_the_record_says_so(
@@ -118,20 +119,24 @@ def test_everything_runs_after_a_failure_and_the_record_says_so(
 
     def run(command: list[str], timeout: float, environment: dict[str, str]) -> tuple[bool, str]:
         commands.append(command)
-        if command[2] in ("bench.gpu_ops", "bench.gpu_step", "bench.gpu_volume"):
-            Path(command[-1]).write_text(json.dumps({"milliseconds": {"cuda": {"median": 1.0, "min": 1.0}}}))
-        return "pytest" not in command, "output"
+        for option in command:
+            if option.startswith("--benchmark-json="):
+                name = next(part for part in command if "::" in part).split("[")[1].rstrip("]")
+                content = {"machine_info": GPU, "commit_info": COMMIT, "datetime": records.now()}
+                content["benchmarks"] = [{"extra_info": figures(name, {OURS: {EAGER: (2, 2)}})}]
+                Path(option.partition("=")[2]).write_text(json.dumps(content))
+        return "tests/gpu" not in command, "output"
 
     monkeypatch.delenv("OUT", raising=False)
-    monkeypatch.setattr(gpu, "machine", lambda: MACHINE)
-    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(machine, "describe_gpu", lambda: GPU)
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
     monkeypatch.setattr(gpu, "run", run)
     assert gpu.main([]) == 1
-    content = json.loads((tmp_path / "nvidia-some-gpu.json").read_text())
-    assert [name for name, step in content["steps"].items() if not step["passed"]] == ["tests"]
-    rows = {*gpu_ops.ROWS, *gpu_step.ROWS, *gpu.VOLUME_ROWS}
-    assert len(content["steps"]) == 2 + 1 + 2 * len(gpu.SANITIZERS) + len(rows)
-    assert set(content["rows"]) == rows
+    content = records.read(tmp_path / "nvidia-some-gpu.jsonl")
+    assert [name for name, step in content.steps.items() if not step["passed"]] == ["tests"]
+    workloads = catalogue.names(CUDA)
+    assert len(content.steps) == 2 + 1 + 2 * len(gpu.SANITIZERS) + len(workloads)
+    assert list(content.benchmarks) == workloads
     assert "1 failed: tests" in capsys.readouterr().out
     assert gpu.main(["--only", "bench"]) == 1  # the failed tests are still in the record
     commands.clear()
@@ -146,16 +151,12 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_command_exists() -> None:
-    assert gpu.machine()["torch"] == torch.__version__
+    assert machine.describe_gpu()["torch"] == torch.__version__
     for command in (*gpu.build_commands().values(), gpu.test_command(), gpu.sanitizer_command("memcheck", "cuda")):
         if "-m" in command:
             assert importlib.util.find_spec(command[command.index("-m") + 1]) is not None
     assert (gpu.ROOT / gpu.test_command()[-1]).is_dir()
-    for name in ("gpu_ops", "gpu_step"):
-        done = subprocess.run(
-            [sys.executable, "-m", f"bench.{name}", "no such row", "out"], cwd=gpu.ROOT, capture_output=True, text=True
-        )
-        assert "KeyError: 'no such row'" in done.stderr
+    assert all(importlib.util.find_spec(name) for name in gpu.NEEDED)
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake on the path, as a GPU machine has")
@@ -167,87 +168,97 @@ def test_the_build_is_configured_with_what_cmake_knows() -> None:
 
 
 def test_ragged_shapes_of_every_op() -> None:
-    device_implementation = "native" if "masked_bce" in gpu_shapes.kernels("native", "cpu") else "reference"
-    assert gpu_shapes.SHAPES >= 50
-    assert gpu_shapes.main(device_implementation, "cpu", shapes=6) == 6 * len(gpu_shapes.OPS)
-    assert {op for op, _ in gpu_shapes.problem(random.Random(1), torch.float32, "cpu")} == set(gpu_shapes.OPS)
+    device_implementation = "native" if "masked_bce" in ragged_shapes.kernels("native", "cpu") else "reference"
+    assert ragged_shapes.SHAPES >= 50
+    assert ragged_shapes.main(device_implementation, "cpu", shapes=6) == 6 * len(ragged_shapes.OPS)
+    assert {op for op, _ in ragged_shapes.problem(random.Random(1), torch.float32, "cpu")} == set(ragged_shapes.OPS)
     with pytest.raises(SystemExit, match="cuda is not usable on cpu"):
-        gpu_shapes.main("cuda", "cpu")
+        ragged_shapes.main("cuda", "cpu")
 
 
-ROWS: dict[str, Callable[[], gpu_ops.Row]] = {
-    "masked_bce": functools.partial(gpu_ops.loss_row, 3, 0.5, torch.float32, side=32, **SMALL),
-    "masked_bce_upsampled": functools.partial(
-        gpu_ops.loss_row, 3, 0.5, torch.bfloat16, upsampled=True, side=32, **SMALL
-    ),
-    "select_top_fraction": functools.partial(gpu_ops.select_row, 0.5, length=2000, **SMALL),
-    "pseudo_labels_upsampled": functools.partial(gpu_ops.relabel_row, depth=3, side=32, organs=4, **SMALL),
-    "label_map_upsampled": functools.partial(gpu_ops.label_map_row, images=3, side=32, organs=4, **SMALL),
+def test_a_gpu_is_timed_by_events_but_for_what_ends_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bool] = []
+    monkeypatch.setattr(catalogue, "CudaTimer", lambda *, queued: made.append(queued) or "events")
+    timers = {name: catalogue.timer(name, CUDA) for name in catalogue.names(CUDA)}
+    assert {name for name, timer in timers.items() if timer == "events"} == {
+        name for name in timers if not name.startswith("whole_volume/")
+    }
+    assert made.count(False) == len(training_step.WORKLOADS)
+    assert all(isinstance(catalogue.timer(name, CPU), CpuTimer) for name in catalogue.names(CPU, long=True))
+    assert CudaTimer(device=CPU, queued=False).repetitions > CpuTimer().repetitions
+
+
+def test_a_gpu_measures_every_implementation_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    usable = [("native", False, "no"), ("cuda", True, ""), ("triton", True, ""), ("reference", True, "")]
+    monkeypatch.setattr(comparison, "available", lambda op, device: usable)
+    asked: list[str | None] = []
+    calls = comparison.variants("masked_bce", REHEARSED, lambda implementation: asked.append(implementation))
+    for call in calls:
+        call.run()
+    assert ([call.name for call in calls], asked) == ([OURS, f"{OURS}, triton"], [None, "triton"])
+    assert [call.name for call in comparison.variants("masked_bce", SMOKE, lambda implementation: None)] == [OURS]
+    assert comparison.chosen("masked_bce", CUDA) == "cuda"
+
+
+LOSSES = {OURS, EAGER, COMPILE, ONE_GRAPH, COPY}
+EXPECTED = {
+    "masked_bce/K3-half": LOSSES | {IN_PLACE},
+    "masked_bce_upsampled/K13-bf16-half": LOSSES | {masked_bce_upsampled.DENSE},
+    "select_top_fraction/3x26M-5pct-scattered": {OURS, select_top_fraction.TOPK, select_top_fraction.SORT, READ},
+    "pseudo_labels_upsampled/K13-noise-volume": {OURS, EAGER, COMPILE, pseudo_labels_upsampled.HOST_TO_HOST},
+    "label_map_upsampled/K13-noise-volume": {OURS, EAGER, COMPILE},
+    "memory/1GiB": {COPY, READ},
+    "training_step/resnet50": {OURS, training_step.ALONE},
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_rows_agree_and_have_their_peers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", functools.partial(compile_, backend="aot_eager"))
-    torch.compiler.reset()
-    row = ROWS[name]()
-    assert all(figures["median"] >= figures["min"] > 0 for figures in row["milliseconds"].values())
-    peers = {
-        "masked_bce": {"eager", "torch.compile", "copy of the logits"},
-        "masked_bce_upsampled": {"eager", "torch.compile", "masked_bce of upsampled logits"},
-        "select_top_fraction": {"torch.topk", "torch.sort", "one read"},
-        "pseudo_labels_upsampled": {"host to host, captured"},
-        "label_map_upsampled": {"eager"},
-    }
-    assert peers[name] < set(row["milliseconds"])
-    assert len(row["milliseconds"]) > len(peers[name])
+@pytest.mark.parametrize("name", EXPECTED)
+def test_workloads_of_a_gpu_agree_and_have_their_peers(name: str, tmp_path: Path) -> None:
+    """Another implementation of ours, where a CPU has one, takes part as well."""
+    tiny = replace(REHEARSED, shrink=16)
+    given = catalogue.comparison(name, tiny, tmp_path)
+    errors = given.check()
+    assert all(np.isfinite(value) for value in errors.values())
+    assert EXPECTED[name] <= {call.name for call in given.calls}
+    assert given.facts.get("bytes", 1) > 0
 
 
-def test_ceilings() -> None:
-    found = gpu_ops.ceilings("cpu", 1 << 16, 1)
-    assert min(found["copy_gbps"], found["read_gbps"]) > 0
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_whole_volume_of_a_gpu_agrees_with_torch(precision: str, tmp_path: Path) -> None:
+    given = catalogue.comparison(f"whole_volume/gpu-{precision}", REHEARSED, tmp_path)
+    assert {call.name for call in given.calls} == {OURS, SESSION, NO_CROP, EAGER_LOOP, COMPILED}
+    assert given.check()["share of differing voxels"] <= volume.UNDECIDED_VOLUME[precision]
+    assert 0 < given.facts["computed pixels"] <= given.facts["voxels"]
 
 
-def test_training_step() -> None:
-    config = ModelConfig(organs=("a", "b", "c"), backbone="resnet18", width=8, channels=3)
-    row = gpu_step.training_step(False, config, side=32, **SMALL)
-    assert set(row["milliseconds"]) == {gpu_step.ALONE, gpu_step.WITH_LOSS}
-    assert "overhead of the loss" in row["facts"]
+def test_labels_that_differ_from_torch_are_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = volume.loop
+    monkeypatch.setattr(volume, "loop", lambda *given, **options: (real(*given, **options) == 0).astype(np.uint8))
+    with pytest.raises(AssertionError, match="differ from torch"):
+        catalogue.comparison("whole_volume/gpu-fp32", REHEARSED, tmp_path).check()
 
 
-def test_every_call_is_timed_as_often() -> None:
-    calls = {"a": 0, "b": 0}
-
-    def count(name: str) -> None:
-        calls[name] += 1
-
-    timed = {name: functools.partial(count, name) for name in calls}
-    assert set(times(timed, "cpu", 4)) == set(calls)
-    assert calls == {"a": 7, "b": 7}
-    step_times(timed, "cpu", 2)
-    assert calls["a"] == calls["b"] == 7 + 3 + 2 * 6
+def test_without_the_provider_a_workload_says_why_it_is_skipped(tmp_path: Path) -> None:
+    with pytest.raises(pytest.skip.Exception, match="onnxruntime has no CUDAExecutionProvider here"):
+        catalogue.comparison("whole_volume/gpu-fp32", replace(REHEARSED, device=CUDA), tmp_path)
 
 
-def test_the_table_compares_with_the_best_of_ours_and_with_a_copy() -> None:
-    taken = {"cuda": 2.0, "triton": 4.0, "eager": 30.0}
-    row = {
-        "milliseconds": {name: {"median": value, "min": value} for name, value in taken.items()},
-        "dense_bytes": 4_000_000_000,
-        "facts": {"error of cuda": 1e-8},
-    }
-    ceilings = {"copy_gbps": 4000.0, "read_gbps": 3500.0}
-    rows = {"ceilings": ceilings, "masked_bce": row, "step": {"milliseconds": {"alone": {"median": 9.0, "min": 9.0}}}}
-    lines = table({"machine": MACHINE, "steps": {"build": {"passed": False}}, "rows": rows}).splitlines()
-    assert lines[:3] == [
-        "NVIDIA Some GPU, torch 2, triton 3, commit abc",
-        "1 steps, 1 failed: build",
-        "a copy 4000 GB/s, a read 3500 GB/s",
-    ]
-    cuda, eager = (next(line for line in lines if name in line) for name in ("cuda  ", "eager"))
-    assert cuda.split() == "cuda 2.000 ms 2000 GB/s 50% of a copy 1.00 x ours".split()
-    assert eager.split()[-3:] == ["15.00", "x", "ours"]
-    assert lines[-1].split() == ["alone", "9.000", "ms"]
+def test_pytest_benchmark_times_by_the_timer_of_the_workload(tmp_path: Path) -> None:
+    """The whole way of a benchmark, in a process as `make gpu` starts one, on a clock that goes by whole seconds."""
+    code = (
+        "import itertools, sys, pytest; from bench import timing; seconds = itertools.count();"
+        "timing.CpuTimer.now = lambda self: next(seconds); sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    path = tmp_path / "run.json"
+    arguments = gpu.runner.command(gpu.runner.arguments("memory/1GiB", CUDA, path))
+    command = [sys.executable, "-c", code, *arguments[3:], "--smoke"]
+    passed, output = gpu.run(command, 300, {})
+    assert passed, output
+    found = gpu.runner.record_of(path)
+    assert found is not None
+    assert found.machine["device"] == CUDA
+    assert found.benchmarks["memory/1GiB"][MILLISECONDS][COPY]["median"] == 1000
+    assert found.benchmarks["memory/1GiB"][MILLISECONDS][READ]["median"] == 1000
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""Whole volumes: what is measured, the scans, the contest, and what is measured in processes of its own."""
+"""Whole volumes: what is measured, the scans, the comparison, and what is measured in processes of its own."""

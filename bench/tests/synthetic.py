@@ -1,6 +1,6 @@
 """Synthetic figures of workloads."""
 
-from bench.record import Figures, Record
+from bench.records import Figures, Record
 
 
 def figures(name: str, ratios: dict[str, dict[str, tuple[float, float]]], **errors: float) -> Figures:
@@ -33,9 +33,16 @@ def record(*benchmarks: Figures, date: str = "2026-01-01T00:00:00+00:00", **mach
         "torch": "9.9",
         **machine,
     }
-    return {
-        "machine_info": described,
-        "commit_info": {"id": "abc", "dirty": False},
-        "datetime": date,
-        "benchmarks": [{"name": f"test[{one['name']}]", "extra_info": one} for one in benchmarks],
-    }
+    return Record(described, date, {one["name"]: one for one in benchmarks})
+
+
+GPU = {
+    "device": "cuda",
+    "gpu": "NVIDIA Some GPU",
+    "driver": "1",
+    "torch": "2",
+    "triton": "3",
+    "compiler": "4",
+    "python": "3.11",
+}
+"""A machine."""

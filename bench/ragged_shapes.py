@@ -1,6 +1,6 @@
 """Runs every op on 60 ragged shapes by one implementation: what compute-sanitizer looks at.
 
-`python -m bench.gpu_shapes cuda|triton`. The ops that have no kernel of that name are left out.
+`python -m bench.ragged_shapes cuda|triton`. The ops that have no kernel of that name are left out.
 """
 
 import random

@@ -1,14 +1,20 @@
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.ops import NAMES
-from bench.ops.peers import COPY, EAGER, IN_PLACE, OURS
-from bench.run import summary
-from bench.table import BEGIN, END, JUDGED, README, SELECTIONS, TITLES, VOLUMES, table, tables, write
-from bench.tests.records import figures, record
+from bench import records
+from bench.benchmark_table import BEGIN, END, JUDGED, README, SELECTIONS, STEPS, TITLES, VOLUMES, table, tables, write
+from bench.catalogue import names
+from bench.comparison import CPU, CUDA, OURS
+from bench.ops.names import COPY, EAGER, IN_PLACE, READ
+from bench.ops.training_step import ALONE
+from bench.runner import summary
+from bench.tests.synthetic import GPU, figures, record
 from bench.whole_volume import workloads
+
+# Measured on a GPU, and so far in no table.
+UNTITLED = {"masked_bce/K13-bf16-none", "masked_bce_upsampled/K13-bf16-half"}
 
 
 def test_a_row_for_each_variant_of_ours() -> None:
@@ -24,8 +30,8 @@ def test_a_row_for_each_variant_of_ours() -> None:
 def test_another_allocator_gets_a_short_table_of_what_goals_judge(tmp_path: Path) -> None:
     ratios = {OURS: {EAGER: (8.26, 9)}, IN_PLACE: {EAGER: (25.4, 30)}}
     both = [figures(name, ratios) for name in ("masked_bce/K13-none", "masked_bce/K13-half")]
-    (tmp_path / "default.json").write_text(json.dumps(record(*both)))
-    (tmp_path / "huge.json").write_text(json.dumps(record(*both, allocator="huge")))
+    records.write(record(*both), tmp_path / "default.jsonl")
+    records.write(record(*both, allocator="huge"), tmp_path / "huge.jsonl")
     first, second = (part.splitlines() for part in tables(tmp_path).split("\n\nMedians")[:2])
     assert sum(line.startswith("| masked_bce") for line in first) == 4
     assert [line for line in second if line.startswith("| masked_bce")] == [
@@ -41,8 +47,8 @@ def test_what_is_judged_is_of_the_losses() -> None:
 
 
 def test_every_title_is_of_a_workload() -> None:
-    assert {*TITLES, *SELECTIONS} <= set(NAMES)
-    assert set(VOLUMES) <= {*workloads.NAMES, *workloads.LONG_NAMES}
+    assert {*TITLES, *SELECTIONS, *STEPS, *VOLUMES} <= {*names(CPU, long=True), *names(CUDA)}
+    assert {*TITLES, *SELECTIONS, *STEPS, *VOLUMES, "memory/1GiB", *UNTITLED} >= set(names(CUDA))
 
 
 def test_whole_volumes_have_a_table_and_their_costs_a_line() -> None:
@@ -52,14 +58,49 @@ def test_whole_volumes_have_a_table_and_their_costs_a_line() -> None:
         figures(name, {OURS: {workloads.SESSION: (0.97, 0.97), workloads.CHANNELS_LAST: (3.14, 3)}}),
         figures("whole_volume/memory-K3", {OURS: {workloads.SESSION: (0.5, 0.5)}}) | {"costs": costs},
     )
-    for benchmark in run["benchmarks"]:
-        benchmark["extra_info"]["commit"] = "abc"
     lines = table(run).splitlines()
     assert "| CT 512 x 512 x 4, ResNet-50 | 2 | 0.97 |  |  |  | 3.1 |  |" in lines
     assert (
         "smile-predict: peak memory beyond the session's 4.32 bytes a voxel (K = 3), smile-predict --help 0.10 s."
         in lines
     )
+
+
+def gpu_record() -> records.Record:
+    memory = figures("memory/1GiB", {COPY: {READ: (0.5, 0.5)}})
+    memory = memory | {"bytes": 2**30, "milliseconds": {COPY: {"median": 0.708}, READ: {"median": 0.352}}}
+    return replace(
+        record(
+            figures("masked_bce/K13-none", {OURS: {EAGER: (6.55, 7)}, "ours, triton": {EAGER: (6.14, 6)}}),
+            figures("select_top_fraction/3x26M-5pct", {OURS: {"torch.topk": (3.04, 3)}}),
+            figures("training_step/resnet50", {OURS: {ALONE: (0.952, 0.95)}}),
+            memory,
+        ),
+        machine=GPU,
+    )
+
+
+def test_a_gpu_has_the_same_table_with_every_implementation_its_memory_and_its_peers() -> None:
+    lines = table(gpu_record()).splitlines()
+    assert "| masked_bce, K = 13, none missing | 2 | 6.5 |  |  |  |  |" in lines
+    assert "| masked_bce, K = 13, none missing, triton | 2 | 6.1 |  |  |  |  |" in lines
+    assert "| 5% candidates | 2 |  | 3.0 |  |" in lines
+    assert "| DeepLab ResNet-50 and masked_bce_upsampled | 2 | 0.95 |" in lines
+    assert "The GPU's memory: a copy 3.03 TB/s, a read 3.05 TB/s." in lines
+    assert lines[-1] == (
+        "Medians of interleaved runs with a cold L2; NVIDIA Some GPU, torch 2, triton 3, driver 1; commit abc."
+    )
+
+
+def test_the_readme_shows_every_gpu_that_was_measured(tmp_path: Path) -> None:
+    records.write(record(figures("masked_bce/K13-none", {OURS: {EAGER: (8.26, 9)}})), tmp_path / "cpu.jsonl")
+    only_cpu = tables(tmp_path)
+    records.write(gpu_record(), tmp_path / "gpu.jsonl")
+    assert tables(tmp_path) == f"{only_cpu}\n{table(gpu_record())}"
+
+
+def test_the_readme_shows_what_is_recorded() -> None:
+    assert README.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0] == tables()
 
 
 def test_only_what_is_between_the_markers_is_written(tmp_path: Path) -> None:

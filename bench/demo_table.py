@@ -1,7 +1,7 @@
 """Writes the README's table and picture from a finished demo, so that no figure there is typed by hand.
 
-python -m bench.readme --record demo    # demo -> bench/results/demo.json (with machine and commit), docs/slice.png
-python -m bench.readme                  # bench/results/demo.json -> README.md
+python -m bench.demo_table --record demo    # demo -> bench/results/demo.json (with machine and commit), docs/slice.png
+python -m bench.demo_table                  # bench/results/demo.json -> README.md
 """
 
 import argparse

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from bench.allocators import ALLOCATORS
+from bench.comparison import CUDA, OURS
 from bench.goals import GOALS
-from bench.heap import ALLOCATORS
 from bench.machine import ROOT
 from bench.measure import COSTS, MILLISECONDS, RATIOS
-from bench.ops.peers import COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, OURS, READ
+from bench.ops import masked_bce_upsampled, training_step
+from bench.ops.names import BYTES, COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, READ
 from bench.ops.select_top_fraction import COMPACT_PARTITION, COMPACT_TOPK, KTHVALUE, SORT, TOPK
-from bench.record import Figures, NoRecordError, Record, commits, figures, newest
+from bench.records import RESULTS, Figures, NoRecordError, Record, commits, newest, recorded
 from bench.whole_volume import workloads
 from smile_runtime.io.files import atomic_path
 
@@ -22,21 +25,32 @@ TITLES = {
     "masked_bce/K13-half": "masked_bce, K = 13, half missing",
     "masked_bce/K13-70": "masked_bce, K = 13, 70% missing",
     "masked_bce/K13-bf16-half": "masked_bce, K = 13, bf16, half missing",
+    "masked_bce/K64-bf16-half": "masked_bce, K = 64, bf16, half missing",
     "masked_bce/K13-fp16-none": "masked_bce, K = 13, fp16, none missing",
     "masked_bce_upsampled/K3-half": "masked_bce_upsampled, K = 3, half missing",
     "masked_bce_upsampled/K13-half": "masked_bce_upsampled, K = 13, half missing",
     "masked_bce_upsampled/K13-70": "masked_bce_upsampled, K = 13, 70% missing",
     "label_map_upsampled/K3": "label_map_upsampled, K = 3",
     "label_map_upsampled/K13": "label_map_upsampled, K = 13",
+    "label_map_upsampled/K13-noise-volume": "label_map_upsampled, K = 13, 100 slices of noise",
     "pseudo_labels_upsampled/K13": "pseudo_labels_upsampled, K = 13, 32 slices",
+    "pseudo_labels_upsampled/K13-noise-volume": "pseudo_labels_upsampled, K = 13, 100 slices of noise",
 }
 SELECTIONS = {
     "select_top_fraction/3x26M-5pct": "5% candidates",
     "select_top_fraction/3x26M-5pct-scattered": "5% candidates, scattered",
     "select_top_fraction/3x26M-50pct": "50% candidates",
+    "select_top_fraction/3x26M-all": "all are candidates",
     "select_top_fraction/3x26M-near-one": "5%, all scores within 2^-12 of 1",
 }
 PEERS = {EAGER: "eager", COMPILE: "torch.compile", ONE_GRAPH: "the same, gradient by hand", COPY: "copy of the logits"}
+STEPS = {
+    "training_step/resnet50": "DeepLab ResNet-50 and masked_bce_upsampled",
+    "training_step/resnet50-compiled": "the same, network through torch.compile",
+}
+ALONE = {training_step.ALONE: "the network alone"}
+CORNER = "logits [4, K, 512, 512] or to that size; their time / ours"
+MEMORY = "memory/1GiB"
 SELECTORS = {
     SORT: "sort",
     TOPK: "topk",
@@ -54,6 +68,8 @@ VOLUMES = {
     "whole_volume/int8-resnet18": "CT 512 x 512 x 12, ResNet-18 in int8",
     "whole_volume/phantom-resnet18": "phantom 256 x 256 x 24, ResNet-18",
     "whole_volume/abdomen-resnet18": "CT 122 x 101 x 48, ResNet-18",
+    "whole_volume/gpu-fp32": "phantom 256 x 256 x 48, ResNet-50",
+    "whole_volume/gpu-fp16": "phantom 256 x 256 x 48, ResNet-50 in fp16",
 }
 INFERENCE = {
     workloads.SESSION: "bare session",
@@ -63,6 +79,16 @@ INFERENCE = {
     workloads.CHANNELS_LAST: "the same, channels_last",
     workloads.MONAI: "MONAI sliding window",
 }
+GPU_PEERS = {masked_bce_upsampled.DENSE: "masked_bce of upsampled logits"}
+GPU_SELECTORS = {SORT: "sort", TOPK: "topk", READ: "one read"}
+GPU_INFERENCE = {
+    workloads.SESSION: "bare session",
+    workloads.NO_CROP: "ours, --no-crop",
+    workloads.EAGER: "torch eager loop",
+    workloads.COMPILED: "the same, torch.compile",
+}
+SELECTION_CORNER = "select_top_fraction, 3 x 26.2M scores"
+VOLUME_CORNER = "smile-predict: whole volume, HU on disk to labels on disk"
 ALLOCATOR_NAMES = {
     "default": "glibc's default allocator",
     "keep": "glibc told to keep freed memory, for everybody",
@@ -90,9 +116,10 @@ def rows(measured: dict[str, Figures], titles: dict[str, str], peers: dict[str, 
     yield "|---|" + "---|" * (len(peers) + 1)
     for name in found:
         for ours, ratios in measured[name][RATIOS].items():
-            title = f"{titles[name]}, in place" if ours == IN_PLACE else titles[name]
             cells = [ratio(ratios[peer]["medians"]) if peer in ratios else "" for peer in peers]
             time = measured[name][MILLISECONDS][ours]["median"]
+            # "ours in place", "ours, triton"
+            title = titles[name] + ours.removeprefix(OURS).replace(" in place", ", in place")
             yield f"| {title} | {f'{time:.3g}' if time < 1000 else f'{time:.0f}'} | {' | '.join(cells)} |"
     yield ""
 
@@ -106,27 +133,35 @@ def _counted(measured: Figures) -> Figures:
 
 def table(record: Record) -> str:
     """A record as Markdown: all of it, or JUDGED alone where the allocator is not the default one."""
-    machine, measured = record["machine_info"], figures(record)
-    corner = "logits [4, K, 512, 512] or to that size; their time / ours"
-    if machine["allocator"] == "default":
+    machine, measured = record.machine, record.benchmarks
+    on_gpu = machine["device"] == CUDA
+    if on_gpu or machine["allocator"] == "default":
         shown = [
-            *rows(measured, TITLES, PEERS, corner),
-            *rows(measured, SELECTIONS, SELECTORS, "select_top_fraction, 3 x 26.2M scores"),
-            *rows(measured, VOLUMES, INFERENCE, "smile-predict: whole volume, HU on disk to labels on disk"),
+            *rows(measured, TITLES, PEERS | GPU_PEERS if on_gpu else PEERS, CORNER),
+            *rows(measured, SELECTIONS, GPU_SELECTORS if on_gpu else SELECTORS, SELECTION_CORNER),
+            *rows(measured, STEPS, ALONE, "a training step, images [4, 1, 512, 512], 13 organs, bf16"),
+            *rows(measured, VOLUMES, GPU_INFERENCE if on_gpu else INFERENCE, VOLUME_CORNER),
             *costs(measured),
         ]
     else:
-        shown = [*rows({name: _counted(measured[name]) for name in JUDGED if name in measured}, JUDGED, PEERS, corner)]
-    lines = [
-        *shown,
+        shown = [*rows({name: _counted(measured[name]) for name in JUDGED if name in measured}, JUDGED, PEERS, CORNER)]
+    return "\n".join([*shown, f"{_measured_on(machine)}; {commits(measured.values())}."]) + "\n"
+
+
+def _measured_on(machine: dict[str, Any]) -> str:
+    if machine["device"] == CUDA:
+        return (
+            f"Medians of interleaved runs with a cold L2; {machine['gpu']}, torch {machine['torch']}, "
+            f"triton {machine['triton']}, driver {machine['driver']}"
+        )
+    return (
         f"Medians of interleaved runs with {ALLOCATOR_NAMES[machine['allocator']]}; {machine['threads']} threads of "
-        f"{machine['cpu']}, {machine['instruction set']}, torch {machine['torch']}; {commits(measured)}.",
-    ]
-    return "\n".join(lines) + "\n"
+        f"{machine['cpu']}, {machine['instruction set']}, torch {machine['torch']}"
+    )
 
 
 def costs(measured: dict[str, Figures]) -> Iterator[str]:
-    """One paragraph: what whole volumes cost beside time, of what was measured."""
+    """Paragraphs: what whole volumes cost beside time, and what a GPU's memory reaches, of what was measured."""
     found = [
         f"peak memory beyond the session's {measured[name][COSTS][workloads.BYTES_A_VOXEL]:.2f} bytes a voxel (K = {K})"
         for K in (3, 100)
@@ -139,10 +174,15 @@ def costs(measured: dict[str, Figures]) -> Iterator[str]:
         ]
         yield f"smile-predict: {', '.join(found)}."
         yield ""
+    if MEMORY in measured:
+        moved, taken = measured[MEMORY][BYTES], measured[MEMORY][MILLISECONDS]
+        copy, read = (times * moved / taken[name]["median"] / 1e9 for times, name in ((2, COPY), (1, READ)))
+        yield f"The GPU's memory: a copy {copy:.2f} TB/s, a read {read:.2f} TB/s."
+        yield ""
 
 
-def tables(folder: Path) -> str:
-    """The tables of the newest run with each allocator; the default one must be there.
+def tables(folder: Path = RESULTS) -> str:
+    """The tables of the newest CPU run with each allocator, of which the default one must be there, and of all GPUs.
 
     Raises:
         NoRecordError: nothing was recorded with the default allocator.
@@ -154,6 +194,7 @@ def tables(folder: Path) -> str:
                 found.append(table(newest(folder, allocator)[1]))
             except NoRecordError:
                 continue  # the other settings are measured on request only
+    found += [table(record) for record in recorded(folder).values() if record.machine["device"] == CUDA]
     return "\n".join(found)
 
 

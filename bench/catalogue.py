@@ -1,0 +1,77 @@
+"""All workloads by name, "op/workload", and how one is set up."""
+
+from pathlib import Path
+from typing import Any
+
+from bench.comparison import CPU, CUDA, Comparison, Conditions
+from bench.ops import (
+    label_map_upsampled,
+    masked_bce,
+    masked_bce_upsampled,
+    memory,
+    pseudo_labels_upsampled,
+    select_top_fraction,
+    training_step,
+)
+from bench.timing import CpuTimer, CudaTimer, Timer
+from bench.whole_volume.workloads import LONG, SMOKE, WORKLOADS, small
+
+MODULES: dict[str, Any] = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (
+        masked_bce,
+        masked_bce_upsampled,
+        select_top_fraction,
+        label_map_upsampled,
+        pseudo_labels_upsampled,
+        memory,
+        training_step,
+    )
+}
+VOLUMES, LONG_VOLUMES = "whole_volume", "whole_volume_long"
+LONG_REPETITIONS = 3  # of minutes each
+
+
+def _workloads(long: bool) -> dict[str, Any]:
+    found = {f"{op}/{name}": one for op, module in MODULES.items() for name, one in module.WORKLOADS.items()}
+    found |= {f"{VOLUMES}/{name}": one for name, one in WORKLOADS.items()}
+    return found | {f"{LONG_VOLUMES}/{name}": one for name, one in LONG.items()} if long else found
+
+
+def names(device: str, *, long: bool = False) -> list[str]:
+    """The workloads that a device measures; `long` adds those that take minutes each, and run only by name."""
+    return [name for name, workload in _workloads(long).items() if device in workload.devices]
+
+
+def comparison(name: str, conditions: Conditions, folder: Path) -> Comparison:
+    """Set a workload up.
+
+    Args:
+        name: "op/workload".
+        conditions: where it runs; whole volumes that are shrunk are small phantoms.
+        folder: an empty one, for files.
+    """
+    workload = _workloads(long=True)[name]
+    op = name.partition("/")[0]
+    if op in MODULES:
+        compared: Comparison = MODULES[op].compare(workload, conditions)
+        return compared
+    from bench.whole_volume import volume  # needs nibabel and onnxruntime, which the ops do not
+
+    return volume.compare(small(workload) if conditions.shrink > 1 else workload, conditions, folder)
+
+
+def differs_in_size_alone(name: str) -> bool:
+    """Whether a smoke run may leave it out, because it takes a workload that does the same."""
+    op, _, workload = name.partition("/")
+    return op == LONG_VOLUMES or (op == VOLUMES and CPU in WORKLOADS[workload].devices and workload not in SMOKE)
+
+
+def timer(name: str, device: str) -> Timer:
+    """How a workload is timed: whole volumes begin and end on the host, wherever they are computed."""
+    op = name.partition("/")[0]
+    if op == LONG_VOLUMES:
+        return CpuTimer(LONG_REPETITIONS)
+    if device == CUDA and op != VOLUMES:
+        return CudaTimer(queued=op != "training_step")
+    return CpuTimer()

@@ -1,0 +1,37 @@
+"""One benchmark a workload and device; `--smoke` makes them tests, on a CPU those of a GPU, too."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench import catalogue
+from bench.comparison import CPU, CUDA, SMOKE, Conditions
+from bench.measure import measure
+from bench.timing import CpuTimer, Timer
+
+
+def run(request: pytest.FixtureRequest, name: str, conditions: Conditions, timer: Timer) -> None:
+    """Set a workload up and time it; pytest-benchmark reads its timer from the marker when its fixture is made."""
+    request.node.add_marker(pytest.mark.benchmark(group=name.partition("/")[0], timer=timer.now))
+    folder: Path = request.getfixturevalue("tmp_path")
+    comparison = catalogue.comparison(name, conditions, folder)
+    measure(request.getfixturevalue("benchmark"), name, comparison, timer)
+
+
+@pytest.mark.parametrize("name", catalogue.names(CPU, long=True))
+def test(request: pytest.FixtureRequest, name: str) -> None:
+    if not request.config.getoption("--smoke"):
+        run(request, name, Conditions(), catalogue.timer(name, CPU))
+    elif catalogue.differs_in_size_alone(name):
+        pytest.skip("differs from another workload in size alone")
+    else:
+        run(request, name, SMOKE, CpuTimer(repetitions=2))
+
+
+@pytest.mark.parametrize("name", catalogue.names(CUDA))
+def test_gpu(request: pytest.FixtureRequest, name: str) -> None:
+    if request.config.getoption("--smoke"):
+        run(request, name, replace(SMOKE, rehearsed=True), CpuTimer(repetitions=2))
+    else:
+        run(request, name, Conditions(CUDA), catalogue.timer(name, CUDA))
