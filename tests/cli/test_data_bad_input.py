@@ -190,8 +190,8 @@ BAD = [
         "claims 10000 x 10000 x 10000 voxels",
     ),
     Bad("header claims a bit more", header(42, struct.pack("<3h", 20, 24, 9)), ": cut short"),
-    Bad("header claims nothing", header(42, struct.pack("<3h", 20, 0, 8)), "is empty"),
-    Bad("infinite slope", header(112, struct.pack("<f", np.inf)), "must be finite"),
+    Bad("header claims nothing", header(42, struct.pack("<3h", 20, 0, 8)), ": empty, it has"),
+    Bad("infinite slope", header(112, struct.pack("<f", np.inf)), "make scl_slope and scl_inter finite"),
     Bad(
         "image is a folder",
         lambda path: (

@@ -125,7 +125,7 @@ def _unpack(start: bytes, path: Path) -> nib.Nifti1Header:
             raise InputError(f"{path}: the header of a .hdr/.img pair; convert it to one .nii.gz file")
         if magic == _MAGIC[size]:
             return nifti
-    raise InputError(f"{path}: not a NIfTI file, its header is missing or damaged; convert the scan to .nii.gz")
+    raise InputError(f"{path}: not a NIfTI file, its header is missing or damaged; convert it to .nii.gz")
 
 
 def stores_uint8(start: bytes, path: Path) -> bool:
@@ -150,7 +150,7 @@ def _shape(nifti: nib.Nifti1Header, path: Path) -> tuple[int, int, int]:
     if min(sizes) < 0:
         raise InputError(f"{path}: damaged header, it claims {text} voxels; copy it again")
     if min(sizes) == 0:
-        raise InputError(f"{path}: empty, it has {text} voxels; give a CT scan")
+        raise InputError(f"{path}: empty, it has {text} voxels; copy it again")
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
     if len(sizes) != 3:
