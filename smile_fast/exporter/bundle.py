@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import smile_fast
+from smile_runtime.io.files import write_json
 from smile_runtime.model.exported import INPUT, LABELS, PROBABILITIES, ModelCard
 
 MONAI_VERSION = "1.6.1"  # with which the inference config was run
@@ -27,8 +28,8 @@ def write_bundle(folder: Path, content: bytes, card: ModelCard, probabilities: s
     for child in ("configs", "models", "docs"):
         (folder / child).mkdir()
     (folder / "models" / "model.onnx").write_bytes(content)
-    _write_json(folder / "configs" / "metadata.json", metadata(card, probabilities, name))
-    _write_json(folder / "configs" / "inference.json", inference_config())
+    write_json(folder / "configs" / "metadata.json", metadata(card, probabilities, name))
+    write_json(folder / "configs" / "inference.json", inference_config())
     (folder / "docs" / "README.md").write_text(readme(card, name), encoding="utf-8")
 
 
@@ -119,8 +120,3 @@ The file was compared with the network that it was made from: {card.parity["iden
 {card.parity["voxels"]} voxels have the same label. How it was trained stands in `configs/metadata.json`, under
 `smile_fast`. There is no `model.pt`: it would be a pickle.
 """
-
-
-def _write_json(path: Path, record: dict[str, Any]) -> None:
-    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
