@@ -18,7 +18,7 @@ GRADIENT_OF_LARGEST = {torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16:
 # Shares of voxels. Float32 interpolation may decide a near tie the other way, a wrong formula does more.
 UNDECIDED_LABELS = {"cpu": 1e-5, "cuda": 1e-4}
 UNDECIDED_PSEUDO_LABELS = 1e-4  # which rounding may rank the other way
-# Whole volumes: random weights leave many near ties, which kernels of two libraries may break. In float16 more are near.
+# Whole volumes: random weights leave many near ties, which kernels of two libraries may break; float16 has more.
 # In int8 a probability errs by some 1e-2 to 1e-1, and random weights have few that are surer than that.
 UNDECIDED_VOLUME = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.1}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -42,7 +42,8 @@ class Conditions:
     def compiled(self, function: Function) -> Function:
         """Compile for exactly the shapes that come: dynamic=False is the compiler's best setting for a benchmark."""
         torch.compiler.reset()  # each workload has its own shapes; without this the compiler gives up after eight
-        return torch.compile(function, dynamic=False, backend=self.backend)
+        fast: Any = torch.compile(function, dynamic=False, backend=self.backend)
+        return cast(Function, fast)
 
 
 SMOKE = Conditions(shrink=8, backend="aot_eager")  # seconds in all: whether everything runs and agrees

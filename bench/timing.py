@@ -44,7 +44,7 @@ class Timer(Protocol):
         """What a call costs beside time, as far as this device can say."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class CpuTimer:
     """The clock. Also for what begins and ends on the host, wherever it computes in between."""
 
@@ -85,7 +85,7 @@ class CudaMoment:
     """A place in the current stream."""
 
     def __init__(self) -> None:
-        self.event = torch.cuda.Event(enable_timing=True)
+        self.event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         self.event.record()
 
     def __sub__(self, begin: "CudaMoment") -> float:
@@ -119,7 +119,7 @@ class CudaTimer:
         self._unrelated.sum()  # reads: no line is left that would have to be written back during the run
         for tensor in warm:
             tensor.sum()
-        torch.cuda._sleep(QUEUE_CYCLES)
+        torch.cuda._sleep(QUEUE_CYCLES)  # type: ignore[no-untyped-call]
 
     def costs(self, call: Call) -> dict[str, float]:
         """Bytes of the GPU that the call needs at its peak beyond what was there before."""

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -256,7 +256,7 @@ def compact_topk(scores: Tensor, candidates: Tensor, gamma: float) -> Tensor:
 def compact_partition(scores: Tensor, candidates: Tensor, gamma: float) -> Tensor:
     index = np.flatnonzero(candidates.numpy())
     place = len(index) - math.ceil(gamma * len(index))
-    best = np.argpartition(scores.numpy()[index], place)[place:] if place < len(index) else []
+    best: Any = np.argpartition(scores.numpy()[index], place)[place:] if place < len(index) else []
     return _marked(candidates, torch.from_numpy(index[best]))
 
 

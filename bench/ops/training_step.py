@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.comparison import CUDA, OURS, Call, Comparison, Conditions
 from bench.scenes import scene
-from smile_fast.models.segmenter import ModelConfig, Segmenter
+from smile_fast.models import ModelConfig, Segmenter
 from smile_fast.ops import masked_bce_upsampled
 
 ALONE = "network alone"
@@ -43,7 +43,8 @@ def compare(workload: Workload, conditions: Conditions) -> Comparison:
     images = torch.empty(workload.batch, config.channels, side, side, device=conditions.device).uniform_(-200, 300)
     images = images.contiguous(memory_format=torch.channels_last)  # HU
 
-    network: Any = Segmenter(config).to(conditions.device).to(memory_format=torch.channels_last).train()
+    network: Any = Segmenter(config).to(conditions.device)
+    network = network.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9)
     forward = conditions.compiled(network) if workload.compiled else network
 
@@ -71,7 +72,7 @@ def compare(workload: Workload, conditions: Conditions) -> Comparison:
 
     def check() -> dict[str, float]:
         loss = float(with_loss())
-        assert math.isfinite(loss) and loss > 0, f"a loss of {loss}"
+        assert 0 < loss < math.inf, f"a loss of {loss}"
         alone()
         return {}
 
