@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smile_fast.data.store import CASES, IMAGE, LABELS, CaseInfo, Store, write_array, write_index
+from smile_fast.data.arrays import write_array
+from smile_fast.data.case_info import IMAGE, LABELS, CaseInfo, StoredBox, gather_counts
+from smile_fast.data.store import CASES, Store, write_index
 from smile_fast.models import Segmenter
 from smile_fast.supervision import PSEUDO_BIT, State
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.run import Run
-from smile_runtime.volume.preprocessing import slice_context
+from smile_runtime.volume.preprocessing import BodyRule, body_box, slice_context
 
 ORGANS = ("liver", "pancreas")
 SHAPE = (6, 40, 48)  # D, H, W
@@ -44,20 +46,18 @@ def make_store(
     labels: Mapping[str, NDArray[np.uint8]],
     states: Mapping[tuple[str, str], State] | None = None,
     organs: tuple[str, ...] = ORGANS,
+    images: Mapping[str, NDArray[np.int16]] | None = None,
 ) -> Store:
-    """Write a store of the given label maps; a case whose name starts with "test" is held out."""
+    """Write a store of the given label maps; a case whose name starts with "test" is held out. Images: `ct(0)`, ..."""
     infos = []
     for number, (case, label) in enumerate(labels.items()):
         folder = path / CASES / case
         folder.mkdir(parents=True)
-        write_array(folder / IMAGE, ct(number))
-        write_array(folder / LABELS, label)
+        image = (images or {}).get(case, ct(number))
+        arrays = {IMAGE: write_array(folder / IMAGE, image), LABELS: write_array(folder / LABELS, label)}
         own = {organ: (states or {}).get((case, organ), State.ANNOTATED) for organ in organs}
-        runs = {}
-        for value, organ in enumerate(organs, start=1):
-            counts = tuple(int((plane == value).sum()) for plane in label)
-            if any(counts) and own[organ] is not State.HIDDEN:
-                runs[organ] = (0, counts)
+        counts = np.stack([(label == value).sum(axis=(1, 2)) for value in range(1, len(organs) + 1)], axis=1)
+        visible = counts * [own[organ] is not State.HIDDEN for organ in organs]  # [D, K]
         infos.append(
             CaseInfo(
                 name=case,
@@ -66,8 +66,10 @@ def make_store(
                 spacing=SPACING,
                 affine=((-1.0, 0, 0, 0), (0, -2.0, 0, 0), (0, 0, 4.0, 0), (0, 0, 0, 1.0)),
                 states=own,
-                runs=runs,
+                runs=gather_counts(visible, organs),
                 sources={},
+                arrays=arrays,
+                body=StoredBox(body_box(image, SPACING, BodyRule()), BodyRule()),
             )
         )
     write_index(path, organs, infos)

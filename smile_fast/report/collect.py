@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_fast.data.annotations import Declarations
-from smile_fast.data.store import CASES, INDEX, open_array, read_planes
+from smile_fast.data.arrays import open_array, read_slices
+from smile_fast.data.store import CASES, INDEX
 from smile_fast.evaluation import SPLITS, Evaluation, read_evaluations, score_file
 from smile_fast.supervision import PSEUDO_BIT, State
 from smile_fast.training.metrics import read_metrics
@@ -217,7 +218,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_overlay(folder: Path, case: str) -> NDArray[np.uint8]:
     """Read the pseudo-labels [D, H, W] that a round gave to a case."""
     path = folder / f"{case}.b2nd"
-    return read_planes(open_array(path), path)
+    return read_slices(open_array(path), path)
 
 
 def _rounds(run: Run) -> list[RoundRow]:

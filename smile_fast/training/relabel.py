@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smile_fast.data.store import write_array
+from smile_fast.data.arrays import write_array
 from smile_fast.models import Segmenter
 from smile_fast.supervision import State
 from smile_fast.training.inference import predict_logits

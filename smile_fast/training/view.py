@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_fast.data.annotations import Declarations
-from smile_fast.data.store import Store, open_array, read_planes
+from smile_fast.data.arrays import open_array, read_slices
+from smile_fast.data.store import Store
 from smile_fast.supervision import ORGAN_BITS, Policy, State, build_tables, visible_lut
 from smile_runtime.volume.preprocessing import BodyBox, BodyRule
 
@@ -85,14 +86,14 @@ class TrainingView:
         """The round's overlay of some axial slices, [n, H, W]; None where the round added nothing."""
         if self.overlay is None or not (file := self.overlay / f"{case}.b2nd").exists():
             return None
-        return read_planes(open_array(file), file, planes)
+        return read_slices(open_array(file), file, planes)
 
     def _count(self, case: str) -> NDArray[np.int64]:  # [D, K]
         """Visible voxels per slice and organ, pseudo-labels included."""
         info, organs = self.store.cases[case], len(self.organs)
         states = self.states[case]
         stored = [info.states[organ] for organ in self.organs]
-        counts = np.array(info.counts, dtype=np.int64).reshape(info.shape[0], organs)
+        counts = info.counts.copy()
         if any(was == State.HIDDEN != now for was, now in zip(stored, states, strict=True)):
             # The store has not counted what it was told to hide: this view shows it, so count here.
             counts = count_labels(self.visible_labels(case), organs)

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from smile_fast.cli.main import main
 from smile_fast.cli.train import choose_device, parse_budget
 from smile_fast.data.annotations import write_annotations
-from smile_fast.data.store import Store, open_array
+from smile_fast.data.arrays import open_array
+from smile_fast.data.store import Store
 from smile_fast.supervision import State
 from smile_fast.training import loop
 from smile_fast.training.metrics import read_metrics

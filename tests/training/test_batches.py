@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from smile_fast.data.store import write_array
+from smile_fast.data.arrays import write_array
 from smile_fast.supervision import PSEUDO_BIT, VOID, State
 from smile_fast.training.batches import AIR, BatchSource
 from smile_fast.training.view import TrainingView

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from smile_fast.data.store import open_array
+from smile_fast.data.arrays import open_array
 from smile_fast.models import Segmenter
 from smile_fast.supervision import PSEUDO_BIT, State
 from smile_fast.training import loop

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from smile_fast.data.store import open_array, write_array
+from smile_fast.data.arrays import open_array, write_array
 from smile_fast.supervision import PSEUDO_BIT, VOID, State
 from smile_fast.training import relabel as module
 from smile_fast.training.inference import predict_logits

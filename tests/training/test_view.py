@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from smile_fast.data.store import write_array
+from smile_fast.data.arrays import write_array
 from smile_fast.supervision import PSEUDO_BIT, VOID, Policy, State, build_tables
 from smile_fast.training.view import TrainingView
 from tests.runs import BOXES, ORGANS, SHAPE, ct, make_store, truth
