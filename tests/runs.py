@@ -15,6 +15,7 @@ from smile_fast.models import Segmenter
 from smile_fast.supervision import PSEUDO_BIT, State
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
+from smile_fast.training.rounds import Round, write_round
 from smile_fast.training.run import Run
 from smile_runtime.volume.preprocessing import BodyRule, body_box, slice_context
 
@@ -109,15 +110,12 @@ def add_metrics(run: Run, *, validation: bool = True) -> None:
 
 def add_round(run: Run, number: int, overlays: Mapping[str, NDArray[np.uint8]], gamma: float = 0.5) -> None:
     """Write a round as `relabel` does; candidates are twice what was kept."""
-    folder = run.rounds_path / str(number)
-    folder.mkdir(parents=True)
-    states, cases = run.declarations(), {}
-    for case, overlay in overlays.items():
-        write_array(folder / f"{case}.b2nd", overlay)
-        cases[case] = {}
-        for value, organ in enumerate(run.organs, start=1):
-            if states[case][organ] in (State.MISSING, State.HIDDEN):
-                kept = int((overlay == (PSEUDO_BIT | value)).sum())
-                cases[case][organ] = {"candidates": 2 * kept, "selected": kept, "kept": kept}
-    record = {"round": number, "gamma": gamma, "scope": "volume", "cases": cases}
-    (folder / "round.json").write_text(json.dumps(record))
+    states = run.declarations()
+    with write_round(run.rounds_path, Round(number, gamma, "volume"), run.organs) as written:
+        for case, overlay in overlays.items():
+            counts = {}
+            for value, organ in enumerate(run.organs, start=1):
+                if states[case][organ] in (State.MISSING, State.HIDDEN):
+                    kept = int((overlay == (PSEUDO_BIT | value)).sum())
+                    counts[organ] = {"candidates": 2 * kept, "selected": kept, "kept": kept}
+            written.add(case, overlay, counts)

@@ -24,16 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write one more round, or drop rounds."""
     from smile_fast.cli.train import choose_device
-    from smile_fast.training.relabel import Round, existing_rounds, relabel, round_totals, undo_rounds
+    from smile_fast.training.relabel import relabel
+    from smile_fast.training.rounds import Round, existing_rounds, undo_rounds
     from smile_fast.training.run import Run
-    from smile_fast.training.view import TrainingView
 
     run = Run.open(arguments.run_folder, arguments.store)
     if arguments.undo is not None:
         if arguments.round is not None or arguments.gamma is not None or arguments.scope is not None:
-            raise InputError("--undo writes no round: leave --round, --gamma and --scope out.")
+            raise InputError("--undo: writes no round; leave --round, --gamma and --scope out")
         if arguments.undo < 0:
-            raise InputError(f"--undo keeps the rounds up to a number of 0 or more, {arguments.undo} was given.")
+            raise InputError(
+                f"--undo: {arguments.undo} was given; give the number of the last round to keep, 0 for none"
+            )
         dropped = undo_rounds(run.rounds_path, arguments.undo)
         print(
             f"dropped rounds: {', '.join(map(str, dropped)) if dropped else 'none'}; human labels are as they were, "
@@ -41,20 +43,25 @@ def run(arguments: argparse.Namespace) -> None:
         )
         return
     if run.config.method == "baseline":
-        raise InputError(f"{run.path} is a baseline run: its softmax has no organ-wise scores to relabel with.")
+        raise InputError(
+            f"{run.path}: a baseline run, its softmax has no organ-wise scores; relabel with a run of smile or smiler"
+        )
     following = max(existing_rounds(run.rounds_path), default=0) + 1
     number = arguments.round if arguments.round is not None else following
     if number in existing_rounds(run.rounds_path):
-        raise InputError(f"{run.path} has a round {number} already; drop it with --undo {number - 1} first.")
+        raise InputError(f"{run.path}: has a round {number} already; drop it with --undo {number - 1} first")
     if arguments.gamma is None and number > run.config.rounds:
-        raise InputError(f"{run.path} has all {run.config.rounds} rounds of its curriculum; give --gamma for one more.")
+        raise InputError(f"{run.path}: has all {run.config.rounds} rounds of its curriculum; give --gamma for one more")
     gamma = arguments.gamma if arguments.gamma is not None else run.config.gamma(number)
     if number < 1 or not 0 <= gamma <= 1:
-        raise InputError(f"Round {number} with gamma {gamma} is not possible; rounds count from 1, gamma is in [0, 1].")
+        raise InputError(
+            f"--round, --gamma: round {number} with gamma {gamma} is not possible; rounds count from 1, gamma is in "
+            "[0, 1]"
+        )
     device = choose_device(arguments.device, arguments.threads)
-    view = TrainingView(run.store(), run.declarations(), run.cases("train"), body=run.config.body)
+    view = run.view("train")
     this = Round(number, gamma, arguments.scope or run.config.scope)
-    folder = relabel(run.load_model().to(device), view, run.rounds_path, this)
-    print(f"wrote round {number} (gamma {gamma:.3g}): {folder}")
-    for organ, total in round_totals(folder).items():
+    written = relabel(run.load_model().to(device), view, run.rounds_path, this)
+    print(f"wrote round {number} (gamma {gamma:.3g}): {written.folder}")
+    for organ, total in written.totals().items():
         print(f"  {organ}: " + ", ".join(f"{voxels:,} {name}" for name, voxels in total.items()) + " voxels")

@@ -42,8 +42,12 @@ def write_array(path: Path, array: NDArray[Any]) -> str:
     return hashlib.sha256(frame).hexdigest()
 
 
-def open_array(path: Path) -> Any:
+def open_array(path: Path, command: str = "smile-fast prepare") -> Any:
     """Open a `.b2nd` file; slices are decompressed when they are indexed.
+
+    Args:
+        path: the file.
+        command: what wrote it, for the message.
 
     Returns:
         A blosc2.NDArray, read-only. It holds a file descriptor while it lives: keep few.
@@ -55,21 +59,24 @@ def open_array(path: Path) -> Any:
     try:
         array = blosc2.open(str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1))
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; run 'smile-fast prepare' again") from None
+        raise InputError(f"{path}: there is no such file; run '{command}' again") from None
     except Exception as error:  # a damaged frame surfaces as five different exception types
-        raise InputError(f"{path}: not a readable blosc2 array ({error}); run 'smile-fast prepare' again") from error
+        raise InputError(f"{path}: not a readable blosc2 array ({error}); run '{command}' again") from error
     if not isinstance(array, blosc2.NDArray) or array.ndim != 3 or array.dtype not in _DTYPES:
-        raise InputError(f"{path}: not an int16 or uint8 array [D, H, W]; run 'smile-fast prepare' again")
+        raise InputError(f"{path}: not an int16 or uint8 array [D, H, W]; run '{command}' again")
     return array
 
 
-def read_slices(array: Any, path: Path, slices: slice | Sequence[int] = slice(None)) -> NDArray[Any]:
+def read_slices(
+    array: Any, path: Path, slices: slice | Sequence[int] = slice(None), command: str = "smile-fast prepare"
+) -> NDArray[Any]:
     """Decode axial slices of an array that `open_array` opened: damage shows only here, slice by slice.
 
     Args:
         array: the open array [D, H, W].
         path: its file, for the message.
         slices: which ones; a sequence is read one by one, for a chunk is a slice.
+        command: what wrote the file, for the message.
 
     Returns:
         [n, H, W] in memory.
@@ -82,7 +89,4 @@ def read_slices(array: Any, path: Path, slices: slice | Sequence[int] = slice(No
             return np.asarray(array[slices])
         return np.stack([array[int(z)] for z in slices])
     except RuntimeError as error:
-        raise InputError(
-            f"{path}: damaged, it cannot be decompressed; make it again with the command that wrote it "
-            "('smile-fast prepare' for a store)"
-        ) from error
+        raise InputError(f"{path}: damaged, it cannot be decompressed; run '{command}' again") from error

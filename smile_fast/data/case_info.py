@@ -146,7 +146,7 @@ class CaseInfo:
             spacing=(z, y, x),
             affine=affine,
             states={organ: State(entry["states"][organ]) for organ in organs},
-            runs=counts_from_json(entry["counts"], depth, organs),
+            runs=counts_from_json(entry["counts"]),
             sources=dict(entry["sources"]),
             arrays={file: str(entry["arrays"][file]) for file in (IMAGE, LABELS)},
             body=StoredBox.from_json(entry["body"], (depth, height, width)),
@@ -160,6 +160,7 @@ class CaseInfo:
             or not all(math.isfinite(size) and size > 0 for size in info.spacing)
             or [len(row) for row in affine] != [4, 4, 4, 4]
             or len(entry["states"]) != len(organs)
+            or not counts_fit(info.runs, depth, organs)
             or any(info.states[organ] is State.HIDDEN for organ in info.runs)
         ):
             raise ValueError(f"entry of case {info.name!r}")
@@ -195,17 +196,20 @@ def counts_to_json(stored: SliceCounts) -> dict[str, list[Any]]:
     return {organ: [first, list(values)] for organ, (first, values) in stored.items()}
 
 
-def counts_from_json(entry: Mapping[str, Any], depth: int, organs: Sequence[str]) -> SliceCounts:
-    """The inverse of `counts_to_json`.
+def counts_from_json(entry: Mapping[str, Any]) -> SliceCounts:
+    """The inverse of `counts_to_json`; see `counts_fit` for what it cannot know.
 
     Raises:
-        ValueError, TypeError, AttributeError: the entry is damaged, names another organ or lies outside of the volume.
+        ValueError, TypeError, AttributeError: the entry is damaged.
     """
     counts = {organ: (int(first), tuple(values)) for organ, (first, values) in entry.items()}
-    if (
-        any(organ not in organs for organ in counts)
-        or any(first < 0 or first + len(values) > depth for first, values in counts.values())
-        or any(type(value) is not int or value < 0 for _, values in counts.values() for value in values)
+    if any(first < 0 or not set(map(type, values)) <= {int} for first, values in counts.values()) or any(
+        min(values, default=0) < 0 for _, values in counts.values()
     ):
         raise ValueError("counts of slices")
     return counts
+
+
+def counts_fit(stored: SliceCounts, depth: int, organs: Sequence[str]) -> bool:
+    """Whether counts are those of a volume of so many slices and of these organs."""
+    return all(organ in organs and first + len(values) <= depth for organ, (first, values) in stored.items())

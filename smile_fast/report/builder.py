@@ -179,7 +179,7 @@ def _audits(records: Sequence[RunRecord]) -> list[AuditBlock]:
     for record, names in groups:
         cases = record.run.cases("train")
         shown = progress(cases, total=len(cases), label="audit the labels")
-        blocks.append(AuditBlock(", ".join(names), audit_store(record.run.store(), record.states, shown)))
+        blocks.append(AuditBlock(", ".join(names), audit_store(record.run.store, record.states, shown)))
     return blocks
 
 

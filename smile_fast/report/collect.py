@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smile_fast.data.annotations import Declarations
-from smile_fast.data.arrays import open_array, read_slices
 from smile_fast.data.store import CASES, INDEX
 from smile_fast.evaluation import SPLITS, Evaluation, read_evaluations, score_file
 from smile_fast.supervision import PSEUDO_BIT, State
 from smile_fast.training.metrics import read_metrics
-from smile_fast.training.relabel import existing_rounds, read_round
+from smile_fast.training.rounds import existing_rounds, open_round
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import refuse_overwrite
@@ -117,7 +115,7 @@ class RunRecord:
         numbers = [row.number for row in self.rounds]
         if not numbers:
             return {}
-        _, cases = read_round(self.run.rounds_path / str(max(numbers)))
+        cases = open_round(self.run.rounds_path, max(numbers)).cases
         return {case: sum(count["kept"] for count in organs.values()) for case, organs in cases.items()}
 
     def state_counts(self, organ: str) -> dict[str, int]:
@@ -139,7 +137,7 @@ def collect(paths: Sequence[Path], store: Path | None = None) -> list[RunRecord]
     resolved = [Path(path).resolve() for path in paths]
     for path in resolved:
         if resolved.count(path) > 1:
-            raise InputError(f"{path} is given twice; name every run once")
+            raise InputError(f"{path}: is given twice; name every run once")
     names = [path.name for path in resolved]
     records = [
         _collect_run(
@@ -181,7 +179,9 @@ def _curves(run: Run) -> Curves:
     try:
         return curves_of(read_metrics(run), run.organs)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{run.metrics_path} holds a line that is no record of training ({error!r})") from None
+        raise InputError(
+            f"{run.metrics_path}: holds a line that is no record of training ({error!r}); restore it from a copy"
+        ) from None
 
 
 def curves_of(lines: Sequence[Mapping[str, Any]], organs: Sequence[str]) -> Curves:
@@ -215,27 +215,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_overlay(folder: Path, case: str) -> NDArray[np.uint8]:
-    """Read the pseudo-labels [D, H, W] that a round gave to a case."""
-    path = folder / f"{case}.b2nd"
-    return read_slices(open_array(path), path)
-
-
 def _rounds(run: Run) -> list[RoundRow]:
     """Sum every finished round over its cases, and compare it with what is drawn but hidden."""
     rows = []
-    store, states = run.store(), run.declarations()
+    store, states = run.store, run.declarations()
     for number in existing_rounds(run.rounds_path):
-        folder = run.rounds_path / str(number)
-        this, cases = read_round(folder)
+        stored = open_round(run.rounds_path, number)
+        cases = stored.cases
         if unknown := set(cases) - set(states):
-            raise InputError(f"{folder / 'round.json'} names {min(unknown)}, which is no case of {store.path}")
+            raise InputError(
+                f"{stored.path}: names {min(unknown)}, which is no case of {store.path}; restore the file from a copy"
+            )
         checks = {organ: np.zeros(3, dtype=np.int64) for organ in run.organs}  # checked, correct, hidden
         for case, organs in progress(cases.items(), total=len(cases), label=f"check round {number}"):
             hidden = [organ for organ in run.organs if organ in organs and states[case][organ] == State.HIDDEN]
             if not hidden:
                 continue
-            overlay, truth = read_overlay(folder, case), store.read_labels(case)
+            overlay, truth = stored.pseudo_labels(case), store.read_labels(case)
             for organ in hidden:
                 value = run.organs.index(organ) + 1
                 pseudo, drawn = overlay == (PSEUDO_BIT | value), truth == value
@@ -247,7 +243,7 @@ def _rounds(run: Run) -> list[RoundRow]:
                 rows.append(
                     RoundRow(
                         number=number,
-                        gamma=this.gamma,
+                        gamma=stored.round.gamma,
                         organ=organ,
                         cases=len(counts),
                         candidates=sum(count["candidates"] for count in counts),

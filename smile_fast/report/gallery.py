@@ -7,14 +7,15 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_fast.data.counts import slice_histograms
 from smile_fast.evaluation import Outcome
 from smile_fast.models import Segmenter
-from smile_fast.report.collect import RunRecord, read_overlay
+from smile_fast.report.collect import RunRecord
 from smile_fast.report.palette import PSEUDO, TRUTH
 from smile_fast.report.pictures import Layer, draw, frame_of, informative_slice
 from smile_fast.supervision import ORGAN_BITS, PSEUDO_BIT, VOID, State, visible_lut
 from smile_fast.training.inference import predict_labels
-from smile_fast.training.view import count_labels
+from smile_fast.training.rounds import open_round
 from smile_runtime.volume.preprocessing import BodyBox
 
 UNSCORED_CASES = 3
@@ -70,7 +71,7 @@ class Painter:
     def __init__(self, record: RunRecord, colours: Mapping[str, str]) -> None:
         self.record, self.colours = record, colours
         self.organs, self.window = record.run.organs, record.run.config.window
-        self.store = record.run.store()
+        self.store = record.run.store
 
     @cached_property
     def model(self) -> Segmenter | None:
@@ -87,7 +88,7 @@ class Painter:
 
     def slice_for(self, choice: Choice, truth: NDArray[np.uint8]) -> int:
         """Pick the slice of a case that shows what it was chosen for."""
-        counts = count_labels(truth, len(self.organs)) * self.drawn(choice.case)
+        counts = slice_histograms(truth)[:, 1 : len(self.organs) + 1] * self.drawn(choice.case)
         if choice.organ is None:
             return informative_slice(counts)
         return int(np.argmax(counts[:, self.organs.index(choice.organ)]))
@@ -108,7 +109,7 @@ class Painter:
         first = max(0, index - reach)
         slices = self.store.read_image(case, slice(first, index + reach + 1))
         whole = self.store.body_box(case, self.record.run.config.body)
-        shown = tuple(plane for plane in (index - first,) if index in whole.planes)
+        shown = (index - first,) if index in whole.planes else ()
         box = BodyBox(len(slices), shown, whole.rows, whole.columns)
         labels: NDArray[np.uint8] = predict_labels(self.model, slices, box=box)[index - first]
         return labels
@@ -145,7 +146,7 @@ def _prediction_row(painters: Sequence[Painter], choice: Choice, index: int, tru
 
 def choose_cases(records: Sequence[RunRecord]) -> list[Choice]:
     """Pick the cases of the prediction pictures; the last run's lowest pair stands for its failures."""
-    known = records[0].run.store().cases
+    known = records[0].run.store.cases
     evaluated = [record for record in records if record.evaluation is not None and record.evaluation.worst]
     if not evaluated:
         splits = [records[0].run.cases(split) for split in ("test", "validation", "train")]
@@ -180,9 +181,10 @@ def pseudo_rows(record: RunRecord, colours: Mapping[str, str]) -> list[Row]:
 def _pseudo_row(painter: Painter, case: str) -> Row:
     record, organs = painter.record, painter.organs
     gammas = {row.number: row.gamma for row in record.rounds}
-    overlays = {number: read_overlay(record.run.rounds_path / str(number), case) for number in gammas}
+    overlays = {number: open_round(record.run.rounds_path, number).pseudo_labels(case) for number in gammas}
     last = overlays[max(gammas)]
-    index = informative_slice(count_labels(np.bitwise_and(last, ORGAN_BITS, dtype=np.uint8), len(organs)))
+    values = np.bitwise_and(last, ORGAN_BITS, dtype=np.uint8)
+    index = informative_slice(slice_histograms(values)[:, 1 : len(organs) + 1])
     info = painter.store.cases[case]
     (hu,), (truth,) = painter.store.read_image(case, [index]), painter.store.read_labels(case, [index])
     states = [record.states[case][organ] for organ in organs]
@@ -198,11 +200,11 @@ def _pseudo_row(painter: Painter, case: str) -> Row:
     note = f"not annotated: {', '.join(without)}"
     panels = [Panel("Human labels that training saw", note, picture, f"{where}: visible human labels")]
     for number, overlay in overlays.items():
-        plane = overlay[index]
+        pseudo = overlay[index]
         found = [
-            Layer(plane == (PSEUDO_BIT | value), fill=PSEUDO, outline=painter.colours[organ])
+            Layer(pseudo == (PSEUDO_BIT | value), fill=PSEUDO, outline=painter.colours[organ])
             for value, organ in enumerate(organs, start=1)
-            if (plane == (PSEUDO_BIT | value)).any()
+            if (pseudo == (PSEUDO_BIT | value)).any()
         ]
         picture = draw(hu, painter.window, frame, [*visible, *found, *hidden])
         note = f"{np.count_nonzero(overlay):,} pseudo-labelled voxels in the volume".replace(",", "\u2009")

@@ -36,7 +36,7 @@ class Batch:
 
 
 class BatchSource:
-    """Batches as a pure function of (seed, stage, step): any step can be made again, in any order.
+    """Batches as a pure function of (seed, round, step): any step can be made again, in any order.
 
     A share of each batch is drawn organ by organ, so that an organ that few slices show is seen as often
     as a large one; the rest is drawn uniformly over all slices. Patches come from within the body's box.
@@ -48,7 +48,7 @@ class BatchSource:
             is trained on as little filling around a body as it sees in production: none.
         batch_size: N.
         organ_share: share of the images drawn because they show an organ.
-        seed: of the whole run. stage: 0 for the first stage, t for round t.
+        seed: of the whole run. round: 0 for the training on human labels, t for relabelling round t.
         output_stride: of the network. Patches are whole feature pixels: a loss stretches logits over its patch, which
             is what evaluation and the exported file compute only where no feature pixel hangs over.
     """
@@ -62,21 +62,21 @@ class BatchSource:
         batch_size: int,
         organ_share: float,
         seed: int,
-        stage: int,
+        round: int,
         output_stride: int = 8,
     ) -> None:
         self.view, self.channels, self.batch_size = view, channels, batch_size
         self.patch = _patch_size(view, crop_size, output_stride)
-        self.organ_share, self.seed, self.stage = organ_share, seed, stage
+        self.organ_share, self.seed, self.round = organ_share, seed, round
         depths = [len(view.counts[case]) for case in view.cases]
         self._case = np.repeat(np.arange(len(depths)), depths)  # [slices]
-        self._plane = np.concatenate([np.arange(depth) for depth in depths])  # [slices]
+        self._slice = np.concatenate([np.arange(depth) for depth in depths])  # [slices]
         counts = np.concatenate([view.counts[case] for case in view.cases])  # [slices, K]
         shown = [np.flatnonzero(counts[:, k]) for k in range(counts.shape[1])]
         self._organs = [(k + 1, slices) for k, slices in enumerate(shown) if len(slices)]
 
     @classmethod
-    def of(cls, config: TrainConfig, view: TrainingView, stage: int) -> "BatchSource":
+    def of(cls, config: TrainConfig, view: TrainingView, round: int) -> "BatchSource":
         """The batches that a run's settings describe."""
         return cls(
             view,
@@ -85,7 +85,7 @@ class BatchSource:
             batch_size=config.batch_size,
             organ_share=config.organ_share,
             seed=config.seed,
-            stage=stage,
+            round=round,
             output_stride=config.output_stride,
         )
 
@@ -96,7 +96,7 @@ class BatchSource:
 
     def batch(self, step: int) -> Batch:
         """The batch of one step."""
-        rng = np.random.default_rng([self.seed, self.stage, step])
+        rng = np.random.default_rng([self.seed, self.round, step])
         channels = self.channels
         hu = np.full((self.batch_size, channels, *self.patch), AIR, dtype=np.int16)
         labels = np.full((self.batch_size, *self.patch), VOID, dtype=np.uint8)
@@ -104,13 +104,13 @@ class BatchSource:
         for image in range(self.batch_size):
             index, organ = self._draw(rng)
             cases[image] = self._case[index]
-            case, plane = self.view.cases[cases[image]], int(self._plane[index])
+            case, z = self.view.cases[cases[image]], int(self._slice[index])
             box = self.view.box(case)
-            label = self.view.labels(case, [plane])[0][box.rows, box.columns]
+            label = self.view.labels(case, [z])[0][box.rows, box.columns]
             target, source = _patch(label, organ, self.patch, rng)
             labels[image][target] = label[source]
-            (planes,) = context_index([plane], channels, len(self.view.counts[case]))
-            hu[image][:, *target] = box.crop(self.view.image(case, planes.tolist()))[:, *source]
+            (context,) = context_index([z], channels, len(self.view.counts[case]))
+            hu[image][:, *target] = box.crop(self.view.image(case, context.tolist()))[:, *source]
         return Batch(hu, labels, cases)
 
     def iterate(self, first: int) -> Generator[Batch]:

@@ -27,7 +27,8 @@ from smile_fast.training.optimization import (
     optimizer_tensors,
     restore_optimizer,
 )
-from smile_fast.training.relabel import Round, existing_rounds, relabel, round_totals
+from smile_fast.training.relabel import relabel
+from smile_fast.training.rounds import Round, existing_rounds
 from smile_fast.training.run import Run, load_model_state
 from smile_fast.training.schedule import Pace, Position, learning_rate, step_seed
 from smile_fast.training.validation import validate
@@ -86,7 +87,7 @@ def train(run: Run, *, weights: Path | None = None, resume: bool = False, device
     """
     config = run.config
     torch.manual_seed(config.seed)
-    human_view = TrainingView(run.store(), run.declarations(), run.cases("train"), body=run.config.body)
+    human_view = run.view("train")
     model = Segmenter(run.model_config)
     model.set_prior(human_view.prior(missing_is_background=config.method == "baseline"))
     if weights is not None and not resume:
@@ -142,11 +143,10 @@ class Trainer:
         if self.position.step == 0 or stage not in existing_rounds(rounds):
             this = Round(stage, self.config.gamma(stage), self.config.scope)
             with self.final_weights():
-                folder = relabel(self.model, human_view, rounds, this, check=self.stop.check)
-            kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in round_totals(folder).items()) or "none"
+                written = relabel(self.model, human_view, rounds, this, check=self.stop.check)
+            kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in written.totals().items()) or "none"
             print(f"round {stage} (gamma {this.gamma:.3g}), pseudo-label voxels kept: {kept}", file=sys.stderr)
-        view = human_view
-        return TrainingView(view.store, view.declarations, view.cases, rounds / str(stage), view.body)
+        return self.run.view("train", stage)
 
     def train_stage(self, view: TrainingView) -> None:
         """All steps of one stage, and the checkpoint at its end."""
@@ -169,7 +169,7 @@ class Trainer:
                     self.metrics.write_step(position, pace.progress(position))
                 if pace.validates(position):
                     with self.final_weights():
-                        self.metrics.write_validation(position, validate(self.model, self.run, view.declarations))
+                        self.metrics.write_validation(position, validate(self.model, self.run.view("validation")))
                 if self.stop.is_set() or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
                     self.save(position)
                     saved_at = time.monotonic()

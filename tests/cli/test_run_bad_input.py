@@ -20,12 +20,17 @@ def moved() -> None:
 
 BAD = [
     # run folders
-    Bad("config is no JSON", "evaluate run", "config.json is damaged", write("run/config.json")),
-    Bad("config of another version", "evaluate run", "has schema 7", config(lambda record: record.update(schema=7))),
+    Bad("config is no JSON", "evaluate run", "config.json: damaged", write("run/config.json")),
+    Bad(
+        "config of another version",
+        "evaluate run",
+        "config.json: schema 7",
+        config(lambda record: record.update(schema=7)),
+    ),
     Bad(
         "config without settings",
         "export run model.onnx",
-        "config.json is damaged",
+        "config.json: damaged",
         config(lambda record: record.pop("settings")),
     ),
     Bad(
@@ -59,7 +64,7 @@ BAD = [
     Bad(
         "no store at the new place",
         "evaluate run --store elsewhere",
-        "There is no store at elsewhere; say where that of the run run is",
+        "elsewhere: there is no store here; say with --store where that of the run run is",
     ),
     Bad(
         "another store for the moved one",
@@ -104,7 +109,7 @@ BAD = [
     Bad("not trained to the end, export", "export stopped model.onnx", "has not finished training"),
     Bad("weights are gone", "evaluate run", "has not finished training", removed("run/model.safetensors")),
     # relabel
-    Bad("relabel nothing", "relabel nowhere", "nowhere is not a run folder"),
+    Bad("relabel nothing", "relabel nowhere", "nowhere: not a run folder"),
     Bad("relabel a baseline", "relabel baseline", "its softmax has no organ-wise scores"),
     Bad("gamma above 1", "relabel run --gamma 1.5", "gamma 1.5 is not possible"),
     Bad("gamma below 0", "relabel run --gamma=-0.1", "gamma -0.1 is not possible"),
@@ -115,7 +120,7 @@ BAD = [
         "a round beyond the curriculum", "relabel run", "has all 1 rounds of its curriculum; give --gamma for one more"
     ),
     Bad("undo with a share", "relabel run --undo 0 --gamma 0.5", "leave --round, --gamma and --scope out"),
-    Bad("undo below 0", "relabel run --undo=-1", "--undo keeps the rounds"),
+    Bad("undo below 0", "relabel run --undo=-1", "--undo: -1 was given"),
     Bad("relabel on no device", "relabel run --gamma 0.5 --device toaster", "--device toaster is not a device"),
     Bad(
         "rounds cannot be written",
@@ -124,7 +129,7 @@ BAD = [
         lambda: (shutil.rmtree("run/rounds"), Path("run/rounds").touch()),
     ),
     # evaluate
-    Bad("evaluate nothing", "evaluate store", "store is not a run folder"),
+    Bad("evaluate nothing", "evaluate store", "store: not a run folder"),
     Bad("no validation case", "evaluate run --split validation", "there is no validation case to evaluate"),
     Bad(
         "no held-out case",
@@ -132,18 +137,18 @@ BAD = [
         "there is no test case to evaluate",
         config(lambda record: record["splits"].update(test=[])),
     ),
-    Bad("tolerance", "evaluate run --nsd-tolerance=-1", "NSD tolerance"),
+    Bad("tolerance", "evaluate run --nsd-tolerance=-1", "--nsd-tolerance: -1.0 was given"),
     Bad("no predictions", "evaluate run --predictions nowhere", "nowhere"),
     Bad("prediction is no image", "evaluate run --predictions .", "test_0.nii.gz", write("test_0.nii.gz")),
     # export
-    Bad("export nothing", "export nowhere model.onnx", "nowhere is not a run folder"),
+    Bad("export nothing", "export nowhere model.onnx", "nowhere: not a run folder"),
     Bad("export into nowhere", "export run no/where.onnx", "cannot write no/where.onnx"),
     Bad("export below a file", "export run run/config.json/model.onnx", "cannot write run/config.json/model.onnx"),
     Bad("export into a folder", "export run store", "cannot write store"),
     Bad("export over the weights", "export run run/model.safetensors", "would overwrite the input"),
     # report
     Bad("report on nothing", "report nowhere", "nowhere"),
-    Bad("report on a store", "report store -o page.html", "is not a run folder"),
+    Bad("report on a store", "report store -o page.html", "store: not a run folder"),
     Bad("report twice on one", "report run run", "is given twice"),
     Bad("report into nowhere", "report run -o no/page.html", "cannot write no/page.html"),
     Bad("report into a folder", "report run -o store", "cannot write store"),

@@ -261,7 +261,7 @@ def test_command_writes_the_page_and_replaces_it(smiler, bare, tmp_path, capsys)
 
 def test_bad_input_is_one_sentence_and_leaves_nothing(smiler, tmp_path, capsys):
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 2
-    assert "is not a run folder" in capsys.readouterr().err
+    assert ": not a run folder" in capsys.readouterr().err
     assert main(["report", str(smiler.path), str(smiler.path), "-o", str(tmp_path / "page.html")]) == 2
     assert "is given twice" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -72,5 +72,5 @@ def test_a_damaged_round_is_refused(store, tmp_path, capsys, damage, message):
 def test_damaged_metrics_are_refused(store, tmp_path, damage):
     run = make_run(tmp_path / "run", store, trained=False)
     run.metrics_path.write_text(damage)
-    with pytest.raises(InputError, match=r"metrics\.jsonl holds a line"):
+    with pytest.raises(InputError, match=r"metrics\.jsonl: holds a line"):
         collect([run.path])

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from smile_fast.data.arrays import write_array
 from smile_fast.supervision import PSEUDO_BIT, VOID, State
 from smile_fast.training.batches import AIR, BatchSource
+from smile_fast.training.rounds import Round, open_round, write_round
 from smile_fast.training.view import TrainingView
 from tests.runs import SHAPE, ct, make_store, truth
 
@@ -26,7 +26,7 @@ def view(store):
 
 
 def source(view, **changes):
-    settings = {"channels": 3, "crop_size": 32, "batch_size": 4, "organ_share": 0.7, "seed": 0, "stage": 0}
+    settings = {"channels": 3, "crop_size": 32, "batch_size": 4, "organ_share": 0.7, "seed": 0, "round": 0}
     return BatchSource(view, **{**settings, **changes})
 
 
@@ -42,13 +42,13 @@ def test_shapes_and_types(view):
     assert (batch.cases.shape, batch.cases.dtype) == ((4,), np.int64)
 
 
-def test_a_batch_is_a_function_of_seed_stage_and_step(view):
+def test_a_batch_is_a_function_of_seed_round_and_step(view):
     first = source(view)
     forward = [first.batch(step) for step in range(6)]
     again = source(view)
     for step in (5, 0, 3):  # in another order, by another source
         assert_same(again.batch(step), forward[step])
-    for other in (source(view, seed=1).batch(0), source(view, stage=1).batch(0), forward[1]):
+    for other in (source(view, seed=1).batch(0), source(view, round=1).batch(0), forward[1]):
         assert not np.array_equal(other.hu, forward[0].hu)
 
 
@@ -173,8 +173,9 @@ def test_pseudo_labels_are_drawn_like_organs(store, tmp_path):
         declarations[case]["pancreas"] = declarations[case]["liver"] = State.HIDDEN
     overlay = np.zeros(SHAPE, np.uint8)
     overlay[0, 39, 47] = PSEUDO_BIT | LIVER
-    write_array(tmp_path / "b.b2nd", overlay)
-    view = TrainingView(store, declarations, CASES, tmp_path)
+    with write_round(tmp_path, Round(1, 0.5, "volume"), store.organs) as written:
+        written.add("b", overlay, {"liver": {"candidates": 2, "selected": 1, "kept": 1}})
+    view = TrainingView(store, declarations, CASES, open_round(tmp_path, 1))
     batch = source(view, organ_share=1.0).batch(0)
     assert batch.cases.tolist() == [1] * 4
     assert ((batch.labels == PSEUDO_BIT | LIVER).sum(axis=(1, 2)) == 1).all()

@@ -14,7 +14,8 @@ from smile_fast.supervision import VOID, State
 from smile_fast.training.batches import AIR, BatchSource
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.inference import predict_labels, predict_logits
-from smile_fast.training.relabel import Round, relabel
+from smile_fast.training.relabel import relabel
+from smile_fast.training.rounds import Round
 from smile_fast.training.run import Run
 from smile_fast.training.view import TrainingView
 from smile_runtime.io.nifti import read_labels, write_image
@@ -74,7 +75,7 @@ def test_new_runs_crop_and_old_ones_do_not(store, run, tmp_path):
 
 
 def test_patches_come_from_within_the_box(store, box):
-    settings = {"channels": 3, "crop_size": 64, "batch_size": 4, "organ_share": 0.5, "seed": 0, "stage": 0}
+    settings = {"channels": 3, "crop_size": 64, "batch_size": 4, "organ_share": 0.5, "seed": 0, "round": 0}
     view = TrainingView(store, store.declarations(), ["test_0"], body=BodyRule())
     for step in range(4):
         batch = BatchSource(view, **settings).batch(step)
@@ -83,7 +84,7 @@ def test_patches_come_from_within_the_box(store, box):
         assert (batch.hu[:, 1][~seen] == AIR).all()
 
 
-SETTINGS = {"channels": 1, "crop_size": 64, "batch_size": 4, "organ_share": 0.0, "seed": 0, "stage": 0}
+SETTINGS = {"channels": 1, "crop_size": 64, "batch_size": 4, "organ_share": 0.0, "seed": 0, "round": 0}
 
 
 @pytest.mark.parametrize(
@@ -156,8 +157,7 @@ def test_labels_outside_of_the_box_count_as_missed(store, run, box, monkeypatch)
 
 def test_a_round_looks_into_the_box_and_its_overlay_covers_the_volume(store, run, tmp_path):
     view = TrainingView(store, store.declarations(), ["train_0"], body=BodyRule())
-    folder = relabel(run.load_model(), view, tmp_path, Round(1, 1.0, "volume"))
-    overlay = TrainingView(store, store.declarations(), ["train_0"], folder)._pseudo_labels("train_0")
+    overlay = relabel(run.load_model(), view, tmp_path, Round(1, 1.0, "volume")).pseudo_labels("train_0")
     box = view.box("train_0")
     logits = predict_logits(run.load_model(), store.read_image("train_0"), box=box)
     positive = np.zeros(SHAPE, bool)
@@ -173,9 +173,9 @@ def test_a_case_of_air_gets_an_empty_overlay(tmp_path, run):
     labels, states = {"train_0": np.zeros(SHAPE, np.uint8)}, {("train_0", "liver"): State.MISSING}
     store = make_store(tmp_path / "store", labels, states, images={"train_0": np.full(SHAPE, -1000, np.int16)})
     view = TrainingView(store, store.declarations(), ["train_0"], body=BodyRule())
-    folder = relabel(run.load_model(), view, tmp_path / "rounds", Round(1, 1.0, "volume"))
-    record = json.loads((folder / "round.json").read_text())
-    assert record["cases"]["train_0"]["liver"] == {"candidates": 0, "selected": 0, "kept": 0}
+    written = relabel(run.load_model(), view, tmp_path / "rounds", Round(1, 1.0, "volume"))
+    assert written.cases["train_0"]["liver"] == {"candidates": 0, "selected": 0, "kept": 0}
+    assert not written.pseudo_labels("train_0").any()
 
 
 def test_certificate_and_int8_scales_see_what_production_computes(store, run, box):

@@ -87,7 +87,7 @@ def test_rounds_are_recorded(smiler):
     for number, gamma in ((1, 0.33), (2, 0.66)):
         folder = smiler.rounds_path / str(number)
         record = json.loads((folder / "round.json").read_text())
-        assert list(record) == ["round", "gamma", "scope", "cases"]
+        assert list(record) == ["round", "gamma", "scope", "cases", "slices"]
         assert (record["round"], record["gamma"], record["scope"]) == (number, pytest.approx(gamma), "volume")
         assert {case: list(organs) for case, organs in record["cases"].items()} == expected
         for case, organs in record["cases"].items():

@@ -12,9 +12,10 @@ from torch import nn
 
 from smile_fast.data.arrays import open_array, write_array
 from smile_fast.supervision import PSEUDO_BIT, VOID, State
-from smile_fast.training import relabel as module
+from smile_fast.training import rounds as module
 from smile_fast.training.inference import predict_logits
-from smile_fast.training.relabel import Round, existing_rounds, read_round, relabel, undo_rounds
+from smile_fast.training.relabel import relabel
+from smile_fast.training.rounds import Round, existing_rounds, open_round, undo_rounds
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from tests.cohorts import tree
@@ -53,10 +54,16 @@ def one_case(path, states, labels=None):
 
 
 def run_round(model, view, path, gamma=0.5, scope="volume", number=1):
-    """Overlays by case, and round.json."""
-    folder = relabel(model, view, path / "rounds", Round(number, gamma, scope))
+    """Overlays by case, and round.json without the counts of slices, which are checked here."""
+    folder = relabel(model, view, path / "rounds", Round(number, gamma, scope)).folder
     overlays = {file.stem: np.asarray(open_array(file)[:]) for file in folder.glob("*.b2nd")}
-    return overlays, json.loads((folder / "round.json").read_text())
+    record = json.loads((folder / "round.json").read_text())
+    assert set(record.pop("slices")) == set(record["cases"])
+    written = open_round(path / "rounds", number)
+    for case, overlay in overlays.items():
+        by_slice = [(overlay == (PSEUDO_BIT | value)).sum(axis=(1, 2)) for value in range(1, len(view.organs) + 1)]
+        np.testing.assert_array_equal(written.counts(case, len(overlay), view.organs), np.stack(by_slice, axis=1))
+    return overlays, record
 
 
 def distinct(seed=0):
@@ -159,7 +166,7 @@ def test_human_labels_and_void_are_no_candidates(tmp_path):
     overlays, record = run_round(told(-1.0, 5.0), view, tmp_path, gamma=1.0)
     np.testing.assert_array_equal(overlays["a"], np.where(labels == 0, PSEUDO_BIT | 2, 0))
     assert record["cases"]["a"]["pancreas"]["candidates"] == (labels == 0).sum()
-    seen = TrainingView(view.store, view.store.declarations(), ["a"], tmp_path / "rounds" / "1").labels("a")
+    seen = TrainingView(view.store, view.store.declarations(), ["a"], open_round(tmp_path / "rounds", 1)).labels("a")
     np.testing.assert_array_equal(seen[labels > 0], labels[labels > 0])
 
 
@@ -181,7 +188,7 @@ def test_a_round_starts_from_human_labels(tmp_path):
     first, _ = run_round(told(-1.0, distinct(1)), view, tmp_path)
     second, _ = run_round(told(-1.0, -distinct(1)), view, tmp_path, number=2)
     assert not ((first["a"] > 0) & (second["a"] > 0)).any()  # nothing of the first round is carried over
-    with_overlay = TrainingView(view.store, view.store.declarations(), ["a"], tmp_path / "rounds" / "1")
+    with_overlay = TrainingView(view.store, view.store.declarations(), ["a"], open_round(tmp_path / "rounds", 1))
     with pytest.raises(ValueError, match="rounds do not accumulate"):
         relabel(told(-1.0, 1.0), with_overlay, tmp_path / "rounds", Round(3, 0.5, "volume"))
     assert existing_rounds(tmp_path / "rounds") == [1, 2]
@@ -280,7 +287,8 @@ def test_a_round_can_be_repeated(tmp_path):
 
 def test_a_record_can_be_read_again(tmp_path):
     _, record = run_round(told(-1.0, 1.0), one_case(tmp_path, (A, M)), tmp_path, gamma=0.25, scope="slice")
-    assert read_round(tmp_path / "rounds" / "1") == (Round(1, 0.25, "slice"), record["cases"])
+    found = open_round(tmp_path / "rounds", 1)
+    assert (found.round, found.cases) == (Round(1, 0.25, "slice"), record["cases"])
 
 
 @pytest.mark.parametrize(
@@ -289,9 +297,10 @@ def test_a_record_can_be_read_again(tmp_path):
      '{"round": 1, "gamma": 0.5, "scope": "volume", "cases": {"a": {"liver": {"selected": 3}}}}', "\xff"],
 )  # fmt: skip
 def test_a_damaged_record_is_named(tmp_path, content):
-    (tmp_path / "round.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(InputError, match=r"round\.json cannot be read as a relabelling round"):
-        read_round(tmp_path)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "round.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"round\.json: cannot be read as a relabelling round"):
+        open_round(tmp_path, 1)
 
 
 def test_rounds_are_undone_from_the_last(tmp_path):
@@ -330,7 +339,7 @@ def test_a_round_that_cannot_be_removed_is_named_and_not_left_in_part(tmp_path, 
 
     with monkeypatch.context() as patch:
         patch.setattr(*((module.shutil, "rmtree") if step == "rmtree" else (module.Path, "rename")), refused)
-        with pytest.raises(InputError, match=r"Round 1 cannot be removed from .* \(Permission denied\)"):
+        with pytest.raises(InputError, match=r"rounds/1: round 1 cannot be removed \(Permission denied\)"):
             undo_rounds(rounds, keep=0)
     if step == "rename":
         assert tree(rounds) == before
@@ -341,7 +350,7 @@ def test_a_round_that_cannot_be_removed_is_named_and_not_left_in_part(tmp_path, 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="Round 1 cannot be written to"):
+    with pytest.raises(InputError, match="rounds/1: round 1 cannot be written"):
         relabel(told(-1.0, 1.0), one_case(tmp_path, (A, M)), tmp_path / "file" / "rounds", Round(1, 0.5, "volume"))
 
 

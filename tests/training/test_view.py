@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from smile_fast.data.arrays import write_array
 from smile_fast.supervision import PSEUDO_BIT, VOID, Policy, State, build_tables
+from smile_fast.training.rounds import Round, open_round, write_round
 from smile_fast.training.view import TrainingView
 from tests.runs import BOXES, ORGANS, SHAPE, ct, make_store, truth
 
@@ -93,8 +93,9 @@ def overlay(tmp_path):
     labels[0, 0, :4] = PSEUDO_BIT | PANCREAS
     labels[1, 10, 10] = PSEUDO_BIT | PANCREAS  # inside of the liver
     labels[2, 27, 30] = PSEUDO_BIT | PANCREAS  # inside of the hidden pancreas
-    write_array(tmp_path / "b.b2nd", labels)
-    return tmp_path
+    with write_round(tmp_path, Round(1, 0.5, "volume"), ORGANS) as written:
+        written.add("b", labels, {"pancreas": {"candidates": 12, "selected": 6, "kept": 6}})
+    return open_round(tmp_path, 1)
 
 
 def test_pseudo_labels_lie_where_no_human_label_is(store, overlay):
