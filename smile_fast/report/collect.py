@@ -124,38 +124,48 @@ class RunRecord:
         return {state.value: states.count(state) for state in State}
 
 
-def collect(paths: Sequence[Path], store: Path | None = None) -> list[RunRecord]:
-    """Read runs.
+def open_runs(paths: Sequence[Path], store: Path | None = None) -> list[Run]:
+    """Open the runs of a page.
 
     Args:
-        paths: run folders; names that two of them share get the parent folder in front.
-        store: see `Run.open`.
+        paths: run folders.
+        store: where the store of all of them is now; see `Run.open`.
 
     Raises:
-        InputError: no run, one given twice, or a file in it that cannot be read.
+        InputError: no run, one given twice, or no store of it at `store`.
     """
     resolved = [Path(path).resolve() for path in paths]
     for path in resolved:
         if resolved.count(path) > 1:
             raise InputError(f"{path}: is given twice; name every run once")
-    names = [path.name for path in resolved]
+    runs: list[Run] = []
+    for path in resolved:
+        runs.append(Run.open(path, runs[0].store if store is not None and runs else store))
+    return runs
+
+
+def collect(runs: Sequence[Run]) -> list[RunRecord]:
+    """Read the files of runs; names that two of them share get the parent folder in front.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    names = [run.path.name for run in runs]
     records = [
-        _collect_run(
-            Run.open(path, store), path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}"
-        )
-        for path in resolved
+        _collect_run(run, name if names.count(name) == 1 else f"{run.path.parent.name}/{name}")
+        for run, name in zip(runs, names, strict=True)
     ]
     shown = next((split for split in SPLITS if any(split in record.evaluations for record in records)), None)
     return [replace(record, evaluation=record.evaluations.get(shown)) for record in records] if shown else records
 
 
-def check_output(out: Path, paths: Sequence[Path], store: Path | None = None) -> None:
+def check_output(out: Path, runs: Sequence[Run]) -> None:
     """Refuse a page that would replace a file of a run or of its store; an older page is no such file.
 
     Raises:
-        InputError: it would, or there is no run at one of the paths, or no store of it at `store`.
+        InputError: it would.
     """
-    for run in (Run.open(path, store) for path in paths):
+    for run in runs:
         refuse_overwrite(out, (run.path / name for name in _RUN_FILES))
         refuse_overwrite(out, run.rounds_path.rglob("*"))
         refuse_overwrite(out, [run.store_path / INDEX, *(run.store_path / CASES).rglob("*")])

@@ -126,12 +126,13 @@ class Run:
         shutil.rmtree(self.path, ignore_errors=True)
 
     @classmethod
-    def open(cls, path: Path, store: Path | None = None) -> "Run":
+    def open(cls, path: Path, store: Path | Store | None = None) -> "Run":
         """Open an existing run.
 
         Args:
             path: its folder.
-            store: where its store is now, if not where it was when the run was made. The record stays as it is.
+            store: where its store is now, if not where it was when the run was made, or that store. The record stays as
+                it is.
 
         Raises:
             InputError: if there is none, or its config.json is damaged or of another version; or `store` is none, or
@@ -140,9 +141,10 @@ class Run:
         run = cls._read(path)
         if store is None:
             return run
-        if not store.is_dir():
+        if isinstance(store, Path) and not store.is_dir():
             raise InputError(f"{store}: there is no store here; say with --store where that of the run {path} is now")
-        moved = replace(run, store_path=store.resolve(), _opened=Store.open(store.resolve()))
+        opened = Store.open(store.resolve()) if isinstance(store, Path) else store
+        moved = replace(run, store_path=opened.path, _opened=opened)
         _ = moved.store  # it may be any store: by the organs, the cases and the files it was made from it is the run's
         return moved
 

@@ -163,12 +163,12 @@ def test_a_round_trains_on_its_pseudo_labels(store, smiler, tmp_path, monkeypatc
 
     class Source(loop.BatchSource):
         def batch(self, step):
-            seen.append((self.stage, None if self.view.overlay is None else self.view.overlay.name))
+            seen.append((self.round, None if self.view.overlay is None else self.view.overlay.round.number))
             return super().batch(step)
 
     monkeypatch.setattr(loop, "BatchSource", Source)
     run = trained(tmp_path / "run", store, **CURRICULUM)
-    assert set(seen) == {(0, None), (1, "1"), (2, "2")}
+    assert set(seen) == {(0, None), (1, 1), (2, 2)}
     assert_same_bits(weights(run), weights(smiler))
     without = trained(tmp_path / "without", store, **{**CURRICULUM, "gamma_max": 0.001})
     assert differs(weights(without), weights(smiler))

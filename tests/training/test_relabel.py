@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from smile_fast.supervision import PSEUDO_BIT, VOID, State
 from smile_fast.training import rounds as module
 from smile_fast.training.inference import predict_logits
 from smile_fast.training.relabel import relabel
-from smile_fast.training.rounds import Round, existing_rounds, open_round, undo_rounds
+from smile_fast.training.rounds import Round, existing_rounds, open_round, undo_rounds, write_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from tests.cohorts import tree
@@ -301,6 +302,74 @@ def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / "1" / "round.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(InputError, match=r"round\.json: cannot be read as a relabelling round"):
         open_round(tmp_path, 1)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A round with two organs in one case, and nothing in another."""
+    overlay = np.zeros(SHAPE, np.uint8)
+    overlay[2, :3, 0] = overlay[4, 0, :5] = PSEUDO_BIT | 1
+    overlay[0, 7, 7] = PSEUDO_BIT | 2
+    nothing = dict.fromkeys(("candidates", "selected", "kept"), 0)
+    with write_round(tmp_path, Round(1, 0.5, "volume"), ORGANS) as written:
+        written.add("a", overlay, {organ: nothing for organ in ORGANS})
+        written.add("b", np.zeros(SHAPE, np.uint8), {"liver": nothing})
+    return tmp_path
+
+
+COUNTS = [[0, 1], [0, 0], [3, 0], [0, 0], [5, 0], [0, 0]]
+
+
+def edit_record(rounds, change):
+    file = rounds / "1" / "round.json"
+    record = json.loads(file.read_text())
+    change(record)
+    file.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("age", ["new", "old"])
+def test_pseudo_labels_are_counted_by_slice(stored, age):
+    """A round of before the counts were written down has its overlays decoded: the same numbers."""
+    if age == "old":
+        edit_record(stored, lambda record: record.pop("slices"))
+    else:
+        (stored / "1" / "a.b2nd").unlink()  # nobody looks at it
+    found = open_round(stored, 1)
+    assert found.counts("a", SHAPE[0], ORGANS).tolist() == COUNTS
+    for case in ("b", "nobody"):
+        assert not found.counts(case, SHAPE[0], ORGANS).any()
+        assert found.counts(case, SHAPE[0], ORGANS).shape == (SHAPE[0], len(ORGANS))
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [None, [], {}, {"a": {}}, {"a": {}, "b": 3}, {"a": {"liver": [0, [1.5]]}, "b": {}}, {"a": {"liver": [-1, [1]]}, "b": {}},
+     {"a": {"liver": [0, [-1]]}, "b": {}}, {"a": {"liver": [0]}, "b": {}}],
+    ids=str,
+)  # fmt: skip
+def test_damaged_counts_of_slices_are_named(stored, slices):
+    edit_record(stored, lambda record: record.update(slices=slices))
+    with pytest.raises(InputError, match=r"round\.json: cannot be read as a relabelling round"):
+        open_round(stored, 1)
+
+
+@pytest.mark.parametrize("counts", [{"spleen": [0, [1]]}, {"liver": [5, [1, 1]]}], ids=str)
+def test_counts_of_another_volume_are_refused(stored, counts):
+    edit_record(stored, lambda record: record["slices"].update(a=counts))
+    with pytest.raises(InputError, match=r"round\.json: the pseudo-labels of case a are not those of its volume"):
+        open_round(stored, 1).counts("a", SHAPE[0], ORGANS)
+
+
+def test_an_overlay_that_is_gone_is_one_sentence(stored):
+    file = stored / "1" / "a.b2nd"
+    file.unlink()
+    with pytest.raises(InputError, match=re.escape(f"{file}: there is no such file; run 'smile-fast relabel' again")):
+        open_round(stored, 1).pseudo_labels("a", [2])
+
+
+def test_a_round_that_is_not_there_is_one_sentence(stored):
+    with pytest.raises(InputError, match=r"2/round\.json: cannot be read as a relabelling round"):
+        open_round(stored, 2)
 
 
 def test_rounds_are_undone_from_the_last(tmp_path):

@@ -116,6 +116,26 @@ def test_pseudo_labels_are_counted_as_slices_that_show_the_organ(store, overlay)
     np.testing.assert_array_equal(counts[:, LIVER - 1], (truth() == LIVER).sum(axis=(1, 2)))
 
 
+@pytest.mark.parametrize("changes", [{}, {"a_liver": State.HIDDEN}, {"b_pancreas": State.ANNOTATED}], ids=str)
+def test_counts_are_those_of_every_voxel_of_the_view(store, overlay, changes):
+    """The sampler's and the prior's input, against a count of what the view shows; pseudo-labels count under labels, too."""
+    for seen in (None, overlay):
+        view = TrainingView(store, declare(store, **changes), TRAIN, seen)
+        for case in TRAIN:
+            labels = view.visible_labels(case)
+            pseudo = seen.pseudo_labels(case) if seen is not None and case == "b" else np.zeros_like(labels)
+            for value in (LIVER, PANCREAS):
+                by_slice = (labels == value).sum(axis=(1, 2)) + (pseudo == PSEUDO_BIT | value).sum(axis=(1, 2))
+                np.testing.assert_array_equal(view.counts[case][:, value - 1], by_slice)
+            assert view.counts[case].dtype == np.int64
+
+
+def test_counting_leaves_the_index_alone(store):
+    before = store.cases["a"].counts.copy()
+    TrainingView(store, declare(store, a_liver=State.HIDDEN), TRAIN)
+    np.testing.assert_array_equal(store.cases["a"].counts, before)
+
+
 def test_tables_stand_in_the_order_of_the_cases(store):
     view = TrainingView(store, store.declarations(), ["c", "b"])
     annotated, missing, hidden = State.ANNOTATED, State.MISSING, State.HIDDEN
