@@ -343,8 +343,8 @@ def test_pseudo_labels_are_counted_by_slice(stored, age):
 
 @pytest.mark.parametrize(
     "slices",
-    [None, [], {}, {"a": {}}, {"a": {}, "b": 3}, {"a": {"liver": [0, [1.5]]}, "b": {}}, {"a": {"liver": [-1, [1]]}, "b": {}},
-     {"a": {"liver": [0, [-1]]}, "b": {}}, {"a": {"liver": [0]}, "b": {}}],
+    [None, [], {}, {"a": {}}, {"a": {}, "b": 3}, {"a": {"liver": [0, [1.5]]}, "b": {}},
+     {"a": {"liver": [-1, [1]]}, "b": {}}, {"a": {"liver": [0, [-1]]}, "b": {}}, {"a": {"liver": [0]}, "b": {}}],
     ids=str,
 )  # fmt: skip
 def test_damaged_counts_of_slices_are_named(stored, slices):

@@ -118,7 +118,7 @@ def test_pseudo_labels_are_counted_as_slices_that_show_the_organ(store, overlay)
 
 @pytest.mark.parametrize("changes", [{}, {"a_liver": State.HIDDEN}, {"b_pancreas": State.ANNOTATED}], ids=str)
 def test_counts_are_those_of_every_voxel_of_the_view(store, overlay, changes):
-    """The sampler's and the prior's input, against a count of what the view shows; pseudo-labels count under labels, too."""
+    """The sampler's and the prior's input, against a count of what is shown; pseudo-labels under labels count, too."""
     for seen in (None, overlay):
         view = TrainingView(store, declare(store, **changes), TRAIN, seen)
         for case in TRAIN:
