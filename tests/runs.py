@@ -8,14 +8,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smile_fast.data.store import CASES, IMAGE, LABELS, CaseInfo, Store, write_array, write_index
+from smile_fast.data.arrays import write_array
+from smile_fast.data.case_info import IMAGE, LABELS, CaseInfo, StoredBox, gather_counts
+from smile_fast.data.store import CASES, Store, write_index
 from smile_fast.models import Segmenter
 from smile_fast.supervision import State
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
+from smile_fast.training.rounds import Round, write_round
 from smile_fast.training.run import Run
 from smile_runtime.label_map import PSEUDO_BIT
-from smile_runtime.volume.preprocessing import slice_context
+from smile_runtime.volume.preprocessing import BodyRule, body_box, slice_context
 
 ORGANS = ("liver", "pancreas")
 SHAPE = (6, 40, 48)  # D, H, W
@@ -45,20 +48,18 @@ def make_store(
     labels: Mapping[str, NDArray[np.uint8]],
     states: Mapping[tuple[str, str], State] | None = None,
     organs: tuple[str, ...] = ORGANS,
+    images: Mapping[str, NDArray[np.int16]] | None = None,
 ) -> Store:
-    """Write a store of the given label maps; a case whose name starts with "test" is held out."""
+    """Write a store of the given label maps; a case whose name starts with "test" is held out. Images: `ct(0)`, ..."""
     infos = []
     for number, (case, label) in enumerate(labels.items()):
         folder = path / CASES / case
         folder.mkdir(parents=True)
-        write_array(folder / IMAGE, ct(number))
-        write_array(folder / LABELS, label)
+        image = (images or {}).get(case, ct(number))
+        arrays = {IMAGE: write_array(folder / IMAGE, image), LABELS: write_array(folder / LABELS, label)}
         own = {organ: (states or {}).get((case, organ), State.ANNOTATED) for organ in organs}
-        runs = {}
-        for value, organ in enumerate(organs, start=1):
-            counts = tuple(int((plane == value).sum()) for plane in label)
-            if any(counts) and own[organ] is not State.HIDDEN:
-                runs[organ] = (0, counts)
+        counts = np.stack([(label == value).sum(axis=(1, 2)) for value in range(1, len(organs) + 1)], axis=1)
+        visible = counts * [own[organ] is not State.HIDDEN for organ in organs]  # [D, K]
         infos.append(
             CaseInfo(
                 name=case,
@@ -67,8 +68,10 @@ def make_store(
                 spacing=SPACING,
                 affine=((-1.0, 0, 0, 0), (0, -2.0, 0, 0), (0, 0, 4.0, 0), (0, 0, 0, 1.0)),
                 states=own,
-                runs=runs,
+                runs=gather_counts(visible, organs),
                 sources={},
+                arrays=arrays,
+                body=StoredBox(body_box(image, SPACING, BodyRule()), BodyRule()),
             )
         )
     write_index(path, organs, infos)
@@ -110,15 +113,12 @@ def add_metrics(run: Run, *, validation: bool = True) -> None:
 
 def add_round(run: Run, number: int, overlays: Mapping[str, NDArray[np.uint8]], gamma: float = 0.5) -> None:
     """Write a round as `relabel` does; candidates are twice what was kept."""
-    folder = run.rounds_path / str(number)
-    folder.mkdir(parents=True)
-    states, cases = run.declarations(), {}
-    for case, overlay in overlays.items():
-        write_array(folder / f"{case}.b2nd", overlay)
-        cases[case] = {}
-        for value, organ in enumerate(run.organs, start=1):
-            if states[case][organ] in (State.MISSING, State.HIDDEN):
-                kept = int((overlay == (PSEUDO_BIT | value)).sum())
-                cases[case][organ] = {"candidates": 2 * kept, "selected": kept, "kept": kept}
-    record = {"round": number, "gamma": gamma, "scope": "volume", "cases": cases}
-    (folder / "round.json").write_text(json.dumps(record))
+    states = run.declarations()
+    with write_round(run.rounds_path, Round(number, gamma, "volume"), run.organs) as written:
+        for case, overlay in overlays.items():
+            counts = {}
+            for value, organ in enumerate(run.organs, start=1):
+                if states[case][organ] in (State.MISSING, State.HIDDEN):
+                    kept = int((overlay == (PSEUDO_BIT | value)).sum())
+                    counts[organ] = {"candidates": 2 * kept, "selected": kept, "kept": kept}
+            written.add(case, overlay, counts)

@@ -19,7 +19,7 @@ from smile_fast.exporter import onnx_file
 from smile_fast.supervision import State
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.metrics import read_metrics
-from smile_fast.training.relabel import existing_rounds
+from smile_fast.training.rounds import existing_rounds
 from smile_fast.training.run import Run
 from smile_runtime.model.exported import Model
 from smile_runtime.predict import cli as predict_cli
@@ -40,7 +40,7 @@ def run(command: str) -> None:
 def see_something(trained: Run) -> None:
     """Three steps teach nothing: shift the organs' thresholds until each is seen in half of the pixels."""
     model = trained.load_model()
-    balance(model, np.asarray(trained.store().image("test_0000")[:])[:, None])
+    balance(model, np.asarray(trained.store.image("test_0000")[:])[:, None])
     Checkpoint({"model": dict(model.state_dict())}).save(trained.model_path)
 
 
@@ -191,7 +191,7 @@ def test_report(job):
 def test_a_disk_that_fills_up_during_the_export_leaves_the_last_file(job, monkeypatch, capsys):
     before = tree(job)
     smiler = Run.open(job / "smiler")
-    built = onnx_file.build(smiler, smiler.store(), smiler.load_model(), "fp32", "float32")
+    built = onnx_file.build(smiler, smiler.store, smiler.load_model(), "fp32", "float32")
     monkeypatch.setattr(onnx_file, "build", lambda *arguments: built)
 
     def full(*arguments):

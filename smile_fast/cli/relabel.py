@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write one more round, or drop rounds."""
     from smile_fast.cli.train import choose_device
-    from smile_fast.training.relabel import Round, existing_rounds, relabel, round_totals, undo_rounds
+    from smile_fast.training.relabel import relabel
+    from smile_fast.training.rounds import Round, existing_rounds, undo_rounds
     from smile_fast.training.run import Run
-    from smile_fast.training.view import TrainingView
 
     run = Run.open(arguments.run_folder, arguments.store)
     if arguments.undo is not None:
@@ -54,9 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
     if not 0 <= gamma <= 1:
         raise InputError(f"--gamma: {gamma} is not a share; give a number in 0..1")
     device = choose_device(arguments.device, arguments.threads)
-    view = TrainingView(run.store(), run.declarations(), run.cases("train"), body=run.config.body)
+    view = run.view("train")
     this = Round(number, gamma, arguments.scope or run.config.scope)
-    folder = relabel(run.load_model().to(device), view, run.rounds_path, this)
-    print(f"wrote round {number} (gamma {gamma:.3g}): {folder}")
-    for organ, total in round_totals(folder).items():
+    written = relabel(run.load_model().to(device), view, run.rounds_path, this)
+    print(f"wrote round {number} (gamma {gamma:.3g}): {written.folder}")
+    for organ, total in written.totals().items():
         print(f"  {organ}: " + ", ".join(f"{voxels:,} {name}" for name, voxels in total.items()) + " voxels")

@@ -11,22 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_fast.data.annotations import FILE_NAME, read_annotations
+from smile_fast.data.arrays import write_array
+from smile_fast.data.case_info import IMAGE, LABELS, CaseInfo, StoredBox, gather_counts
 from smile_fast.data.counts import check_values
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.data.processes import run_jobs
-from smile_fast.data.store import (
-    CASE_FILE,
-    CASES,
-    IMAGE,
-    INDEX,
-    LABELS,
-    QUARANTINE,
-    SCHEMA,
-    CaseInfo,
-    Store,
-    write_array,
-    write_index,
-)
+from smile_fast.data.store import CASE_FILE, CASES, INDEX, QUARANTINE, SCHEMA, Store, read_sources, write_index
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json, sha256, write_json
@@ -35,7 +25,7 @@ from smile_runtime.label_map import VOID
 from smile_runtime.progress import progress
 from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.hounsfield import range_hu, range_warning
-from smile_runtime.volume.preprocessing import canonical_affine, to_slices
+from smile_runtime.volume.preprocessing import BodyRule, body_box, canonical_affine, to_slices
 
 AFFINE_TOLERANCE_MM = 1e-3
 """How far the label map's grid may lie from the image's, at any corner of the volume: rounding, not misplacement."""
@@ -96,7 +86,8 @@ def prepare(
 
     A case whose sources (SHA-256), declaration and stored arrays are unchanged is kept, so an interrupted call is
     continued by the same call. The index is written last, and goes before the first case that it describes is
-    changed: a store that opens is complete.
+    changed: a store that opens is complete. A store of an old schema that was made from the same dataset is converted
+    again as a whole.
 
     Args:
         dataset: the cohort.
@@ -175,13 +166,12 @@ def _claim(out: Path, dataset: RawDataset, force: bool) -> set[str]:
                 (out / INDEX).unlink(missing_ok=True)  # no case of it will be kept
             else:
                 if INDEX in entries:
-                    store = Store.open(out)
-                    if store.organs != dataset.organs:
+                    organs, sources = read_sources(out)
+                    if organs != dataset.organs:
                         raise InputError(
                             f"{out}: holds a store of other organs; give another folder, or --force to replace it"
                         )
-                    indexed = set(store.cases)
-                    sources = {name: info.sources for name, info in store.cases.items()}
+                    indexed = set(sources)
                 else:
                     sources = _converted(out)
                 if sources and not _share_a_file(sources, dataset):
@@ -228,7 +218,7 @@ def _prepare_case(job: _Job) -> _Outcome:
         if not job.force and (found := _up_to_date(job, sources)) is not None:
             info, values = found
             return _Outcome(name, info=info, kept=True, empty=_empty(info), warning=range_warning(values))
-        image, labels, info, values = _convert(job, sources)
+        converted = _convert(job, sources)
     except InputError as error:
         problem = str(error)
         return _Outcome(name, problem=problem if name in problem else f"case {name}: {problem}")
@@ -240,17 +230,26 @@ def _prepare_case(job: _Job) -> _Outcome:
             leftover.unlink()
     except OSError as error:
         raise InputError(f"{job.folder}: cannot be written ({error.strerror})") from error
-    write_array(job.folder / IMAGE, image)
-    write_array(job.folder / LABELS, labels)
-    entry = info.to_json() | _provenance(job) | {"range_hu": values}
+    arrays = {
+        IMAGE: write_array(job.folder / IMAGE, converted.image),
+        LABELS: write_array(job.folder / LABELS, converted.labels),
+    }
+    info = replace(converted.info, arrays=arrays)
+    entry = info.to_json() | _provenance(job) | {"range_hu": converted.range_hu}
     write_json(job.folder / CASE_FILE, entry)  # last: it vouches for the arrays
-    return _Outcome(name, info=info, empty=_empty(info), warning=range_warning(values))
+    return _Outcome(name, info=info, empty=_empty(info), warning=range_warning(converted.range_hu))
 
 
-def _convert(
-    job: _Job, sources: dict[str, str]
-) -> tuple[NDArray[np.int16], NDArray[np.uint8], CaseInfo, tuple[int, int]]:
-    """Read and check a case; returns the image and the labels in slices order, the index entry and the range of HU."""
+@dataclass(frozen=True)
+class _Converted:
+    image: NDArray[np.int16]  # [D, H, W]
+    labels: NDArray[np.uint8]  # [D, H, W]
+    info: CaseInfo  # without the checksums: nothing is written yet
+    range_hu: tuple[int, int]
+
+
+def _convert(job: _Job, sources: dict[str, str]) -> _Converted:
+    """Read and check a case, and bring it into slices order."""
     case, dataset = job.case, job.dataset
     image, label = read_image(case.image), read_labels(case.label)
     _check_grids(case, image, label)
@@ -259,19 +258,15 @@ def _convert(
     labels, _ = to_slices(label.data, image.affine)
     histograms = slice_histograms(labels)
     check_values(case, histograms.sum(axis=0), dataset)
-    runs: dict[str, tuple[int, tuple[int, ...]]] = {}
-    for organ, counts in zip(dataset.organs, histograms[:, 1:].T, strict=False):
-        state = job.states[organ]
-        inside = np.flatnonzero(counts)
-        if inside.size == 0 or state is State.HIDDEN:
-            continue
-        if state is State.ABSENT:
+    visible = histograms[:, 1 : len(dataset.organs) + 1].copy()  # [D, K]
+    for counts, (organ, state) in zip(visible.T, job.states.items(), strict=True):
+        if state is State.HIDDEN:
+            counts[:] = 0
+        if state is State.ABSENT and counts.any():
             raise InputError(
                 f"{case.label}: case {case.name} has {int(counts.sum())} voxels of {organ}, which is declared absent; "
                 f"correct {FILE_NAME} or the label map"
             )
-        first, last = int(inside[0]), int(inside[-1])
-        runs[organ] = (first, tuple(counts[first : last + 1].tolist()))
     if dataset.ignore is not None:
         labels = np.where(labels == dataset.ignore, np.uint8(VOID), labels)
     affine = canonical_affine(image.affine, image.data.shape)
@@ -284,10 +279,12 @@ def _convert(
         spacing=(float(z), float(y), float(x)),
         affine=tuple(tuple(float(value) for value in row) for row in affine),
         states=job.states,
-        runs=runs,
+        runs=gather_counts(visible, dataset.organs),
         sources=sources,
+        arrays={},
+        body=StoredBox(body_box(slices, geometry.spacing, BodyRule()), BodyRule()),
     )
-    return slices, labels, info, values
+    return _Converted(slices, labels, info, values)
 
 
 def _check_grids(case: RawCase, image: Volume, label: Volume) -> None:
@@ -311,23 +308,24 @@ def _up_to_date(job: _Job, sources: dict[str, str]) -> tuple[CaseInfo, tuple[int
     try:
         entry = read_json(job.folder / CASE_FILE, "convert the case again")
         info = CaseInfo.from_json(entry, job.dataset.organs)
-        same = (info.name, info.split, info.sources, info.states) == (
+        arrays = {file: sha256(job.folder / file) for file in (IMAGE, LABELS)}
+        same = (info.name, info.split, info.sources, info.states, info.arrays) == (
             job.case.name,
             job.case.split,
             sources,
             job.states,
+            arrays,
         )
         low, high = (int(value) for value in entry["range_hu"])
-        intact = all(entry.get(key) == value for key, value in _provenance(job).items())
-        return (info, (low, high)) if same and intact else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        known = all(entry.get(key) == value for key, value in _provenance(job).items())
+        return (info, (low, high)) if same and known and info.body.answers(BodyRule()) else None
+    except (OSError, InputError, ValueError, TypeError, KeyError, AttributeError):
         return None  # whatever is wrong with it, the case is converted again
 
 
 def _provenance(job: _Job) -> dict[str, Any]:
     """What case.json holds beyond the index entry."""
-    arrays = {file: sha256(job.folder / file) for file in (IMAGE, LABELS)}
-    return {"schema": SCHEMA, "organs": list(job.dataset.organs), "ignore": job.dataset.ignore, "arrays": arrays}
+    return {"schema": SCHEMA, "organs": list(job.dataset.organs), "ignore": job.dataset.ignore}
 
 
 def _empty(info: CaseInfo) -> tuple[str, ...]:

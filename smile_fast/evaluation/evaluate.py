@@ -46,8 +46,8 @@ def evaluate_run(
             "imagesTs and labelsTs of the dataset)"
         )
     if nsd_tolerance_mm is not None and not (math.isfinite(nsd_tolerance_mm) and nsd_tolerance_mm >= 0):
-        raise InputError(f"the NSD tolerance must be a finite number of mm, 0 or more, got {nsd_tolerance_mm}")
-    store, states = run.store(), run.declarations()
+        raise InputError(f"--nsd-tolerance: {nsd_tolerance_mm} was given; give a finite number of mm, 0 or more")
+    store, states = run.store, run.declarations()
     predict = _network_predictor(run, device) if predictions is None else _folder_predictor(run, predictions)
     pairs: list[PairScore] = []
     for case in progress(cases, total=len(cases), label=f"evaluate {split}"):
@@ -72,7 +72,7 @@ def evaluate_run(
 def _network_predictor(run: "Run", device: "torch.device | str") -> Callable[[str], NDArray[np.uint8]]:
     from smile_fast.training.inference import predict_labels
 
-    store, model = run.store(), run.load_model().to(device)
+    store, model = run.store, run.load_model().to(device)
     body = run.config.body  # what lies outside of the box is predicted as nothing: labels there count as missed
     return lambda case: predict_labels(model, store.read_image(case), box=store.body_box(case, body))
 
@@ -82,7 +82,7 @@ def _folder_predictor(run: "Run", folder: Path) -> Callable[[str], NDArray[np.ui
     from smile_runtime.io.nifti import read_labels
     from smile_runtime.volume.preprocessing import canonical_affine, to_slices
 
-    store, organs = run.store(), len(run.organs)
+    store, organs = run.store, len(run.organs)
 
     def predict(case: str) -> NDArray[np.uint8]:
         volume = read_labels(folder / f"{case}.nii.gz")
@@ -91,9 +91,11 @@ def _folder_predictor(run: "Run", folder: Path) -> Callable[[str], NDArray[np.ui
         if slices.shape != tuple(known.shape) or not np.allclose(
             canonical_affine(volume.affine, volume.data.shape), known.affine, atol=1e-3
         ):
-            raise InputError(f"{volume.path} lies on another grid than case {case}; predict the case's own image")
+            raise InputError(f"{volume.path}: lies on another grid than case {case}; predict the case's own image")
         if int(slices.max(initial=0)) > organs:
-            raise InputError(f"{volume.path} holds label {int(slices.max())}, the run knows 1 to {organs}")
+            raise InputError(
+                f"{volume.path}: holds label {int(slices.max())}, the run knows 1 to {organs}; predict with its model"
+            )
         return np.asarray(slices, dtype=np.uint8)
 
     return predict

@@ -78,7 +78,7 @@ def export_run(
     started = time.monotonic()
     name = model_name(run)
     _check_targets(run, targets, name)
-    model, store = run.load_model(), run.store()
+    model, store = run.load_model(), run.store
     proto, facts = build(run, store, model, precision, probabilities or "float32")
     card = ModelCard(
         organs=run.organs,

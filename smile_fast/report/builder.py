@@ -11,12 +11,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import smile_fast
 from smile_fast.evaluation import format_number, format_spread
 from smile_fast.report.audit_text import audit_sentence
-from smile_fast.report.collect import RunRecord, check_output, collect
+from smile_fast.report.collect import RunRecord, check_output, collect, open_runs
 from smile_fast.report.figures import training_chart
 from smile_fast.report.gallery import prediction_rows, pseudo_rows
 from smile_fast.report.palette import PSEUDO, organ_colours
 from smile_fast.report.score_blocks import score_blocks
 from smile_fast.supervision.audit import Audit, audit_store
+from smile_fast.training.run import Run
 from smile_runtime.io.files import atomic_path
 from smile_runtime.progress import progress
 
@@ -53,17 +54,16 @@ def write_report(
     Raises:
         InputError: a run cannot be read, or the page not be written, or only over a file of a run or its store.
     """
-    check_output(out, paths, store)
+    runs = open_runs(paths, store)
+    check_output(out, runs)
     with atomic_path(out) as path:  # first of all, so that no hour's work is lost to an unwritable name
-        path.write_text(build_report(paths, say, store=store), encoding="utf-8")
+        path.write_text(build_report(runs, say), encoding="utf-8")
 
 
-def build_report(
-    paths: Sequence[Path], say: Callable[[str], None] = lambda text: None, *, store: Path | None = None
-) -> str:
+def build_report(runs: Sequence[Run], say: Callable[[str], None] = lambda text: None) -> str:
     """Return the page as HTML; see `write_report`."""
     say("reading the runs")
-    records = collect(paths, store)
+    records = collect(runs)
     organs = tuple(dict.fromkeys(organ for record in records for organ in record.run.organs))
     colours = organ_colours(organs)
     scores = score_blocks(records, organs, colours)
@@ -187,7 +187,7 @@ def _audits(records: Sequence[RunRecord]) -> list[AuditBlock]:
     for record, names in groups:
         cases = record.run.cases("train")
         shown = progress(cases, total=len(cases), label="audit the labels")
-        blocks.append(AuditBlock(", ".join(names), audit_store(record.run.store(), record.states, shown)))
+        blocks.append(AuditBlock(", ".join(names), audit_store(record.run.store, record.states, shown)))
     return blocks
 
 

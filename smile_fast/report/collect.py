@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smile_fast.data.annotations import Declarations
-from smile_fast.data.store import CASES, INDEX, open_array, read_planes
+from smile_fast.data.store import CASES, INDEX
 from smile_fast.evaluation import SPLITS, Evaluation, read_evaluations, score_file
 from smile_fast.supervision import State
 from smile_fast.training.metrics import read_metrics
-from smile_fast.training.relabel import existing_rounds, read_round
+from smile_fast.training.rounds import existing_rounds, open_round
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json, refuse_overwrite
@@ -116,7 +115,7 @@ class RunRecord:
         numbers = [row.number for row in self.rounds]
         if not numbers:
             return {}
-        _, cases = read_round(self.run.rounds_path / str(max(numbers)))
+        cases = open_round(self.run.rounds_path, max(numbers)).cases
         return {case: sum(count["kept"] for count in organs.values()) for case, organs in cases.items()}
 
     def state_counts(self, organ: str) -> dict[str, int]:
@@ -125,38 +124,48 @@ class RunRecord:
         return {state.value: states.count(state) for state in State}
 
 
-def collect(paths: Sequence[Path], store: Path | None = None) -> list[RunRecord]:
-    """Read runs.
+def open_runs(paths: Sequence[Path], store: Path | None = None) -> list[Run]:
+    """Open the runs of a page.
 
     Args:
-        paths: run folders; names that two of them share get the parent folder in front.
-        store: see `Run.open`.
+        paths: run folders.
+        store: where the store of all of them is now; see `Run.open`.
 
     Raises:
-        InputError: no run, one given twice, or a file in it that cannot be read.
+        InputError: no run, one given twice, or no store of it at `store`.
     """
     resolved = [Path(path).resolve() for path in paths]
     for path in resolved:
         if resolved.count(path) > 1:
-            raise InputError(f"{path}: given twice; name every run once")
-    names = [path.name for path in resolved]
+            raise InputError(f"{path}: is given twice; name every run once")
+    runs: list[Run] = []
+    for path in resolved:
+        runs.append(Run.open(path, runs[0].store if store is not None and runs else store))
+    return runs
+
+
+def collect(runs: Sequence[Run]) -> list[RunRecord]:
+    """Read the files of runs; names that two of them share get the parent folder in front.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    names = [run.path.name for run in runs]
     records = [
-        _collect_run(
-            Run.open(path, store), path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}"
-        )
-        for path in resolved
+        _collect_run(run, name if names.count(name) == 1 else f"{run.path.parent.name}/{name}")
+        for run, name in zip(runs, names, strict=True)
     ]
     shown = next((split for split in SPLITS if any(split in record.evaluations for record in records)), None)
     return [replace(record, evaluation=record.evaluations.get(shown)) for record in records] if shown else records
 
 
-def check_output(out: Path, paths: Sequence[Path], store: Path | None = None) -> None:
+def check_output(out: Path, runs: Sequence[Run]) -> None:
     """Refuse a page that would replace a file of a run or of its store; an older page is no such file.
 
     Raises:
-        InputError: it would, or there is no run at one of the paths, or no store of it at `store`.
+        InputError: it would.
     """
-    for run in (Run.open(path, store) for path in paths):
+    for run in runs:
         refuse_overwrite(out, (run.path / name for name in _RUN_FILES))
         refuse_overwrite(out, run.rounds_path.rglob("*"))
         refuse_overwrite(out, [run.store_path / INDEX, *(run.store_path / CASES).rglob("*")])
@@ -205,30 +214,25 @@ def curves_of(lines: Sequence[Mapping[str, Any]], organs: Sequence[str]) -> Curv
     return Curves(loss, organ_loss, validation, starts, iterations, sum(seconds.values()))
 
 
-def read_overlay(folder: Path, case: str) -> NDArray[np.uint8]:
-    """Read the pseudo-labels [D, H, W] that a round gave to a case."""
-    path = folder / f"{case}.b2nd"
-    return read_planes(open_array(path), path)
 
 
 def _rounds(run: Run) -> list[RoundRow]:
     """Sum every finished round over its cases, and compare it with what is drawn but hidden."""
     rows = []
-    store, states = run.store(), run.declarations()
+    store, states = run.store, run.declarations()
     for number in existing_rounds(run.rounds_path):
-        folder = run.rounds_path / str(number)
-        this, cases = read_round(folder)
+        stored = open_round(run.rounds_path, number)
+        cases = stored.cases
         if unknown := set(cases) - set(states):
             raise InputError(
-                f"{folder / 'round.json'}: names {min(unknown)}, which is no case of {store.path}; remove the folder "
-                f"{folder}, or name the run's own store with --store"
+                f"{stored.path}: names {min(unknown)}, which is no case of {store.path}; restore the file from a copy"
             )
         checks = {organ: np.zeros(3, dtype=np.int64) for organ in run.organs}  # checked, correct, hidden
         for case, organs in progress(cases.items(), total=len(cases), label=f"check round {number}"):
             hidden = [organ for organ in run.organs if organ in organs and states[case][organ] == State.HIDDEN]
             if not hidden:
                 continue
-            overlay, truth = read_overlay(folder, case), store.read_labels(case)
+            overlay, truth = stored.pseudo_labels(case), store.read_labels(case)
             for organ in hidden:
                 value = run.organs.index(organ) + 1
                 pseudo, drawn = overlay == (PSEUDO_BIT | value), truth == value
@@ -240,7 +244,7 @@ def _rounds(run: Run) -> list[RoundRow]:
                 rows.append(
                     RoundRow(
                         number=number,
-                        gamma=this.gamma,
+                        gamma=stored.round.gamma,
                         organ=organ,
                         cases=len(counts),
                         candidates=sum(count["candidates"] for count in counts),

@@ -7,13 +7,15 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_fast.data.counts import slice_histograms
 from smile_fast.evaluation import Outcome
 from smile_fast.models import Segmenter
-from smile_fast.report.collect import RunRecord, read_overlay
+from smile_fast.report.collect import RunRecord
 from smile_fast.report.palette import PSEUDO, TRUTH
 from smile_fast.report.pictures import Layer, draw, frame_of, informative_slice
 from smile_fast.supervision import State, visible_lut
 from smile_fast.training.inference import predict_labels
+from smile_fast.training.rounds import open_round
 from smile_runtime.label_map import ORGAN_BITS, PSEUDO_BIT, VOID
 from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.preprocessing import BodyBox
@@ -71,7 +73,7 @@ class Painter:
     def __init__(self, record: RunRecord, colours: Mapping[str, str]) -> None:
         self.record, self.colours = record, colours
         self.organs, self.window = record.run.organs, record.run.config.model.window
-        self.store = record.run.store()
+        self.store = record.run.store
 
     @cached_property
     def model(self) -> Segmenter | None:
@@ -146,7 +148,7 @@ def _prediction_row(painters: Sequence[Painter], choice: Choice, index: int, tru
 
 def choose_cases(records: Sequence[RunRecord]) -> list[Choice]:
     """Pick the cases of the prediction pictures; the last run's lowest pair stands for its failures."""
-    known = records[0].run.store().cases
+    known = records[0].run.store.cases
     evaluated = [record for record in records if record.evaluation is not None and record.evaluation.worst]
     if not evaluated:
         splits = [records[0].run.cases(split) for split in ("test", "validation", "train")]
@@ -181,7 +183,7 @@ def pseudo_rows(record: RunRecord, colours: Mapping[str, str]) -> list[Row]:
 def _pseudo_row(painter: Painter, case: str) -> Row:
     record, organs = painter.record, painter.organs
     gammas = {row.number: row.gamma for row in record.rounds}
-    overlays = {number: read_overlay(record.run.rounds_path / str(number), case) for number in gammas}
+    overlays = {number: open_round(record.run.rounds_path, number).pseudo_labels(case) for number in gammas}
     last = overlays[max(gammas)]
     counts = slice_histograms(np.bitwise_and(last, ORGAN_BITS, dtype=np.uint8))  # [D, 256]
     index = informative_slice(counts[:, 1 : len(organs) + 1])

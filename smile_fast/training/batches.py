@@ -70,7 +70,7 @@ class BatchSource:
         self.organ_share, self.seed, self.round_number = organ_share, seed, round_number
         depths = [len(view.counts[case]) for case in view.cases]
         self._case = np.repeat(np.arange(len(depths)), depths)  # [slices]
-        self._plane = np.concatenate([np.arange(depth) for depth in depths])  # [slices]
+        self._slice = np.concatenate([np.arange(depth) for depth in depths])  # [slices]
         counts = np.concatenate([view.counts[case] for case in view.cases])  # [slices, K]
         shown = [np.flatnonzero(counts[:, k]) for k in range(counts.shape[1])]
         self._organs = [(k + 1, slices) for k, slices in enumerate(shown) if len(slices)]
@@ -104,13 +104,13 @@ class BatchSource:
         for image in range(self.batch_size):
             index, organ = self._draw(rng)
             cases[image] = self._case[index]
-            case, plane = self.view.cases[cases[image]], int(self._plane[index])
+            case, z = self.view.cases[cases[image]], int(self._slice[index])
             box = self.view.box(case)
-            label = self.view.labels(case, [plane])[0][box.rows, box.columns]
+            label = self.view.labels(case, [z])[0][box.rows, box.columns]
             target, source = _patch(label, organ, self.patch, rng)
             labels[image][target] = label[source]
-            (planes,) = context_index([plane], channels, len(self.view.counts[case]))
-            hu[image][:, *target] = box.crop(self.view.image(case, planes.tolist()))[:, *source]
+            (context,) = context_index([z], channels, len(self.view.counts[case]))
+            hu[image][:, *target] = box.crop(self.view.image(case, context.tolist()))[:, *source]
         return Batch(hu, labels, cases)
 
     def iterate(self, first: int) -> Generator[Batch]:

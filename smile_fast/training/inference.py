@@ -38,9 +38,9 @@ def iterate_logits(
     model.eval()
     try:
         for first in range(0, len(box.slices), batch_size):
-            planes = np.array(box.slices[first : first + batch_size])
-            hu = torch.from_numpy(slice_context(cut, planes, model.config.channels))
-            yield planes, model(hu.to(device))
+            shown = np.array(box.slices[first : first + batch_size])
+            hu = torch.from_numpy(slice_context(cut, shown, model.config.channels))
+            yield shown, model(hu.to(device))
     finally:
         model.train(was_training)
 
@@ -58,7 +58,7 @@ def predict_labels(
     labels = np.zeros(image.shape, dtype=np.uint8)
     target = box.crop(labels)
     (height, width), stride = box.size, model.config.output_stride
-    for planes, logits in iterate_logits(model, image, batch_size, box):
+    for shown, logits in iterate_logits(model, image, batch_size, box):
         decided = label_map_upsampled(logits, height, width, stride, model.config.head == "softmax")
-        target[planes] = decided.cpu().numpy()
+        target[shown] = decided.cpu().numpy()
     return labels

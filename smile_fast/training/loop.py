@@ -27,7 +27,8 @@ from smile_fast.training.optimization import (
     restore_optimizer,
     set_averaged_steps,
 )
-from smile_fast.training.relabel import Round, existing_rounds, relabel, round_totals
+from smile_fast.training.relabel import relabel
+from smile_fast.training.rounds import Round, existing_rounds
 from smile_fast.training.run import Run, load_model_state
 from smile_fast.training.schedule import Pace, Position, learning_rate, step_seed
 from smile_fast.training.validation import validate
@@ -57,7 +58,7 @@ def train(run: Run, *, weights: Path | None = None, resume: bool = False, device
     """
     config = run.config
     torch.manual_seed(config.seed)
-    human_view = TrainingView(run.store(), run.declarations(), run.cases("train"), body=config.body)
+    human_view = run.view("train")
     model = Segmenter(config.model)
     model.set_prior(human_view.prior(missing_is_background=config.method == "baseline"))
     if weights is not None and not resume:
@@ -114,11 +115,10 @@ class Trainer:
         # Pseudo-labels belong to the weights at the start of their round: later in it they are on disk already.
         if self.position.step == 0 or number not in existing_rounds(rounds):
             this = Round(number, self.config.gamma(number), self.config.scope)
-            folder = relabel(self.final_model, human_view, rounds, this, check=self.stop.check)
-            kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in round_totals(folder).items()) or "none"
+            written = relabel(self.final_model, human_view, rounds, this, check=self.stop.check)
+            kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in written.totals().items()) or "none"
             print(f"round {number} (gamma {this.gamma:.3g}), pseudo-label voxels kept: {kept}", file=sys.stderr)
-        view = human_view
-        return TrainingView(view.store, view.declarations, view.cases, rounds / str(number), view.body)
+        return self.run.view("train", number)
 
     def train_round(self, view: TrainingView) -> None:
         """All steps of one round, and the checkpoint at its end, which is the start of the next one."""
@@ -140,7 +140,7 @@ class Trainer:
                 if position.step % _LOG_STEPS == 0:
                     self.metrics.write_step(position, pace.progress(position))
                 if pace.validates(position):
-                    self.metrics.write_validation(position, validate(self.final_model, self.run, view.declarations))
+                    self.metrics.write_validation(position, validate(self.final_model, self.run.view("validation")))
                 if self.stop.is_set() or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
                     self.save()
                     saved_at = time.monotonic()

@@ -4,7 +4,8 @@ import importlib.metadata
 import platform
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
+from smile_fast.training.rounds import open_round
+from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json, sha256, write_json
 
@@ -33,6 +36,7 @@ class Run:
     Attributes:
         path: its folder. config: the settings of the training and of the network.
         store_path: where the cohort is that it was trained on. splits: case names by "train", "validation", "test".
+        sources: SHA-256 of the files that each case of the splits was made from.
     """
 
     path: Path
@@ -40,6 +44,7 @@ class Run:
     store_path: Path
     splits: dict[str, list[str]]
     sources: dict[str, Any]
+    _opened: Store | None = field(default=None, repr=False, compare=False)  # where it had to be opened before the run
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -76,16 +81,16 @@ class Run:
             InputError: if the folder already holds something, or cannot be written.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path} already exists and is not empty; give a new folder, or --resume to go on in it.")
+            raise InputError(f"{path}: already exists and is not empty; give a new folder, or --resume to go on in it")
         splits = split_cases(store, config)
         crop = config.crop_size or _whole_slice(store, splits["train"], config)
         sources = {case: store.cases[case].sources for cases in splits.values() for case in cases}
         config = replace(config, crop_size=crop).with_organs(store.organs)
-        run = cls(path, config, store.path, splits, sources)
+        run = cls(path, config, store.path, splits, sources, store)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"The run folder {path} cannot be made ({error.strerror}).") from None
+            raise InputError(f"{path}: the run folder cannot be made ({error.strerror}); give another one") from None
         record = {
             "schema": _SCHEMA,
             "method": config.method,
@@ -119,12 +124,13 @@ class Run:
         shutil.rmtree(self.path, ignore_errors=True)
 
     @classmethod
-    def open(cls, path: Path, store: Path | None = None) -> "Run":
+    def open(cls, path: Path, store: Path | Store | None = None) -> "Run":
         """Open an existing run.
 
         Args:
             path: its folder.
-            store: where its store is now, if not where it was when the run was made. The record stays as it is.
+            store: where its store is now, if not where it was when the run was made, or that store. The record stays as
+                it is.
 
         Raises:
             InputError: if there is none, or its config.json is damaged or of another version; or `store` is none, or
@@ -133,10 +139,11 @@ class Run:
         run = cls._read(path)
         if store is None:
             return run
-        if not store.is_dir():
-            raise InputError(f"There is no store at {store}; say where that of the run {path} is now.")
-        moved = replace(run, store_path=Store.open(store).path.resolve())
-        moved.store()  # it may be any store: by the organs, the cases and the files it was made from it is the run's
+        if isinstance(store, Path) and not store.is_dir():
+            raise InputError(f"{store}: there is no store here; say with --store where that of the run {path} is now")
+        opened = Store.open(store.resolve()) if isinstance(store, Path) else store
+        moved = replace(run, store_path=opened.path, _opened=opened)
+        _ = moved.store  # it may be any store: by the organs, the cases and the files it was made from it is the run's
         return moved
 
     @classmethod
@@ -162,10 +169,11 @@ class Run:
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{file} is damaged: {error!r} while reading it.") from None
+            raise InputError(f"{file}: damaged ({error!r}); train again, or restore it from a copy") from None
 
+    @cached_property
     def store(self) -> Store:
-        """The cohort that the run was trained on.
+        """The cohort that the run was trained on; its index is read once.
 
         Raises:
             InputError: if it is not there any more, has other organs or fewer cases than the run, or was made from
@@ -173,26 +181,26 @@ class Run:
         """
         if not self.store_path.is_dir():
             raise InputError(
-                f"The run {self.path} was trained on the store {self.store_path}, which is not there now; if it was "
-                "moved, say where it is with --store."
+                f"{self.store_path}: the store of the run {self.path} is not there now; if it was moved, say where it "
+                "is with --store"
             )
-        store = Store.open(self.store_path)
+        store = self._opened or Store.open(self.store_path)
         if store.organs != self.organs:
             raise InputError(
-                f"The store {store.path} has the organs {', '.join(store.organs)}, the run {self.path} was trained "
-                f"for {', '.join(self.organs)}; bring the run's own store back."
+                f"{store.path}: the store has the organs {', '.join(store.organs)}, the run {self.path} was trained "
+                f"for {', '.join(self.organs)}; bring the run's own store back"
             )
         lost = [case for cases in self.splits.values() for case in cases if case not in store.cases]
         if lost:
             raise InputError(
-                f"The store {store.path} lacks {len(lost)} cases of the run {self.path}, the first is {lost[0]}; bring "
-                "the run's own store back."
+                f"{store.path}: the store lacks {len(lost)} cases of the run {self.path}, the first is {lost[0]}; "
+                "bring the run's own store back"
             )
         other = [case for case, files in self.sources.items() if store.cases[case].sources != files]
         if other:
             raise InputError(
-                f"The store {store.path} was made from other files than the run {self.path} was trained on: "
-                f"{len(other)} cases differ, the first is {other[0]}; bring the old files back, or train again."
+                f"{store.path}: the store was made from other files than the run {self.path} was trained on, "
+                f"{len(other)} cases differ, the first is {other[0]}; bring the old files back, or train again"
             )
         return store
 
@@ -200,6 +208,19 @@ class Run:
         """State of every (case, organ) that the run was trained under."""
         cases = [case for split in _SPLITS for case in self.splits[split]]
         return read_annotations(self.path / "annotations.csv", cases, self.organs, others=True)
+
+    def view(self, split: str, round: int = 0) -> TrainingView:
+        """What training may see of a split.
+
+        Args:
+            split: "train", "validation" or "test".
+            round: 0 for human labels alone, t for those and the pseudo-labels of round t.
+
+        Raises:
+            InputError: see `store`; or there is no such round, or its description is damaged.
+        """
+        overlay = open_round(self.rounds_path, round) if round else None
+        return TrainingView(self.store, self.declarations(), self.cases(split), overlay, self.config.body)
 
     def cases(self, split: str) -> list[str]:
         """Names of the cases of "train", "validation" or "test"."""
@@ -212,7 +233,7 @@ class Run:
             InputError: if training has not finished, or the file is damaged or of another network.
         """
         if not self.model_path.exists() and self.checkpoint_path.exists():
-            raise InputError(f"The run {self.path} has not finished training; go on with --resume first.")
+            raise InputError(f"{self.path}: the run has not finished training; go on with --resume first")
         model = Segmenter(self.config.model)
         load_model_state(model, Checkpoint.load(self.model_path), self.model_path)
         return model.eval()
@@ -224,7 +245,9 @@ def load_model_state(model: Segmenter, checkpoint: Checkpoint, path: Path) -> No
         model.load_state_dict(checkpoint.tensors.get("model", {}))
     except RuntimeError as error:
         first = " ".join(str(error).splitlines()[1:2]).strip() or str(error)
-        raise InputError(f"{path} does not hold the weights of this network ({first[:200]}).") from None
+        raise InputError(
+            f"{path}: does not hold the weights of this network ({first[:200]}); restore it from a copy, or train again"
+        ) from None
 
 
 def split_cases(store: Store, config: TrainConfig) -> dict[str, list[str]]:
@@ -234,13 +257,16 @@ def split_cases(store: Store, config: TrainConfig) -> dict[str, list[str]]:
     validation: list[str] = []
     if config.folds:
         if config.folds > len(train):
-            raise InputError(f"{config.folds} folds need at least as many training cases, the store has {len(train)}.")
+            raise InputError(
+                f"{store.path}: {config.folds} folds need at least as many training cases, the store has {len(train)}; "
+                "ask for fewer folds"
+            )
         # The shuffle is the same for every seed of the training, so that folds of different runs are comparable.
         shuffled = np.random.default_rng(0).permutation(train).tolist()
         validation = sorted(shuffled[config.fold :: config.folds])
         train = [name for name in train if name not in validation]
     if not train:
-        raise InputError(f"The store {store.path} has no training case.")
+        raise InputError(f"{store.path}: the store has no training case; prepare a dataset that has some")
     return {"train": train, "validation": validation, "test": test}
 
 

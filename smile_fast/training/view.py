@@ -1,16 +1,15 @@
 """What training may see of a store: the one door through which labels reach a loss, a sampler or a selection."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from smile_fast.data.annotations import Declarations
-from smile_fast.data.store import Store, open_array, read_planes
+from smile_fast.data.store import Store
 from smile_fast.supervision import Policy, State, build_tables, visible_lut
-from smile_runtime.label_map import ORGAN_BITS
+from smile_fast.training.rounds import StoredRound
 from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.preprocessing import BodyBox, BodyRule
 
@@ -21,12 +20,18 @@ class TrainingView:
     Hidden organs read as unlabelled here, before anything else is computed. Pseudo-labels of a relabelling
     round lie over the human labels where those say nothing; human labels are never changed.
 
+    Making a view reads no array: voxels are counted in the index and in the round's description. Only a case that
+    shows an organ which the store was told to hide is decoded, for the index must know nothing of it.
+
     Args:
         store: the prepared cohort.
         declarations: state of every (case, organ); may hide more, or less, than those of the store.
         cases: names of the cases to see.
-        overlay: folder of a relabelling round with one ``<case>.b2nd`` per case, or None.
+        overlay: the relabelling round whose pseudo-labels are seen; None for human labels alone.
         body: by which rule the air around a body is left out of patches and predictions; None leaves nothing out.
+
+    Attributes:
+        counts: by case the voxels [D, K] of each slice and organ, pseudo-labels included.
     """
 
     def __init__(
@@ -34,7 +39,7 @@ class TrainingView:
         store: Store,
         declarations: Declarations,
         cases: Sequence[str],
-        overlay: Path | None = None,
+        overlay: StoredRound | None = None,
         body: BodyRule | None = None,
     ) -> None:
         self.store, self.declarations = store, declarations
@@ -45,24 +50,25 @@ class TrainingView:
         self._luts = {case: visible_lut(states) for case, states in self.states.items()}
         self.counts = {case: self._count(case) for case in self.cases}
 
-    def image(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.int16]:
+    def image(self, case: str, slices: slice | Sequence[int] = slice(None)) -> NDArray[np.int16]:
         """HU of some axial slices, [n, H, W]."""
-        return self.store.read_image(case, planes)
+        return self.store.read_image(case, slices)
 
     def box(self, case: str) -> BodyBox:
         """The part of a case that is worth computing; images and labels themselves are never cut."""
         return self.store.body_box(case, self.body)
 
-    def visible_labels(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
+    def visible_labels(self, case: str, slices: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
         """Human labels of some axial slices with hidden organs erased, [n, H, W]."""
-        visible: NDArray[np.uint8] = self._luts[case][self.store.read_labels(case, planes)]
+        visible: NDArray[np.uint8] = self._luts[case][self.store.read_labels(case, slices)]
         return visible
 
-    def labels(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
+    def labels(self, case: str, slices: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
         """Visible human labels, and the round's pseudo-labels where nobody labelled anything, [n, H, W]."""
-        labels = self.visible_labels(case, planes)
-        pseudo = self._pseudo_labels(case, planes)
-        return labels if pseudo is None else np.where(labels == 0, pseudo, labels)
+        labels = self.visible_labels(case, slices)
+        if self.overlay is None or case not in self.overlay.cases:
+            return labels
+        return np.where(labels == 0, self.overlay.pseudo_labels(case, slices), labels)
 
     def tables(self, policy: Policy, *, pseudo_negative: bool = False) -> Tensor:
         """Supervision tables of all cases in order, int32 [cases, 256, 2, words]."""
@@ -83,24 +89,14 @@ class TrainingView:
             shares.append(positive / voxels if positive else 0.01)
         return shares
 
-    def _pseudo_labels(self, case: str, planes: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8] | None:
-        """The round's overlay of some axial slices, [n, H, W]; None where the round added nothing."""
-        if self.overlay is None or not (file := self.overlay / f"{case}.b2nd").exists():
-            return None
-        return read_planes(open_array(file), file, planes)
-
     def _count(self, case: str) -> NDArray[np.int64]:  # [D, K]
-        """Visible voxels per slice and organ, pseudo-labels included."""
-        info, organs = self.store.cases[case], len(self.organs)
-        states = self.states[case]
+        info, organs, states = self.store.cases[case], len(self.organs), self.states[case]
         stored = [info.states[organ] for organ in self.organs]
-        counts = np.array(info.counts, dtype=np.int64).reshape(info.shape[0], organs)
         if any(was == State.HIDDEN != now for was, now in zip(stored, states, strict=True)):
-            # The store has not counted what it was told to hide: this view shows it, so count here.
             counts = slice_histograms(self.visible_labels(case))[:, 1 : organs + 1]
+        else:
+            counts = info.counts.copy()
         counts[:, [state == State.HIDDEN for state in states]] = 0
-        pseudo = self._pseudo_labels(case)
-        if pseudo is not None:
-            pseudo_counts = slice_histograms(np.bitwise_and(pseudo, ORGAN_BITS, dtype=np.uint8))
-            counts = counts + pseudo_counts[:, 1 : organs + 1]
+        if self.overlay is not None:
+            counts += self.overlay.counts(case, len(counts), self.organs)
         return counts

@@ -47,15 +47,15 @@ def weights_file(path: Path) -> Path:
     run = Run.open(path)
     if not run.model_path.exists():
         started = f", or name {run.checkpoint_path}" if run.checkpoint_path.exists() else ""
-        raise InputError(f"The run {path} has no final weights to start from; finish it{started}.")
+        raise InputError(f"{path}: the run has no final weights to start from; finish it{started}")
     return run.model_path
 
 
 def load_weights(model: Segmenter, path: Path) -> LoadReport:
     """Copy every tensor that fits by name and shape.
 
-    Of a run's model.safetensors or checkpoint.safetensors the last layer, which has a plane an organ, is taken only if
-    config.json beside it names the same organs in the same order, and the same kind of head.
+    Of a run's model.safetensors or checkpoint.safetensors the last layer, which has a channel an organ, is taken only
+    if config.json beside it names the same organs in the same order, and the same kind of head.
 
     Names are those of the common checkpoints: a bare ResNet (``layer1.0.conv1.weight``) or a whole DeepLab
     (``backbone.layer1.0.conv1.weight``, ``classifier.0.convs.0.0.weight``). An RGB first convolution is
@@ -81,11 +81,14 @@ def load_weights(model: Segmenter, path: Path) -> LoadReport:
             skipped.append(f"{name}: {list(tensor.shape)} where {list(state[target].shape)} is wanted")
             continue
         if not torch.isfinite(fitting).all():
-            raise InputError(f"{path} holds NaN or infinite values in {name}; training cannot start from it.")
+            raise InputError(f"{path}: holds NaN or infinite values in {name}; start from other weights")
         state[target] = fitting.to(state[target].dtype)
         loaded.append(target)
     if not loaded:
-        raise InputError(f"{path} holds no tensor that fits a {model.config.backbone} of width {model.config.width}.")
+        raise InputError(
+            f"{path}: holds no tensor that fits a {model.config.backbone} of width {model.config.width}; start from "
+            "other weights, or train a network of their kind"
+        )
     model.load_state_dict(state)
     counters = {name for name in state if name.endswith("num_batches_tracked")}
     missing = sorted(set(state) - set(loaded) - counters)
@@ -98,7 +101,7 @@ def _read(path: Path, model: Segmenter) -> tuple[dict[str, Tensor], str | None]:
         try:
             return load_file(path), None
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{path} cannot be read as a safetensors file ({error}).") from None
+            raise InputError(f"{path}: cannot be read as a safetensors file ({error}); convert it to one") from None
     tensors = Checkpoint.load(path).tensors.get("model", {})
     try:
         known = Run.open(path.parent).config.model
@@ -106,11 +109,11 @@ def _read(path: Path, model: Segmenter) -> tuple[dict[str, Tensor], str | None]:
         return tensors, "there is no usable config.json beside the file to tell its organs"
     if (known.organs, known.head) == (model.config.organs, model.config.head):
         return tensors, None
-    return tensors, f"its planes are a {known.head} of {', '.join(known.organs)}"
+    return tensors, f"its channels are a {known.head} of {', '.join(known.organs)}"
 
 
 def _last_layer(model: Segmenter) -> str:
-    """Prefix of the names of the layer that has a plane an organ."""
+    """Prefix of the names of the layer that has a channel an organ."""
     return f"classifier.{len(model.classifier) - 1}."
 
 

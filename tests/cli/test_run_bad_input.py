@@ -25,7 +25,7 @@ BAD = [
     Bad(
         "config without settings",
         "export run model.onnx",
-        "config.json is damaged",
+        "config.json: damaged",
         config(lambda record: record.pop("settings")),
     ),
     Bad(
@@ -64,7 +64,7 @@ BAD = [
     Bad(
         "no store at the new place",
         "evaluate run --store elsewhere",
-        "There is no store at elsewhere; say where that of the run run is",
+        "elsewhere: there is no store here; say with --store where that of the run run is",
     ),
     Bad(
         "another store for the moved one",
@@ -109,7 +109,7 @@ BAD = [
     Bad("not trained to the end, export", "export stopped model.onnx", "has not finished training"),
     Bad("weights are gone", "evaluate run", "has not finished training", removed("run/model.safetensors")),
     # relabel
-    Bad("relabel nothing", "relabel nowhere", "nowhere is not a run folder"),
+    Bad("relabel nothing", "relabel nowhere", "nowhere: not a run folder"),
     Bad("relabel a baseline", "relabel baseline", "its softmax has no organ-wise scores"),
     Bad("gamma above 1", "relabel run --gamma 1.5", "--gamma: 1.5 is not a share; give"),
     Bad("gamma below 0", "relabel run --gamma=-0.1", "--gamma: -0.1 is not a share; give"),
@@ -129,7 +129,7 @@ BAD = [
         lambda: (shutil.rmtree("run/rounds"), Path("run/rounds").touch()),
     ),
     # evaluate
-    Bad("evaluate nothing", "evaluate store", "store is not a run folder"),
+    Bad("evaluate nothing", "evaluate store", "store: not a run folder"),
     Bad("no validation case", "evaluate run --split validation", "there is no validation case to evaluate"),
     Bad(
         "no held-out case",
@@ -137,7 +137,7 @@ BAD = [
         "there is no test case to evaluate",
         config(lambda record: record["splits"].update(test=[])),
     ),
-    Bad("tolerance", "evaluate run --nsd-tolerance=-1", "NSD tolerance"),
+    Bad("tolerance", "evaluate run --nsd-tolerance=-1", "--nsd-tolerance: -1.0 was given"),
     Bad("no predictions", "evaluate run --predictions nowhere", "nowhere"),
     Bad("prediction is no image", "evaluate run --predictions .", "test_0.nii.gz", write("test_0.nii.gz")),
     # export

@@ -53,15 +53,15 @@ BAD = [
         removed(*(f"store/cases/train_{n}/labels.b2nd" for n in range(3))),
     ),
     # train: the run folder
-    Bad("run exists", TRAIN.replace("new", "run"), "run already exists and is not empty"),
+    Bad("run exists", TRAIN.replace("new", "run"), "run: already exists and is not empty"),
     Bad(
         "run below a file",
         TRAIN.replace("new", "other.csv/new"),
-        "The run folder other.csv/new cannot be made",
+        "other.csv/new: the run folder cannot be made",
         write("other.csv"),
     ),
     Bad("run is a file", TRAIN.replace("new", "other.csv"), "other.csv already exists", write("other.csv")),
-    Bad("run where nothing can be made", TRAIN.replace("new", "/proc/new"), "The run folder /proc/new cannot be made"),
+    Bad("run where nothing can be made", TRAIN.replace("new", "/proc/new"), "/proc/new: the run folder cannot be made"),
     # train: what else it is given
     Bad("no annotations", f"{TRAIN} --annotations nowhere.csv", "nowhere.csv: there is no such file"),
     Bad(
@@ -80,15 +80,17 @@ BAD = [
         annotations("train_0,liver,annotated", "train_0,liver,absent"),
     ),
     Bad("annotations are no text", f"{TRAIN} --annotations store/cases/train_0/image.b2nd", "not a text file"),
-    Bad("weights of a folder that is no run", f"{TRAIN} --weights store", "store is not a run folder"),
+    Bad("weights of a folder that is no run", f"{TRAIN} --weights store", "store: not a run folder"),
     Bad(
-        "weights of a run that was stopped", f"{TRAIN} --weights stopped", "stopped has no final weights to start from"
+        "weights of a run that was stopped",
+        f"{TRAIN} --weights stopped",
+        "stopped: the run has no final weights to start from",
     ),
     Bad("no weights", f"{TRAIN} --weights nowhere.safetensors", "nowhere.safetensors cannot be read"),
     Bad(
         "weights are a pickle",
         f"{TRAIN} --weights w.pt",
-        "w.pt cannot be read as a safetensors file",
+        "w.pt: cannot be read as a safetensors file",
         write("w.pt", pickle.dumps({"w": 1})),
     ),
     Bad(
@@ -117,12 +119,12 @@ BAD = [
     Bad("loss is lost", f"{TRAIN} --optimizer sgd --lr 1e30 --epochs 1", "new: the loss became"),
     Bad("no tensorboard", f"{TRAIN} --tensorboard", "the package tensorboard is not installed"),
     # train --resume
-    Bad("resume without a run", "train store nowhere --resume", "nowhere is not a run folder"),
-    Bad("resume in a folder that is none", "train store store --resume", "store is not a run folder"),
+    Bad("resume without a run", "train store nowhere --resume", "nowhere: not a run folder"),
+    Bad("resume in a folder that is none", "train store store --resume", "store: not a run folder"),
     Bad(
         "resume with no store",
         "train nowhere stopped --resume",
-        "There is no store at nowhere; say where that of the run stopped",
+        "nowhere: there is no store here; say with --store where that of the run stopped",
     ),
     Bad(
         "resume with another store", "train store stopped --resume", "has the organs liver, pancreas, spl", other_organs

@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 from smile_fast.cli.main import main
 from smile_fast.cli.train import choose_device, parse_budget
 from smile_fast.data.annotations import write_annotations
-from smile_fast.data.store import Store, open_array
+from smile_fast.data.arrays import open_array
+from smile_fast.data.store import Store
 from smile_fast.supervision import State
 from smile_fast.training import loop
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.metrics import read_metrics
-from smile_fast.training.relabel import existing_rounds, round_totals
+from smile_fast.training.rounds import existing_rounds, open_round
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import sha256
@@ -76,7 +77,7 @@ def test_each_method_trains(store, tmp_path, capsys, method):
     assert out == f"trained: {run_folder / 'model.safetensors'}\n"
     run = Run.open(run_folder)
     said = re.findall(r"^round 1 \(gamma \S+\), pseudo-label voxels kept: (.*)$", err, re.MULTILINE)
-    totals = round_totals(run.rounds_path / "1") if method == "smiler" else {}
+    totals = open_round(run.rounds_path, 1).totals() if method == "smiler" else {}
     assert said == [", ".join(f"{n['kept']:,} of {organ}" for organ, n in totals.items())] * (method == "smiler")
     assert run.config.method == method
     assert steps_of(run) == (4 if method == "smiler" else 3)

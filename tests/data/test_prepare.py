@@ -1,5 +1,7 @@
+import hashlib
 import json
 import re
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +12,7 @@ from smile_fast.data.prepare import prepare
 from smile_fast.data.store import CASES, Store
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
+from smile_runtime.volume.preprocessing import BodyRule, body_box
 from tests.cohorts import (
     AFFINE,
     SHAPE,
@@ -18,6 +21,7 @@ from tests.cohorts import (
     edit_label,
     label_map,
     make_cohort,
+    other_image,
     tree,
     write_nifti,
 )
@@ -70,8 +74,122 @@ def test_counts_are_those_of_the_stored_labels(cohort, out):
     store = run(cohort, out).store
     labels = store.human_labels("case_00")[:]
     expected = [[int((plane == value).sum()) for value in (1, 2, 3)] for plane in labels]
-    assert store.cases["case_00"].counts == expected
+    assert store.cases["case_00"].counts.tolist() == expected
     assert sum(map(sum, expected)) == sum(int((label_map() == value).sum()) for value in (1, 2, 3))
+
+
+def test_the_index_knows_the_body_and_the_bytes_of_every_case(cohort, out):
+    image = np.full(SHAPE, -1000, np.int16)
+    image[:, :, 3:5] = 40
+    write_nifti(cohort / "imagesTr" / "case_00_0000.nii.gz", image)
+    store = run(cohort, out).store
+    for name, info in store.cases.items():
+        assert info.body.answers(BodyRule())
+        assert info.body.box == body_box(store.read_image(name), info.spacing, BodyRule())
+        files = {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (out / CASES / name).glob("*.b2nd")
+        }
+        assert info.arrays == files
+        assert len(files) == 2
+    assert store.cases["case_00"].body.box.planes == (1, 2, 3, 4, 5, 6)  # 5 mm are two slices
+
+
+def test_a_box_of_another_version_is_found_again(cohort, out, monkeypatch):
+    run(cohort, out)
+    first = tree(out)
+    monkeypatch.setattr(BodyRule, "VERSION", 2)
+    assert run(cohort, out).converted == 4
+    assert Store.open(out).cases["case_00"].body.version == 2
+    monkeypatch.undo()
+    assert run(cohort, out).converted == 4
+    assert tree(out) == first
+
+
+def as_schema_1(cohort, store):
+    """Make a store what the version before wrote: its index and case.json from there, of these source files."""
+    fixture = Path(__file__).parent / "schema_1"
+    sources = {
+        case: {
+            "image": hashlib.sha256((cohort / f"images{suffix}" / f"{case}_0000.nii.gz").read_bytes()).hexdigest(),
+            "label": hashlib.sha256((cohort / f"labels{suffix}" / f"{case}.nii.gz").read_bytes()).hexdigest(),
+        }
+        for case, suffix in (("case_00", "Tr"), ("case_01", "Tr"), ("case_02", "Ts"))
+    }
+    index = json.loads((fixture / "index.json").read_text())
+    for entry in index["cases"]:
+        entry["sources"] = sources[entry["name"]]
+    (store / "index.json").write_text(json.dumps(index))
+    case = json.loads((fixture / "case_00.json").read_text())
+    for entry in index["cases"]:
+        folder = store / CASES / entry["name"]
+        arrays = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("*.b2nd")}
+        (folder / "case.json").write_text(json.dumps(case | entry | {"arrays": arrays}))
+
+
+@pytest.fixture
+def old(tmp_path, out):
+    """A cohort and its store of schema 1."""
+    cohort = make_cohort(tmp_path / "old", train=2, test=1)
+    annotate(cohort, {("case_01", "pancreas"): "hidden"})
+    run(cohort, out)
+    as_schema_1(cohort, out)
+    with pytest.raises(InputError, match="make the store again with 'smile-fast prepare' from the same dataset"):
+        Store.open(out)
+    return cohort
+
+
+def test_a_store_of_schema_1_is_converted_again_from_its_dataset(old, out, tmp_path):
+    expected = tree(run(old, tmp_path / "new").store.path)
+    done = run(old, out)
+    assert (done.converted, done.kept) == (3, 0)
+    assert tree(out) == expected
+    assert run(old, out).kept == 3
+
+
+def test_a_store_of_schema_1_of_another_dataset_is_replaced_only_by_force(old, cohort, out, tmp_path):
+    before = tree(out)
+    small = make_cohort(tmp_path / "small", train=1, organs=("liver",))
+    annotate(small, organs=("liver",))
+    for other, message in ((small, "holds a store of other organs"), (cohort, "made from other files")):
+        for case in ("case_00", "case_01", "case_02", "case_03"):
+            image, label = (next(other.glob(f"{kind}T*/{case}*"), None) for kind in ("images", "labels"))
+            if image is not None:
+                write_nifti(image, other_image())
+                write_nifti(label, np.roll(np.asarray(nib.load(label).dataobj).astype(np.uint8), 1, axis=0))
+        with pytest.raises(InputError, match=message):
+            run(other, out)
+        assert tree(out) == before
+    assert run(cohort, out, force=True).converted == 4
+
+
+def test_an_interrupted_conversion_of_schema_1_leaves_no_store_that_opens(old, out, monkeypatch):
+    def killed(path, array):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("smile_fast.data.prepare.write_array", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(old, out)
+    with pytest.raises(InputError, match="an unfinished store"):
+        Store.open(out)
+    assert run(old, out).converted == 3
+
+
+@pytest.mark.parametrize("damage", [{"cases": None}, {"cases": [{"name": "a"}]}, {"organs": 3}], ids=str)
+def test_a_damaged_index_of_schema_1_is_refused(old, out, damage):
+    index = json.loads((out / "index.json").read_text())
+    (out / "index.json").write_text(json.dumps(index | damage))
+    with pytest.raises(InputError, match=r"index\.json: damaged .*prepare --force"):
+        run(old, out)
+
+
+def test_a_store_of_a_later_schema_is_replaced_only_by_force(cohort, out):
+    run(cohort, out)
+    index = json.loads((out / "index.json").read_text())
+    (out / "index.json").write_text(json.dumps(index | {"schema": 3}))
+    with pytest.raises(InputError, match=r"schema version 3, this version reads 2; .*prepare --force"):
+        run(cohort, out)
+    assert run(cohort, out, force=True).converted == 4
 
 
 def test_hidden_organs_count_nothing_but_stay_in_the_labels(cohort, out):

@@ -254,7 +254,7 @@ def test_an_unfinished_run_and_a_lost_store_are_refused(folder, tmp_path, capsys
 
 
 def test_parity_is_checked_where_organs_are(run):
-    samples = parity_samples(run, run.store(), channels=3)
+    samples = parity_samples(run, run.store, channels=3)
     assert [sample.case for sample in samples] == ["test_0"] * 3 + ["train_0"] * 3
     busiest, of_the_liver = samples[0].hu  # slices 1..4 show the liver, 2 and 3 the pancreas as well
     np.testing.assert_array_equal(busiest, ct(1)[1:4])

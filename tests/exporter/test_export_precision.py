@@ -230,7 +230,7 @@ def test_only_training_cases_set_the_scales(run, graphs, monkeypatch):
     graph = graphs["sigmoid", "fp32", "float32"]
     monkeypatch.setattr("smile_fast.exporter.onnx_file.to_onnx", lambda model, probabilities: graph)
     monkeypatch.setattr("smile_fast.exporter.onnx_file.quantize", lambda proto, calibration: proto)
-    build(run, run.store(), run.load_model(), "int8", "float32")
+    build(run, run.store, run.load_model(), "int8", "float32")
     assert set(read) == set(run.cases("train"))
     assert not set(read) & {*run.cases("test"), *run.cases("validation")}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from smile_fast.cli.main import main
-from smile_fast.report.collect import collect
+from smile_fast.report.collect import collect, open_runs
 from smile_fast.supervision import State
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import PSEUDO_BIT
@@ -38,7 +38,7 @@ def test_only_finished_rounds_are_shown(store, tmp_path):
     add_round(run, 10, {"train_1": OVERLAY})
     shutil.copytree(run.rounds_path / "2", run.rounds_path / "1.bak")
     (run.rounds_path / "3").mkdir()
-    assert [row.number for row in collect([run.path])[0].rounds] == [2, 10]
+    assert [row.number for row in collect(open_runs([run.path]))[0].rounds] == [2, 10]
 
 
 @pytest.mark.parametrize(
@@ -74,4 +74,4 @@ def test_damaged_metrics_are_refused(store, tmp_path, damage):
     run = make_run(tmp_path / "run", store, trained=False)
     run.metrics_path.write_text(damage)
     with pytest.raises(InputError, match=r"metrics\.jsonl: a line is no record of training .*; restore it"):
-        collect([run.path])
+        collect(open_runs([run.path]))

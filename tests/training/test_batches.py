@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from smile_fast.data.store import write_array
 from smile_fast.supervision import State
 from smile_fast.training.batches import AIR, BatchSource
+from smile_fast.training.rounds import Round, open_round, write_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.label_map import PSEUDO_BIT, VOID
 from tests.runs import SHAPE, ct, make_store, truth
@@ -44,7 +44,7 @@ def test_shapes_and_types(view):
     assert (batch.cases.shape, batch.cases.dtype) == ((4,), np.int64)
 
 
-def test_a_batch_is_a_function_of_seed_stage_and_step(view):
+def test_a_batch_is_a_function_of_seed_round_and_step(view):
     first = source(view)
     forward = [first.batch(step) for step in range(6)]
     again = source(view)
@@ -175,8 +175,9 @@ def test_pseudo_labels_are_drawn_like_organs(store, tmp_path):
         declarations[case]["pancreas"] = declarations[case]["liver"] = State.HIDDEN
     overlay = np.zeros(SHAPE, np.uint8)
     overlay[0, 39, 47] = PSEUDO_BIT | LIVER
-    write_array(tmp_path / "b.b2nd", overlay)
-    view = TrainingView(store, declarations, CASES, tmp_path)
+    with write_round(tmp_path, Round(1, 0.5, "volume"), store.organs) as written:
+        written.add("b", overlay, {"liver": {"candidates": 2, "selected": 1, "kept": 1}})
+    view = TrainingView(store, declarations, CASES, open_round(tmp_path, 1))
     batch = source(view, organ_share=1.0).batch(0)
     assert batch.cases.tolist() == [1] * 4
     assert ((batch.labels == PSEUDO_BIT | LIVER).sum(axis=(1, 2)) == 1).all()

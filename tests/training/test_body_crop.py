@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from smile_fast.data.store import CASES, IMAGE, Store, open_array, write_array
+from smile_fast.data.store import Store
 from smile_fast.evaluation.evaluate import evaluate_run
 from smile_fast.exporter import Targets, export_run
 from smile_fast.exporter.certificate import REQUIREMENTS, parity_samples
@@ -15,7 +15,8 @@ from smile_fast.supervision import State
 from smile_fast.training.batches import AIR, BatchSource
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.inference import predict_labels, predict_logits
-from smile_fast.training.relabel import Round, relabel
+from smile_fast.training.relabel import relabel
+from smile_fast.training.rounds import Round
 from smile_fast.training.view import TrainingView
 from smile_runtime.io.nifti import read_labels, write_image
 from smile_runtime.label_map import VOID
@@ -37,10 +38,8 @@ def small_body(seed=0):
 def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("body") / "store"
     states = {("train_0", "pancreas"): State.MISSING}
-    make_store(path, {"train_0": truth() % 2, "test_0": truth()}, states)
-    for number, case in enumerate(("train_0", "test_0")):
-        write_array(path / CASES / case / IMAGE, small_body(number))
-    return Store.open(path)
+    images = {"train_0": small_body(0), "test_0": small_body(1)}
+    return make_store(path, {"train_0": truth() % 2, "test_0": truth()}, states, images=images)
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +154,7 @@ def test_labels_outside_of_the_box_count_as_missed(store, run, box, monkeypatch)
 
 def test_a_round_looks_into_the_box_and_its_overlay_covers_the_volume(store, run, tmp_path):
     view = TrainingView(store, store.declarations(), ["train_0"], body=BodyRule())
-    folder = relabel(run.load_model(), view, tmp_path, Round(1, 1.0, "volume"))
-    overlay = open_array(folder / "train_0.b2nd")[:]
+    overlay = relabel(run.load_model(), view, tmp_path, Round(1, 1.0, "volume")).pseudo_labels("train_0")
     box = view.box("train_0")
     logits = predict_logits(run.load_model(), store.read_image("train_0"), box=box)
     positive = np.zeros(SHAPE, bool)
@@ -169,14 +167,12 @@ def test_a_round_looks_into_the_box_and_its_overlay_covers_the_volume(store, run
 
 
 def test_a_case_of_air_gets_an_empty_overlay(tmp_path, run):
-    store = make_store(
-        tmp_path / "store", {"train_0": np.zeros(SHAPE, np.uint8)}, {("train_0", "liver"): State.MISSING}
-    )
-    write_array(store.path / CASES / "train_0" / IMAGE, np.full(SHAPE, -1000, np.int16))
+    labels, states = {"train_0": np.zeros(SHAPE, np.uint8)}, {("train_0", "liver"): State.MISSING}
+    store = make_store(tmp_path / "store", labels, states, images={"train_0": np.full(SHAPE, -1000, np.int16)})
     view = TrainingView(store, store.declarations(), ["train_0"], body=BodyRule())
-    folder = relabel(run.load_model(), view, tmp_path / "rounds", Round(1, 1.0, "volume"))
-    record = json.loads((folder / "round.json").read_text())
-    assert record["cases"]["train_0"]["liver"] == {"candidates": 0, "selected": 0, "kept": 0}
+    written = relabel(run.load_model(), view, tmp_path / "rounds", Round(1, 1.0, "volume"))
+    assert written.cases["train_0"]["liver"] == {"candidates": 0, "selected": 0, "kept": 0}
+    assert not written.pseudo_labels("train_0").any()
 
 
 def test_certificate_and_int8_scales_see_what_production_computes(store, run, box):
@@ -195,8 +191,8 @@ def test_certificate_and_int8_scales_see_what_production_computes(store, run, bo
 
 
 def test_a_case_of_air_calibrates_whole(tmp_path):
-    store = make_store(tmp_path / "store", {"train_0": truth()})
-    write_array(store.path / CASES / "train_0" / IMAGE, np.full(SHAPE, -1000, np.int16))
+    air = {"train_0": np.full(SHAPE, -1000, np.int16)}
+    store = make_store(tmp_path / "store", {"train_0": truth()}, images=air)
     (slices,) = calibration_slices(store, ["train_0"], 1, BodyRule()).slices
     assert slices.shape == (4, 1, *SHAPE[1:])
 

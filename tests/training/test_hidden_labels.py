@@ -5,7 +5,8 @@ import pytest
 
 from smile_fast.supervision import Policy, State
 from smile_fast.training.batches import BatchSource
-from smile_fast.training.relabel import Round, relabel
+from smile_fast.training.relabel import relabel
+from smile_fast.training.rounds import Round, open_round
 from smile_fast.training.view import TrainingView
 from tests.runs import ORGANS, make_store, truth
 from tests.trainings import (
@@ -57,7 +58,7 @@ def test_a_view_shows_nothing_of_it(store, scrambled):
 
 @pytest.mark.parametrize("with_overlay", [False, True])
 def test_batches_show_nothing_of_it(store, scrambled, smiler, with_overlay):
-    overlay = smiler.rounds_path / "2" if with_overlay else None
+    overlay = open_round(smiler.rounds_path, 2) if with_overlay else None
     sources = [
         BatchSource(view, channels=3, crop_size=32, batch_size=4, organ_share=0.7, seed=1, round_number=0)
         for view in views(store, scrambled, overlay)
@@ -71,7 +72,7 @@ def test_batches_show_nothing_of_it(store, scrambled, smiler, with_overlay):
 
 def test_a_selection_shows_nothing_of_it(store, scrambled, smiler, tmp_path):
     folders = [
-        relabel(smiler.load_model(), view, tmp_path / str(number), Round(1, 0.5, "slice"))
+        relabel(smiler.load_model(), view, tmp_path / str(number), Round(1, 0.5, "slice")).folder
         for number, view in enumerate(views(store, scrambled))
     ]
     one, other = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders)

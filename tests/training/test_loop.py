@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
-from smile_fast.data.store import open_array
+from smile_fast.data.arrays import open_array
 from smile_fast.models import Segmenter
 from smile_fast.supervision import State
 from smile_fast.training import loop
@@ -89,7 +89,7 @@ def test_rounds_are_recorded(smiler):
     for number, gamma in ((1, 0.33), (2, 0.66)):
         folder = smiler.rounds_path / str(number)
         record = json.loads((folder / "round.json").read_text())
-        assert list(record) == ["round", "gamma", "scope", "cases"]
+        assert list(record) == ["round", "gamma", "scope", "cases", "slices"]
         assert (record["round"], record["gamma"], record["scope"]) == (number, pytest.approx(gamma), "volume")
         assert {case: list(organs) for case, organs in record["cases"].items()} == expected
         for case, organs in record["cases"].items():
@@ -165,12 +165,12 @@ def test_a_round_trains_on_its_pseudo_labels(store, smiler, tmp_path, monkeypatc
 
     class Source(loop.BatchSource):
         def batch(self, step):
-            seen.append((self.round_number, None if self.view.overlay is None else self.view.overlay.name))
+            seen.append((self.round_number, None if self.view.overlay is None else self.view.overlay.round.number))
             return super().batch(step)
 
     monkeypatch.setattr(loop, "BatchSource", Source)
     run = trained(tmp_path / "run", store, **CURRICULUM)
-    assert set(seen) == {(0, None), (1, "1"), (2, "2")}
+    assert set(seen) == {(0, None), (1, 1), (2, 2)}
     assert_same_bits(weights(run), weights(smiler))
     without = trained(tmp_path / "without", store, **{**CURRICULUM, "gamma_max": 0.001})
     assert differs(weights(without), weights(smiler))

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from smile_fast.data.store import open_array, write_array
+from smile_fast.data.arrays import open_array, write_array
 from smile_fast.supervision import State
-from smile_fast.training import relabel as module
+from smile_fast.training import rounds as module
 from smile_fast.training.inference import predict_logits
-from smile_fast.training.relabel import Round, existing_rounds, read_round, relabel, undo_rounds
+from smile_fast.training.relabel import relabel
+from smile_fast.training.rounds import Round, existing_rounds, open_round, undo_rounds, write_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import PSEUDO_BIT, VOID
@@ -54,10 +56,16 @@ def one_case(path, states, labels=None):
 
 
 def run_round(model, view, path, gamma=0.5, scope="volume", number=1):
-    """Overlays by case, and round.json."""
-    folder = relabel(model, view, path / "rounds", Round(number, gamma, scope))
+    """Overlays by case, and round.json without the counts of slices, which are checked here."""
+    folder = relabel(model, view, path / "rounds", Round(number, gamma, scope)).folder
     overlays = {file.stem: np.asarray(open_array(file)[:]) for file in folder.glob("*.b2nd")}
-    return overlays, json.loads((folder / "round.json").read_text())
+    record = json.loads((folder / "round.json").read_text())
+    assert set(record.pop("slices")) == set(record["cases"])
+    written = open_round(path / "rounds", number)
+    for case, overlay in overlays.items():
+        by_slice = [(overlay == (PSEUDO_BIT | value)).sum(axis=(1, 2)) for value in range(1, len(view.organs) + 1)]
+        np.testing.assert_array_equal(written.counts(case, len(overlay), view.organs), np.stack(by_slice, axis=1))
+    return overlays, record
 
 
 def distinct(seed=0):
@@ -160,7 +168,7 @@ def test_human_labels_and_void_are_no_candidates(tmp_path):
     overlays, record = run_round(told(-1.0, 5.0), view, tmp_path, gamma=1.0)
     np.testing.assert_array_equal(overlays["a"], np.where(labels == 0, PSEUDO_BIT | 2, 0))
     assert record["cases"]["a"]["pancreas"]["candidates"] == (labels == 0).sum()
-    seen = TrainingView(view.store, view.store.declarations(), ["a"], tmp_path / "rounds" / "1").labels("a")
+    seen = TrainingView(view.store, view.store.declarations(), ["a"], open_round(tmp_path / "rounds", 1)).labels("a")
     np.testing.assert_array_equal(seen[labels > 0], labels[labels > 0])
 
 
@@ -182,7 +190,7 @@ def test_a_round_starts_from_human_labels(tmp_path):
     first, _ = run_round(told(-1.0, distinct(1)), view, tmp_path)
     second, _ = run_round(told(-1.0, -distinct(1)), view, tmp_path, number=2)
     assert not ((first["a"] > 0) & (second["a"] > 0)).any()  # nothing of the first round is carried over
-    with_overlay = TrainingView(view.store, view.store.declarations(), ["a"], tmp_path / "rounds" / "1")
+    with_overlay = TrainingView(view.store, view.store.declarations(), ["a"], open_round(tmp_path / "rounds", 1))
     with pytest.raises(ValueError, match="rounds do not accumulate"):
         relabel(told(-1.0, 1.0), with_overlay, tmp_path / "rounds", Round(3, 0.5, "volume"))
     assert existing_rounds(tmp_path / "rounds") == [1, 2]
@@ -281,7 +289,8 @@ def test_a_round_can_be_repeated(tmp_path):
 
 def test_a_record_can_be_read_again(tmp_path):
     _, record = run_round(told(-1.0, 1.0), one_case(tmp_path, (A, M)), tmp_path, gamma=0.25, scope="slice")
-    assert read_round(tmp_path / "rounds" / "1") == (Round(1, 0.25, "slice"), record["cases"])
+    found = open_round(tmp_path / "rounds", 1)
+    assert (found.round, found.cases) == (Round(1, 0.25, "slice"), record["cases"])
 
 
 @pytest.mark.parametrize(
@@ -290,9 +299,73 @@ def test_a_record_can_be_read_again(tmp_path):
      '{"round": 1, "gamma": 0.5, "scope": "volume", "cases": {"a": {"liver": {"selected": 3}}}}', "\xff"],
 )  # fmt: skip
 def test_a_damaged_record_is_named(tmp_path, content):
-    (tmp_path / "round.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(InputError, match=r"round\.json"):
-        read_round(tmp_path)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "round.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"round\.json: .*; remove the folder"):
+        open_round(tmp_path, 1)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A round with two organs in one case, and nothing in another."""
+    overlay = np.zeros(SHAPE, np.uint8)
+    overlay[2, :3, 0] = overlay[4, 0, :5] = PSEUDO_BIT | 1
+    overlay[0, 7, 7] = PSEUDO_BIT | 2
+    nothing = dict.fromkeys(("candidates", "selected", "kept"), 0)
+    with write_round(tmp_path, Round(1, 0.5, "volume"), ORGANS) as written:
+        written.add("a", overlay, {organ: nothing for organ in ORGANS})
+        written.add("b", np.zeros(SHAPE, np.uint8), {"liver": nothing})
+    return tmp_path
+
+
+COUNTS = [[0, 1], [0, 0], [3, 0], [0, 0], [5, 0], [0, 0]]
+
+
+def edit_record(rounds, change):
+    file = rounds / "1" / "round.json"
+    record = json.loads(file.read_text())
+    change(record)
+    file.write_text(json.dumps(record))
+
+
+def test_pseudo_labels_are_counted_by_slice(stored):
+    (stored / "1" / "a.b2nd").unlink()  # nobody looks at it
+    found = open_round(stored, 1)
+    assert found.counts("a", SHAPE[0], ORGANS).tolist() == COUNTS
+    for case in ("b", "nobody"):
+        assert not found.counts(case, SHAPE[0], ORGANS).any()
+        assert found.counts(case, SHAPE[0], ORGANS).shape == (SHAPE[0], len(ORGANS))
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [None, [], {}, {"a": {}}, {"a": {}, "b": 3}, {"a": {"liver": [0, [1.5]]}, "b": {}},
+     {"a": {"liver": [-1, [1]]}, "b": {}}, {"a": {"liver": [0, [-1]]}, "b": {}}, {"a": {"liver": [0]}, "b": {}}],
+    ids=str,
+)  # fmt: skip
+def test_damaged_counts_of_slices_are_named(stored, slices):
+    edit_record(stored, lambda record: record.update(slices=slices))
+    with pytest.raises(InputError, match=r"round\.json: cannot be read as a relabelling round"):
+        open_round(stored, 1)
+
+
+@pytest.mark.parametrize("counts", [{"spleen": [0, [1]]}, {"liver": [5, [1, 1]]}], ids=str)
+def test_counts_of_another_volume_are_refused(stored, counts):
+    edit_record(stored, lambda record: record["slices"].update(a=counts))
+    with pytest.raises(InputError, match=r"round\.json: the pseudo-labels of case a are not those of its volume"):
+        open_round(stored, 1).counts("a", SHAPE[0], ORGANS)
+
+
+def test_an_overlay_that_is_gone_is_one_sentence(stored):
+    file = stored / "1" / "a.b2nd"
+    file.unlink()
+    with pytest.raises(InputError, match=re.escape(f"{file}: there is no such file; run 'smile-fast relabel' again")):
+        open_round(stored, 1).pseudo_labels("a", [2])
+
+
+def test_a_round_that_is_not_there_is_one_sentence(stored):
+    with pytest.raises(InputError, match=r"2/round\.json: there is no such file"):
+        open_round(stored, 2)
 
 
 def test_rounds_are_undone_from_the_last(tmp_path):
@@ -331,7 +404,7 @@ def test_a_round_that_cannot_be_removed_is_named_and_not_left_in_part(tmp_path, 
 
     with monkeypatch.context() as patch:
         patch.setattr(*((module.shutil, "rmtree") if step == "rmtree" else (module.Path, "rename")), refused)
-        with pytest.raises(InputError, match=r"Round 1 cannot be removed from .* \(Permission denied\)"):
+        with pytest.raises(InputError, match=r"rounds/1: round 1 cannot be removed \(Permission denied\)"):
             undo_rounds(rounds, keep=0)
     if step == "rename":
         assert tree(rounds) == before
@@ -342,7 +415,7 @@ def test_a_round_that_cannot_be_removed_is_named_and_not_left_in_part(tmp_path, 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="Round 1 cannot be written to"):
+    with pytest.raises(InputError, match="rounds/1: round 1 cannot be written"):
         relabel(told(-1.0, 1.0), one_case(tmp_path, (A, M)), tmp_path / "file" / "rounds", Round(1, 0.5, "volume"))
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from smile_fast.data.annotations import write_annotations
-from smile_fast.training import loop
+from smile_fast.training import loop, rounds
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.interrupt import Interrupted, stop_signals
 from smile_fast.training.loop import Trainer, train
@@ -127,7 +127,7 @@ def test_a_kill_falls_back_to_the_last_checkpoint(store, smiler, tmp_path, monke
 
 def test_a_round_that_was_cut_short_begins_again_from_the_same_weights(store, smiler, tmp_path, monkeypatch):
     run = new_run(tmp_path / "run", store, **CURRICULUM)
-    write, written = loop.relabel.__globals__["write_array"], []
+    write, written = rounds.write_array, []
 
     def fails(path, array):
         written.append(path)
@@ -136,7 +136,7 @@ def test_a_round_that_was_cut_short_begins_again_from_the_same_weights(store, sm
         write(path, array)
 
     with monkeypatch.context() as patch:
-        patch.setitem(loop.relabel.__globals__, "write_array", fails)
+        patch.setattr(rounds, "write_array", fails)
         with pytest.raises(Killed):
             train(run, device=CPU)
     assert Checkpoint.load(run.checkpoint_path).state["round"] == 2
@@ -148,7 +148,7 @@ def test_a_round_that_was_cut_short_begins_again_from_the_same_weights(store, sm
 def test_a_signal_during_a_round_gives_the_round_up(store, smiler, tmp_path, monkeypatch):
     """A round over a large cohort takes longer than whoever sent SIGTERM will wait."""
     run = new_run(tmp_path / "run", store, **CURRICULUM)
-    write, written = loop.relabel.__globals__["write_array"], []
+    write, written = rounds.write_array, []
 
     def signalled(path, array):
         written.append(path)
@@ -157,7 +157,7 @@ def test_a_signal_during_a_round_gives_the_round_up(store, smiler, tmp_path, mon
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setitem(loop.relabel.__globals__, "write_array", signalled)
+        patch.setattr(rounds, "write_array", signalled)
         with pytest.raises(Interrupted):
             train(run, device=CPU)
     assert len(written) == 4

@@ -125,8 +125,8 @@ def test_a_run_that_cannot_be_written_leaves_nothing(store, tmp_path, monkeypatc
 
 DAMAGE = {
     "another schema": (lambda record: record.update(schema=3), "has schema 3, this version reads 2; train again"),
-    "no schema": (lambda record: record.pop("schema"), "is damaged"),
-    "no settings": (lambda record: record.pop("settings"), "is damaged"),
+    "no schema": (lambda record: record.pop("schema"), "damaged "),
+    "no settings": (lambda record: record.pop("settings"), "damaged "),
     "settings are no object": (lambda record: record.update(settings=[1]), "settings: .* is not an object"),
     "an unknown setting": (lambda record: record["settings"].update(momentum=1), "settings: momentum is not known"),
     "a wrong setting": (
@@ -141,9 +141,9 @@ DAMAGE = {
         "--method: 'smile' cannot be used",
     ),
     "an unknown model field": (lambda record: record["settings"]["model"].update(depth=1), "depth is not known"),
-    "no splits": (lambda record: record.update(splits=None), "is damaged"),
-    "a split is gone": (lambda record: record["splits"].pop("test"), "is damaged"),
-    "no store": (lambda record: record.update(store=None), "is damaged"),
+    "no splits": (lambda record: record.update(splits=None), "damaged "),
+    "a split is gone": (lambda record: record["splits"].pop("test"), "damaged "),
+    "no store": (lambda record: record.update(store=None), "damaged "),
 }
 
 
@@ -178,7 +178,7 @@ def test_a_config_that_is_no_object_is_damaged(own_store, tmp_path, content):
 
 def test_a_folder_that_is_no_run(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(InputError, match="is not a run folder"):
+        with pytest.raises(InputError, match=": not a run folder"):
             Run.open(path)
 
 
@@ -187,18 +187,18 @@ def test_a_store_that_moved_or_changed_is_refused(own_store, tmp_path):
     infos = list(own_store.cases.values())
     write_index(own_store.path, own_store.organs, infos[:-2])  # cases are gone
     with pytest.raises(InputError, match=r"lacks 2 cases of the run .*, the first is train_2"):
-        run.store()
+        _ = Run.open(run.path).store
     write_index(own_store.path, own_store.organs, infos)
-    assert run.store().organs == ORGANS
+    assert Run.open(run.path).store.organs == ORGANS
     shutil.rmtree(own_store.path)
     for organs in (("liver",), ("pancreas", "liver"), ("liver", "pancreas", "spleen")):
         shutil.rmtree(own_store.path, ignore_errors=True)
         make_store(own_store.path, {case: np.minimum(truth(), len(organs)) for case in own_store.cases}, organs=organs)
         with pytest.raises(InputError, match=f"has the organs {', '.join(organs)}, the run .* was trained for liver, "):
-            run.store()
+            _ = Run.open(run.path).store
     own_store.path.rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=r"was trained on the store .* which is not there now; .* --store"):
-        run.store()
+    with pytest.raises(InputError, match=r"the store of the run .* is not there now; .* --store"):
+        _ = Run.open(run.path).store
 
 
 def test_a_store_is_known_again_at_another_place(own_store, tmp_path):
@@ -208,7 +208,7 @@ def test_a_store_is_known_again_at_another_place(own_store, tmp_path):
     record = (run.path / "config.json").read_bytes()
     own_store.path.rename(tmp_path / "moved")
     found = Run.open(run.path, tmp_path / "moved")
-    assert found.store().path == found.store_path == tmp_path / "moved"
+    assert found.store.path == found.store_path == tmp_path / "moved"
     assert (run.path / "config.json").read_bytes() == record
     others = {
         "has the organs": (
@@ -262,7 +262,7 @@ def test_a_case_that_joins_the_store_later_disturbs_no_run(own_store, tmp_path):
     before = run.declarations()
     newcomer = replace(next(iter(own_store.cases.values())), name="train_9")
     write_index(own_store.path, own_store.organs, [*own_store.cases.values(), newcomer])
-    assert "train_9" in run.store().cases
+    assert "train_9" in Run.open(run.path).store.cases
     assert Run.open(run.path).declarations() == before
 
 
@@ -270,10 +270,10 @@ def test_a_store_of_other_files_is_refused(own_store, tmp_path):
     infos = [replace(info, sources={"image": "0" * 64}) for info in own_store.cases.values()]
     write_index(own_store.path, own_store.organs, infos)
     run = make_run(tmp_path / "run", own_store.open(own_store.path), trained=False)
-    assert Run.open(run.path).store().organs == ORGANS
+    assert Run.open(run.path).store.organs == ORGANS
     write_index(own_store.path, own_store.organs, [*infos[:-1], replace(infos[-1], sources={"image": "1" * 64})])
     with pytest.raises(InputError, match=f"made from other files than the run .* 1 cases differ, .* {infos[-1].name}"):
-        Run.open(run.path).store()
+        _ = Run.open(run.path).store
 
 
 def test_start_weights_are_on_record(own_store, tmp_path):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from smile_fast.data.store import write_array
 from smile_fast.supervision import Policy, State, build_tables
+from smile_fast.training.rounds import Round, open_round, write_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.label_map import PSEUDO_BIT, VOID
 from tests.runs import BOXES, ORGANS, SHAPE, ct, make_store, truth
@@ -94,8 +94,9 @@ def overlay(tmp_path):
     labels[0, 0, :4] = PSEUDO_BIT | PANCREAS
     labels[1, 10, 10] = PSEUDO_BIT | PANCREAS  # inside of the liver
     labels[2, 27, 30] = PSEUDO_BIT | PANCREAS  # inside of the hidden pancreas
-    write_array(tmp_path / "b.b2nd", labels)
-    return tmp_path
+    with write_round(tmp_path, Round(1, 0.5, "volume"), ORGANS) as written:
+        written.add("b", labels, {"pancreas": {"candidates": 12, "selected": 6, "kept": 6}})
+    return open_round(tmp_path, 1)
 
 
 def test_pseudo_labels_lie_where_no_human_label_is(store, overlay):
@@ -114,6 +115,26 @@ def test_pseudo_labels_are_counted_as_slices_that_show_the_organ(store, overlay)
     counts = TrainingView(store, store.declarations(), TRAIN, overlay).counts["b"]
     assert counts[:, PANCREAS - 1].tolist() == [4, 1, 1, 0, 0, 0]
     np.testing.assert_array_equal(counts[:, LIVER - 1], (truth() == LIVER).sum(axis=(1, 2)))
+
+
+@pytest.mark.parametrize("changes", [{}, {"a_liver": State.HIDDEN}, {"b_pancreas": State.ANNOTATED}], ids=str)
+def test_counts_are_those_of_every_voxel_of_the_view(store, overlay, changes):
+    """The sampler's and the prior's input, against a count of what is shown; pseudo-labels under labels count, too."""
+    for seen in (None, overlay):
+        view = TrainingView(store, declare(store, **changes), TRAIN, seen)
+        for case in TRAIN:
+            labels = view.visible_labels(case)
+            pseudo = seen.pseudo_labels(case) if seen is not None and case == "b" else np.zeros_like(labels)
+            for value in (LIVER, PANCREAS):
+                by_slice = (labels == value).sum(axis=(1, 2)) + (pseudo == PSEUDO_BIT | value).sum(axis=(1, 2))
+                np.testing.assert_array_equal(view.counts[case][:, value - 1], by_slice)
+            assert view.counts[case].dtype == np.int64
+
+
+def test_counting_leaves_the_index_alone(store):
+    before = store.cases["a"].counts.copy()
+    TrainingView(store, declare(store, a_liver=State.HIDDEN), TRAIN)
+    np.testing.assert_array_equal(store.cases["a"].counts, before)
 
 
 def test_tables_stand_in_the_order_of_the_cases(store):

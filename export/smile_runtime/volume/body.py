@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,13 @@ class BodyRule:
     """The numbers of `body_box`, as a model card records them.
 
     Attributes:
+        VERSION: Of the algorithm of `body_box`: it rises whenever the box of any scan may change by the same numbers,
+            for boxes are stored.
         threshold_hu: A voxel above it is no air, HU.
         margin_mm: What stays around the body, mm.
     """
+
+    VERSION: ClassVar[int] = 1
 
     threshold_hu: float = -500.0
     margin_mm: float = 5.0
