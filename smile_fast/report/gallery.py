@@ -7,7 +7,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.data.counts import slice_histograms
 from smile_fast.evaluation import Outcome
 from smile_fast.models import Segmenter
 from smile_fast.report.collect import RunRecord

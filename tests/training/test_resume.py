@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from smile_fast.data.annotations import write_annotations
-from smile_fast.training import loop, rounds
+from smile_fast.training import rounds
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.interrupt import Interrupted, stop_signals
 from smile_fast.training.loop import Trainer, train
