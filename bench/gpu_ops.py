@@ -193,7 +193,7 @@ def relabel_row(
         chosen: functools.partial(pseudo_labels_upsampled, logits, there, missing, 0.33, STRIDE, implementation=chosen)
         for chosen in ours("pseudo_labels_upsampled", device)
     }
-    calls["host to host, captured"] = lambda: labeller(logits, labels, missing, 0.33, STRIDE, False)
+    calls["host to host, captured"] = lambda: labeller(logits, labels, missing, 0.33, STRIDE, "volume")
     expected = pseudo_labels_upsampled(logits.cpu(), labels, missing, 0.33, STRIDE)
     for chosen, call in calls.items():
         overlay, counts = call()  # type: ignore[misc]

@@ -92,7 +92,7 @@ def contest(
     ours: Sequence[Contestant],
     peers: Peers,
     floors: Sequence[Contestant],
-    stats: Callable[..., tuple[Tensor, Tensor]],
+    op: Callable[..., Tensor],
 ) -> Contest:
     """Bring ours, which return a Result, and the peers together.
 
@@ -102,14 +102,13 @@ def contest(
         ours: variants, the first as users call it.
         peers: of the workload.
         floors: what no implementation can pass.
-        stats: the op's sums and counts, which are exact in float64.
+        op: the loss, which is exact in float64.
     """
     rivals = peers.contestants()
 
     def check() -> dict[str, float]:
         exact = step.logits.detach().double().requires_grad_()
-        sums, counts = stats(exact, of.labels, of.table, implementation="reference")
-        loss = sums.sum() / counts.sum().clamp(min=1)
+        loss = op(exact, of.labels, of.table, implementation="reference")
         (gradient,) = torch.autograd.grad(loss * step.scale, exact)
         truth = Result(loss.detach(), gradient)
         found = []

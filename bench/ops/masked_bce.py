@@ -11,7 +11,7 @@ from bench.interleaved import Contest, Contestant
 from bench.ops import losses
 from bench.ops.peers import COPY, IN_PLACE, OURS, Scale
 from bench.scenes import Scene, logits_of, scene
-from smile_fast.ops import masked_bce, masked_bce_stats
+from smile_fast.ops import masked_bce
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def contest(workload: Workload, scale: Scale) -> Contest:
         ours,
         losses.Peers(step, of, scale, spread=_itself, gather=_itself),
         [Contestant(COPY, lambda: target.copy_(logits.detach()))],
-        masked_bce_stats,
+        masked_bce,
     )
 
 

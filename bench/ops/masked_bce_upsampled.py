@@ -11,7 +11,7 @@ from bench.interleaved import Contest, Contestant
 from bench.ops import losses
 from bench.ops.peers import OURS, Scale
 from bench.scenes import logits_of, scene
-from smile_fast.ops import masked_bce_upsampled, masked_bce_upsampled_stats
+from smile_fast.ops import masked_bce_upsampled
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def contest(workload: Workload, scale: Scale) -> Contest:
         [Contestant(OURS, lambda: step.of(lambda given: masked_bce_upsampled(given, of.labels, of.table)))],
         losses.Peers(step, of, scale, *interpolation(logits.shape, size)),
         [],
-        masked_bce_upsampled_stats,
+        masked_bce_upsampled,
     )
 
 

@@ -25,13 +25,13 @@ class Workload:
     organs: int = 13
     depth: int = 32
     size: int = 512
-    per_slice: bool = False
+    scope: str = "volume"
     noise: bool = False
 
 
 WORKLOADS = {
     "K13": Workload(),
-    "K13-per-slice": Workload(per_slice=True),
+    "K13-per-slice": Workload(scope="slice"),
     "K13-noise": Workload(noise=True),
 }
 Candidates = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -44,13 +44,13 @@ def candidates(coarse: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return scores, (scores > 0) & (labels == 0)
 
 
-def pseudo_labels(logits: Tensor, labels: Tensor, organs: Sequence[int], per_slice: bool, find: Candidates) -> Tensor:
+def pseudo_labels(logits: Tensor, labels: Tensor, organs: Sequence[int], scope: str, find: Candidates) -> Tensor:
     """Do it in plain torch, organ by organ, on compacted candidates."""
     best = torch.full(labels.shape, -torch.inf)
     overlay = torch.zeros_like(labels)
     for organ in organs:
         scores, allowed = find(logits[:, organ], labels)
-        parts = zip(scores, allowed, strict=True) if per_slice else [(scores, allowed)]
+        parts = zip(scores, allowed, strict=True) if scope == "slice" else [(scores, allowed)]
         selected = torch.cat([_top(*part).reshape(-1) for part in parts]).view(labels.shape)
         wins = selected & (scores > best)
         best = torch.where(wins, scores, best)
@@ -79,15 +79,15 @@ def contest(workload: Workload, scale: Scale) -> Contest:
     if workload.noise:
         logits = logits_of(of.truth, workload.organs, coarse, torch.float32)
     graph = compiled(candidates, scale)
-    per_slice = workload.per_slice
-    ours = Contestant(OURS, lambda: op(logits, labels, organs, GAMMA, STRIDE, per_slice))
+    scope = workload.scope
+    ours = Contestant(OURS, lambda: op(logits, labels, organs, GAMMA, STRIDE, scope))
     peers = [
-        Contestant(EAGER, lambda: pseudo_labels(logits, labels, organs, per_slice, candidates)),
-        Contestant(COMPILE, lambda: pseudo_labels(logits, labels, organs, per_slice, graph)),
+        Contestant(EAGER, lambda: pseudo_labels(logits, labels, organs, scope, candidates)),
+        Contestant(COMPILE, lambda: pseudo_labels(logits, labels, organs, scope, graph)),
     ]
 
     def check() -> dict[str, float]:
-        exact, _ = op(logits, labels, organs, GAMMA, STRIDE, per_slice, implementation="reference")
+        exact, _ = op(logits, labels, organs, GAMMA, STRIDE, scope, implementation="reference")
         overlay, _ = ours.run()
         for name, found in ((OURS, overlay), *((peer.name, peer.run()) for peer in peers)):
             differing = float((found != exact).double().mean())

@@ -1,6 +1,9 @@
 // smile_fast._native: the CPU kernels for Python.
 #include "arguments.h"
 #include "core/common/cpu_capability.h"
+#include "core/common/memory_pool.h"
+#include "core/upsampled_labels/label_map_upsampled.h"
+#include "core/upsampled_labels/pseudo_labels_upsampled.h"
 
 namespace {
 
@@ -24,15 +27,70 @@ void use_target(const std::string& wanted) {
 
 }  // namespace
 
+namespace smile_fast::bindings {
+namespace {
+
+namespace py = pybind11;
+
+LabelMapUpsampledArguments label_map_upsampled(Keywords& given) {
+  return {.dtype = given["dtype"],
+          .logits = given["logits"],
+          .images = given["images"],
+          .channels = given["channels"],
+          .grid = cell_grid(given["height"], given["width"], given["stride"]),
+          .softmax = given["softmax"],
+          .labels = given["labels"]};
+}
+
+PseudoLabelsUpsampledArguments pseudo_labels_upsampled(Keywords& given) {
+  return {.dtype = given["dtype"],
+          .logits = given["logits"],
+          .labels = given["labels"],
+          .depth = given["depth"],
+          .channels = given["channels"],
+          .grid = cell_grid(given["height"], given["width"], given["stride"]),
+          .organs = given["organs"],
+          .organ_count = given["organ_count"],
+          .gamma = given["gamma"],
+          .per_slice = given["per_slice"],
+          .overlay = given["overlay"],
+          .counts = given["counts"]};
+}
+
+// Binds `<op>(*, <fields of the struct>, threads)`; every array is the address of contiguous memory.
+template <typename Struct>
+void bind(py::module_& module, const char* op, Struct (*make)(Keywords&), void (*run)(const Struct&, int)) {
+  module.def(op, [make, run](py::kwargs keywords) {
+    Keywords given(std::move(keywords));
+    const Struct arguments = make(given);
+    const int threads = given["threads"];
+    given.expect_none_left();
+    const py::gil_scoped_release release;
+    run(arguments, threads);
+  });
+}
+
+}  // namespace
+
+void bind_all(py::module_& module) {
+  bind(module, "label_map_upsampled", &label_map_upsampled, &label_map_upsampled_cpu);
+  bind(module, "masked_bce", &masked_bce, &masked_bce_cpu);
+  bind(module, "masked_bce_upsampled", &masked_bce_upsampled, &masked_bce_upsampled_cpu);
+  bind(module, "pseudo_labels_upsampled", &pseudo_labels_upsampled, &pseudo_labels_upsampled_cpu);
+  bind(module, "scale_gradient", &scale_gradient, &scale_gradient_cpu);
+  bind(module, "select_top_fraction", &select_top_fraction, &select_top_fraction_cpu);
+  py::class_<Memory>(module, "Memory", py::buffer_protocol(), "Bytes with unspecified contents, from a pool.")
+      .def(py::init<std::size_t>(), py::arg("bytes"))
+      .def_buffer([](Memory& memory) {
+        return py::buffer_info(static_cast<unsigned char*>(memory.data()), static_cast<py::ssize_t>(memory.size()));
+      });
+}
+
+}  // namespace smile_fast::bindings
+
 PYBIND11_MODULE(_native, module) {
   module.doc() = "CPU kernels of smile_fast; see csrc/core for what they compute.";
   module.def("targets", &targets, "Names of the instruction sets that run here, best first.");
   module.def("use_target", &use_target, pybind11::arg("name"), "All kernels use this instruction set from now on.");
-  smile_fast::bindings::bind_label_map_upsampled(module);
-  smile_fast::bindings::bind_masked_bce(module);
-  smile_fast::bindings::bind_masked_bce_upsampled(module);
-  smile_fast::bindings::bind_memory(module);
-  smile_fast::bindings::bind_pseudo_labels_upsampled(module);
-  smile_fast::bindings::bind_scale_gradient(module);
-  smile_fast::bindings::bind_select_top_fraction(module);
+  smile_fast::bindings::bind_all(module);
 }

@@ -164,8 +164,7 @@ def _relabel_case(
     planes = list(box.planes)
     logits = predict_logits(model, view.image(case), box=box)  # [n, K, h, w]
     labels = torch.from_numpy(box.crop(human)[planes])  # [n, H', W']
-    stride, per_slice = model.config.output_stride, this.scope == "slice"
-    overlay, numbers = labeller(logits, labels, organs, this.gamma, stride, per_slice)
+    overlay, numbers = labeller(logits, labels, organs, this.gamma, model.config.output_stride, this.scope)
     box.crop(whole)[planes] = overlay.numpy()
     counts = {
         view.organs[k]: dict(zip(names, row, strict=True)) for k, row in zip(organs, numbers.tolist(), strict=True)

@@ -171,12 +171,12 @@ def test_label_map_upsampled(implementation: str, dtype: torch.dtype, stride: in
 
 @pytest.mark.parametrize("implementation", implementations("pseudo_labels_upsampled"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("per_slice", [False, True])
+@pytest.mark.parametrize("scope", ["volume", "slice"])
 @pytest.mark.parametrize("stride", [1, 3, 8])
-def test_pseudo_labels_upsampled(implementation: str, dtype: torch.dtype, per_slice: bool, stride: int) -> None:
+def test_pseudo_labels_upsampled(implementation: str, dtype: torch.dtype, scope: str, stride: int) -> None:
     logits = special_logits((5, 6, -(-100 // stride), -(-90 // stride)), dtype)
     labels = torch.randint(0, 2, (5, 100, 90), generator=torch.Generator().manual_seed(0)).byte()
-    arguments = ([0, 2, 3, 5], 0.33, stride, per_slice)
+    arguments = ([0, 2, 3, 5], 0.33, stride, scope)
     expected = pseudo_labels_upsampled(logits, labels, *arguments, implementation="reference")
     given = (logits.to(DEVICE), labels.to(DEVICE))
     with no_host_synchronisation():
@@ -190,7 +190,7 @@ def test_captured_relabelling() -> None:
     for depth in (4, 4, 7, 4, 7, 7, 4):
         logits = torch.randn(depth, 3, 9, 8, generator=torch.Generator().manual_seed(depth)) * 3
         labels = torch.randint(0, 2, (depth, 70, 61), generator=torch.Generator().manual_seed(depth)).byte()
-        found = labeller(logits.to(DEVICE), labels, [0, 2], 0.5, 8, False)
+        found = labeller(logits.to(DEVICE), labels, [0, 2], 0.5, 8, "volume")
         expected = pseudo_labels_upsampled(logits, labels, [0, 2], 0.5, 8)
         assert torch.equal(found[0], expected[0])
         assert torch.equal(found[1], expected[1])

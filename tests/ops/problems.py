@@ -1,5 +1,6 @@
 """Random problems for the losses, and what their result must be, from the formulas alone."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,12 @@ from smile_fast.ops import available
 LOSSES = ("masked_bce", "masked_bce_upsampled")
 IMPLEMENTATIONS = {op: [name for name, usable, _ in available(op, "cpu") if usable] for op in LOSSES}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def taken(op: str) -> list[tuple[str, torch.dtype]]:
+    """What runs on the CPU, with each dtype that it takes: float64 is the reference's alone."""
+    names = [name for name, usable, _ in available(op, "cpu") if usable]
+    return [(name, dtype) for name in names for dtype in DTYPES if name == "reference" or dtype != torch.float64]
 
 
 class Problem(NamedTuple):
@@ -56,3 +63,11 @@ def exact(given: Problem) -> tuple[Tensor, Tensor]:
     slope = torch.sigmoid(margin)
     gradient = torch.where(given.known, torch.where(given.positive, -slope, slope), 0)
     return torch.where(given.known, losses, 0).flatten(2).sum(2), gradient
+
+
+def gradient(loss: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss and its gradient."""
+    leaf = logits.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    value = loss(leaf)
+    (grad,) = torch.autograd.grad(value, leaf)
+    return value.detach(), grad

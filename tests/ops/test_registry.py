@@ -17,6 +17,7 @@ def test_every_op_has_its_reference_everywhere() -> None:
         "masked_bce_in_place",
         "masked_bce_upsampled",
         "pseudo_labels_upsampled",
+        "scale_gradient",
         "select_top_fraction",
     }
     for op in OPS:
@@ -41,7 +42,7 @@ def test_unknown_op() -> None:
 
 def test_core_that_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    module, reason = core._load()
+    module, reason = core.load("_native", core.NOT_BUILT)
     assert module is None
     assert "SMILE_FAST_BUILD=none" in reason
 
@@ -52,7 +53,7 @@ def test_core_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
     monkeypatch.setattr(importlib, "import_module", broken)
-    module, reason = core._load()
+    module, reason = core.load("_native", core.NOT_BUILT)
     assert module is None
     assert reason == "the native core does not load: libgomp.so.1: cannot open shared object file"
 
@@ -63,7 +64,7 @@ def test_implementation_that_cannot_run_here_raises_with_its_reason(monkeypatch:
     monkeypatch.setitem(registry._IMPLEMENTATIONS, "masked_bce", (broken, reference))
     assert available("masked_bce", "cpu") == [("native", False, "no compiler, no core"), ("reference", True, "")]
     with pytest.raises(ValueError, match="'native' of masked_bce cannot be used: no compiler, no core"):
-        registry.overload("masked_bce", "native", torch.ones(1))
+        registry.overload("masked_bce", "native")
 
 
 def test_the_best_implementation_that_accepts_the_arguments_runs() -> None:

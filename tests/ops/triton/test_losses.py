@@ -184,4 +184,4 @@ def test_what_the_kernels_do_not_take_is_refused_by_name() -> None:
     assert "takes float32" in refused("masked_bce_upsampled", given.logits, given.labels, given.table)
     labels = torch.zeros(1, 1, LARGEST_AXIS + 1, dtype=torch.uint8)
     message = refused("masked_bce_upsampled", given.logits.float(), labels, given.table)
-    assert "axes of up to 32000 voxels, got one of 32001" in message
+    assert "axes and strides of up to 32000 pixels, got 32001" in message
