@@ -12,7 +12,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EVERYTHING = {
     f"smile_fast.{layer}"
-    for layer in ("cli", "data", "demo", "evaluation", "exporter", "models", "ops", "report", "supervision", "training")
+    for layer in (
+        "cli",
+        "data",
+        "demo",
+        "evaluation",
+        "exporter",
+        "losses",
+        "models",
+        "ops",
+        "report",
+        "supervision",
+        "training",
+    )
 }
 BELOW_TRAINING = {"smile_fast.data", "smile_fast.models", "smile_fast.ops", "smile_fast.supervision", "smile_runtime"}
 BESIDE_TRAINING = BELOW_TRAINING | {"smile_fast.training", "smile_fast.evaluation"}
@@ -23,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "smile_fast.__main__": {"smile_fast.cli"},
     "smile_fast.ops": {"torch", "triton", "smile_fast._native", "smile_fast._native_cuda"},
     "smile_fast.ops.reference": {"torch"},
+    "smile_fast.losses": {"torch", "smile_fast.ops"},
     "smile_fast.supervision": {"numpy", "torch", "smile_runtime"},
     "smile_fast.models": {"torch"},
     "smile_fast.data": {"blosc2", "nibabel", "numpy", "scipy", "smile_fast.supervision", "smile_runtime"},
@@ -153,6 +166,7 @@ def test_commands_import_nothing_heavy() -> None:
         ("smile_runtime.model.exported", "def f():\n    import smile_fast.data"),
         ("smile_fast.ops.reference", "from smile_fast.ops import native"),
         ("smile_fast.ops.masked_bce", "from smile_fast.supervision import State"),
+        ("smile_fast.losses", "from smile_fast.supervision import build_tables"),
         ("smile_fast.models.deeplab", "from smile_fast import ops"),
         ("smile_fast.models.deeplab", "import torchvision"),
         ("smile_fast.data.store", "def f():\n    import torch"),

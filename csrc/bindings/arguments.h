@@ -17,6 +17,7 @@
 #include "core/masked_bce/scale_gradient.h"
 #include "core/masked_bce_upsampled/masked_bce_upsampled.h"
 #include "core/select_top_fraction/select_top_fraction.h"
+#include "core/upsampled_labels/cell_grid.h"
 
 namespace smile_fast::bindings {
 
@@ -28,7 +29,8 @@ inline DType dtype_of(const std::string& name) {
 }
 
 // One argument, which becomes what the field of a struct needs: arrays come as addresses (smile_fast/ops has checked
-// them; 0 is null), a dtype by its name, an extent as (depth, height, width).
+// them; 0 is null), a dtype by its name, an extent as (depth, height, width), a grid of cells as (height,
+// width, stride).
 class Argument {
  public:
   explicit Argument(pybind11::object value) : value_(std::move(value)) {}
@@ -40,8 +42,11 @@ class Argument {
     } else if constexpr (std::is_same_v<T, DType>) {
       return dtype_of(value_.cast<std::string>());
     } else if constexpr (std::is_same_v<T, Extent>) {
-      const auto size = value_.cast<std::array<std::int64_t, 3>>();
-      return {size[0], size[1], size[2]};
+      const auto [depth, height, width] = value_.cast<std::array<std::int64_t, 3>>();
+      return {depth, height, width};
+    } else if constexpr (std::is_same_v<T, CellGrid>) {
+      const auto [height, width, stride] = value_.cast<std::array<std::int64_t, 3>>();
+      return cell_grid(height, width, static_cast<int>(stride));
     } else {
       return value_.cast<T>();
     }
@@ -69,53 +74,21 @@ class Keywords {
   pybind11::kwargs values_;
 };
 
-// The structs of the ops that run on the CPU and on CUDA; those of the CPU alone are in native.cpp.
-
-inline MaskedBceArguments masked_bce(Keywords& given) {
-  return {.dtype = given["dtype"],
-          .logits = given["logits"],
-          .labels = given["labels"],
-          .table = given["table"],
-          .batch = given["batch"],
-          .organs = given["organs"],
-          .voxels = given["voxels"],
-          .sums = given["sums"],
-          .counts = given["counts"],
-          .gradient = given["gradient"],
-          .mean = given["mean"]};
+// The keyword arguments as the struct of a kernel, whose fields have these names in this order.
+template <typename Struct, std::size_t count>
+Struct make(Keywords& given, const std::array<const char*, count>& fields) {
+  return [&]<std::size_t... i>(std::index_sequence<i...>) {
+    return Struct{given[fields[i]]...};
+  }(std::make_index_sequence<count>());
 }
 
-inline MaskedBceUpsampledArguments masked_bce_upsampled(Keywords& given) {
-  return {.dtype = given["dtype"],
-          .logits = given["logits"],
-          .labels = given["labels"],
-          .table = given["table"],
-          .batch = given["batch"],
-          .organs = given["organs"],
-          .low = given["low"],
-          .high = given["high"],
-          .sums = given["sums"],
-          .counts = given["counts"],
-          .gradient = given["gradient"]};
-}
-
-inline ScaleGradientArguments scale_gradient(Keywords& given) {
-  return {.dtype = given["dtype"],
-          .gradient = given["gradient"],
-          .factors = given["factors"],
-          .planes = given["channels"],
-          .voxels = given["voxels"]};
-}
-
-inline SelectTopFractionArguments select_top_fraction(Keywords& given) {
-  return {.dtype = given["dtype"],
-          .scores = given["scores"],
-          .candidates = given["candidates"],
-          .length = given["length"],
-          .gamma = given["gamma"],
-          .offsets = given["offsets"],
-          .segments = given["segments"],
-          .selection = given["selection"]};
-}
+// The ops that run on the CPU and on CUDA; the fields of the others are in native.cpp.
+constexpr std::array kMaskedBce{"dtype",  "logits", "labels", "table",    "batch", "organs",
+                                "voxels", "sums",   "counts", "gradient", "mean"};
+constexpr std::array kMaskedBceUpsampled{"dtype", "logits", "labels", "table",  "batch",   "organs",
+                                         "low",   "high",   "sums",   "counts", "gradient"};
+constexpr std::array kScaleGradient{"dtype", "gradient", "factors", "channels", "voxels"};
+constexpr std::array kSelectTopFraction{"dtype", "scores",  "candidates", "length",
+                                        "gamma", "offsets", "segments",   "selection"};
 
 }  // namespace smile_fast::bindings

@@ -32,37 +32,17 @@ namespace {
 
 namespace py = pybind11;
 
-LabelMapUpsampledArguments label_map_upsampled(Keywords& given) {
-  return {.dtype = given["dtype"],
-          .logits = given["logits"],
-          .images = given["images"],
-          .channels = given["channels"],
-          .grid = cell_grid(given["height"], given["width"], given["stride"]),
-          .softmax = given["softmax"],
-          .labels = given["labels"]};
-}
-
-PseudoLabelsUpsampledArguments pseudo_labels_upsampled(Keywords& given) {
-  return {.dtype = given["dtype"],
-          .logits = given["logits"],
-          .labels = given["labels"],
-          .depth = given["depth"],
-          .channels = given["channels"],
-          .grid = cell_grid(given["height"], given["width"], given["stride"]),
-          .organs = given["organs"],
-          .organ_count = given["organ_count"],
-          .gamma = given["gamma"],
-          .per_slice = given["per_slice"],
-          .overlay = given["overlay"],
-          .counts = given["counts"]};
-}
+constexpr std::array kLabelMapUpsampled{"dtype", "logits", "images", "channels", "grid", "softmax", "labels"};
+constexpr std::array kPseudoLabelsUpsampled{"dtype",  "logits",      "labels", "depth",     "channels", "grid",
+                                            "organs", "organ_count", "gamma",  "per_slice", "overlay",  "counts"};
 
 // Binds `<op>(*, <fields of the struct>, threads)`; every array is the address of contiguous memory.
-template <typename Struct>
-void bind(py::module_& module, const char* op, Struct (*make)(Keywords&), void (*run)(const Struct&, int)) {
-  module.def(op, [make, run](py::kwargs keywords) {
+template <typename Struct, std::size_t count>
+void bind(py::module_& module, const char* op, const std::array<const char*, count>& fields,
+          void (*run)(const Struct&, int)) {
+  module.def(op, [fields, run](py::kwargs keywords) {
     Keywords given(std::move(keywords));
-    const Struct arguments = make(given);
+    const Struct arguments = make<Struct>(given, fields);
     const int threads = given["threads"];
     given.expect_none_left();
     const py::gil_scoped_release release;
@@ -73,12 +53,12 @@ void bind(py::module_& module, const char* op, Struct (*make)(Keywords&), void (
 }  // namespace
 
 void bind_all(py::module_& module) {
-  bind(module, "label_map_upsampled", &label_map_upsampled, &label_map_upsampled_cpu);
-  bind(module, "masked_bce", &masked_bce, &masked_bce_cpu);
-  bind(module, "masked_bce_upsampled", &masked_bce_upsampled, &masked_bce_upsampled_cpu);
-  bind(module, "pseudo_labels_upsampled", &pseudo_labels_upsampled, &pseudo_labels_upsampled_cpu);
-  bind(module, "scale_gradient", &scale_gradient, &scale_gradient_cpu);
-  bind(module, "select_top_fraction", &select_top_fraction, &select_top_fraction_cpu);
+  bind(module, "label_map_upsampled", kLabelMapUpsampled, &label_map_upsampled_cpu);
+  bind(module, "masked_bce", kMaskedBce, &masked_bce_cpu);
+  bind(module, "masked_bce_upsampled", kMaskedBceUpsampled, &masked_bce_upsampled_cpu);
+  bind(module, "pseudo_labels_upsampled", kPseudoLabelsUpsampled, &pseudo_labels_upsampled_cpu);
+  bind(module, "scale_gradient", kScaleGradient, &scale_gradient_cpu);
+  bind(module, "select_top_fraction", kSelectTopFraction, &select_top_fraction_cpu);
   py::class_<Memory>(module, "Memory", py::buffer_protocol(), "Bytes with unspecified contents, from a pool.")
       .def(py::init<std::size_t>(), py::arg("bytes"))
       .def_buffer([](Memory& memory) {

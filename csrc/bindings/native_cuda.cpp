@@ -11,18 +11,18 @@ namespace {
 namespace py = pybind11;
 
 // Binds `<op>_workspace(*, <fields of the struct>) -> bytes` and `<op>(*, <the same>, workspace, stream)`.
-template <typename Struct>
-void bind(py::module_& module, const std::string& op, Struct (*make)(Keywords&),
+template <typename Struct, std::size_t count>
+void bind(py::module_& module, const std::string& op, const std::array<const char*, count>& fields,
           std::size_t (*workspace_bytes)(const Struct&), void (*queue)(const Struct&, void*, void*)) {
-  module.def((op + "_workspace").c_str(), [make, workspace_bytes](py::kwargs keywords) {
+  module.def((op + "_workspace").c_str(), [fields, workspace_bytes](py::kwargs keywords) {
     Keywords given(std::move(keywords));
-    const Struct arguments = make(given);
+    const Struct arguments = make<Struct>(given, fields);
     given.expect_none_left();
     return workspace_bytes(arguments);
   });
-  module.def(op.c_str(), [make, queue](py::kwargs keywords) {
+  module.def(op.c_str(), [fields, queue](py::kwargs keywords) {
     Keywords given(std::move(keywords));
-    const Struct arguments = make(given);
+    const Struct arguments = make<Struct>(given, fields);
     void *workspace = given["workspace"], *stream = given["stream"];
     given.expect_none_left();
     const py::gil_scoped_release release;
@@ -39,11 +39,11 @@ void scale_gradient_in_place(const ScaleGradientArguments& arguments, void*, voi
 }  // namespace
 
 void bind_all(py::module_& module) {
-  bind(module, "masked_bce", &masked_bce, &masked_bce_cuda_workspace, &masked_bce_cuda);
-  bind(module, "masked_bce_upsampled", &masked_bce_upsampled, &masked_bce_upsampled_cuda_workspace,
+  bind(module, "masked_bce", kMaskedBce, &masked_bce_cuda_workspace, &masked_bce_cuda);
+  bind(module, "masked_bce_upsampled", kMaskedBceUpsampled, &masked_bce_upsampled_cuda_workspace,
        &masked_bce_upsampled_cuda);
-  bind(module, "scale_gradient", &scale_gradient, &no_workspace, &scale_gradient_in_place);
-  bind(module, "select_top_fraction", &select_top_fraction, &select_top_fraction_cuda_workspace,
+  bind(module, "scale_gradient", kScaleGradient, &no_workspace, &scale_gradient_in_place);
+  bind(module, "select_top_fraction", kSelectTopFraction, &select_top_fraction_cuda_workspace,
        &select_top_fraction_cuda);
   module.attr("MAX_UPSAMPLED_STRIDE") = kMaxUpsampledStride;
 }

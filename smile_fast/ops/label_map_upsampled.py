@@ -26,18 +26,8 @@ def _fake(logits: Tensor, height: int, width: int, stride: int, softmax: bool) -
 
 def _launch(core: Core, logits: Tensor, height: int, width: int, stride: int, softmax: bool) -> Tensor:
     labels = logits.new_empty((logits.shape[0], height, width), dtype=torch.uint8)
-    core.run(
-        NAME,
-        logits.dtype,
-        logits=logits,
-        images=logits.shape[0],
-        channels=logits.shape[1],
-        height=height,
-        width=width,
-        stride=stride,
-        softmax=softmax,
-        labels=labels,
-    )
+    shape = {"images": logits.shape[0], "channels": logits.shape[1], "grid": (height, width, stride)}
+    core.run(NAME, logits.dtype, logits=logits, **shape, softmax=softmax, labels=labels)
     return labels
 
 

@@ -47,19 +47,9 @@ def launch(
 ) -> tuple[Tensor, Tensor]:
     """Run the kernel of a loss; the gradient is contiguous and written, and may be the logits; return sums, counts."""
     sums, counts = _new_sums(logits)
-    core.run(
-        op,
-        logits.dtype,
-        logits=logits,
-        labels=labels,
-        table=table,
-        batch=logits.shape[0],
-        organs=logits.shape[1],
-        sums=sums,
-        counts=counts,
-        gradient=gradient,
-        **others,
-    )
+    shape = {"batch": logits.shape[0], "organs": logits.shape[1]}
+    results = {"sums": sums, "counts": counts, "gradient": gradient}
+    core.run(op, logits.dtype, logits=logits, labels=labels, table=table, **shape, **results, **others)
     return sums, counts
 
 

@@ -1,7 +1,8 @@
 """pseudo_labels_upsampled: a relabelling round of one case, from low-resolution logits to pseudo-label codes."""
 
+import functools
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -42,24 +43,16 @@ def _launch(
 ) -> tuple[Tensor, Tensor]:
     overlay = labels.new_empty(labels.shape)
     counts = labels.new_empty((len(organs), 3), dtype=torch.int64)
-    core.run(
-        NAME,
-        logits.dtype,
-        logits=logits,
-        labels=labels,
-        depth=logits.shape[0],
-        channels=logits.shape[1],
-        height=labels.shape[1],
-        width=labels.shape[2],
-        stride=stride,
-        organs=torch.tensor(organs, dtype=torch.int64),
-        organ_count=len(organs),
-        gamma=gamma,
-        per_slice=scope == "slice",
-        overlay=overlay,
-        counts=counts,
-    )
+    shape = {"depth": labels.shape[0], "channels": logits.shape[1], "grid": (*labels.shape[1:], stride)}
+    chosen = {"organs": torch.tensor(organs, dtype=torch.int64), "organ_count": len(organs), "gamma": gamma}
+    scope_and_results = {"per_slice": scope == "slice", "overlay": overlay, "counts": counts}
+    core.run(NAME, logits.dtype, logits=logits, labels=labels, **shape, **chosen, **scope_and_results)
     return overlay, counts
+
+
+def _queued(*arguments: Any) -> tuple[Tensor, Tensor]:
+    run = functools.partial(reference.pseudo_labels_upsampled, select=torch.ops.smile_fast.select_top_fraction)
+    return run(*arguments)
 
 
 def _triton_limit(logits: Tensor, labels: Tensor, organs: object, gamma: object, stride: int, scope: object) -> str:
@@ -74,7 +67,7 @@ define(
     fake=_fake,
     native=native(_launch, lambda logits, labels, organs, gamma, stride, scope: refused_stride(stride)),
     triton=triton(NAME, NAME, _triton_limit),
-    further=[Implementation("torch", reference.pseudo_labels_upsampled_queued, ("cuda",), on_request=("cpu",))],
+    further=[Implementation("torch", _queued, ("cuda",), on_request=("cpu",))],
 )
 
 

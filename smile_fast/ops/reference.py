@@ -279,6 +279,9 @@ def label_map_upsampled(
     return labels
 
 
+Selection = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
 def pseudo_labels_upsampled(
     logits: Tensor,  # [D, K, h, w]
     labels: Tensor,  # [D, H, W] uint8
@@ -286,32 +289,18 @@ def pseudo_labels_upsampled(
     gamma: float,
     stride: int,
     scope: str,
+    select: Selection | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Kernel of `smile_fast::pseudo_labels_upsampled`.
+
+    Without `select`, the selection runs over the candidates alone, whose number the host learns. With that of the op,
+    which runs over all voxels, it learns nothing.
 
     Returns:
         overlay: [D, H, W] uint8, 0 or PSEUDO_BIT | label of an organ.
         counts: [n, 3] int64, candidates, selected and kept voxels of each organ.
     """
-    return _pseudo_labels(logits, labels, organs, gamma, stride, scope, _select_compacted)
-
-
-def pseudo_labels_upsampled_queued(
-    logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, scope: str
-) -> tuple[Tensor, Tensor]:
-    """The same, where the host learns nothing: the selection goes over all voxels, as the op does it on the device."""
-    return _pseudo_labels(logits, labels, organs, gamma, stride, scope, torch.ops.smile_fast.select_top_fraction)
-
-
-def _pseudo_labels(
-    logits: Tensor,  # [D, K, h, w]
-    labels: Tensor,  # [D, H, W] uint8
-    organs: Sequence[int],
-    gamma: float,
-    stride: int,
-    scope: str,
-    select: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
-) -> tuple[Tensor, Tensor]:
+    select = select or _select_compacted
     labels = labels.contiguous()  # so is everything of its shape, and can be indexed flat
     overlay = torch.zeros_like(labels)
     counts = torch.zeros((len(organs), 3), dtype=torch.int64, device=labels.device)

@@ -34,8 +34,8 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 _LIBRARY: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
 
 
-def _accepts_everything(*arguments: Any) -> str:
-    return ""
+Refusal = Callable[..., str]
+"""Called with the schema's arguments: why an implementation cannot take these; empty when it can."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Implementation:
     """The device types it runs on; () means any."""
     unusable: str = ""
     """Why it cannot run in this installation at all; empty when it can."""
-    refusal: Callable[..., str] = _accepts_everything
-    """Called with the schema's arguments: why it cannot take these; empty when it can."""
+    refusals: tuple[Refusal, ...] = ()
+    """What it does not take."""
     on_request: tuple[str, ...] = ()
     """Further device types on which it runs when it is asked for by name, and only then."""
 
@@ -63,7 +63,10 @@ class Implementation:
 
     def why_not(self, first: Tensor, *others: Any) -> str:
         """Return why this implementation cannot take the schema's arguments; empty when it can."""
-        return self.why_not_on(first.device.type) or self.refusal(first, *others)
+        reason = self.why_not_on(first.device.type)
+        for refusal in self.refusals:
+            reason = reason or refusal(first, *others)
+        return reason
 
 
 class Formula(NamedTuple):
@@ -116,31 +119,29 @@ def define(
         further: those of other names; worse than all of the above.
         reference: runs anywhere and takes anything; None for the function of `smile_fast.ops.reference` with the op's
             name.
+
+    Raises:
+        ValueError: the op has no reference.
     """
+    if reference is None and not hasattr(references, op):
+        raise ValueError(f"{op} needs a reference: a function of this name in {references.__file__}")
     last = Implementation(REFERENCE, reference or getattr(references, op))
     implementations = [one for one in (native, cuda, triton, *further, last) if one is not None]
     _IMPLEMENTATIONS[op] = tuple(implementations)
     _ARGUMENTS[op] = re.findall(r"([\w\[\]]+)(?:\(a!\))? (\w+)(?=[,)])", schema.partition(" -> ")[0])
-    usable = [implementation for implementation in implementations if not implementation.unusable]
     formula = differentiable or _no_gradient(len(_ARGUMENTS[op]))
-    for overload in (op, *(f"{op}.{implementation.name}" for implementation in usable)):
+    by_name = {f"{op}.{one.name}": [one] for one in implementations if not one.unusable}
+    for overload, candidates in {op: [last], **by_name}.items():
         _LIBRARY.define(overload + schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"{NAMESPACE}::{overload}", _checked(check, fake), lib=_LIBRARY)
         if "!)" not in schema:
             torch.library.register_autograd(
                 f"{NAMESPACE}::{overload}", formula.backward, setup_context=formula.setup_context, lib=_LIBRARY
             )
-    for one in usable:
-        _LIBRARY.impl(f"{op}.{one.name}", _checked(check, _by_name(op, one)), "CompositeExplicitAutograd")
-
-    _LIBRARY.impl(op, _checked(check, last.run), "CompositeExplicitAutograd")
+        _LIBRARY.impl(overload, _checked(check, best_of(op, candidates)), "CompositeExplicitAutograd")
     for device, key in _DISPATCH_KEYS.items():
-        candidates = [one for one in usable if not one.why_not_on(device) and device not in one.on_request]
-        if device == "cuda":  # a GPU's user waits for more than a CPU's who has no compiler
-            warn = _warning_of_reference(op, implementations, device)
-            _LIBRARY.impl(op, _checked(check, _first_that_accepts(candidates, warn)), key)
-        elif len(candidates) > 1:
-            _LIBRARY.impl(op, _checked(check, _first_that_accepts(candidates)), key)
+        candidates = [one for one in implementations if device in one.devices or not one.devices]
+        _LIBRARY.impl(op, _checked(check, best_of(op, candidates, warns=device == "cuda")), key)
 
 
 def _checked(check: Callable[..., None], run: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,51 +154,32 @@ def _checked(check: Callable[..., None], run: Callable[..., Any]) -> Callable[..
     return checked
 
 
-def _by_name(op: str, implementation: Implementation) -> Callable[..., Any]:
-    """Return the kernel of one implementation, which raises where it cannot be used, and never falls back."""
+def best_of(op: str, candidates: Sequence[Implementation], warns: bool = False) -> Callable[..., Any]:
+    """Return a kernel that runs the first candidate that takes its arguments, or raises if none does.
+
+    With `warns`, it says once why an op runs its reference: a GPU's user waits for more than a CPU's without compiler.
+    """
+    warned = not warns
 
     def run(*arguments: Any) -> Any:
-        reason = implementation.why_not(*arguments)
-        if reason:
-            raise ValueError(f"implementation {implementation.name!r} of {op} cannot be used: {reason}")
-        return implementation.run(*arguments)
-
-    return run
-
-
-def _first_that_accepts(
-    candidates: Sequence[Implementation], before_reference: Callable[..., object] = _accepts_everything
-) -> Callable[..., Any]:
-    """Return a kernel that runs the best candidate for its arguments; the reference at the end takes anything."""
-
-    def run(*arguments: Any) -> Any:
+        nonlocal warned
+        reasons = []
         for candidate in candidates:
-            if not candidate.refusal(*arguments):
+            reason = candidate.why_not(*arguments)
+            if not reason:
                 break
-        if candidate.name == REFERENCE:
-            before_reference(*arguments)
+            reasons.append(f"{candidate.name}: {reason}")
+        else:
+            raise ValueError(f"implementation {candidates[-1].name!r} of {op} cannot be used: {reason}")
+        if candidate.name == REFERENCE and not warned:
+            warned = True
+            device = arguments[0].device.type
+            warnings.warn(
+                f"{op} runs its slow reference on {device}. {'; '.join(reasons)}", RuntimeWarning, stacklevel=2
+            )
         return candidate.run(*arguments)
 
     return run
-
-
-def _warning_of_reference(op: str, implementations: Sequence[Implementation], device: str) -> Callable[..., None]:
-    """Return what says, the first time that it is called, that an op runs its reference on a device, and why."""
-    warned = False
-
-    def warn(*arguments: Any) -> None:
-        nonlocal warned
-        if warned:
-            return
-        warned = True
-        reasons = "; ".join(
-            f"{candidate.name}: {candidate.why_not(*arguments)}"
-            for candidate in implementations
-            if device in candidate.devices
-        )
-        warnings.warn(f"{op} runs its slow reference on {device}. {reasons}", RuntimeWarning, stacklevel=2)
-
-    return warn
 
 
 def overload(op: str, implementation: str | None, *arguments: Any) -> OpOverload:

@@ -33,17 +33,9 @@ def _fake(scores: Tensor, candidates: Tensor, gamma: Tensor, segments: Tensor) -
 
 def _launch(core: Core, scores: Tensor, candidates: Tensor, gamma: Tensor, segments: Tensor) -> Tensor:
     selection = core.empty(candidates.shape, candidates)
-    core.run(
-        NAME,
-        scores.dtype,
-        scores=scores,
-        candidates=candidates,
-        length=scores.shape[0],
-        gamma=gamma,
-        offsets=segments,
-        segments=gamma.shape[0],
-        selection=selection,
-    )
+    segmented = {"gamma": gamma, "offsets": segments, "segments": gamma.shape[0]}
+    given = {"scores": scores, "candidates": candidates, "length": scores.shape[0], **segmented}
+    core.run(NAME, scores.dtype, **given, selection=selection)
     return selection
 
 

@@ -19,8 +19,8 @@ from smile_fast.training.augment import Augmentation
 from smile_fast.training.batches import Batch, BatchSource
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
-from smile_fast.training.losses import Loss, MaskedHeads, MissingIsBackground, StepLoss
 from smile_fast.training.metrics import MetricsLog
+from smile_fast.training.objectives import Loss, MaskedHeads, MissingIsBackground, StepLoss
 from smile_fast.training.optimization import (
     WeightAverage,
     build_optimizer,

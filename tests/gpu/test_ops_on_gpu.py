@@ -67,7 +67,7 @@ def test_sums_of_a_real_size(implementation: str) -> None:
     exact_sums, exact_gradient = exact(given)
     torch.testing.assert_close(sums.cpu(), exact_sums, rtol=LOSS_RELATIVE_LARGE, atol=0)
     assert gradient_ulps(gradient.cpu(), exact_gradient) <= GRADIENT_ULPS[torch.float32]
-    given = problem(1, 3, (512, 512), torch.float32, coarse=(64, 64))
+    given = problem(1, 3, (512, 512), torch.float32, low=(64, 64))
     run = getattr(torch.ops.smile_fast.masked_bce_upsampled, implementation)
     sums, _, _ = run(*on_device(given)[:3], True)
     torch.testing.assert_close(sums.cpu(), exact_upsampled(given)[0], rtol=LOSS_RELATIVE_LARGE, atol=0)
@@ -100,14 +100,14 @@ def test_mean_over_the_logits(implementation: str) -> None:
 @pytest.mark.parametrize("implementation", implementations("masked_bce_upsampled"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    ("coarse", "size"),
+    ("low", "size"),
     [((8, 9), (64, 72)), ((5, 7), (23, 30)), ((20, 19), (7, 9)), ((6, 6), (6, 6)), ((3, 4, 5), (9, 15, 20))],
     ids=str,
 )
 def test_masked_bce_upsampled(
-    implementation: str, dtype: torch.dtype, coarse: tuple[int, ...], size: tuple[int, ...]
+    implementation: str, dtype: torch.dtype, low: tuple[int, ...], size: tuple[int, ...]
 ) -> None:
-    given = problem(2, 5, size, dtype, coarse=coarse)
+    given = problem(2, 5, size, dtype, low=low)
     sums, gradient, magnitude = exact_upsampled(given)
     loss, found = run_loss(masked_bce_upsampled, on_device(given), implementation)
     assert_sum(loss, sums, given.known)

@@ -32,9 +32,9 @@ class Problem(NamedTuple):
 
 
 def problem(
-    batch: int, organs: int, size: tuple[int, ...], dtype: torch.dtype, *, coarse: tuple[int, ...] = (), seed: int = 0
+    batch: int, organs: int, size: tuple[int, ...], dtype: torch.dtype, *, low: tuple[int, ...] = (), seed: int = 0
 ) -> Problem:
-    """Make a problem with labels of `size`, and logits of the same size or of `coarse`."""
+    """Make a problem with labels of `size`, and logits of the same size or of `low`."""
     random = np.random.default_rng(seed)
     words = -(-organs // 32)
     table = random.integers(0, 2**32, (batch, 256, 2, words), dtype=np.uint32)
@@ -45,7 +45,7 @@ def problem(
         torch.from_numpy(table[image, labels[:, None], which, organ // 32] >> (organ % 32).astype(np.uint32) & 1).bool()
         for which in (0, 1)
     )
-    logits = torch.from_numpy(random.normal(0, 4, (batch, organs, *(coarse or size)))).to(dtype)
+    logits = torch.from_numpy(random.normal(0, 4, (batch, organs, *(low or size)))).to(dtype)
     return Problem(logits, torch.from_numpy(labels), torch.from_numpy(table.view(np.int32)), known, positive)
 
 

@@ -54,9 +54,9 @@ def upsample(logits: Tensor, given: Problem) -> Tensor:
 def exact_upsampled(given: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """Sums, gradient and the sum of its terms' absolute values in float64; autograd transposes the interpolation."""
     leaf = given.logits.double().requires_grad_()
-    fine = upsample(leaf, given)
-    sums, slopes = exact(given._replace(logits=fine.detach()))
-    gradients = [torch.autograd.grad(fine, leaf, arriving, retain_graph=True)[0] for arriving in (slopes, slopes.abs())]
+    high = upsample(leaf, given)
+    sums, slopes = exact(given._replace(logits=high.detach()))
+    gradients = [torch.autograd.grad(high, leaf, arriving, retain_graph=True)[0] for arriving in (slopes, slopes.abs())]
     return sums, gradients[0], gradients[1]
 
 
@@ -80,28 +80,28 @@ def check_against_float64(given: Problem, implementation: str) -> None:
 
 
 @pytest.mark.parametrize(("implementation", "dtype"), taken("masked_bce_upsampled"), ids=str)
-@pytest.mark.parametrize(("coarse", "size"), SIZES, ids=str)
+@pytest.mark.parametrize(("low", "size"), SIZES, ids=str)
 def test_sums_counts_and_gradients(
-    implementation: str, coarse: tuple[int, ...], size: tuple[int, ...], dtype: torch.dtype
+    implementation: str, low: tuple[int, ...], size: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    check_against_float64(problem(2, 3, size, dtype, coarse=coarse), implementation)
+    check_against_float64(problem(2, 3, size, dtype, low=low), implementation)
 
 
 @pytest.mark.parametrize("organs", [1, 32, 33, 65, 128])
 def test_many_organs(implementation: str, organs: int) -> None:
-    check_against_float64(problem(1, organs, (9, 10), torch.float32, coarse=(4, 4)), implementation)
+    check_against_float64(problem(1, organs, (9, 10), torch.float32, low=(4, 4)), implementation)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_error_is_at_most_twice_that_of_plain_torch(implementation: str, dtype: torch.dtype) -> None:
-    given = problem(2, 5, (64, 65), dtype, coarse=(8, 9))
+    given = problem(2, 5, (64, 65), dtype, low=(8, 9))
     exact_sum = exact_upsampled(given)[0].sum().item()
     plain = plain_torch(upsample(given.logits, given), given).sum().item()
     assert_no_worse_than_torch(sum_loss(given, implementation)(given.logits).item(), plain, exact_sum)
 
 
 def test_loss_of_real_sizes(implementation: str) -> None:
-    given = problem(1, 2, (512, 512), torch.float32, coarse=(64, 64))
+    given = problem(1, 2, (512, 512), torch.float32, low=(64, 64))
     _, sums, _ = masked_bce_upsampled_stats(given.logits, given.labels, given.table, implementation=implementation)
     torch.testing.assert_close(sums, exact_upsampled(given)[0], rtol=LOSS_RELATIVE_LARGE, atol=0)
 
@@ -115,9 +115,9 @@ def test_same_size_equals_masked_bce(implementation: str) -> None:
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize(("coarse", "size"), [((2, 3), (5, 4)), ((2, 2, 2), (3, 5, 3))])
-def test_gradcheck(coarse: tuple[int, ...], size: tuple[int, ...]) -> None:
-    given = problem(2, 2, size, torch.float64, coarse=coarse)
+@pytest.mark.parametrize(("low", "size"), [((2, 3), (5, 4)), ((2, 2, 2), (3, 5, 3))])
+def test_gradcheck(low: tuple[int, ...], size: tuple[int, ...]) -> None:
+    given = problem(2, 2, size, torch.float64, low=low)
     for reduction in ("mean", "sum", "none"):
         assert torch.autograd.gradcheck(
             lambda z, r=reduction: masked_bce_upsampled(z, given.labels, given.table, reduction=r),
@@ -166,7 +166,7 @@ def test_missing_organ_gets_no_gradient_from_background(implementation: str) -> 
         lambda z: masked_bce_upsampled(z, labels, table, implementation=implementation), torch.ones(1, 2, 6, 6)
     )
     reached = grad[0, 1] != 0
-    assert reached[2, 2]  # fine voxels 8..11 lie in coarse cell 2, and read cells 1 to 3
+    assert reached[2, 2]  # voxels 8..11 lie in low pixel 2, and read 1 to 3
     reached[1:4, 1:4] = False
     assert not reached.any()
 
@@ -205,7 +205,7 @@ def test_nothing_known_is_exactly_zero(implementation: str) -> None:
 
 
 def test_gradient_that_arrives_scales_every_plane(implementation: str) -> None:
-    given = problem(2, 2, (6, 7), torch.float32, coarse=(3, 3))
+    given = problem(2, 2, (6, 7), torch.float32, low=(3, 3))
     leaf = given.logits.clone().requires_grad_()
     planes = masked_bce_upsampled(leaf, given.labels, given.table, reduction="none", implementation=implementation)
     arriving = torch.tensor([[1.0, -2.5], [0.0, 7.0]])
@@ -215,7 +215,7 @@ def test_gradient_that_arrives_scales_every_plane(implementation: str) -> None:
 
 
 def test_memory_layout_does_not_matter(implementation: str) -> None:
-    given = problem(2, 3, (8, 10), torch.float32, coarse=(4, 5))
+    given = problem(2, 3, (8, 10), torch.float32, low=(4, 5))
     expected = gradient(sum_loss(given, implementation), given.logits)
     strided = given._replace(labels=given.labels.transpose(1, 2).contiguous().transpose(1, 2))
     for logits in (
@@ -228,17 +228,17 @@ def test_memory_layout_does_not_matter(implementation: str) -> None:
         assert torch.equal(found[1], expected[1])
 
 
-@pytest.mark.parametrize(("coarse", "size", "batch"), [((2, 2), (4, 4), 0), ((2, 2), (0, 4), 1), ((0, 0), (0, 0), 1)])
-def test_empty(implementation: str, coarse: tuple[int, ...], size: tuple[int, ...], batch: int) -> None:
+@pytest.mark.parametrize(("low", "size", "batch"), [((2, 2), (4, 4), 0), ((2, 2), (0, 4), 1), ((0, 0), (0, 0), 1)])
+def test_empty(implementation: str, low: tuple[int, ...], size: tuple[int, ...], batch: int) -> None:
     given = problem(batch, 2, size, torch.float32)
-    logits = torch.ones(batch, 2, *coarse)
+    logits = torch.ones(batch, 2, *low)
     loss, grad = gradient(sum_loss(given, implementation), logits)
     assert loss.item() == 0.0
     assert torch.equal(grad, torch.zeros_like(logits))
 
 
 def test_same_inputs_same_bits(implementation: str) -> None:
-    given = problem(2, 3, (301, 160), torch.float32, coarse=(40, 20))
+    given = problem(2, 3, (301, 160), torch.float32, low=(40, 20))
     results = []
     # Plain torch rounds differently at the end of a thread's share; the native core must not.
     for threads in (1, 2, 3, 8) if implementation == "native" else (1, 1):
@@ -250,7 +250,7 @@ def test_same_inputs_same_bits(implementation: str) -> None:
 
 
 def test_no_gradient_is_made_where_none_is_needed(implementation: str) -> None:
-    given = problem(1, 2, (9, 10), torch.float32, coarse=(4, 5))
+    given = problem(1, 2, (9, 10), torch.float32, low=(4, 5))
     kernel = getattr(torch.ops.smile_fast.masked_bce_upsampled, implementation)
     sums, counts, grad = kernel(given.logits, given.labels, given.table, False)
     expected_sums, expected_counts, _ = kernel(given.logits, given.labels, given.table, True)
@@ -320,7 +320,7 @@ def test_extra_memory_is_a_hundredth_of_one_full_resolution_tensor(implementatio
 
 
 def test_opcheck(implementation: str) -> None:
-    given = problem(2, 3, (8, 9), torch.float32, coarse=(4, 4))
+    given = problem(2, 3, (8, 9), torch.float32, low=(4, 4))
     for overload in ("default", implementation):
         kernel = getattr(torch.ops.smile_fast.masked_bce_upsampled, overload)
         torch.library.opcheck(kernel, (given.logits, given.labels, given.table, False))
@@ -328,7 +328,7 @@ def test_opcheck(implementation: str) -> None:
 
 
 def test_compiles_into_one_graph(implementation: str) -> None:
-    given = problem(2, 3, (8, 9), torch.float32, coarse=(4, 4))
+    given = problem(2, 3, (8, 9), torch.float32, low=(4, 4))
     compiled = torch.compile(sum_loss(given, implementation), fullgraph=True, backend="aot_eager")
     found = gradient(compiled, given.logits)
     expected = gradient(sum_loss(given, implementation), given.logits)
@@ -336,7 +336,7 @@ def test_compiles_into_one_graph(implementation: str) -> None:
     assert torch.equal(found[1], expected[1])
 
 
-GOOD = problem(2, 3, (8, 9), torch.float32, coarse=(4, 5))
+GOOD = problem(2, 3, (8, 9), torch.float32, low=(4, 5))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from smile_fast.ops import available, pseudo_labels_upsampled, reference, select_top_fraction
 from smile_fast.supervision import PSEUDO_BIT
-from tests.ops.test_label_map_upsampled import INF, NAN, blobs, coarse, noise
+from tests.ops.test_label_map_upsampled import INF, NAN, blobs, low, noise
 
 IMPLEMENTATIONS = [name for name, usable, _ in available("pseudo_labels_upsampled", "cpu") if usable]
 GAMMAS = (0.0, 0.07, 0.33, 0.66, 1.0)
@@ -52,7 +52,7 @@ def test_it_is_the_selection_on_full_resolution_scores(
     implementation: str, scope: str, gamma: float, stride: int
 ) -> None:
     labels = some_labels(4, SIZE)
-    for logits in (noise((4, 3, *coarse(SIZE, stride))), blobs(4, 3, *coarse(SIZE, stride))):
+    for logits in (noise((4, 3, *low(SIZE, stride))), blobs(4, 3, *low(SIZE, stride))):
         found = pseudo_labels_upsampled(logits, labels, [0, 2], gamma, stride, scope, implementation=implementation)
         wanted = composed(logits, labels, [0, 2], gamma, stride, scope)
         assert torch.equal(found[0], wanted[0])
@@ -65,7 +65,7 @@ def test_it_is_the_selection_on_full_resolution_scores(
 @pytest.mark.parametrize("stride", [1, 3, 8, 16])
 @pytest.mark.skipif("native" not in IMPLEMENTATIONS, reason="the native core is not built")
 def test_native_is_the_reference(dtype: torch.dtype, scope: str, stride: int) -> None:
-    labels, shape = some_labels(3, SIZE), (3, 6, *coarse(SIZE, stride))
+    labels, shape = some_labels(3, SIZE), (3, 6, *low(SIZE, stride))
     logits = noise(shape, dtype=dtype)
     special = torch.where(noise(shape, 1) > 3, torch.tensor(NAN, dtype=dtype), logits)
     special = torch.where(noise(shape, 2) > 4, torch.tensor(INF, dtype=dtype), special)
@@ -85,7 +85,7 @@ def test_native_is_the_reference(dtype: torch.dtype, scope: str, stride: int) ->
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("scope", ["volume", "slice"])
 def test_queued_is_the_reference(dtype: torch.dtype, scope: str) -> None:
-    logits, labels = noise((3, 4, *coarse(SIZE, 8)), dtype=dtype), some_labels(3, SIZE)
+    logits, labels = noise((3, 4, *low(SIZE, 8)), dtype=dtype), some_labels(3, SIZE)
     found, wanted = (
         pseudo_labels_upsampled(logits, labels, [0, 1, 3], 0.33, 8, scope, implementation=name)
         for name in ("torch", "reference")
@@ -111,10 +111,10 @@ class HostLearnsNothing(TorchDispatchMode):
 
 
 def test_queued_tells_the_host_nothing() -> None:
-    logits, labels = noise((2, 3, *coarse(SIZE, 8))), some_labels(2, SIZE)
+    logits, labels = noise((2, 3, *low(SIZE, 8))), some_labels(2, SIZE)
     arguments = (logits, labels, [0, 2], 0.5, 8, "volume")
     with HostLearnsNothing():
-        reference.pseudo_labels_upsampled_queued(*arguments)
+        torch.ops.smile_fast.pseudo_labels_upsampled.torch(*arguments)
         reference.label_map_upsampled(logits, *SIZE, 8, False)
     with HostLearnsNothing(), pytest.raises(AssertionError, match="nonzero waits for the device"):
         reference.pseudo_labels_upsampled(*arguments)

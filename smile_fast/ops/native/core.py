@@ -3,12 +3,12 @@
 import functools
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from smile_fast.ops.registry import Implementation
+from smile_fast.ops.registry import Implementation, Refusal
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 """The dtypes of logits and scores that compiled implementations compute with, and the cores' names for them."""
@@ -31,25 +31,6 @@ NOT_BUILT = "the native core was not built (SMILE_FAST_BUILD=none); reinstall wi
 CORE, UNUSABLE = load("_native", NOT_BUILT)
 
 
-class Core(Protocol):
-    """What an op's launcher needs of a core: written once, it serves the CPU and CUDA."""
-
-    def empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Return a contiguous tensor with the dtype and on the device of another, with unspecified contents."""
-        ...
-
-    def run(self, op: str, dtype: torch.dtype, **arguments: Any) -> None:
-        """Run a kernel.
-
-        Args:
-            op: its name in the extension module.
-            dtype: of logits or scores, one of DTYPES.
-            arguments: fields of the kernel's struct of arguments. Tensors are handed over as addresses, None as null;
-                one that is not contiguous is copied first, so that a result must be contiguous to be seen.
-        """
-        ...
-
-
 def addresses(arguments: dict[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
     """Return contiguous tensors, to be kept while a kernel runs, and the arguments with their addresses."""
     kept, plain = [], dict(arguments)
@@ -62,15 +43,15 @@ def addresses(arguments: dict[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
     return kept, plain
 
 
-class CpuCore:
-    """The kernels of smile_fast._native."""
+class Core:
+    """What an op's launcher needs of a core: written once, it serves the CPU and, by a subclass, CUDA."""
 
     def empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """See `Core.empty`; large tensors are in memory that the core keeps: csrc/core/common/memory_pool.h.
+        """Return a contiguous tensor with the dtype and on the device of another, with unspecified contents.
 
-        A training step frees its gradient and asks for the same size again. The system would take the pages back and
-        hand out others, which are zeroed one by one at first touch: that costs several times what the kernels need to
-        fill them.
+        Large ones are in memory that the core keeps (csrc/core/common/memory_pool.h). A training step frees its
+        gradient and asks for the same size again. The system would take the pages back and hand out others, which are
+        zeroed one by one at first touch: that costs several times what the kernels need to fill them.
         """
         size = torch.Size(shape)
         if size.numel() * like.itemsize < POOLED_BYTES:
@@ -78,7 +59,14 @@ class CpuCore:
         return torch.frombuffer(CORE.Memory(size.numel() * like.itemsize), dtype=like.dtype).view(size)
 
     def run(self, op: str, dtype: torch.dtype, **arguments: Any) -> None:
-        """See `Core.run`; on as many threads as torch uses. Threads never change a bit."""
+        """Run a kernel, on as many threads as torch uses; they never change a bit.
+
+        Args:
+            op: its name in the extension module.
+            dtype: of logits or scores, one of DTYPES.
+            arguments: fields of the kernel's struct of arguments. Tensors are handed over as addresses, None as null;
+                one that is not contiguous is copied first, so that a result must be contiguous to be seen.
+        """
         _kept, plain = addresses(arguments)
         getattr(CORE, op)(dtype=DTYPES[dtype], **plain, threads=torch.get_num_threads())
 
@@ -95,15 +83,12 @@ def refused_stride(stride: int) -> str:
     return "" if stride <= MAX_STRIDE else f"it upsamples by at most {MAX_STRIDE}, got {stride}"
 
 
-def native(launch: Callable[..., Any], limit: Callable[..., str] | None = None) -> Implementation:
+def native(launch: Callable[..., Any], *limits: Refusal) -> Implementation:
     """Return the registry's entry of an op's kernel on the CPU.
 
     Args:
-        launch: called with this `Core` and the schema's arguments.
-        limit: called with the schema's arguments: why the kernel cannot take them, beside their dtype.
+        launch: called with a `Core` and the schema's arguments.
+        limits: what the kernel does not take, beside dtypes.
     """
-
-    def refusal(*arguments: Any) -> str:
-        return refused_dtype(*arguments) or (limit(*arguments) if limit else "")
-
-    return Implementation("native", functools.partial(launch, CpuCore()), ("cpu",), UNUSABLE, refusal)
+    run = functools.partial(launch, Core())
+    return Implementation("native", run, ("cpu",), UNUSABLE, (refused_dtype, *limits))

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smile_fast.ops.native.core import DTYPES, addresses, load, refused_dtype
-from smile_fast.ops.registry import Implementation
+from smile_fast.ops.native.core import DTYPES, Core, addresses, load, refused_dtype
+from smile_fast.ops.registry import Implementation, Refusal
 
 OLDEST = (8, 0)
 """Compute capability of the oldest GPUs that the kernels are compiled for."""
@@ -17,8 +17,8 @@ NOT_BUILT = "the CUDA core was not built; reinstall with nvcc 11.8 or later (SMI
 CORE, UNUSABLE = load("_native_cuda", NOT_BUILT)
 
 
-class CudaCore:
-    """The kernels of smile_fast._native_cuda; a `native.core.Core`."""
+class CudaCore(Core):
+    """The kernels of smile_fast._native_cuda."""
 
     def empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """See `Core.empty`; from torch's allocator."""
@@ -46,15 +46,11 @@ def _refused_device(index: int) -> str:
     return ""
 
 
-def refusal(values: Tensor, *others: object) -> str:
-    """Return why the core cannot compute with a tensor's dtype and device; empty when it can."""
-    return refused_dtype(values) or (_refused_device(values.get_device()) if values.is_cuda else "")
+def _refused(values: Tensor, *others: object) -> str:
+    return _refused_device(values.get_device()) if values.is_cuda else ""
 
 
-def cuda(launch: Callable[..., Any], limit: Callable[..., str] | None = None) -> Implementation:
+def cuda(launch: Callable[..., Any], *limits: Refusal) -> Implementation:
     """Return the registry's entry of an op's kernel on CUDA; arguments as those of `native.core.native`."""
-
-    def refused(*arguments: Any) -> str:
-        return refusal(*arguments) or (limit(*arguments) if limit else "")
-
-    return Implementation("cuda", functools.partial(launch, CudaCore()), ("cuda",), UNUSABLE, refused)
+    run = functools.partial(launch, CudaCore())
+    return Implementation("cuda", run, ("cuda",), UNUSABLE, (refused_dtype, _refused, *limits))

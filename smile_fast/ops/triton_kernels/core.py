@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from smile_fast.ops.native.core import refused_dtype
-from smile_fast.ops.registry import Implementation
+from smile_fast.ops.registry import Implementation, Refusal
 
 LARGEST_AXIS = 32_000
 """Of low-resolution logits and of the labels they are interpolated to: 2 h (H + 1) fits in an int32."""
@@ -39,22 +39,19 @@ def refused_axes(*lengths: int) -> str:
     return f"it takes axes and strides of up to {LARGEST_AXIS} pixels, got {largest}" if largest > LARGEST_AXIS else ""
 
 
-def triton(module: str, op: str, limit: Callable[..., str] | None = None) -> Implementation:
+def triton(module: str, op: str, *limits: Refusal) -> Implementation:
     """Return the registry's entry of an op that a file of this package implements.
 
     Args:
         module: the file; it, and with it Triton, is imported at the first call.
         op: the function in that file, which takes the schema's arguments.
-        limit: called with the schema's arguments: why the kernel cannot take them, beside their dtype.
+        limits: what the kernel does not take, beside dtypes.
     """
 
     def run(*arguments: Any) -> Any:
         return getattr(importlib.import_module(f"smile_fast.ops.triton_kernels.{module}"), op)(*arguments)
 
-    def refusal(*arguments: Any) -> str:
-        return refused_dtype(*arguments) or (limit(*arguments) if limit else "")
-
-    return Implementation("triton", run, ("cuda",), UNUSABLE, refusal, ON_REQUEST)
+    return Implementation("triton", run, ("cuda",), UNUSABLE, (refused_dtype, *limits), ON_REQUEST)
 
 
 class Configuration(NamedTuple):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from smile_fast.ops import label_map_upsampled, pseudo_labels_upsampled
 from smile_fast.ops.triton_kernels.core import LARGEST_AXIS
-from tests.ops.test_label_map_upsampled import INF, NAN, coarse, noise
+from tests.ops.test_label_map_upsampled import INF, NAN, low, noise
 from tests.ops.test_pseudo_labels_upsampled import some_labels
 
 # NumPy, in which the interpreter computes, warns of inf * 0.
@@ -29,7 +29,7 @@ def cases(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
 @pytest.mark.parametrize("softmax", [False, True])
 @pytest.mark.parametrize("stride", STRIDES)
 def test_label_map_is_that_of_the_reference(dtype: torch.dtype, softmax: bool, stride: int) -> None:
-    for logits in cases((2, 4, *coarse(SIZE, stride)), dtype):
+    for logits in cases((2, 4, *low(SIZE, stride)), dtype):
         found, wanted = (
             label_map_upsampled(logits, *SIZE, stride, softmax, implementation=name) for name in ("triton", "reference")
         )
@@ -42,7 +42,7 @@ def test_label_map_is_that_of_the_reference(dtype: torch.dtype, softmax: bool, s
 def test_pseudo_labels_are_those_of_the_reference(dtype: torch.dtype, scope: str, stride: int) -> None:
     labels = some_labels(2, SIZE)
     rounds = [(0.33, [0, 1, 3]), (0.66, [0, 3]), (1.0, [2]), (0.66, [0, 1]), (0.33, [1, 2]), (0.0, [0])]
-    for logits, (gamma, organs) in zip(cases((2, 4, *coarse(SIZE, stride)), dtype), rounds, strict=True):
+    for logits, (gamma, organs) in zip(cases((2, 4, *low(SIZE, stride)), dtype), rounds, strict=True):
         found, wanted = (
             pseudo_labels_upsampled(logits, labels, organs, gamma, stride, scope, implementation=name)
             for name in ("triton", "reference")
@@ -81,7 +81,7 @@ def test_no_organ() -> None:
 
 
 def test_memory_layout_does_not_matter() -> None:
-    logits, labels = noise((3, 4, *coarse(SIZE, 8))), some_labels(3, SIZE)
+    logits, labels = noise((3, 4, *low(SIZE, 8))), some_labels(3, SIZE)
     strided, turned = logits.to(memory_format=torch.channels_last), labels.transpose(0, 2).contiguous().transpose(0, 2)
     wanted = pseudo_labels_upsampled(logits, labels, [1, 3], 0.5, 8, implementation="triton")
     found = pseudo_labels_upsampled(strided, turned, [1, 3], 0.5, 8, implementation="triton")
