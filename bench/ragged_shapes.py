@@ -65,8 +65,9 @@ def problem(draw: random.Random, dtype: torch.dtype, device: str) -> list[tuple[
         ("masked_bce", (logits, labels, table, True, True)),
         ("masked_bce_in_place", (logits, labels, table, False)),
         ("masked_bce_upsampled", (low, labels, table, True)),
+        ("scale_gradient", (logits.clone(), torch.rand(batch, organs, dtype=torch.float64).round().to(device))),
         ("select_top_fraction", (scores, candidates, gamma, torch.tensor(bounds).to(device))),
-        ("pseudo_labels_upsampled", (grid, volume, [0, 2, 3], draw.random(), stride, draw.random() < 0.5)),
+        ("pseudo_labels_upsampled", (grid, volume, [0, 2, 3], draw.random(), stride, draw.choice(("volume", "slice")))),
         ("label_map_upsampled", (grid, height, width, stride, draw.random() < 0.5)),
     ]
 

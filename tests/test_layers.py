@@ -20,6 +20,7 @@ EVERYTHING = {
         "demo",
         "evaluation",
         "exporter",
+        "losses",
         "models",
         "ops",
         "report",
@@ -30,6 +31,7 @@ EVERYTHING = {
 }
 BELOW_TRAINING = {
     "smile_fast.data",
+    "smile_fast.losses",
     "smile_fast.models",
     "smile_fast.ops",
     "smile_fast.settings",
@@ -48,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "smile_fast.__main__": {"smile_fast.cli"},
     "smile_fast.ops": {"torch", "triton", "smile_fast._native", "smile_fast._native_cuda", "smile_runtime.label_map"},
     "smile_fast.ops.reference": {"torch", "smile_runtime.label_map"},
+    "smile_fast.losses": {"torch", "smile_fast.ops"},
     "smile_fast.supervision": {"numpy", "torch", "smile_runtime"},
     "smile_fast.settings": {"smile_runtime"},
     "smile_fast.models": {"torch", "smile_fast.settings"},
@@ -229,6 +232,7 @@ def test_commands_import_nothing_heavy() -> None:
         ("smile_fast.ops.checks", "from smile_runtime.io.files import write_json"),
         ("smile_runtime.label_map", "import numpy"),
         ("smile_fast.ops.masked_bce", "from smile_fast.supervision import State"),
+        ("smile_fast.losses", "from smile_fast.supervision import build_tables"),
         ("smile_fast.models.deeplab", "from smile_fast import ops"),
         ("smile_fast.models.deeplab", "import torchvision"),
         ("smile_fast.data.store", "def f():\n    import torch"),

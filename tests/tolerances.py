@@ -168,3 +168,9 @@ def gradient_ulps(gradient: Tensor, exact: Tensor) -> float:
     nearest = exact.abs().to(gradient.dtype).numpy()
     ulp = torch.from_numpy(np.spacing(nearest)).double()
     return float(((gradient.double() - exact).abs() / ulp).max()) if gradient.numel() else 0.0
+
+
+def twice_rounded(dtype: torch.dtype) -> dict[str, float]:
+    """Two ways to the same product that round twice each; below the smallest normal number a rounding is absolute."""
+    finfo = torch.finfo(dtype)
+    return {"rtol": 2 * finfo.eps, "atol": 2 * finfo.tiny * finfo.eps}

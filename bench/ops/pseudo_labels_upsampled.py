@@ -28,14 +28,14 @@ class Workload:
     organs: int = 13
     depth: int = 32
     size: int = 512
-    per_slice: bool = False
+    scope: str = "volume"
     noise: bool = False
     devices: tuple[str, ...] = (CPU,)
 
 
 WORKLOADS = {
     "K13": Workload(),
-    "K13-per-slice": Workload(per_slice=True),
+    "K13-per-slice": Workload(scope="slice"),
     "K13-noise": Workload(noise=True),
     "K13-noise-volume": Workload(depth=100, noise=True, devices=(CUDA,)),
 }
@@ -49,13 +49,13 @@ def candidates(low: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return scores, (scores > 0) & (labels == 0)
 
 
-def pseudo_labels(logits: Tensor, labels: Tensor, organs: Sequence[int], per_slice: bool, find: Candidates) -> Tensor:
+def pseudo_labels(logits: Tensor, labels: Tensor, organs: Sequence[int], scope: str, find: Candidates) -> Tensor:
     """Do it in plain torch, organ by organ, on compacted candidates."""
     best = torch.full(labels.shape, -torch.inf, device=labels.device)
     overlay = torch.zeros_like(labels)
     for organ in organs:
         scores, allowed = find(logits[:, organ], labels)
-        parts = zip(scores, allowed, strict=True) if per_slice else [(scores, allowed)]
+        parts = zip(scores, allowed, strict=True) if scope == "slice" else [(scores, allowed)]
         selected = torch.cat([_top(*part).reshape(-1) for part in parts]).view(labels.shape)
         wins = selected & (scores > best)
         best = torch.where(wins, scores, best)
@@ -83,19 +83,19 @@ def compare(workload: Workload, conditions: Conditions) -> Comparison:
         logits = logits_of(of.truth, workload.organs, low, torch.float32)
     on_host = torch.where(of.truth % 2 == 1, 0, of.truth)  # organ k has value k + 1
     logits, labels = logits.to(conditions.device), on_host.to(conditions.device)
-    per_slice = workload.per_slice
+    scope = workload.scope
 
     def run(implementation: str | None) -> tuple[Tensor, Tensor]:
-        return pseudo_labels_upsampled(logits, labels, organs, GAMMA, STRIDE, per_slice, implementation=implementation)
+        return pseudo_labels_upsampled(logits, labels, organs, GAMMA, STRIDE, scope, implementation=implementation)
 
     ours = variants("pseudo_labels_upsampled", conditions, run)
     if conditions.gpu:
         labeller = PseudoLabeller()
-        ours.append(Call(HOST_TO_HOST, lambda: labeller(logits, on_host, organs, GAMMA, STRIDE, per_slice)))
+        ours.append(Call(HOST_TO_HOST, lambda: labeller(logits, on_host, organs, GAMMA, STRIDE, scope)))
     graph = conditions.compiled(candidates)
     peers = [
-        Call(EAGER, lambda: pseudo_labels(logits, labels, organs, per_slice, candidates)),
-        Call(COMPILE, lambda: pseudo_labels(logits, labels, organs, per_slice, graph)),
+        Call(EAGER, lambda: pseudo_labels(logits, labels, organs, scope, candidates)),
+        Call(COMPILE, lambda: pseudo_labels(logits, labels, organs, scope, graph)),
     ]
 
     def check() -> dict[str, float]:

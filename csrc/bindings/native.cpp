@@ -1,6 +1,9 @@
 // smile_fast._native: the CPU kernels for Python.
 #include "arguments.h"
 #include "core/common/cpu_capability.h"
+#include "core/common/memory_pool.h"
+#include "core/upsampled_labels/label_map_upsampled.h"
+#include "core/upsampled_labels/pseudo_labels_upsampled.h"
 
 namespace {
 
@@ -24,16 +27,51 @@ void use_cpu_capability(const std::string& wanted) {
 
 }  // namespace
 
+namespace smile_fast::bindings {
+namespace {
+
+namespace py = pybind11;
+
+constexpr std::array kLabelMapUpsampled{"dtype", "logits", "images", "channels", "grid", "softmax", "labels"};
+constexpr std::array kPseudoLabelsUpsampled{"dtype",  "logits",      "labels", "depth",     "channels", "grid",
+                                            "organs", "organ_count", "gamma",  "per_slice", "overlay",  "counts"};
+
+// Binds `<op>(*, <fields of the struct>, threads)`; every array is the address of contiguous memory.
+template <typename Struct, std::size_t count>
+void bind(py::module_& module, const char* op, const std::array<const char*, count>& fields,
+          void (*run)(const Struct&, int)) {
+  module.def(op, [fields, run](py::kwargs keywords) {
+    Keywords given(std::move(keywords));
+    const Struct arguments = make<Struct>(given, fields);
+    const int threads = given["threads"];
+    given.expect_none_left();
+    const py::gil_scoped_release release;
+    run(arguments, threads);
+  });
+}
+
+}  // namespace
+
+void bind_all(py::module_& module) {
+  bind(module, "label_map_upsampled", kLabelMapUpsampled, &label_map_upsampled_cpu);
+  bind(module, "masked_bce", kMaskedBce, &masked_bce_cpu);
+  bind(module, "masked_bce_upsampled", kMaskedBceUpsampled, &masked_bce_upsampled_cpu);
+  bind(module, "pseudo_labels_upsampled", kPseudoLabelsUpsampled, &pseudo_labels_upsampled_cpu);
+  bind(module, "scale_gradient", kScaleGradient, &scale_gradient_cpu);
+  bind(module, "select_top_fraction", kSelectTopFraction, &select_top_fraction_cpu);
+  py::class_<Memory>(module, "Memory", py::buffer_protocol(), "Bytes with unspecified contents, from a pool.")
+      .def(py::init<std::size_t>(), py::arg("bytes"))
+      .def_buffer([](Memory& memory) {
+        return py::buffer_info(static_cast<unsigned char*>(memory.data()), static_cast<py::ssize_t>(memory.size()));
+      });
+}
+
+}  // namespace smile_fast::bindings
+
 PYBIND11_MODULE(_native, module) {
   module.doc() = "CPU kernels of smile_fast; see csrc/core for what they compute.";
   module.def("cpu_capabilities", &cpu_capabilities, "CPU capabilities that run here, best first.");
   module.def("use_cpu_capability", &use_cpu_capability, pybind11::arg("name"),
              "All kernels are those of this CPU capability from now on.");
-  smile_fast::bindings::bind_label_map_upsampled(module);
-  smile_fast::bindings::bind_masked_bce(module);
-  smile_fast::bindings::bind_masked_bce_upsampled(module);
-  smile_fast::bindings::bind_memory(module);
-  smile_fast::bindings::bind_pseudo_labels_upsampled(module);
-  smile_fast::bindings::bind_scale_gradient(module);
-  smile_fast::bindings::bind_select_top_fraction(module);
+  smile_fast::bindings::bind_all(module);
 }

@@ -4,10 +4,12 @@
 """
 
 from smile_fast.ops.label_map_upsampled import label_map_upsampled
+from smile_fast.ops.loss_autograd import LossStats
 from smile_fast.ops.masked_bce import masked_bce, masked_bce_stats
 from smile_fast.ops.masked_bce_upsampled import masked_bce_upsampled, masked_bce_upsampled_stats
 from smile_fast.ops.pseudo_labels_upsampled import pseudo_labels_upsampled
 from smile_fast.ops.registry import available, defined
+from smile_fast.ops.scale_gradient import scale_gradient
 from smile_fast.ops.select_top_fraction import select_top_fraction
 
 OPS: tuple[str, ...] = defined()
@@ -15,6 +17,7 @@ OPS: tuple[str, ...] = defined()
 
 __all__ = [
     "OPS",
+    "LossStats",
     "available",
     "label_map_upsampled",
     "masked_bce",
@@ -22,5 +25,6 @@ __all__ = [
     "masked_bce_upsampled",
     "masked_bce_upsampled_stats",
     "pseudo_labels_upsampled",
+    "scale_gradient",
     "select_top_fraction",
 ]

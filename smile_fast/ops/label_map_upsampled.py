@@ -1,47 +1,44 @@
 """label_map_upsampled: from low-resolution logits to a label map, without a full-resolution logit."""
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from smile_fast.ops import reference
-from smile_fast.ops.checks import check_feature_grid, check_float_tensor, check_stride
-from smile_fast.ops.native import label_map_upsampled as native
-from smile_fast.ops.native.core import UNUSABLE
-from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
-from smile_fast.ops.triton_kernels.core import implementation as triton
-from smile_fast.ops.triton_kernels.core import stride_refusal
+from smile_fast.ops.checks import check_low
+from smile_fast.ops.native.core import Core, native, refused_stride
+from smile_fast.ops.registry import define, overload
+from smile_fast.ops.triton_kernels.core import refused_axes, triton
 from smile_runtime.label_map import MAX_ORGANS
 
 NAME = "label_map_upsampled"
+
+
+def _check(logits: Tensor, height: int, width: int, stride: int, softmax: bool) -> None:
+    for name, size in (("height", height), ("width", width)):
+        if size < 0:
+            raise ValueError(f"{name} must not be negative, got {size}")
+    check_low(logits, "N, M", (height, width), stride, background=int(softmax))
 
 
 def _fake(logits: Tensor, height: int, width: int, stride: int, softmax: bool) -> Tensor:
     return logits.new_empty((logits.shape[0], height, width), dtype=torch.uint8)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.mark_non_differentiable(output)
-
-
-def _backward(ctx: Any, grad_labels: Tensor | None) -> tuple[None, None, None, None, None]:
-    return None, None, None, None, None
+def _launch(core: Core, logits: Tensor, height: int, width: int, stride: int, softmax: bool) -> Tensor:
+    labels = logits.new_empty((logits.shape[0], height, width), dtype=torch.uint8)
+    shape = {"images": logits.shape[0], "channels": logits.shape[1], "grid": (height, width, stride)}
+    core.run(NAME, logits.dtype, logits=logits, **shape, softmax=softmax, labels=labels)
+    return labels
 
 
 define(
     NAME,
     "(Tensor logits, SymInt height, SymInt width, int stride, bool softmax) -> Tensor",
-    [
-        Implementation(
-            "native", native.label_map_upsampled, devices=("cpu",), unusable=UNUSABLE, refusal=native.refusal
-        ),
-        triton(NAME, NAME, stride_refusal),
-        Implementation(REFERENCE, reference.label_map_upsampled, devices=()),
-    ],
+    check=_check,
     fake=_fake,
-    setup_context=_setup_context,
-    backward=_backward,
+    native=native(_launch, lambda logits, height, width, stride, softmax: refused_stride(stride)),
+    triton=triton(NAME, NAME, lambda logits, height, width, stride, softmax: refused_axes(height, width, stride)),
 )
 
 
@@ -64,7 +61,7 @@ def label_map_upsampled(
             M is K (sigmoid) or K + 1 (softmax), at most 126 organs.
         height: H of the label map.
         width: W of the label map.
-        stride: pixels a feature pixel, on both axes.
+        stride: pixels a low-resolution pixel, on both axes.
         softmax: whether the logits are those of K + 1 exclusive classes.
         implementation: None for the best one here, or a name of `smile_fast.ops.available`; a name never falls back.
 
@@ -82,16 +79,5 @@ def label_map_upsampled(
         on float32, bfloat16 and float16 logits.
     Sync: reads nothing on the host.
     """
-    check_float_tensor("logits", logits)
-    if not isinstance(softmax, bool):
-        raise TypeError(f"softmax must be a bool, got {type(softmax).__name__}")
-    check_stride(stride)
-    for name, size in (("height", height), ("width", width)):
-        if size < 0:
-            raise ValueError(f"{name} must not be negative, got {size}")
-    check_feature_grid(logits, "N, M", (height, width), stride)
-    organs = logits.shape[1] - softmax
-    if not 1 <= organs <= MAX_ORGANS:
-        raise ValueError(f"logits must have 1 to {MAX_ORGANS} organs, got shape {list(logits.shape)}")
-    kernel = overload(NAME, implementation, logits, height, width, stride, softmax)
-    return cast(Tensor, kernel(logits, height, width, stride, softmax))
+    arguments = (logits, height, width, stride, softmax)
+    return cast(Tensor, overload(NAME, implementation, *arguments)(*arguments))

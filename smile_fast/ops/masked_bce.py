@@ -10,73 +10,70 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from smile_fast.ops import loss, reference
-from smile_fast.ops.checks import FLOATS, check_float_tensor, check_loss, check_reduction
-from smile_fast.ops.native import masked_bce as native
-from smile_fast.ops.native.core import UNUSABLE
-from smile_fast.ops.native_cuda import masked_bce as native_cuda
-from smile_fast.ops.native_cuda.core import UNUSABLE as CUDA_UNUSABLE
-from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
-from smile_fast.ops.triton_kernels.core import implementation as triton
+from smile_fast.ops import loss_autograd
+from smile_fast.ops.checks import check_reduction, check_shape, check_supervision
+from smile_fast.ops.loss_autograd import LossStats, Results
+from smile_fast.ops.native.core import Core, native
+from smile_fast.ops.native_cuda.core import cuda
+from smile_fast.ops.registry import define, overload
+from smile_fast.ops.triton_kernels.core import triton
 
 NAME = "masked_bce"
 IN_PLACE = "masked_bce_in_place"
+
+
+def _check(logits: Tensor, labels: Tensor, table: Tensor, *flags: bool) -> None:
+    if logits.ndim < 3 or logits.shape[1] == 0:
+        raise ValueError(f"logits must have shape [B, K, *S] with K >= 1, got {list(logits.shape)}")
+    check_supervision(logits, labels, table)
+    check_shape("labels", labels, (logits.shape[0], *logits.shape[2:]), "[B, *S]")
+
+
+def _launch(core: Core, logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool) -> Results:
+    logits = logits.contiguous()
+    grad = core.empty(logits.shape if with_grad else (0,), logits)
+    return *_run(core, logits, labels, table, grad if with_grad else None, mean), grad
+
+
+def _launch_in_place(core: Core, logits: Tensor, labels: Tensor, table: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
+    grad = logits.contiguous()
+    results = _run(core, grad, labels, table, grad, mean)
+    if grad is not logits:
+        logits.copy_(grad)
+    return results
+
+
+def _run(
+    core: Core, logits: Tensor, labels: Tensor, table: Tensor, grad: Tensor | None, mean: bool
+) -> tuple[Tensor, Tensor]:
+    voxels = labels.shape[1:].numel()
+    return loss_autograd.launch(core, NAME, logits, labels, table, grad, voxels=voxels, mean=mean)
+
+
+def _fake_in_place(logits: Tensor, labels: Tensor, table: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
+    return loss_autograd.fake(logits, labels, table, False)[:2]
+
 
 define(
     NAME,
     "(Tensor logits, Tensor labels, Tensor table, bool with_grad, bool mean)"
     " -> (Tensor sums, Tensor counts, Tensor grad)",
-    [
-        Implementation(
-            "native",
-            native.masked_bce,
-            devices=("cpu",),
-            unusable=UNUSABLE,
-            refusal=native.refusal,
-        ),
-        Implementation(
-            "cuda",
-            native_cuda.masked_bce,
-            devices=("cuda",),
-            unusable=CUDA_UNUSABLE,
-            refusal=native_cuda.refusal,
-        ),
-        triton("masked_bce", NAME),
-        Implementation(REFERENCE, reference.masked_bce, devices=()),
-    ],
-    fake=loss.fake,
-    setup_context=loss.setup_context,
-    backward=loss.backward,
+    check=_check,
+    fake=loss_autograd.fake,
+    differentiable=loss_autograd.FORMULA,
+    native=native(_launch),
+    cuda=cuda(_launch),
+    triton=triton(NAME, NAME),
 )
-
-
-def _fake_in_place(logits: Tensor, labels: Tensor, table: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
-    sums, counts, _ = loss.fake(logits, labels, table, False)
-    return sums, counts
-
 
 define(
     IN_PLACE,
     "(Tensor(a!) logits, Tensor labels, Tensor table, bool mean) -> (Tensor sums, Tensor counts)",
-    [
-        Implementation(
-            "native",
-            native.masked_bce_in_place,
-            devices=("cpu",),
-            unusable=UNUSABLE,
-            refusal=native.refusal,
-        ),
-        Implementation(
-            "cuda",
-            native_cuda.masked_bce_in_place,
-            devices=("cuda",),
-            unusable=CUDA_UNUSABLE,
-            refusal=native_cuda.refusal,
-        ),
-        triton("masked_bce", IN_PLACE),
-        Implementation(REFERENCE, reference.masked_bce_in_place, devices=()),
-    ],
+    check=_check,
     fake=_fake_in_place,
+    native=native(_launch_in_place),
+    cuda=cuda(_launch_in_place),
+    triton=triton(NAME, IN_PLACE),
 )
 
 
@@ -118,14 +115,14 @@ def masked_bce(
     Sync: reads nothing on the host.
     Source: Petit et al., DLMIA 2018, equation 1.
     """
-    check_reduction(reduction)
-    _check(logits, labels, table)
-    # 1 / N underflows in float16: there, the backward pass scales.
-    mean = reduction == "mean" and logits.dtype != torch.float16
-    overwrite = overwrite_logits and loss.needs_grad(logits) and not torch.compiler.is_compiling()
-    if overwrite:
-        _check_overwritable(logits)
-    return _loss_and_counts(logits, labels, table, reduction, mean, overwrite, implementation)[0]
+    return masked_bce_stats(
+        logits,
+        labels,
+        table,
+        reduction=reduction,
+        overwrite_logits=overwrite_logits,
+        implementation=implementation,
+    ).loss
 
 
 def masked_bce_stats(
@@ -133,47 +130,29 @@ def masked_bce_stats(
     labels: Tensor,  # [B, *S]
     table: Tensor,  # [B, 256, 2, ceil(K / 32)]
     *,
+    reduction: str = "mean",
+    overwrite_logits: bool = False,
     implementation: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Per-plane sums and counts of `masked_bce`; its arguments, errors and numerics.
+) -> LossStats:
+    """Return what `masked_bce` does, with the sums and counts [B, K] that it was reduced from; the cost is the same."""
+    check_reduction(reduction)
+    kernel = overload(NAME, implementation, logits, labels, table)
+    with_grad = loss_autograd.needs_grad(logits)
+    # 1 / N underflows in float16: there, the backward pass scales.
+    mean = reduction == "mean" and logits.dtype != torch.float16
 
-    Returns:
-        sums: [B, K] float64, sum over voxels of w * BCE; differentiable.
-        counts: [B, K] int64, number of known voxels. The mean loss is `sums.sum() / counts.sum().clamp(min=1)`.
-    """
-    _check(logits, labels, table)
-    return _loss_and_counts(logits, labels, table, None, False, False, implementation)
+    def in_new_memory(values: Tensor) -> Results:
+        return cast(Results, kernel(values, labels, table, with_grad, mean))
 
-
-def _loss_and_counts(
-    logits: Tensor,
-    labels: Tensor,
-    table: Tensor,
-    reduction: str | None,
-    mean: bool,
-    overwrite: bool,
-    implementation: str | None,
-) -> tuple[Tensor, Tensor]:
-    with_grad = loss.needs_grad(logits)
-    kernel = overload(NAME, implementation, logits, labels, table, with_grad, mean)
-
-    def in_new_memory(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return cast(tuple[Tensor, Tensor, Tensor], kernel(values, labels, table, with_grad, mean))
-
-    def in_place(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        sums, counts = overload(IN_PLACE, implementation, values, labels, table, mean)(values, labels, table, mean)
+    def in_place(values: Tensor) -> Results:
+        sums, counts = overload(IN_PLACE, implementation)(values, labels, table, mean)
         torch.autograd.graph.increment_version(logits)  # whoever kept the logits for a backward pass gets an error
         return sums, counts, values
 
-    return loss.loss_and_counts(logits, in_place if overwrite else in_new_memory, reduction, mean)
-
-
-def _check(logits: Tensor, labels: Tensor, table: Tensor) -> None:
-    """Raise TypeError or ValueError unless the three belong together."""
-    check_float_tensor("logits", logits)
-    if logits.ndim < 3 or logits.shape[1] == 0:
-        raise ValueError(f"logits must have shape [B, K, *S] with K >= 1, got {list(logits.shape)}")
-    check_loss(logits, labels, table, FLOATS, logits.device)
+    overwrite = overwrite_logits and with_grad and not torch.compiler.is_compiling()
+    if overwrite:
+        _check_overwritable(logits)
+    return loss_autograd.loss_stats(logits, in_place if overwrite else in_new_memory, reduction, mean)
 
 
 def _check_overwritable(logits: Tensor) -> None:

@@ -8,42 +8,59 @@ from typing import cast
 
 from torch import Tensor
 
-from smile_fast.ops import loss, reference
-from smile_fast.ops.checks import FLOATS, check_float_tensor, check_reduction, check_upsampled_loss
-from smile_fast.ops.native import masked_bce_upsampled as native
-from smile_fast.ops.native.core import UNUSABLE
-from smile_fast.ops.native_cuda import masked_bce_upsampled as native_cuda
-from smile_fast.ops.native_cuda.core import UNUSABLE as CUDA_UNUSABLE
-from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
-from smile_fast.ops.triton_kernels.core import implementation as triton
-from smile_fast.ops.triton_kernels.core import upsampled_refusal
+from smile_fast.ops import loss_autograd
+from smile_fast.ops.checks import check_reduction, check_supervision
+from smile_fast.ops.loss_autograd import LossStats, Results
+from smile_fast.ops.native.core import Core, native
+from smile_fast.ops.native_cuda import core as native_cuda
+from smile_fast.ops.registry import define, overload
+from smile_fast.ops.triton_kernels.core import refused_axes, triton
 
 NAME = "masked_bce_upsampled"
+
+
+def _check(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -> None:
+    """Raise unless logits [B, K, *low] can be interpolated to the size of labels [B, *high]."""
+    if logits.ndim not in (4, 5) or logits.shape[1] == 0:
+        raise ValueError(
+            f"logits must have shape [B, K, h, w] or [B, K, d, h, w] with K >= 1, got {list(logits.shape)}"
+        )
+    check_supervision(logits, labels, table)
+    if labels.ndim != logits.ndim - 1 or labels.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"labels must have shape [B, *S] with B = {logits.shape[0]} and {logits.ndim - 2} spatial axes, "
+            f"got {list(labels.shape)}"
+        )
+    if 0 in logits.shape[2:] and 0 not in labels.shape:
+        raise ValueError(f"logits must have no empty spatial axis, got {list(logits.shape)}")
+
+
+def _cuda_limit(logits: Tensor, labels: Tensor, *others: object) -> str:
+    most, voxels = native_cuda.CORE.MAX_UPSAMPLED_STRIDE, -(-labels.shape[-1] // max(logits.shape[-1], 1))
+    return f"it takes at most {most} voxels per logit along the width" if voxels > most else ""
+
+
+def _triton_limit(logits: Tensor, labels: Tensor, *others: object) -> str:
+    return refused_axes(*logits.shape[2:], *labels.shape[1:])
+
+
+def _launch(core: Core, logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -> Results:
+    grad = logits.new_empty(logits.shape if with_grad else (0,))
+    flat = [1] * (5 - logits.ndim)  # an image is a volume of one slice
+    low, high = [*flat, *logits.shape[2:]], [*flat, *labels.shape[1:]]
+    gradient = grad if with_grad else None
+    return *loss_autograd.launch(core, NAME, logits, labels, table, gradient, low=low, high=high), grad
+
 
 define(
     NAME,
     "(Tensor logits, Tensor labels, Tensor table, bool with_grad) -> (Tensor sums, Tensor counts, Tensor grad)",
-    [
-        Implementation(
-            "native",
-            native.masked_bce_upsampled,
-            devices=("cpu",),
-            unusable=UNUSABLE,
-            refusal=native.refusal,
-        ),
-        Implementation(
-            "cuda",
-            native_cuda.masked_bce_upsampled,
-            devices=("cuda",),
-            unusable=CUDA_UNUSABLE,
-            refusal=native_cuda.refusal,
-        ),
-        triton(NAME, NAME, upsampled_refusal),
-        Implementation(REFERENCE, reference.masked_bce_upsampled, devices=()),
-    ],
-    fake=loss.fake,
-    setup_context=loss.setup_context,
-    backward=loss.backward,
+    check=_check,
+    fake=loss_autograd.fake,
+    differentiable=loss_autograd.FORMULA,
+    native=native(_launch),
+    cuda=native_cuda.cuda(_launch, _cuda_limit),
+    triton=triton(NAME, NAME, _triton_limit),
 )
 
 
@@ -83,8 +100,7 @@ def masked_bce_upsampled(
     Sync: reads nothing on the host.
     Source: Petit et al., DLMIA 2018, equation 1.
     """
-    check_reduction(reduction)
-    return _loss_and_counts(logits, labels, table, reduction, implementation)[0]
+    return masked_bce_upsampled_stats(logits, labels, table, reduction=reduction, implementation=implementation).loss
 
 
 def masked_bce_upsampled_stats(
@@ -92,26 +108,15 @@ def masked_bce_upsampled_stats(
     labels: Tensor,  # [B, H, W] or [B, D, H, W]
     table: Tensor,  # [B, 256, 2, ceil(K / 32)]
     *,
+    reduction: str = "mean",
     implementation: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Per-plane sums and counts of `masked_bce_upsampled`; its arguments, errors and numerics.
+) -> LossStats:
+    """Return what `masked_bce_upsampled` does, with the sums and counts [B, K] that it was reduced from."""
+    check_reduction(reduction)
+    kernel = overload(NAME, implementation, logits, labels, table)
+    with_grad = loss_autograd.needs_grad(logits)
 
-    Returns:
-        sums: [B, K] float64, sum over the labels' voxels of w * BCE; differentiable.
-        counts: [B, K] int64, number of known voxels. The mean loss is `sums.sum() / counts.sum().clamp(min=1)`.
-    """
-    return _loss_and_counts(logits, labels, table, None, implementation)
+    def compute(values: Tensor) -> Results:
+        return cast(Results, kernel(values, labels, table, with_grad))
 
-
-def _loss_and_counts(
-    logits: Tensor, labels: Tensor, table: Tensor, reduction: str | None, implementation: str | None
-) -> tuple[Tensor, Tensor]:
-    check_float_tensor("logits", logits)
-    check_upsampled_loss(logits, labels, table, FLOATS, logits.device)
-    with_grad = loss.needs_grad(logits)
-    kernel = overload(NAME, implementation, logits, labels, table, with_grad)
-
-    def compute(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return cast(tuple[Tensor, Tensor, Tensor], kernel(values, labels, table, with_grad))
-
-    return loss.loss_and_counts(logits, compute, reduction)
+    return loss_autograd.loss_stats(logits, compute, reduction)

@@ -1,5 +1,6 @@
 """pseudo_labels_upsampled: a relabelling round of one case, from low-resolution logits to pseudo-label codes."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -7,51 +8,67 @@ import torch
 from torch import Tensor
 
 from smile_fast.ops import reference
-from smile_fast.ops.checks import check_feature_grid, check_float_tensor, check_shape, check_stride, check_tensor
-from smile_fast.ops.native import pseudo_labels_upsampled as native
-from smile_fast.ops.native.core import UNUSABLE
-from smile_fast.ops.registry import REFERENCE, Implementation, define, overload
-from smile_fast.ops.triton_kernels.core import implementation as triton
-from smile_fast.ops.triton_kernels.core import stride_refusal
+from smile_fast.ops.checks import check_low, check_shape, check_tensor
+from smile_fast.ops.native.core import Core, native, refused_stride
+from smile_fast.ops.registry import Implementation, define, overload
+from smile_fast.ops.triton_kernels.core import refused_axes, triton
 from smile_runtime.label_map import MAX_ORGANS
 
 NAME = "pseudo_labels_upsampled"
+SCOPES = ("volume", "slice")
+
+
+def _check(logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, scope: str) -> None:
+    check_tensor("labels", labels, torch.uint8, logits.device)
+    if labels.ndim != 3:
+        raise ValueError(f"labels must have shape [D, H, W], got {list(labels.shape)}")
+    _, height, width = labels.shape
+    check_low(logits, "D, K", (height, width), stride)
+    check_shape("labels", labels, (logits.shape[0], height, width), "[D, H, W]")
+    if any(not 0 <= organ < logits.shape[1] for organ in organs) or sorted(set(organs)) != list(organs):
+        raise ValueError(f"organs must be ascending numbers in 0..{logits.shape[1] - 1}, got {list(organs)}")
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
+    if scope not in SCOPES:
+        raise ValueError(f"scope must be one of {', '.join(SCOPES)}, got {scope!r}")
 
 
 def _fake(
-    logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, per_slice: bool
+    logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, scope: str
 ) -> tuple[Tensor, Tensor]:
-    overlay = torch.empty_like(labels, memory_format=torch.contiguous_format)
-    return overlay, labels.new_empty((len(organs), 3), dtype=torch.int64)
+    return labels.new_empty(labels.shape), labels.new_empty((len(organs), 3), dtype=torch.int64)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(*output)
+def _launch(
+    core: Core, logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, scope: str
+) -> tuple[Tensor, Tensor]:
+    overlay = labels.new_empty(labels.shape)
+    counts = labels.new_empty((len(organs), 3), dtype=torch.int64)
+    shape = {"depth": labels.shape[0], "channels": logits.shape[1], "grid": (*labels.shape[1:], stride)}
+    chosen = {"organs": torch.tensor(organs, dtype=torch.int64), "organ_count": len(organs), "gamma": gamma}
+    scope_and_results = {"per_slice": scope == "slice", "overlay": overlay, "counts": counts}
+    core.run(NAME, logits.dtype, logits=logits, labels=labels, **shape, **chosen, **scope_and_results)
+    return overlay, counts
 
 
-def _backward(ctx: Any, *grads: Tensor | None) -> tuple[None, None, None, None, None, None]:
-    return None, None, None, None, None, None
+def _queued(*arguments: Any) -> tuple[Tensor, Tensor]:
+    run = functools.partial(reference.pseudo_labels_upsampled, select=torch.ops.smile_fast.select_top_fraction)
+    return run(*arguments)
 
 
-def _triton_refusal(logits: Tensor, labels: Tensor, organs: object, gamma: object, stride: int, *others: object) -> str:
-    return stride_refusal(logits, labels.shape[1], labels.shape[2], stride)
+def _triton_limit(logits: Tensor, labels: Tensor, organs: object, gamma: object, stride: int, scope: object) -> str:
+    return refused_axes(*labels.shape[1:], stride)
 
 
 define(
     NAME,
-    "(Tensor logits, Tensor labels, int[] organs, float gamma, int stride, bool per_slice)"
+    "(Tensor logits, Tensor labels, int[] organs, float gamma, int stride, str scope)"
     " -> (Tensor overlay, Tensor counts)",
-    [
-        Implementation(
-            "native", native.pseudo_labels_upsampled, devices=("cpu",), unusable=UNUSABLE, refusal=native.refusal
-        ),
-        triton(NAME, NAME, _triton_refusal),
-        Implementation("torch", reference.pseudo_labels_upsampled_queued, devices=("cuda",), on_request=("cpu",)),
-        Implementation(REFERENCE, reference.pseudo_labels_upsampled, devices=()),
-    ],
+    check=_check,
     fake=_fake,
-    setup_context=_setup_context,
-    backward=_backward,
+    native=native(_launch, lambda logits, labels, organs, gamma, stride, scope: refused_stride(stride)),
+    triton=triton(NAME, NAME, _triton_limit),
+    further=[Implementation("torch", _queued, ("cuda",), on_request=("cpu",))],
 )
 
 
@@ -61,7 +78,7 @@ def pseudo_labels_upsampled(
     organs: Sequence[int],
     gamma: float,
     stride: int,
-    per_slice: bool = False,
+    scope: str = "volume",
     *,
     implementation: str | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -78,8 +95,8 @@ def pseudo_labels_upsampled(
         labels: [D, H, W] uint8, the human labels that this round may see; only 0 is unlabelled.
         organs: [n] the organs that may get pseudo-labels, 0-based, ascending.
         gamma: share of the candidates to select, in [0, 1].
-        stride: pixels a feature pixel, on both axes of a slice.
-        per_slice: take the share of each slice's candidates, not of the volume's.
+        stride: pixels a low-resolution pixel, on both axes of a slice.
+        scope: "volume", or "slice" to take the share of each slice's candidates by itself.
         implementation: None for the best one here, or a name of `smile_fast.ops.available`; a name never falls back.
 
     Returns:
@@ -88,7 +105,8 @@ def pseudo_labels_upsampled(
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
-        ValueError: shapes or devices disagree, gamma, stride or an organ is out of range.
+        ValueError: shapes or devices disagree, gamma, stride or an organ is out of range, unknown
+            scope.
 
     Numerics: a score is the float64 interpolation of `reference.upsample_by_stride` rounded once to float32 (not
         rounded for float64 logits). A NaN score is no candidate. Exact and deterministic: all implementations agree
@@ -99,32 +117,5 @@ def pseudo_labels_upsampled(
         Beside the results they need some 20 bytes a voxel (`torch` 30, float64 more), whatever the number of organs.
     Source: Petit et al., DLMIA 2018, section 2.2 (SMILEr).
     """
-    check_float_tensor("logits", logits)
-    check_tensor("labels", labels, (torch.uint8,), logits.device)
-    check_stride(stride)
-    if labels.ndim != 3:
-        raise ValueError(f"labels must have shape [D, H, W], got {list(labels.shape)}")
-    check_feature_grid(logits, "D, K", (labels.shape[1], labels.shape[2]), stride)
-    channels = logits.shape[1]
-    check_shape("labels", labels, (logits.shape[0], labels.shape[1], labels.shape[2]), "[D, H, W]")
-    if not 1 <= channels <= MAX_ORGANS:
-        raise ValueError(f"logits must have 1 to {MAX_ORGANS} organs, got shape {list(logits.shape)}")
-    if isinstance(gamma, bool) or not isinstance(gamma, float | int):
-        raise TypeError(f"gamma must be a float, got {type(gamma).__name__}")
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
-    if not isinstance(per_slice, bool):
-        raise TypeError(f"per_slice must be a bool, got {type(per_slice).__name__}")
-    wanted = _organs(organs, channels)
-    arguments = (logits, labels, wanted, float(gamma), stride, per_slice)
+    arguments = (logits, labels, organs, gamma, stride, scope)
     return cast(tuple[Tensor, Tensor], overload(NAME, implementation, *arguments)(*arguments))
-
-
-def _organs(organs: Sequence[int], channels: int) -> list[int]:
-    """Return the organs as a list, or raise unless they are ascending channels."""
-    wanted = list(organs)
-    if any(isinstance(organ, bool) or not isinstance(organ, int) for organ in wanted):
-        raise TypeError(f"organs must be a sequence of int, got {wanted}")
-    if any(not 0 <= organ < channels for organ in wanted) or sorted(set(wanted)) != wanted:
-        raise ValueError(f"organs must be ascending numbers in 0..{channels - 1}, got {wanted}")
-    return wanted

@@ -23,6 +23,20 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def known_pairs(counts: Tensor) -> Tensor:
+    """Return by what a mean divides: the number of known (voxel, organ) pairs, or 1 if there are none: [] int64."""
+    return counts.sum().clamp(min=1)
+
+
+def scaled(
+    grad: Tensor,  # [B, K, *S]
+    factors: Tensor,  # [B, K]
+) -> Tensor:
+    """Multiply a gradient by one factor an (image, organ): computed in float32 or better, and rounded once."""
+    factors = factors.to(compute_dtype(grad.dtype)).reshape(factors.shape + (1,) * (grad.ndim - 2))
+    return (grad * factors).to(grad.dtype)
+
+
 def decode(
     labels: Tensor,  # [B, *S] uint8
     table: Tensor,  # [B, 256, 2, ceil(K / 32)] int32
@@ -82,13 +96,13 @@ def masked_bce(
     grad = logits.new_empty(logits.shape if with_grad else (0,))
     for organ, (known, _) in enumerate(decode(labels, table, organs)):
         counts[:, organ] = known.flatten(1).sum(1)
-    scale = 1 / counts.sum().clamp(min=1).double() if mean else counts.new_ones((), dtype=torch.float64)
+    scale = 1 / known_pairs(counts).double() if mean else counts.new_ones((), dtype=torch.float64)
     for organ, (known, positive) in enumerate(decode(labels, table, organs)):
-        plane = logits[:, organ].to(compute_dtype(logits.dtype)).contiguous()
-        loss, gradient = bce(plane, known, positive)
+        channel = logits[:, organ].to(compute_dtype(logits.dtype)).contiguous()
+        loss, gradient = bce(channel, known, positive)
         sums[:, organ] = loss.flatten(1).sum(1, dtype=torch.float64)
         if with_grad:
-            grad[:, organ] = gradient * scale.to(plane.dtype)
+            grad[:, organ] = gradient * scale.to(channel.dtype)
     return sums, counts, grad
 
 
@@ -102,6 +116,14 @@ def masked_bce_in_place(
     sums, counts, grad = masked_bce(logits, labels, table, True, mean)
     logits.copy_(grad)
     return sums, counts
+
+
+def scale_gradient(
+    gradient: Tensor,  # [B, K, *S], overwritten
+    factors: Tensor,  # [B, K] float64
+) -> None:
+    """Kernel of `smile_fast::scale_gradient`: multiply in place by one factor an (image, organ)."""
+    gradient.copy_(scaled(gradient, factors))
 
 
 def masked_bce_upsampled(
@@ -124,27 +146,26 @@ def masked_bce_upsampled(
     if labels.numel() == 0:  # F.interpolate refuses empty batches and empty images
         return sums, counts, grad.zero_()
     for organ, (known, positive) in enumerate(decode(labels, table, organs)):
-        coarse = logits[:, organ : organ + 1].to(compute_dtype(logits.dtype))  # [B, 1, h, w]
-        loss, gradient = bce(upsample(coarse, labels.shape[1:])[:, 0], known, positive)
+        low = logits[:, organ : organ + 1].to(compute_dtype(logits.dtype))  # [B, 1, h, w]
+        loss, gradient = bce(upsample(low, labels.shape[1:])[:, 0], known, positive)
         sums[:, organ] = loss.flatten(1).sum(1, dtype=torch.float64)
         counts[:, organ] = known.flatten(1).sum(1)
         if with_grad:
-            grad[:, organ] = upsample_adjoint(gradient[:, None], coarse.shape)[:, 0]
+            grad[:, organ] = upsample_adjoint(gradient[:, None], low.shape)[:, 0]
     return sums, counts, grad
 
 
-def upsample(coarse: Tensor, size: torch.Size) -> Tensor:
+def upsample(low: Tensor, size: torch.Size) -> Tensor:
     """Interpolate [B, C, h, w] bilinearly, or [B, C, d, h, w] trilinearly, with align_corners=False."""
-    mode = "bilinear" if coarse.ndim == 4 else "trilinear"
-    return F.interpolate(coarse, size=tuple(size), mode=mode, align_corners=False)
+    mode = "bilinear" if low.ndim == 4 else "trilinear"
+    return F.interpolate(low, size=tuple(size), mode=mode, align_corners=False)
 
 
-def upsample_adjoint(fine: Tensor, shape: torch.Size) -> Tensor:
+def upsample_adjoint(high: Tensor, shape: torch.Size) -> Tensor:
     """Apply the transpose of `upsample`: a gradient at full resolution, [B, C, H, W], to `shape` [B, C, h, w]."""
-    size = list(fine.shape[2:])
     aten = torch.ops.aten
-    adjoint = aten.upsample_bilinear2d_backward if fine.ndim == 4 else aten.upsample_trilinear3d_backward
-    return cast(Tensor, adjoint(fine, size, list(shape), False))
+    adjoint = aten.upsample_bilinear2d_backward if high.ndim == 4 else aten.upsample_trilinear3d_backward
+    return cast(Tensor, adjoint(high, list(high.shape[2:]), list(shape), False))
 
 
 def select_top_fraction(
@@ -202,37 +223,35 @@ def fraction_count(
 
 
 def upsample_by_stride(
-    coarse: Tensor,  # [N, h, w] float
+    low: Tensor,  # [N, h, w] float
     height: int,
     width: int,
     stride: int,
 ) -> Tensor:  # [N, H, W] float64
-    """Interpolate bilinearly, times (2 stride)^2: a pixel is `stride` times smaller than a feature pixel, for any size.
+    """Interpolate bilinearly, times (2 stride)^2: a pixel is `stride` times smaller than a low-resolution one.
 
-    Pixel i lies at (i + 0.5) / stride - 0.5 of the feature pixels' centres; outside of them, the border repeats. With
+    Pixel i lies at (i + 0.5) / stride - 0.5 of the low pixels' centres; outside of them, the border repeats. With
     that scale every weight is an integer, so that the product of a weight and a float32 logit is exact in float64, and
     the sum of the four is the same with and without fused multiply-add. Where the four logits are within a factor
     2^19 (stride 8) of each other it is exact, too. The order of the sum is part of the definition.
     """
-    above, below, top_weight, bottom_weight = _corners_of_axis(height, coarse.shape[1], stride, coarse.device)
-    left, right, left_weight, right_weight = _corners_of_axis(width, coarse.shape[2], stride, coarse.device)
-    logits = coarse.double()
+    above, below, top_weight, bottom_weight = _corners_of_axis(height, low.shape[1], stride, low.device)
+    left, right, left_weight, right_weight = _corners_of_axis(width, low.shape[2], stride, low.device)
+    logits = low.double()
     top, bottom = logits[:, above], logits[:, below]  # [N, H, w]
-    full = top[..., left] * (top_weight[:, None] * left_weight)
-    full += top[..., right] * (top_weight[:, None] * right_weight)
-    full += bottom[..., left] * (bottom_weight[:, None] * left_weight)
-    full += bottom[..., right] * (bottom_weight[:, None] * right_weight)
-    return full
+    high = top[..., left] * (top_weight[:, None] * left_weight)
+    high += top[..., right] * (top_weight[:, None] * right_weight)
+    high += bottom[..., left] * (bottom_weight[:, None] * left_weight)
+    high += bottom[..., right] * (bottom_weight[:, None] * right_weight)
+    return high
 
 
-def _corners_of_axis(
-    size: int, coarse: int, stride: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the two feature pixels [size] int64 between which each pixel lies, and their weights [size] float64."""
-    doubled = 2 * torch.arange(size, device=device) + 1 - stride  # position in 1 / (2 stride) of a feature pixel
+def _corners_of_axis(size: int, low: int, stride: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the two low pixels [size] int64 between which each pixel lies, and their weights [size] float64."""
+    doubled = 2 * torch.arange(size, device=device) + 1 - stride  # position in 1 / (2 stride) of a low pixel
     lower = doubled.div(2 * stride, rounding_mode="floor")
     weight = (doubled - lower * 2 * stride).double()
-    return lower.clamp(0), (lower + 1).clamp(max=coarse - 1), 2 * stride - weight, weight
+    return lower.clamp(0), (lower + 1).clamp(max=low - 1), 2 * stride - weight, weight
 
 
 def label_map_upsampled(
@@ -253,11 +272,14 @@ def label_map_upsampled(
     # Sigmoid: the background's logit is 0, and channel k is label k + 1.
     best = torch.full_like(labels, -torch.inf if softmax else 0.0, dtype=torch.float64)
     for channel in range(logits.shape[1]):
-        full = upsample_by_stride(logits[:, channel], height, width, stride)
-        wins = full > best  # false for NaN, and for a tie with a lower label
-        best = torch.where(wins, full, best)
+        high = upsample_by_stride(logits[:, channel], height, width, stride)
+        wins = high > best  # false for NaN, and for a tie with a lower label
+        best = torch.where(wins, high, best)
         labels.masked_fill_(wins, channel + (not softmax))
     return labels
+
+
+Selection = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def pseudo_labels_upsampled(
@@ -266,40 +288,26 @@ def pseudo_labels_upsampled(
     organs: Sequence[int],
     gamma: float,
     stride: int,
-    per_slice: bool,
+    scope: str,
+    select: Selection | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Kernel of `smile_fast::pseudo_labels_upsampled`.
+
+    Without `select`, the selection runs over the candidates alone, whose number the host learns. With that of the op,
+    which runs over all voxels, it learns nothing.
 
     Returns:
         overlay: [D, H, W] uint8, 0 or PSEUDO_BIT | label of an organ.
         counts: [n, 3] int64, candidates, selected and kept voxels of each organ.
     """
-    return _pseudo_labels(logits, labels, organs, gamma, stride, per_slice, _select_compacted)
-
-
-def pseudo_labels_upsampled_queued(
-    logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, per_slice: bool
-) -> tuple[Tensor, Tensor]:
-    """The same, where the host learns nothing: the selection goes over all voxels, as the op does it on the device."""
-    return _pseudo_labels(logits, labels, organs, gamma, stride, per_slice, torch.ops.smile_fast.select_top_fraction)
-
-
-def _pseudo_labels(
-    logits: Tensor,  # [D, K, h, w]
-    labels: Tensor,  # [D, H, W] uint8
-    organs: Sequence[int],
-    gamma: float,
-    stride: int,
-    per_slice: bool,
-    select: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
-) -> tuple[Tensor, Tensor]:
+    select = select or _select_compacted
     labels = labels.contiguous()  # so is everything of its shape, and can be indexed flat
     overlay = torch.zeros_like(labels)
     counts = torch.zeros((len(organs), 3), dtype=torch.int64, device=labels.device)
     if labels.numel() == 0:
         return overlay, counts
     free = labels == 0
-    step = labels[0].numel() if per_slice else labels.numel()
+    step = labels[0].numel() if scope == "slice" else labels.numel()
     segments = torch.arange(0, labels.numel() + 1, step, device=labels.device)
     shares = torch.full((len(segments) - 1,), gamma, dtype=torch.float64, device=labels.device)
     best = torch.full(labels.shape, -torch.inf, dtype=compute_dtype(logits.dtype), device=labels.device)
@@ -316,14 +324,14 @@ def _pseudo_labels(
     return overlay, counts
 
 
-def _scores(coarse: Tensor, shape: torch.Size, stride: int) -> Tensor:
+def _scores(low: Tensor, shape: torch.Size, stride: int) -> Tensor:
     """Upsample [D, h, w] to `shape` [D, H, W], each score rounded once: float32, or float64 for float64 logits."""
-    scores = torch.empty(shape, dtype=compute_dtype(coarse.dtype), device=coarse.device)
+    scores = torch.empty(shape, dtype=compute_dtype(low.dtype), device=low.device)
     unit = 1.0 / (2 * stride) ** 2
     slices = max(1, FLOAT64_VOXELS // shape[1:].numel())  # a float64 volume would be twice the size of the result
     for first in range(0, shape[0], slices):
         some = slice(first, first + slices)
-        scores[some] = upsample_by_stride(coarse[some], shape[1], shape[2], stride) * unit
+        scores[some] = upsample_by_stride(low[some], shape[1], shape[2], stride) * unit
     return scores
 
 

@@ -18,8 +18,8 @@ from smile_fast.training.batches import Batch, BatchSource
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.interrupt import Stop, stop_signals
-from smile_fast.training.losses import Loss, MaskedHeads, MissingIsBackground, StepLoss
 from smile_fast.training.metrics import MetricsLog
+from smile_fast.training.objectives import Loss, MaskedHeads, MissingIsBackground, StepLoss
 from smile_fast.training.optimization import (
     average_of,
     build_optimizer,

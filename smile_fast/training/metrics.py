@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smile_fast.training.losses import StepLoss
+from smile_fast.training.objectives import StepLoss
 from smile_fast.training.run import Run
 from smile_fast.training.schedule import Position
 from smile_runtime.errors import InputError

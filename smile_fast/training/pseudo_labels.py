@@ -64,15 +64,15 @@ class PseudoLabeller:
         organs: Sequence[int],
         gamma: float,
         stride: int,
-        per_slice: bool,
+        scope: str,
     ) -> Results:
         """Return overlay [D, H, W] uint8 and counts [n, 3] int64 on the host; see `pseudo_labels_upsampled`."""
 
         def work(logits: Tensor, labels: Tensor) -> Results:
-            return pseudo_labels_upsampled(logits, labels, organs, gamma, stride, per_slice)
+            return pseudo_labels_upsampled(logits, labels, organs, gamma, stride, scope)
 
         with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
-            captured = self._sequence(logits, labels, work, (tuple(organs), gamma, stride, per_slice))
+            captured = self._sequence(logits, labels, work, (tuple(organs), gamma, stride, scope))
             if captured is not None:
                 return captured(logits, labels)
             overlay, counts = work(logits, labels.to(logits.device))

@@ -59,8 +59,7 @@ def _relabel_case(
     shown = list(box.slices)
     logits = predict_logits(model, view.image(case), box=box)  # [n, K, h, w]
     labels = torch.from_numpy(box.crop(human)[shown])  # [n, H', W']
-    stride, per_slice = model.config.output_stride, this.scope == "slice"
-    overlay, numbers = labeller(logits, labels, organs, this.gamma, stride, per_slice)
+    overlay, numbers = labeller(logits, labels, organs, this.gamma, model.config.output_stride, this.scope)
     box.crop(whole)[shown] = overlay.numpy()
     counts = {
         view.organs[k]: dict(zip(COUNTED, row, strict=True)) for k, row in zip(organs, numbers.tolist(), strict=True)

@@ -45,7 +45,7 @@ def call_of(op: str, implementation: str) -> Callable[[], list[Tensor]]:
     """A call on fixed inputs that are on the device."""
     kernel = getattr(getattr(torch.ops.smile_fast, op), implementation)
     dense = on_device(problem(2, 13, (65, 63), torch.bfloat16))
-    coarse = on_device(problem(2, 13, (64, 63), torch.bfloat16, coarse=(9, 8)))
+    low = on_device(problem(2, 13, (64, 63), torch.bfloat16, low=(9, 8)))
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(100_000, generator=generator).mul(64).floor().to(DEVICE)
     candidates = (torch.rand(100_000, generator=generator) < 0.5).to(DEVICE)
@@ -59,12 +59,20 @@ def call_of(op: str, implementation: str) -> Callable[[], list[Tensor]]:
         place.copy_(dense.logits)
         return [*kernel(place, dense.labels, dense.table, True), place]
 
+    factors = torch.rand(2, 13, dtype=torch.float64, generator=generator).to(DEVICE)
+
+    def scaled() -> list[Tensor]:
+        place.copy_(dense.logits)
+        kernel(place, factors)
+        return [place]
+
     calls: dict[str, Callable[[], list[Tensor]]] = {
         "masked_bce": lambda: list(kernel(dense.logits, dense.labels, dense.table, True, True)),
         "masked_bce_in_place": in_place,
-        "masked_bce_upsampled": lambda: list(kernel(coarse.logits, coarse.labels, coarse.table, True)),
+        "scale_gradient": scaled,
+        "masked_bce_upsampled": lambda: list(kernel(low.logits, low.labels, low.table, True)),
         "select_top_fraction": lambda: [kernel(scores, candidates, gamma, segments)],
-        "pseudo_labels_upsampled": lambda: list(kernel(grid, volume, [0, 1, 4], 0.4, 8, False)),
+        "pseudo_labels_upsampled": lambda: list(kernel(grid, volume, [0, 1, 4], 0.4, 8, "volume")),
         "label_map_upsampled": lambda: [kernel(grid, 70, 61, 8, False)],
     }
     return calls[op]

@@ -60,7 +60,7 @@ def test_graph_capture(op: str, implementation: str) -> None:
 @pytest.mark.parametrize("upsampled", [False, True])
 def test_torch_compile(upsampled: bool) -> None:
     op = masked_bce_upsampled if upsampled else masked_bce
-    given = on_device(problem(2, 13, (64, 64), torch.float32, coarse=(8, 8) if upsampled else ()))
+    given = on_device(problem(2, 13, (64, 64), torch.float32, low=(8, 8) if upsampled else ()))
 
     def loss(logits: Tensor) -> Tensor:
         return op(logits * 2, given.labels, given.table)
@@ -101,7 +101,7 @@ def test_another_stream_and_device() -> None:
 @pytest.mark.parametrize("implementation", implementations("masked_bce_upsampled"))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_peak_memory_of_masked_bce_upsampled(implementation: str, dtype: torch.dtype) -> None:
-    given = on_device(problem(4, 13, (512, 512), dtype, coarse=(64, 64)))
+    given = on_device(problem(4, 13, (512, 512), dtype, low=(64, 64)))
     run = getattr(torch.ops.smile_fast.masked_bce_upsampled, implementation)
     run(given.logits, given.labels, given.table, True)
     torch.cuda.synchronize()
@@ -176,9 +176,9 @@ def test_pseudo_labels_of_more_than_2_to_the_31_voxels(implementation: str) -> N
     needs(100)
     logits = torch.randn(IMAGES, 1, SIDE // 8, SIDE // 8, device=DEVICE) - 1
     labels = torch.randint(0, 2, (IMAGES, SIDE, SIDE), dtype=torch.uint8, device=DEVICE)
-    overlay, _ = pseudo_labels_upsampled(logits, labels, [0], 0.5, 8, True, implementation=implementation)
+    overlay, _ = pseudo_labels_upsampled(logits, labels, [0], 0.5, 8, "slice", implementation=implementation)
     last = pseudo_labels_upsampled(
-        logits[-1:].contiguous(), labels[-1:].contiguous(), [0], 0.5, 8, True, implementation=implementation
+        logits[-1:].contiguous(), labels[-1:].contiguous(), [0], 0.5, 8, "slice", implementation=implementation
     )
     assert torch.equal(overlay[-1:], last[0])
     assert overlay[-1].any()

@@ -67,7 +67,7 @@ def test_sums_of_a_real_size(implementation: str) -> None:
     exact_sums, exact_gradient = exact(given)
     torch.testing.assert_close(sums.cpu(), exact_sums, rtol=LOSS_RELATIVE_LARGE, atol=0)
     assert gradient_ulps(gradient.cpu(), exact_gradient) <= GRADIENT_ULPS[torch.float32]
-    given = problem(1, 3, (512, 512), torch.float32, coarse=(64, 64))
+    given = problem(1, 3, (512, 512), torch.float32, low=(64, 64))
     run = getattr(torch.ops.smile_fast.masked_bce_upsampled, implementation)
     sums, _, _ = run(*on_device(given)[:3], True)
     torch.testing.assert_close(sums.cpu(), exact_upsampled(given)[0], rtol=LOSS_RELATIVE_LARGE, atol=0)
@@ -100,14 +100,14 @@ def test_mean_over_the_logits(implementation: str) -> None:
 @pytest.mark.parametrize("implementation", implementations("masked_bce_upsampled"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    ("coarse", "size"),
+    ("low", "size"),
     [((8, 9), (64, 72)), ((5, 7), (23, 30)), ((20, 19), (7, 9)), ((6, 6), (6, 6)), ((3, 4, 5), (9, 15, 20))],
     ids=str,
 )
 def test_masked_bce_upsampled(
-    implementation: str, dtype: torch.dtype, coarse: tuple[int, ...], size: tuple[int, ...]
+    implementation: str, dtype: torch.dtype, low: tuple[int, ...], size: tuple[int, ...]
 ) -> None:
-    given = problem(2, 5, size, dtype, coarse=coarse)
+    given = problem(2, 5, size, dtype, low=low)
     sums, gradient, magnitude = exact_upsampled(given)
     loss, found = run_loss(masked_bce_upsampled, on_device(given), implementation)
     assert_sum(loss, sums, given.known)
@@ -171,12 +171,12 @@ def test_label_map_upsampled(implementation: str, dtype: torch.dtype, stride: in
 
 @pytest.mark.parametrize("implementation", implementations("pseudo_labels_upsampled"))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("per_slice", [False, True])
+@pytest.mark.parametrize("scope", ["volume", "slice"])
 @pytest.mark.parametrize("stride", [1, 3, 8])
-def test_pseudo_labels_upsampled(implementation: str, dtype: torch.dtype, per_slice: bool, stride: int) -> None:
+def test_pseudo_labels_upsampled(implementation: str, dtype: torch.dtype, scope: str, stride: int) -> None:
     logits = special_logits((5, 6, -(-100 // stride), -(-90 // stride)), dtype)
     labels = torch.randint(0, 2, (5, 100, 90), generator=torch.Generator().manual_seed(0)).byte()
-    arguments = ([0, 2, 3, 5], 0.33, stride, per_slice)
+    arguments = ([0, 2, 3, 5], 0.33, stride, scope)
     expected = pseudo_labels_upsampled(logits, labels, *arguments, implementation="reference")
     given = (logits.to(DEVICE), labels.to(DEVICE))
     with no_host_synchronisation():
@@ -190,7 +190,7 @@ def test_captured_relabelling() -> None:
     for depth in (4, 4, 7, 4, 7, 7, 4):
         logits = torch.randn(depth, 3, 9, 8, generator=torch.Generator().manual_seed(depth)) * 3
         labels = torch.randint(0, 2, (depth, 70, 61), generator=torch.Generator().manual_seed(depth)).byte()
-        found = labeller(logits.to(DEVICE), labels, [0, 2], 0.5, 8, False)
+        found = labeller(logits.to(DEVICE), labels, [0, 2], 0.5, 8, "volume")
         expected = pseudo_labels_upsampled(logits, labels, [0, 2], 0.5, 8)
         assert torch.equal(found[0], expected[0])
         assert torch.equal(found[1], expected[1])

@@ -1,5 +1,6 @@
 """Random problems for the losses, and what their result must be, from the formulas alone."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,12 @@ IMPLEMENTATIONS = {op: [name for name, usable, _ in available(op, "cpu") if usab
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+def taken(op: str) -> list[tuple[str, torch.dtype]]:
+    """What runs on the CPU, with each dtype that it takes: float64 is the reference's alone."""
+    names = [name for name, usable, _ in available(op, "cpu") if usable]
+    return [(name, dtype) for name in names for dtype in DTYPES if name == "reference" or dtype != torch.float64]
+
+
 class Problem(NamedTuple):
     """Logits, labels and a table of random bits: more than any policy would ever ask for."""
 
@@ -25,9 +32,9 @@ class Problem(NamedTuple):
 
 
 def problem(
-    batch: int, organs: int, size: tuple[int, ...], dtype: torch.dtype, *, coarse: tuple[int, ...] = (), seed: int = 0
+    batch: int, organs: int, size: tuple[int, ...], dtype: torch.dtype, *, low: tuple[int, ...] = (), seed: int = 0
 ) -> Problem:
-    """Make a problem with labels of `size`, and logits of the same size or of `coarse`."""
+    """Make a problem with labels of `size`, and logits of the same size or of `low`."""
     random = np.random.default_rng(seed)
     words = -(-organs // 32)
     table = random.integers(0, 2**32, (batch, 256, 2, words), dtype=np.uint32)
@@ -38,7 +45,7 @@ def problem(
         torch.from_numpy(table[image, labels[:, None], which, organ // 32] >> (organ % 32).astype(np.uint32) & 1).bool()
         for which in (0, 1)
     )
-    logits = torch.from_numpy(random.normal(0, 4, (batch, organs, *(coarse or size)))).to(dtype)
+    logits = torch.from_numpy(random.normal(0, 4, (batch, organs, *(low or size)))).to(dtype)
     return Problem(logits, torch.from_numpy(labels), torch.from_numpy(table.view(np.int32)), known, positive)
 
 
@@ -56,3 +63,11 @@ def exact(given: Problem) -> tuple[Tensor, Tensor]:
     slope = torch.sigmoid(margin)
     gradient = torch.where(given.known, torch.where(given.positive, -slope, slope), 0)
     return torch.where(given.known, losses, 0).flatten(2).sum(2), gradient
+
+
+def gradient(loss: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss and its gradient."""
+    leaf = logits.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    value = loss(leaf)
+    (grad,) = torch.autograd.grad(value, leaf)
+    return value.detach(), grad

@@ -17,7 +17,7 @@ SLACK = 4 * MEGABYTE  # stacks, page tables, whatever torch allocates meanwhile
 
 PROGRAM = """
 import torch
-from smile_fast.ops import masked_bce, masked_bce_stats
+from smile_fast.ops import masked_bce
 from smile_fast.supervision import Policy, State, build_tables
 
 def resident(field):

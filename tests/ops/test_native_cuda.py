@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from smile_fast.ops import OPS, available, masked_bce
+from smile_fast.ops.native.core import load, refused_dtype
 from smile_fast.ops.native_cuda import core
 from tests.ops.problems import problem
 
@@ -54,14 +55,15 @@ def test_by_name_never_falls_back() -> None:
 
 
 def test_refuses_float64() -> None:
-    assert "float64" in core.refusal(torch.ones(1, dtype=torch.float64))
-    assert core.refusal(torch.ones(1)) == ""
+    assert "float64" in refused_dtype(torch.ones(1, dtype=torch.float64))
+    assert refused_dtype(torch.ones(1)) == ""
 
 
 def test_core_that_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert core._load() == (None, core._load()[1])
-    assert "SMILE_FAST_CUDA=ON" in core._load()[1]
+    module, reason = load("_native_cuda", core.NOT_BUILT)
+    assert module is None
+    assert "SMILE_FAST_CUDA=ON" in reason
 
 
 def test_core_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +72,7 @@ def test_core_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(name=name))
     monkeypatch.setattr(importlib, "import_module", broken)
-    module, reason = core._load()
+    module, reason = load("_native_cuda", core.NOT_BUILT)
     assert module is None
     assert reason.startswith("the CUDA core does not load: libstdc++")
 
@@ -78,7 +80,7 @@ def test_core_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(core.CORE is None or torch.cuda.is_available(), reason="needs the core, and no GPU")
 def test_without_a_driver_a_kernel_raises() -> None:
     with pytest.raises(RuntimeError, match=r"scale_gradient: (CUDA driver|no CUDA)"):
-        core.CORE.scale_gradient(dtype="float32", gradient=0, factors=0, planes=1, voxels=1, stream=0)
+        core.CORE.scale_gradient(dtype="float32", gradient=0, factors=0, channels=1, voxels=1, workspace=0, stream=0)
 
 
 @pytest.mark.skipif(core.CORE is None, reason="needs the core")

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from smile_fast.ops import available, pseudo_labels_upsampled, reference, select_top_fraction
 from smile_runtime.label_map import PSEUDO_BIT
-from tests.ops.test_label_map_upsampled import INF, NAN, blobs, coarse, noise
+from tests.ops.test_label_map_upsampled import INF, NAN, blobs, low, noise
 
 IMPLEMENTATIONS = [name for name, usable, _ in available("pseudo_labels_upsampled", "cpu") if usable]
 GAMMAS = (0.0, 0.07, 0.33, 0.66, 1.0)
@@ -22,13 +22,13 @@ def some_labels(depth: int, size: tuple[int, int], seed: int = 0) -> Tensor:
 
 
 def composed(
-    logits: Tensor, labels: Tensor, organs: list[int], gamma: float, stride: int, per_slice: bool
+    logits: Tensor, labels: Tensor, organs: list[int], gamma: float, stride: int, scope: str
 ) -> tuple[Tensor, Tensor]:
     """The round from full-resolution scores and `select_top_fraction` over all voxels, as one would write it."""
     size = labels.shape[1:]
     full = torch.nn.functional.interpolate(logits.double(), scale_factor=float(stride), mode="bilinear")
     scores = full[..., : size[0], : size[1]].float()  # [D, K, H, W]
-    step = labels[0].numel() if per_slice else labels.numel()
+    step = labels[0].numel() if scope == "slice" else labels.numel()
     segments = torch.arange(0, labels.numel() + 1, step)
     overlay, best = torch.zeros_like(labels), torch.full(labels.shape, -INF)
     counts = torch.zeros((len(organs), 3), dtype=torch.int64)
@@ -45,27 +45,27 @@ def composed(
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("per_slice", [False, True])
+@pytest.mark.parametrize("scope", ["volume", "slice"])
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("stride", [8, 16])
 def test_it_is_the_selection_on_full_resolution_scores(
-    implementation: str, per_slice: bool, gamma: float, stride: int
+    implementation: str, scope: str, gamma: float, stride: int
 ) -> None:
     labels = some_labels(4, SIZE)
-    for logits in (noise((4, 3, *coarse(SIZE, stride))), blobs(4, 3, *coarse(SIZE, stride))):
-        found = pseudo_labels_upsampled(logits, labels, [0, 2], gamma, stride, per_slice, implementation=implementation)
-        wanted = composed(logits, labels, [0, 2], gamma, stride, per_slice)
+    for logits in (noise((4, 3, *low(SIZE, stride))), blobs(4, 3, *low(SIZE, stride))):
+        found = pseudo_labels_upsampled(logits, labels, [0, 2], gamma, stride, scope, implementation=implementation)
+        wanted = composed(logits, labels, [0, 2], gamma, stride, scope)
         assert torch.equal(found[0], wanted[0])
         assert torch.equal(found[1], wanted[1])
         assert (found[1][:, 0] > 100).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("per_slice", [False, True])
+@pytest.mark.parametrize("scope", ["volume", "slice"])
 @pytest.mark.parametrize("stride", [1, 3, 8, 16])
 @pytest.mark.skipif("native" not in IMPLEMENTATIONS, reason="the native core is not built")
-def test_native_is_the_reference(dtype: torch.dtype, per_slice: bool, stride: int) -> None:
-    labels, shape = some_labels(3, SIZE), (3, 6, *coarse(SIZE, stride))
+def test_native_is_the_reference(dtype: torch.dtype, scope: str, stride: int) -> None:
+    labels, shape = some_labels(3, SIZE), (3, 6, *low(SIZE, stride))
     logits = noise(shape, dtype=dtype)
     special = torch.where(noise(shape, 1) > 3, torch.tensor(NAN, dtype=dtype), logits)
     special = torch.where(noise(shape, 2) > 4, torch.tensor(INF, dtype=dtype), special)
@@ -75,7 +75,7 @@ def test_native_is_the_reference(dtype: torch.dtype, per_slice: bool, stride: in
         for gamma in GAMMAS:
             for organs in ([0, 1, 5], [3], list(range(6))):
                 found, wanted = (
-                    pseudo_labels_upsampled(case, labels, organs, gamma, stride, per_slice, implementation=name)
+                    pseudo_labels_upsampled(case, labels, organs, gamma, stride, scope, implementation=name)
                     for name in ("native", "reference")
                 )
                 assert torch.equal(found[0], wanted[0])
@@ -83,11 +83,11 @@ def test_native_is_the_reference(dtype: torch.dtype, per_slice: bool, stride: in
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-@pytest.mark.parametrize("per_slice", [False, True])
-def test_queued_is_the_reference(dtype: torch.dtype, per_slice: bool) -> None:
-    logits, labels = noise((3, 4, *coarse(SIZE, 8)), dtype=dtype), some_labels(3, SIZE)
+@pytest.mark.parametrize("scope", ["volume", "slice"])
+def test_queued_is_the_reference(dtype: torch.dtype, scope: str) -> None:
+    logits, labels = noise((3, 4, *low(SIZE, 8)), dtype=dtype), some_labels(3, SIZE)
     found, wanted = (
-        pseudo_labels_upsampled(logits, labels, [0, 1, 3], 0.33, 8, per_slice, implementation=name)
+        pseudo_labels_upsampled(logits, labels, [0, 1, 3], 0.33, 8, scope, implementation=name)
         for name in ("torch", "reference")
     )
     assert torch.equal(found[0], wanted[0])
@@ -111,10 +111,10 @@ class HostLearnsNothing(TorchDispatchMode):
 
 
 def test_queued_tells_the_host_nothing() -> None:
-    logits, labels = noise((2, 3, *coarse(SIZE, 8))), some_labels(2, SIZE)
-    arguments = (logits, labels, [0, 2], 0.5, 8, False)
+    logits, labels = noise((2, 3, *low(SIZE, 8))), some_labels(2, SIZE)
+    arguments = (logits, labels, [0, 2], 0.5, 8, "volume")
     with HostLearnsNothing():
-        reference.pseudo_labels_upsampled_queued(*arguments)
+        torch.ops.smile_fast.pseudo_labels_upsampled.torch(*arguments)
         reference.label_map_upsampled(logits, *SIZE, 8, False)
     with HostLearnsNothing(), pytest.raises(AssertionError, match="nonzero waits for the device"):
         reference.pseudo_labels_upsampled(*arguments)
@@ -191,8 +191,8 @@ def test_opcheck_and_compile() -> None:
     logits, labels = noise((2, 3, 2, 3)), torch.zeros((2, 15, 24), dtype=torch.uint8)
     op = torch.ops.smile_fast.pseudo_labels_upsampled
     for kernel in (op.default, *(getattr(op, name) for name in IMPLEMENTATIONS)):
-        torch.library.opcheck(kernel, (logits, labels, [0, 2], 0.5, 8, False))
-        torch.library.opcheck(kernel, (logits.clone().requires_grad_(), labels, [1], 0.5, 8, True))
+        torch.library.opcheck(kernel, (logits, labels, [0, 2], 0.5, 8, "volume"))
+        torch.library.opcheck(kernel, (logits.clone().requires_grad_(), labels, [1], 0.5, 8, "slice"))
     compiled = torch.compile(
         lambda z: pseudo_labels_upsampled(z, labels, [0, 2], 0.5, 8), fullgraph=True, backend="aot_eager"
     )
@@ -206,7 +206,7 @@ LOGITS, LABELS = noise((1, 2, 2, 3)), torch.zeros((1, 15, 24), dtype=torch.uint8
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"logits": [1.0]}, TypeError, "logits must be a float tensor, got list"),
+        ({"logits": [1.0]}, TypeError, "logits must be a tensor, got list"),
         ({"logits": LOGITS.int()}, TypeError, "logits must have dtype .*, got torch.int32"),
         ({"logits": LOGITS[0]}, ValueError, r"logits must have shape \[D, K, h, w\], got \[2, 2, 3\]"),
         ({"logits": LOGITS[:, :0]}, ValueError, "logits must have 1 to 126 organs"),
@@ -227,7 +227,8 @@ LOGITS, LABELS = noise((1, 2, 2, 3)), torch.zeros((1, 15, 24), dtype=torch.uint8
         ({"gamma": NAN}, ValueError, r"gamma must lie in \[0, 1\], got nan"),
         ({"stride": 8.0}, TypeError, "stride must be an int, got float"),
         ({"stride": 0}, ValueError, "stride must be at least 1, got 0"),
-        ({"per_slice": 1}, TypeError, "per_slice must be a bool, got int"),
+        ({"scope": True}, TypeError, "scope must be a str, got bool"),
+        ({"scope": "case"}, ValueError, "scope must be one of volume, slice, got 'case'"),
         ({"implementation": "fast"}, ValueError, "implementation of pseudo_labels_upsampled must be .*, got 'fast'"),
     ],
 )
@@ -242,10 +243,10 @@ def test_what_native_refuses() -> None:
     labels = torch.zeros((1, 130, 195), dtype=torch.uint8)
     with pytest.raises(ValueError, match="it upsamples by at most 64, got 65"):
         pseudo_labels_upsampled(LOGITS, labels, [0], 0.5, 65, implementation="native")
-    with pytest.raises(ValueError, match=r"organs must be numbers in 0\.\.1, got"):  # also without the public function
-        torch.ops.smile_fast.pseudo_labels_upsampled(LOGITS, LABELS, [2], 0.5, 8, False)
+    with pytest.raises(ValueError, match=r"organs must be ascending numbers in 0\.\.1, got"):  # whoever calls
+        torch.ops.smile_fast.pseudo_labels_upsampled(LOGITS, LABELS, [2], 0.5, 8, "volume")
     wide = torch.zeros((1, 800, 800), dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"stride must lie in 1\.\.64, got 200"):
-        torch.ops.smile_fast.pseudo_labels_upsampled.native(torch.zeros(1, 3, 4, 4), wide, [0], 0.5, 200, False)
-    with pytest.raises(ValueError, match="with 1 to 126 channels"):
-        torch.ops.smile_fast.pseudo_labels_upsampled(torch.zeros(1, 127, 100, 100), wide, [0], 0.5, 8, False)
+    with pytest.raises(ValueError, match="it upsamples by at most 64, got 200"):
+        torch.ops.smile_fast.pseudo_labels_upsampled.native(torch.zeros(1, 3, 4, 4), wide, [0], 0.5, 200, "volume")
+    with pytest.raises(ValueError, match="1 to 126 organs"):
+        torch.ops.smile_fast.pseudo_labels_upsampled(torch.zeros(1, 127, 100, 100), wide, [0], 0.5, 8, "volume")

@@ -4,13 +4,11 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
-from smile_fast.ops import OPS, available, registry
-from smile_fast.ops.registry import Implementation
+from smile_fast.ops import OPS, available
 from smile_fast.ops.triton_kernels import core
 from smile_fast.ops.triton_kernels.core import Configuration
 
@@ -27,41 +25,6 @@ def test_every_op_has_triton_before_the_reference_on_a_gpu() -> None:
 def test_without_triton_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert core._unusable() == "Triton is not installed (pip install triton; there are packages for Linux)"
-
-
-def test_what_runs_on_request_only_is_never_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    on_request = Implementation("triton", lambda *_: None, ("cuda",), on_request=("cpu",))
-    reference = registry._IMPLEMENTATIONS["masked_bce"][-1]
-    monkeypatch.setitem(registry._IMPLEMENTATIONS, "masked_bce", (on_request, reference))
-    assert available("masked_bce", "cpu") == [("reference", True, ""), ("triton", True, "")]
-    assert available("masked_bce", "cuda") == [("triton", True, ""), ("reference", True, "")]
-
-
-def test_an_op_does_not_dispatch_to_what_runs_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[str] = []
-
-    def implementation(name: str, **options: Any) -> Implementation:
-        def run(x: torch.Tensor) -> torch.Tensor:
-            ran.append(name)
-            return x.clone()
-
-        return Implementation(name, run, **options)
-
-    monkeypatch.setattr(registry, "_IMPLEMENTATIONS", {})
-    registry.define(
-        "on_request_example",
-        "(Tensor x) -> Tensor",
-        [
-            implementation("triton", devices=("cuda",), on_request=("cpu",)),
-            implementation("native", devices=("cpu",)),
-            implementation("reference", devices=()),
-        ],
-        fake=lambda x: torch.empty_like(x),
-    )
-    tensor = torch.ones(2)
-    registry.overload("on_request_example", None, tensor)(tensor)
-    registry.overload("on_request_example", "triton", tensor)(tensor)
-    assert ran == ["native", "triton"]
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from smile_fast.supervision import State
 from smile_fast.training import loop
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.loop import Trainer, train
-from smile_fast.training.losses import StepLoss
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.run import Run
 from smile_fast.training.schedule import learning_rate

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from smile_fast.training import metrics as module
-from smile_fast.training.losses import StepLoss
 from smile_fast.training.metrics import MetricsLog, read_metrics
+from smile_fast.training.objectives import StepLoss
 from smile_fast.training.schedule import Position
 from smile_runtime.errors import InputError
 from tests.runs import make_run

@@ -36,7 +36,7 @@ def case(seed: int, depth: int = 2) -> tuple[Tensor, Tensor]:
     return logits, labels
 
 
-ROUND = ([0, 2], 0.5, 2, False)
+ROUND = ([0, 2], 0.5, 2, "volume")
 
 
 def assert_right(found: Results, seed: int, depth: int = 2) -> None:
@@ -54,7 +54,7 @@ def test_the_second_case_of_a_kind_is_captured_and_all_are_right() -> None:
         assert_right(results, seed)
 
 
-@pytest.mark.parametrize("change", [{0: [0, 1]}, {1: 0.25}, {3: True}])
+@pytest.mark.parametrize("change", [{0: [0, 1]}, {1: 0.25}, {3: "slice"}])
 def test_another_round_is_another_kind(change: dict[int, object]) -> None:
     recorder = Recorder()
     labeller = PseudoLabeller(recorder)

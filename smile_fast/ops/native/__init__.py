@@ -1,5 +1,1 @@
-"""The C++ implementations: one file an op, each of which says what it refuses and turns tensors into pointers.
-
-The native core knows no torch. Every function here makes its inputs contiguous, allocates the results, and hands
-addresses and sizes over. The core releases the GIL while it works.
-"""
+"""The C++ core: whether it is there, and how the ops launch its kernels. It knows no torch and releases the GIL."""

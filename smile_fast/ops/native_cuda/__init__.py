@@ -1,5 +1,1 @@
-"""The CUDA C++ implementations: one file an op, each of which says what it refuses and turns tensors into pointers.
-
-The native core knows no torch. Every function here makes its inputs contiguous, allocates results and workspace from
-torch's allocator, and queues the work on the current stream of the tensors' device. Nothing here waits for the device.
-"""
+"""The CUDA C++ core: whether it is there, and how the ops queue its kernels. Nothing here waits for the device."""

@@ -1,32 +1,41 @@
-"""The extension module itself, or the reason why there is none, and how its functions are called."""
+"""The extension module itself, or the reason why there is none, and how an op is queued on a device."""
 
 import functools
-import importlib.util
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from smile_fast.ops.native.core import DTYPES
+from smile_fast.ops.native.core import DTYPES, Core, addresses, load, refused_dtype
+from smile_fast.ops.registry import Implementation, Refusal
 
 OLDEST = (8, 0)
 """Compute capability of the oldest GPUs that the kernels are compiled for."""
 
-
-def _load() -> tuple[Any, str]:
-    """Return the extension module, or None and the reason why there is none."""
-    if importlib.util.find_spec("smile_fast._native_cuda") is None:
-        return (
-            None,
-            "the CUDA core was not built; reinstall with nvcc 11.8 or later (SMILE_FAST_CUDA=ON says what fails)",
-        )
-    try:
-        return importlib.import_module("smile_fast._native_cuda"), ""
-    except ImportError as error:
-        return None, f"the CUDA core does not load: {error}"
+NOT_BUILT = "the CUDA core was not built; reinstall with nvcc 11.8 or later (SMILE_FAST_CUDA=ON says what fails)"
+CORE, UNUSABLE = load("_native_cuda", NOT_BUILT)
 
 
-CORE, UNUSABLE = _load()
+class CudaCore(Core):
+    """The kernels of smile_fast._native_cuda."""
+
+    def empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """See `Core.empty`; from torch's allocator."""
+        return like.new_empty(shape)
+
+    def run(self, op: str, dtype: torch.dtype, **arguments: Any) -> None:
+        """See `Core.run`; queued on the current stream of the tensors' device.
+
+        Workspace and copies go back to torch's allocator at once: what is queued later on this stream runs later.
+        """
+        kept, plain = addresses(arguments)
+        device = kept[0].device
+        with torch.cuda.device(device):
+            stream = torch.cuda.current_stream(device).cuda_stream
+            size = getattr(CORE, op + "_workspace")(dtype=DTYPES[dtype], **plain)
+            workspace = torch.empty(size, dtype=torch.uint8, device=device)
+            getattr(CORE, op)(dtype=DTYPES[dtype], **plain, workspace=workspace.data_ptr(), stream=stream)
 
 
 @functools.cache
@@ -37,20 +46,11 @@ def _refused_device(index: int) -> str:
     return ""
 
 
-def refusal(values: Tensor) -> str:
-    """Return why the core cannot compute with a tensor's dtype and device; empty when it can."""
-    if values.dtype not in DTYPES:
-        return f"it computes in float32 and takes {', '.join(DTYPES.values())} input, got {values.dtype}"
+def _refused(values: Tensor, *others: object) -> str:
     return _refused_device(values.get_device()) if values.is_cuda else ""
 
 
-def queue(name: str, device: torch.device, **arguments: Any) -> None:
-    """Queue a kernel that works in a workspace on the current stream of a device.
-
-    The workspace goes back to torch's allocator at once: what is queued later on this stream runs later.
-    """
-    with torch.cuda.device(device):
-        size = getattr(CORE, name + "_workspace")(**arguments)
-        workspace = torch.empty(size, dtype=torch.uint8, device=device)
-        stream = torch.cuda.current_stream(device).cuda_stream
-        getattr(CORE, name)(**arguments, workspace=workspace.data_ptr(), stream=stream)
+def cuda(launch: Callable[..., Any], *limits: Refusal) -> Implementation:
+    """Return the registry's entry of an op's kernel on CUDA; arguments as those of `native.core.native`."""
+    run = functools.partial(launch, CudaCore())
+    return Implementation("cuda", run, ("cuda",), UNUSABLE, (refused_dtype, _refused, *limits))

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from smile_fast.ops.registry import Implementation
+from smile_fast.ops.native.core import refused_dtype
+from smile_fast.ops.registry import Implementation, Refusal
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""The dtypes of logits and scores that the kernels compute with."""
 LARGEST_AXIS = 32_000
 """Of low-resolution logits and of the labels they are interpolated to: 2 h (H + 1) fits in an int32."""
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -34,57 +33,25 @@ def _unusable() -> str:
 UNUSABLE = _unusable()
 
 
-def refusal(values: Tensor, *others: object) -> str:
-    """Return why the kernels cannot take logits or scores of this dtype; empty when they can."""
-    if values.dtype not in DTYPES:
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
-        return f"it computes in float32 and takes {names} input, got {values.dtype}"
-    return ""
+def refused_axes(*lengths: int) -> str:
+    """Return why the kernels cannot take axes, or a stride, of these lengths; empty when they can."""
+    largest = max(lengths)
+    return f"it takes axes and strides of up to {LARGEST_AXIS} pixels, got {largest}" if largest > LARGEST_AXIS else ""
 
 
-def upsampled_refusal(logits: Tensor, labels: Tensor, *others: object) -> str:
-    """Return why the kernels cannot take these logits and labels of another size; empty when they can."""
-    largest = max(*logits.shape[2:], *labels.shape[1:])
-    if largest > LARGEST_AXIS:
-        return f"it takes axes of up to {LARGEST_AXIS} voxels, got one of {largest}"
-    return refusal(logits)
-
-
-def stride_refusal(logits: Tensor, height: int, width: int, stride: int, *others: object) -> str:
-    """Return why the kernels cannot upsample logits to this size by this stride; empty when they can."""
-    largest = max(height, width, stride)
-    if largest > LARGEST_AXIS:
-        return f"it takes axes and strides of up to {LARGEST_AXIS} pixels, got {largest}"
-    return refusal(logits)
-
-
-def implementation(module: str, op: str, refusal: Callable[..., str] = refusal) -> Implementation:
+def triton(module: str, op: str, *limits: Refusal) -> Implementation:
     """Return the registry's entry of an op that a file of this package implements.
 
-    The file, and with it Triton, is imported at the first call.
+    Args:
+        module: the file; it, and with it Triton, is imported at the first call.
+        op: the function in that file, which takes the schema's arguments.
+        limits: what the kernel does not take, beside dtypes.
     """
 
     def run(*arguments: Any) -> Any:
-        return _load(module, op)(*arguments)
+        return getattr(importlib.import_module(f"smile_fast.ops.triton_kernels.{module}"), op)(*arguments)
 
-    return Implementation("triton", run, ("cuda",), UNUSABLE, refusal, ON_REQUEST)
-
-
-def can_scale(gradient: Tensor) -> bool:
-    """Return whether `scale_gradient` takes a gradient: a plain one on a GPU, where Triton is."""
-    plain = type(gradient) is Tensor and gradient.is_contiguous()
-    return plain and gradient.device.type == "cuda" and not UNUSABLE and not refusal(gradient)
-
-
-def scale_gradient(gradient: Tensor, factors: Tensor) -> None:
-    """See `smile_fast.ops.triton_kernels.scale_gradient`."""
-    _load("scale_gradient", "scale_gradient")(gradient, factors)
-
-
-def _load(module: str, name: str) -> Callable[..., Any]:
-    """Import a file of this package, and Triton with it, and return a function of it."""
-    function: Callable[..., Any] = getattr(importlib.import_module(f"smile_fast.ops.triton_kernels.{module}"), name)
-    return function
+    return Implementation("triton", run, ("cuda",), UNUSABLE, (refused_dtype, *limits), ON_REQUEST)
 
 
 class Configuration(NamedTuple):

@@ -64,18 +64,18 @@ def finish_kernel(
     PARTIALS: tl.constexpr,
 ):
     """Add the partial sums of one (image, organ) in float64, in a fixed order, and its known voxels."""
-    plane = tl.program_id(0).to(tl.int64)
-    image, organ = plane // organs, plane % organs
+    pair = tl.program_id(0).to(tl.int64)
+    image, organ = pair // organs, pair % organs
     lanes = tl.arange(0, PARTIALS)
     sum_ = tl.zeros([PARTIALS], tl.float64)
     for start in range(0, parts, PARTIALS):
-        part = tl.load(partials + plane * parts + start + lanes, mask=start + lanes < parts, other=0.0)
+        part = tl.load(partials + pair * parts + start + lanes, mask=start + lanes < parts, other=0.0)
         sum_ += part.to(tl.float64)
-    tl.store(sums + plane, tl.sum(sum_))
+    tl.store(sums + pair, tl.sum(sum_))
     values = tl.arange(0, LABELS)
     known = tl.load(table + (image * LABELS + values) * 2 * words + organ // 32)
     known = (known >> (organ % 32).to(tl.int32)) & 1
-    tl.store(counts + plane, tl.sum(tl.load(histogram + image * LABELS + values) * known))
+    tl.store(counts + pair, tl.sum(tl.load(histogram + image * LABELS + values) * known))
 
 
 def count_labels(

@@ -14,12 +14,12 @@ LAUNCH_OPTIONS = Configuration({}, registers=REGISTERS).launch_options
 
 
 @triton.jit
-def corners_of_axis(pixel, nodes, STRIDE: tl.constexpr):
-    """Return the two feature pixels between which each pixel lies, and their weights, which add up to 2 STRIDE."""
-    doubled = 2 * pixel + 1 - STRIDE  # position in 1 / (2 STRIDE) of a feature pixel
+def corners_of_axis(pixel, size, STRIDE: tl.constexpr):
+    """Return the two low pixels between which each pixel lies, and their weights, which add up to 2 STRIDE."""
+    doubled = 2 * pixel + 1 - STRIDE  # position in 1 / (2 STRIDE) of a low pixel
     lower = (doubled + 2 * STRIDE) // (2 * STRIDE) - 1  # the numerator is positive: the floor
     weight = doubled - lower * (2 * STRIDE)
-    near, far = tl.maximum(lower, 0), tl.minimum(lower + 1, nodes - 1)
+    near, far = tl.maximum(lower, 0), tl.minimum(lower + 1, size - 1)
     return near, far, (2 * STRIDE - weight).to(tl.float64), weight.to(tl.float64)
 
 
@@ -30,25 +30,25 @@ def load_logits(place, inside):
 
 
 @triton.jit
-def interpolate(plane, pixel, inside, rows, columns, width, STRIDE: tl.constexpr):
-    """Interpolate one plane of logits.
+def interpolate(low, pixel, inside, rows, columns, width, STRIDE: tl.constexpr):
+    """Interpolate one channel of logits.
 
     Args:
-        plane: pointer to logits [rows, columns].
+        low: pointer to logits [rows, columns].
         pixel: [BLOCK] int32, flat index in a slice of `width` pixels a row.
         inside: [BLOCK] bool, whether there is such a pixel.
         rows: h.
         columns: w.
         width: W.
-        STRIDE: pixels a feature pixel.
+        STRIDE: pixels a low pixel.
 
     Returns:
         [BLOCK] float64, the interpolated logits times (2 STRIDE)^2.
     """
     above, below, top_weight, bottom_weight = corners_of_axis(pixel // width, rows, STRIDE)
     left, right, left_weight, right_weight = corners_of_axis(pixel % width, columns, STRIDE)
-    full = load_logits(plane + above * columns + left, inside) * (top_weight * left_weight)
-    full += load_logits(plane + above * columns + right, inside) * (top_weight * right_weight)
-    full += load_logits(plane + below * columns + left, inside) * (bottom_weight * left_weight)
-    full += load_logits(plane + below * columns + right, inside) * (bottom_weight * right_weight)
-    return full
+    high = load_logits(low + above * columns + left, inside) * (top_weight * left_weight)
+    high += load_logits(low + above * columns + right, inside) * (top_weight * right_weight)
+    high += load_logits(low + below * columns + left, inside) * (bottom_weight * left_weight)
+    high += load_logits(low + below * columns + right, inside) * (bottom_weight * right_weight)
+    return high

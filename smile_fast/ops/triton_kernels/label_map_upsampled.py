@@ -5,8 +5,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from smile_fast.ops.checks import check_feature_grid, check_tensor
-from smile_fast.ops.triton_kernels.core import DTYPES
 from smile_fast.ops.triton_kernels.interpolation import BLOCK, LAUNCH_OPTIONS, interpolate
 
 
@@ -31,8 +29,8 @@ def label_map_upsampled_kernel(
     best = tl.full([BLOCK], float("-inf") if SOFTMAX else 0.0, tl.float64)
     label = tl.zeros([BLOCK], tl.int32)
     for channel in range(channels):
-        plane = logits + (image * channels + channel) * rows * columns
-        value = interpolate(plane, pixel, inside, rows, columns, width, STRIDE)
+        low = logits + (image * channels + channel) * rows * columns
+        value = interpolate(low, pixel, inside, rows, columns, width, STRIDE)
         wins = value > best  # false for NaN, and for a tie with a lower label
         best = tl.where(wins, value, best)
         label = tl.where(wins, channel if SOFTMAX else channel + 1, label)
@@ -41,9 +39,6 @@ def label_map_upsampled_kernel(
 
 def label_map_upsampled(logits: Tensor, height: int, width: int, stride: int, softmax: bool) -> Tensor:
     """Kernel of `smile_fast::label_map_upsampled`; results as in the reference."""
-    # The op can be called without its public function, and a wrong size would read foreign memory.
-    check_tensor("logits", logits, DTYPES, logits.device)
-    check_feature_grid(logits, "N, M", (height, width), stride)
     images, channels, rows, columns = logits.shape
     labels = logits.new_empty((images, height, width), dtype=torch.uint8)
     if labels.numel() == 0:

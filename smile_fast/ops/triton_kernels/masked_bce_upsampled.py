@@ -1,10 +1,11 @@
 """masked_bce_upsampled in Triton: interpolation, loss, gradient and its transpose in registers.
 
-The low-resolution nodes cut space into cells: cell c of an axis lies between the nodes c and c + 1, and holds the
-voxels that are interpolated between them; cell -1 and the last one hold those beyond the outer nodes. A lane owns a
-cell: it walks through the cell's voxels with the logits of its corners at hand, and adds up what each corner's
-gradient gets. Then a node takes its share from the cells around it, which are lanes of the same program: programs
-overlap by one cell an axis instead of adding to each other's results. Nothing is kept at full resolution.
+The centres of the low pixels cut space into cells: cell c of an axis lies between the low pixels c and c + 1, and holds
+the high-resolution voxels that are interpolated between them; cell -1 and the last one hold those beyond the outer low
+pixels. A lane owns a cell: it goes through the cell's voxels with the logits of its corners at hand, and adds up what
+each corner's gradient gets. Then a low pixel takes its share from the cells around it, which are lanes of the same
+program: programs overlap by one cell an axis instead of adding to each other's results. Nothing is kept at full
+resolution.
 """
 
 import functools
@@ -15,8 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from smile_fast.ops.checks import check_table, check_tensor
-from smile_fast.ops.triton_kernels.core import DTYPES, INTERPRETED, Configuration, size_bucket, tuned
+from smile_fast.ops.triton_kernels.core import INTERPRETED, Configuration, size_bucket, tuned
 from smile_fast.ops.triton_kernels.counts import count_labels, finish
 from smile_fast.ops.triton_kernels.numerics import bce, join, log1p
 
@@ -35,27 +35,27 @@ CONFIGURATIONS: dict[bool, tuple[Configuration, ...]] = {
 
 
 @triton.jit
-def first_voxel(cell, nodes, voxels):
-    """Return the first voxel of a cell of an axis: the smallest v with (v + 1/2) nodes / voxels - 1/2 >= cell.
+def first_voxel(cell, low, high):
+    """Return the first voxel of a cell of an axis: the smallest v with (v + 1/2) low / high - 1/2 >= cell.
 
     In int32, hence core.LARGEST_AXIS: a division of 64-bit integers is a function call, around which registers spill.
     """
-    numerator = tl.maximum(2 * voxels * cell + voxels - nodes, 0)
-    return tl.where(cell < nodes, tl.minimum((numerator + 2 * nodes - 1) // (2 * nodes), voxels), voxels)
+    numerator = tl.maximum(2 * high * cell + high - low, 0)
+    return tl.where(cell < low, tl.minimum((numerator + 2 * low - 1) // (2 * low), high), high)
 
 
 @triton.jit
-def cell_geometry(cell, nodes, voxels):
-    """Return first voxel and number of voxels of a cell, and where they lie: base + i * step from node to node.
+def cell_geometry(cell, low, high):
+    """Return first voxel and number of voxels of a cell, and where they lie: base + i * step between its low pixels.
 
-    All voxels of an outer cell have the value of the outer node: the far end of cell -1, the near end of the last.
+    All voxels of an outer cell have the value of the outer low pixel: the far end of cell -1, the near end of the last.
     """
-    first = first_voxel(cell, nodes, voxels)
-    count = first_voxel(cell + 1, nodes, voxels) - first
-    inner = (cell >= 0) & (cell < nodes - 1)
-    offset = (2 * first + 1) * nodes - voxels - 2 * voxels * cell  # in units of 1 / (2 voxels), exact
-    base = tl.where(inner, offset.to(tl.float32) / (2 * voxels).to(tl.float32), tl.where(cell < 0, 1.0, 0.0))
-    step = tl.where(inner, nodes.to(tl.float32) / voxels.to(tl.float32), 0.0)
+    first = first_voxel(cell, low, high)
+    count = first_voxel(cell + 1, low, high) - first
+    inner = (cell >= 0) & (cell < low - 1)
+    offset = (2 * first + 1) * low - high - 2 * high * cell  # in units of 1 / (2 high), exact
+    base = tl.where(inner, offset.to(tl.float32) / (2 * high).to(tl.float32), tl.where(cell < 0, 1.0, 0.0))
+    step = tl.where(inner, low.to(tl.float32) / high.to(tl.float32), 0.0)
     return first, count, base, step
 
 
@@ -66,18 +66,18 @@ def lerp(near, far, share):
 
 
 @triton.jit
-def load_corner(plane, z, y, x, nodes_z, nodes_y, nodes_x, mask):
-    """Load the logits [GROUP, CELLS] of one corner of every cell; beyond the outer nodes, those of the outer nodes."""
-    z = tl.minimum(tl.maximum(z, 0), nodes_z - 1)
-    y = tl.minimum(tl.maximum(y, 0), nodes_y - 1)
-    x = tl.minimum(tl.maximum(x, 0), nodes_x - 1)
-    node = (z.to(tl.int64) * nodes_y + y) * nodes_x + x
-    return tl.load(plane + node[None, :], mask=mask, other=0.0).to(tl.float32)
+def load_corner(channel, z, y, x, low_z, low_y, low_x, mask):
+    """Load the logits [GROUP, CELLS] of one corner of every cell; beyond the outer low pixels, theirs."""
+    z = tl.minimum(tl.maximum(z, 0), low_z - 1)
+    y = tl.minimum(tl.maximum(y, 0), low_y - 1)
+    x = tl.minimum(tl.maximum(x, 0), low_x - 1)
+    place = (z.to(tl.int64) * low_y + y) * low_x + x
+    return tl.load(channel + place[None, :], mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def from_neighbour(near, far, distance, GROUP: tl.constexpr, CELLS: tl.constexpr):
-    """Return what nodes get along one axis: as near end of their own cell and as far end of the one before it."""
+    """Return what low pixels get along one axis: as near end of their own cell and as far end of the one before it."""
     before = tl.maximum(tl.arange(0, CELLS) - distance, 0)[None, :].broadcast_to(GROUP, CELLS)
     return near + tl.gather(far, before, axis=1)
 
@@ -90,7 +90,7 @@ def slice_loss(
     WITH_GRAD: tl.constexpr,
     PRECISE: tl.constexpr,
 ):  # fmt: skip
-    """Walk through the voxels of one slice of every cell; [GROUP, CELLS] loss and the gradients of its corners.
+    """Go through the voxels of one slice of every cell; [GROUP, CELLS] loss and the gradients of its corners.
 
     `labels` are [CELLS] pointers to the first label of the slice, `rows` points to the image's table at the word of
     the group, whose bits stand at `bits` [GROUP, 1]; `inside` [CELLS] says whether the cell has this slice; a row has
@@ -128,8 +128,8 @@ def slice_loss(
 
 
 @triton.jit
-def slice_nodes(g00, g01, g10, g11, size_x, GROUP: tl.constexpr, CELLS: tl.constexpr):
-    """Return what nodes get within a slice, from the gradients of the corners (y, x) of its cells."""
+def slice_gradient(g00, g01, g10, g11, size_x, GROUP: tl.constexpr, CELLS: tl.constexpr):
+    """Return what low pixels get within a slice, from the gradients of the corners (y, x) of its cells."""
     near = from_neighbour(g00, g01, 1, GROUP, CELLS)
     far = from_neighbour(g10, g11, 1, GROUP, CELLS)
     return from_neighbour(near, far, size_x, GROUP, CELLS)
@@ -143,8 +143,8 @@ def masked_bce_upsampled_kernel(
     gradient,  # [B, K, d, h, w]
     partials,  # [B, K, tiles] float32
     organs, words,
-    nodes_z, nodes_y, nodes_x,  # d, h, w
-    voxels_z, voxels_y, voxels_x,  # D, H, W
+    low_z, low_y, low_x,  # d, h, w
+    high_z, high_y, high_x,  # D, H, W
     tiles_z, tiles_y, tiles_x,
     size_z, size_y, size_x,  # cells of a tile
     CELLS: tl.constexpr,
@@ -153,7 +153,7 @@ def masked_bce_upsampled_kernel(
     WITH_GRAD: tl.constexpr,
     PRECISE: tl.constexpr,
 ):  # fmt: skip
-    """Loss, its partial sums and its gradient for the nodes of one tile, GROUP organs."""
+    """Loss, its partial sums and its gradient for the low pixels of one tile, GROUP organs."""
     tiles = tiles_z * tiles_y * tiles_x
     groups = tl.cdiv(organs, GROUP)
     tile = tl.program_id(0) % tiles
@@ -162,25 +162,25 @@ def masked_bce_upsampled_kernel(
     lane = tl.arange(0, CELLS)
     lane_x, lane_y, lane_z = lane % size_x, (lane // size_x) % size_y, lane // (size_x * size_y)
     used = lane_z < size_z
-    # Tiles overlap by one cell, whose nodes belong to the tile before.
+    # Tiles overlap by one cell, whose low pixels belong to the tile before.
     x = (tile % tiles_x) * (size_x - 1) + lane_x - 1
     y = (tile // tiles_x % tiles_y) * (size_y - 1) + lane_y - 1
-    first_x, count_x, base_x, step_x = cell_geometry(x, nodes_x, voxels_x)
-    first_y, count_y, base_y, step_y = cell_geometry(y, nodes_y, voxels_y)
-    most_x, most_y = tl.cdiv(voxels_x, nodes_x), tl.cdiv(voxels_y, nodes_y)
+    first_x, count_x, base_x, step_x = cell_geometry(x, low_x, high_x)
+    first_y, count_y, base_y, step_y = cell_geometry(y, low_y, high_y)
+    most_x, most_y = tl.cdiv(high_x, low_x), tl.cdiv(high_y, low_y)
     z, first_z, count_z, most_z = lane_z, lane_z * 0, used.to(tl.int32), 1
     if VOLUME:
         z = tile // tiles_x // tiles_y * (size_z - 1) + lane_z - 1
-        first_z, count_z, base_z, step_z = cell_geometry(z, nodes_z, voxels_z)
+        first_z, count_z, base_z, step_z = cell_geometry(z, low_z, high_z)
         count_z = tl.where(used, count_z, 0)
-        most_z = tl.cdiv(voxels_z, nodes_z)
+        most_z = tl.cdiv(high_z, low_z)
 
     first_organ = group * GROUP
     rows = table + image * 512 * words + first_organ // 32
     bits = first_organ % 32 + tl.arange(0, GROUP)[:, None]  # [GROUP, 1]
     exists = first_organ + tl.arange(0, GROUP) < organs
-    slice_stride = voxels_y.to(tl.int64) * voxels_x
-    pixels = labels + (image * voxels_z + first_z) * slice_stride + first_y.to(tl.int64) * voxels_x + first_x
+    slice_stride = high_y.to(tl.int64) * high_x
+    pixels = labels + (image * high_z + first_z) * slice_stride + first_y.to(tl.int64) * high_x + first_x
 
     # Is anything known at all?
     seen = tl.zeros([CELLS], tl.int32)
@@ -188,32 +188,32 @@ def masked_bce_upsampled_kernel(
         for iy in range(most_y):
             for ix in range(most_x):
                 there = (iz < count_z) & (iy < count_y) & (ix < count_x)
-                label = tl.load(pixels + iz * slice_stride + iy * voxels_x + ix, mask=there, other=0).to(tl.int32)
+                label = tl.load(pixels + iz * slice_stride + iy * high_x + ix, mask=there, other=0).to(tl.int32)
                 seen |= tl.load(rows + label * 2 * words, mask=there, other=0)
     wanted = ((1 << GROUP) - 1) << (first_organ % 32)
 
     loss = tl.zeros([GROUP, CELLS], tl.float32)
-    node_gradient = loss
+    low_gradient = loss
     if tl.max(((seen & wanted) != 0).to(tl.int32), axis=0) != 0:
         organ = image * organs + first_organ + tl.arange(0, GROUP)[:, None]
-        plane = logits + organ * nodes_z * nodes_y * nodes_x  # [GROUP, 1]
+        channel = logits + organ * low_z * low_y * low_x  # [GROUP, 1]
         mask = exists[:, None] & used[None, :]
-        a00 = load_corner(plane, z, y, x, nodes_z, nodes_y, nodes_x, mask)
-        a01 = load_corner(plane, z, y, x + 1, nodes_z, nodes_y, nodes_x, mask)
-        a10 = load_corner(plane, z, y + 1, x, nodes_z, nodes_y, nodes_x, mask)
-        a11 = load_corner(plane, z, y + 1, x + 1, nodes_z, nodes_y, nodes_x, mask)
+        a00 = load_corner(channel, z, y, x, low_z, low_y, low_x, mask)
+        a01 = load_corner(channel, z, y, x + 1, low_z, low_y, low_x, mask)
+        a10 = load_corner(channel, z, y + 1, x, low_z, low_y, low_x, mask)
+        a11 = load_corner(channel, z, y + 1, x + 1, low_z, low_y, low_x, mask)
         if VOLUME:
-            b00 = load_corner(plane, z + 1, y, x, nodes_z, nodes_y, nodes_x, mask)
-            b01 = load_corner(plane, z + 1, y, x + 1, nodes_z, nodes_y, nodes_x, mask)
-            b10 = load_corner(plane, z + 1, y + 1, x, nodes_z, nodes_y, nodes_x, mask)
-            b11 = load_corner(plane, z + 1, y + 1, x + 1, nodes_z, nodes_y, nodes_x, mask)
+            b00 = load_corner(channel, z + 1, y, x, low_z, low_y, low_x, mask)
+            b01 = load_corner(channel, z + 1, y, x + 1, low_z, low_y, low_x, mask)
+            b10 = load_corner(channel, z + 1, y + 1, x, low_z, low_y, low_x, mask)
+            b11 = load_corner(channel, z + 1, y + 1, x + 1, low_z, low_y, low_x, mask)
             f00, f01, f10, f11 = loss, loss, loss, loss
             n00, n01, n10, n11 = loss, loss, loss, loss
             for iz in range(most_z):
                 share = (base_z + iz * step_z)[None, :]
                 slice_sum, g00, g01, g10, g11 = slice_loss(
                     lerp(a00, b00, share), lerp(a01, b01, share), lerp(a10, b10, share), lerp(a11, b11, share),
-                    pixels + iz * slice_stride, rows, words, bits, iz < count_z, voxels_x,
+                    pixels + iz * slice_stride, rows, words, bits, iz < count_z, high_x,
                     count_y, base_y, step_y, count_x, base_x, step_x, most_y, most_x, WITH_GRAD, PRECISE,
                 )  # fmt: skip
                 loss += slice_sum
@@ -223,86 +223,79 @@ def masked_bce_upsampled_kernel(
                     f10, n10 = tl.fma(g10, share, f10), tl.fma(g10, 1.0 - share, n10)
                     f11, n11 = tl.fma(g11, share, f11), tl.fma(g11, 1.0 - share, n11)
             if WITH_GRAD:
-                near_slice = slice_nodes(n00, n01, n10, n11, size_x, GROUP, CELLS)
-                far_slice = slice_nodes(f00, f01, f10, f11, size_x, GROUP, CELLS)
-                node_gradient = from_neighbour(near_slice, far_slice, size_x * size_y, GROUP, CELLS)
+                near_slice = slice_gradient(n00, n01, n10, n11, size_x, GROUP, CELLS)
+                far_slice = slice_gradient(f00, f01, f10, f11, size_x, GROUP, CELLS)
+                low_gradient = from_neighbour(near_slice, far_slice, size_x * size_y, GROUP, CELLS)
         else:
             loss, g00, g01, g10, g11 = slice_loss(
-                a00, a01, a10, a11, pixels, rows, words, bits, used, voxels_x,
+                a00, a01, a10, a11, pixels, rows, words, bits, used, high_x,
                 count_y, base_y, step_y, count_x, base_x, step_x, most_y, most_x, WITH_GRAD, PRECISE,
             )  # fmt: skip
             if WITH_GRAD:
-                node_gradient = slice_nodes(g00, g01, g10, g11, size_x, GROUP, CELLS)
+                low_gradient = slice_gradient(g00, g01, g10, g11, size_x, GROUP, CELLS)
 
-    # The overlap's cells are counted by the tile before, but for those outside of the first nodes.
+    # The overlap's cells are counted by the tile before, but for those outside of the first low pixels.
     own = used & ((lane_y > 0) | (y < 0)) & ((lane_x > 0) | (x < 0))
-    stored = used & (lane_y > 0) & (lane_x > 0) & (y < nodes_y) & (x < nodes_x)
+    stored = used & (lane_y > 0) & (lane_x > 0) & (y < low_y) & (x < low_x)
     if VOLUME:
         own &= (lane_z > 0) | (z < 0)
-        stored &= (lane_z > 0) & (z < nodes_z)
+        stored &= (lane_z > 0) & (z < low_z)
     organ = first_organ + tl.arange(0, GROUP)
     sums = tl.sum(tl.where(own[None, :], loss, 0.0), axis=1)  # [GROUP]
     tl.store(partials + (image * organs + organ) * tiles + tile, sums, mask=exists)
     if WITH_GRAD:
-        node = (((image * organs + organ)[:, None] * nodes_z + z) * nodes_y + y) * nodes_x + x  # [GROUP, CELLS]
-        value = node_gradient.to(gradient.dtype.element_ty)
-        tl.store(gradient + node, value, mask=exists[:, None] & stored[None, :])
+        place = (((image * organs + organ)[:, None] * low_z + z) * low_y + y) * low_x + x  # [GROUP, CELLS]
+        value = low_gradient.to(gradient.dtype.element_ty)
+        tl.store(gradient + place, value, mask=exists[:, None] & stored[None, :])
 
 
 @functools.lru_cache(maxsize=256)
-def tile_shape(nodes: tuple[int, ...], cells: int) -> tuple[int, ...]:
-    """Return the tile of at most `cells` cells with which the fewest tiles cover the nodes.
+def tile_shape(low: tuple[int, ...], cells: int) -> tuple[int, ...]:
+    """Return the tile of at most `cells` cells with which the fewest tiles cover the low pixels.
 
     Args:
-        nodes: (d, h, w) or (h, w); a tile of n cells of an axis covers n - 1 nodes of it.
+        low: (d, h, w) or (h, w); a tile of n cells of an axis covers n - 1 low pixels of it.
         cells: lanes of a program.
 
     Returns:
         Cells of an axis, at least 2 each; the last is the longest of those that cost the same, for locality.
     """
-    sizes = [range(2, min(n + 1, cells) + 1) for n in nodes[:-1]]
+    sizes = [range(2, min(n + 1, cells) + 1) for n in low[:-1]]
 
     def with_rest(outer: tuple[int, ...]) -> tuple[int, ...]:
-        return *outer, min(cells // functools.reduce(int.__mul__, outer, 1), nodes[-1] + 1)
+        return *outer, min(cells // functools.reduce(int.__mul__, outer, 1), low[-1] + 1)
 
     shapes = [shape for shape in map(with_rest, itertools.product(*sizes)) if shape[-1] >= 2]
-    return min(shapes, key=lambda shape: (functools.reduce(int.__mul__, tile_counts(nodes, shape), 1), -shape[-1]))
+    return min(shapes, key=lambda shape: (functools.reduce(int.__mul__, tile_counts(low, shape), 1), -shape[-1]))
 
 
-def tile_counts(nodes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+def tile_counts(low: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the number of tiles along every axis."""
-    return tuple(-(-n // (size - 1)) for n, size in zip(nodes, shape, strict=True))
+    return tuple(-(-n // (size - 1)) for n, size in zip(low, shape, strict=True))
 
 
 def masked_bce_upsampled(
     logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Kernel of `smile_fast::masked_bce_upsampled`; results as in `smile_fast.ops.reference.masked_bce_upsampled`."""
-    # The op can be called without its public function, and a wrong size would read foreign memory.
-    batch, organs, *nodes = logits.shape
-    check_tensor("logits", logits, DTYPES, logits.device)
-    check_tensor("labels", labels, (torch.uint8,), logits.device)
-    check_tensor("table", table, (torch.int32,), logits.device)
-    check_table(table, batch, organs)
-    if labels.ndim != logits.ndim - 1 or labels.shape[0] != batch or labels.ndim not in (3, 4):
-        raise ValueError(f"labels must have shape [B, *S] like logits, got {list(labels.shape)}")
+    batch, organs, *low = logits.shape
     grad = logits.new_empty(logits.shape if with_grad else (0,))
     if labels.numel() == 0:
         sums = logits.new_zeros((batch, organs), dtype=torch.float64)
         return sums, sums.long(), grad.zero_()
     logits, labels, table = logits.contiguous(), labels.contiguous(), table.contiguous()
     grad = grad.contiguous()
-    volume = len(nodes) == 3
+    volume = len(low) == 3
 
     def main(configuration: Configuration) -> Tensor:
-        shape = tile_shape(tuple(nodes), configuration.constants["CELLS"])
-        tiles = tile_counts(tuple(nodes), shape)
+        shape = tile_shape(tuple(low), configuration.constants["CELLS"])
+        tiles = tile_counts(tuple(low), shape)
         partials = logits.new_empty((batch, organs, functools.reduce(int.__mul__, tiles)), dtype=torch.float32)
         groups = -(-organs // configuration.constants["GROUP"])
         flat = () if volume else (1,)  # an image is a volume of one slice
         masked_bce_upsampled_kernel[(batch * groups * partials.shape[-1],)](
             *(logits, labels, table, grad, partials, organs, table.shape[-1]),
-            *(*flat, *nodes),
+            *(*flat, *low),
             *(*flat, *labels.shape[1:]),
             *(*flat, *tiles),
             *(*flat, *shape),

@@ -13,8 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from smile_fast.ops.checks import check_feature_grid, check_shape, check_tensor
-from smile_fast.ops.triton_kernels.core import DTYPES
+from smile_runtime.label_map import PSEUDO_BIT
 from smile_fast.ops.triton_kernels.counts import count_values
 from smile_fast.ops.triton_kernels.interpolation import BLOCK, LAUNCH_OPTIONS, interpolate
 from smile_runtime.label_map import PSEUDO_BIT
@@ -42,10 +41,10 @@ def scores_kernel(
     pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < height * width
     voxel = slice_ * height * width + pixel
-    plane = logits + (slice_ * organs + organ) * rows * columns
-    full = interpolate(plane, pixel, inside, rows, columns, width, STRIDE)
+    low = logits + (slice_ * organs + organ) * rows * columns
+    high = interpolate(low, pixel, inside, rows, columns, width, STRIDE)
     unit = tl.full([BLOCK], 1.0 / (4.0 * STRIDE * STRIDE), tl.float64)
-    score = (full * unit).to(tl.float32)
+    score = (high * unit).to(tl.float32)
     label = tl.load(labels + voxel, mask=inside, other=255)
     candidate = (label == 0) & (score > 0)  # false for NaN
     tl.store(scores + voxel, score, mask=inside)
@@ -77,17 +76,10 @@ def keep_kernel(
 
 
 def pseudo_labels_upsampled(
-    logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, per_slice: bool
+    logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, scope: str
 ) -> tuple[Tensor, Tensor]:
     """Kernel of `smile_fast::pseudo_labels_upsampled`; results as in the reference."""
-    # The op can be called without its public function, and a wrong size would read foreign memory.
-    check_tensor("logits", logits, DTYPES, logits.device)
-    check_tensor("labels", labels, (torch.uint8,), logits.device)
     depth, height, width = labels.shape
-    check_feature_grid(logits, "D, K", (height, width), stride)
-    check_shape("labels", labels, (logits.shape[0], height, width), "[D, H, W]")
-    if any(not 0 <= organ < logits.shape[1] for organ in organs):
-        raise ValueError(f"organs must be numbers in 0..{logits.shape[1] - 1}, got {list(organs)}")
     logits, labels = logits.contiguous(), labels.contiguous()
     overlay, length = torch.zeros_like(labels), labels.numel()
     counts = labels.new_zeros((len(organs), 3), dtype=torch.int64)
@@ -98,7 +90,7 @@ def pseudo_labels_upsampled(
     with torch.cuda.device_of(logits):
         scores = labels.new_empty(labels.shape, dtype=torch.float32)
         candidates, best = torch.empty_like(labels), torch.zeros_like(scores)
-        step = height * width if per_slice else length
+        step = height * width if scope == "slice" else length
         segments = torch.arange(0, length + 1, step, device=labels.device)
         shares = labels.new_full((len(segments) - 1,), gamma, dtype=torch.float64)
         for row, organ in zip(counts, organs, strict=True):

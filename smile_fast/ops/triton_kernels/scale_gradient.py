@@ -14,37 +14,30 @@ BLOCKS = 4 if INTERPRETED else 16  # of a program: few programs have to find out
 
 @triton.jit
 def scale_gradient_kernel(
-    gradient,  # [planes, voxels]
-    factors,  # [planes] float64
+    gradient,  # [channels, voxels]
+    factors,  # [channels] float64
     voxels,
     parts,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """Multiply a part of a plane by the plane's factor; touch nothing if that is 1."""
-    plane = (tl.program_id(0) // parts).to(tl.int64)
+    """Multiply a part of a channel by the channel's factor; touch nothing if that is 1."""
+    channel = (tl.program_id(0) // parts).to(tl.int64)
     start = (tl.program_id(0) % parts).to(tl.int64) * (BLOCK * BLOCKS)
-    factor = tl.load(factors + plane)
+    factor = tl.load(factors + channel)
     if not (tl.abs(factor - 1.0) < UNIT_FACTOR):  # NaN is no 1
         narrow = factor.to(tl.float32)
         for block in range(BLOCKS):
             voxel = start + block * BLOCK + tl.arange(0, BLOCK)
-            place = gradient + plane * voxels + voxel
+            place = gradient + channel * voxels + voxel
             value = tl.load(place, mask=voxel < voxels, other=0.0).to(tl.float32) * narrow
             tl.store(place, value.to(gradient.dtype.element_ty), mask=voxel < voxels)
 
 
 def scale_gradient(gradient: Tensor, factors: Tensor) -> None:
-    """Multiply a gradient by one factor a plane, in place; a plane whose factor is 1 costs no memory traffic.
-
-    Args:
-        gradient: [B, K, *S] float32, bfloat16 or float16, contiguous; overwritten.
-        factors: [B, K] float64.
-
-    Sync: reads nothing on the host.
-    """
-    voxels = gradient[0, 0].numel() if gradient.numel() else 0
-    if voxels:
+    """Kernel of `smile_fast::scale_gradient`; where a factor is 1 it costs no memory traffic."""
+    if gradient.numel():
+        voxels = gradient.shape[2:].numel()
         parts = -(-voxels // (BLOCK * BLOCKS))
         with torch.cuda.device_of(gradient):
             scale_gradient_kernel[(factors.numel() * parts,)](

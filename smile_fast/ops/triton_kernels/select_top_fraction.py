@@ -17,9 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from smile_fast.ops.checks import check_shape, check_tensor
 from smile_fast.ops.reference import INTEGER_TOLERANCE as _INTEGER_TOLERANCE
-from smile_fast.ops.triton_kernels.core import DTYPES, INTERPRETED, Configuration
+from smile_fast.ops.triton_kernels.core import INTERPRETED, Configuration
 
 INTEGER_TOLERANCE = tl.constexpr(_INTEGER_TOLERANCE)
 BINS = tl.constexpr(256)
@@ -268,14 +267,7 @@ def write_kernel(
 
 def select_top_fraction(scores: Tensor, candidates: Tensor, gamma: Tensor, segments: Tensor) -> Tensor:
     """Kernel of `smile_fast::select_top_fraction`; results as in `smile_fast.ops.reference.select_top_fraction`."""
-    # The op can be called without its public function, and a wrong size would read foreign memory.
-    check_tensor("scores", scores, DTYPES, scores.device)
-    check_tensor("candidates", candidates, (torch.bool,), scores.device)
-    check_tensor("gamma", gamma, (torch.float64,), scores.device)
-    check_tensor("segments", segments, (torch.int64,), scores.device)
     length, count = scores.numel(), gamma.numel()
-    check_shape("candidates", candidates, (length,), "[N]")
-    check_shape("segments", segments, (count + 1,), "[S + 1]")
     if length == 0 or count == 0:
         return torch.zeros_like(candidates, memory_format=torch.contiguous_format)
     scores, segments, gamma = scores.contiguous(), segments.contiguous(), gamma.contiguous()

@@ -53,9 +53,9 @@ def test_gradient_of_the_mean() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("coarse", "size"), SIZES + VOLUMES, ids=str)
-def test_masked_bce_upsampled(coarse: tuple[int, ...], size: tuple[int, ...], dtype: torch.dtype) -> None:
-    assert_upsampled(2, 3, coarse, size, dtype)
+@pytest.mark.parametrize(("low", "size"), SIZES + VOLUMES, ids=str)
+def test_masked_bce_upsampled(low: tuple[int, ...], size: tuple[int, ...], dtype: torch.dtype) -> None:
+    assert_upsampled(2, 3, low, size, dtype)
 
 
 @pytest.mark.parametrize("organs", [1, 13, 33, 128])
@@ -68,10 +68,8 @@ def test_masked_bce_upsampled_of_many_tiles() -> None:
     assert_upsampled(1, 1, (7, 6, 9), (7, 12, 9), torch.float32)
 
 
-def assert_upsampled(
-    batch: int, organs: int, coarse: tuple[int, ...], size: tuple[int, ...], dtype: torch.dtype
-) -> None:
-    given = problem(batch, organs, size, dtype, coarse=coarse)
+def assert_upsampled(batch: int, organs: int, low: tuple[int, ...], size: tuple[int, ...], dtype: torch.dtype) -> None:
+    given = problem(batch, organs, size, dtype, low=low)
     run = torch.ops.smile_fast.masked_bce_upsampled.triton
     sums, counts, grad = run(given.logits, given.labels, given.table, True)
     exact_sums, exact_gradient, magnitude = exact_upsampled(given)
@@ -134,11 +132,11 @@ def test_nothing_known_is_exactly_zero(name: str) -> None:
     assert torch.equal(grad, torch.zeros_like(logits))
 
 
-@pytest.mark.parametrize("coarse", [(), (4, 5)])
-def test_memory_layout_does_not_matter(coarse: tuple[int, ...]) -> None:
-    given = problem(2, 3, (8, 10), torch.float32, coarse=coarse)
-    op = torch.ops.smile_fast.masked_bce_upsampled.triton if coarse else torch.ops.smile_fast.masked_bce.triton
-    extra = (True,) if coarse else (True, False)
+@pytest.mark.parametrize("low", [(), (4, 5)])
+def test_memory_layout_does_not_matter(low: tuple[int, ...]) -> None:
+    given = problem(2, 3, (8, 10), torch.float32, low=low)
+    op = torch.ops.smile_fast.masked_bce_upsampled.triton if low else torch.ops.smile_fast.masked_bce.triton
+    extra = (True,) if low else (True, False)
     labels = given.labels.transpose(1, 2).contiguous().transpose(1, 2)
     table = given.table.repeat_interleave(2, dim=1)[:, ::2]
     logits = given.logits.to(memory_format=torch.channels_last)
@@ -147,7 +145,7 @@ def test_memory_layout_does_not_matter(coarse: tuple[int, ...]) -> None:
     for wanted, found in zip(expected, op(logits, labels, table, *extra), strict=True):
         assert torch.equal(wanted, found)
     in_place = logits.clone()
-    if not coarse:
+    if not low:
         torch.ops.smile_fast.masked_bce_in_place.triton(in_place, labels, table, False)
         assert torch.equal(in_place, expected[2])
 
@@ -163,7 +161,7 @@ def test_empty(size: tuple[int, ...], batch: int) -> None:
 
 
 def test_opcheck() -> None:
-    given = problem(2, 3, (8, 9), torch.float32, coarse=(3, 4))
+    given = problem(2, 3, (8, 9), torch.float32, low=(3, 4))
     arguments = (given.logits.clone().requires_grad_(), given.labels, given.table, True)
     torch.library.opcheck(torch.ops.smile_fast.masked_bce_upsampled.triton, arguments)
     given = problem(2, 3, (8, 9), torch.float32)
@@ -184,4 +182,4 @@ def test_what_the_kernels_do_not_take_is_refused_by_name() -> None:
     assert "takes float32" in refused("masked_bce_upsampled", given.logits, given.labels, given.table)
     labels = torch.zeros(1, 1, LARGEST_AXIS + 1, dtype=torch.uint8)
     message = refused("masked_bce_upsampled", given.logits.float(), labels, given.table)
-    assert "axes of up to 32000 voxels, got one of 32001" in message
+    assert "axes and strides of up to 32000 pixels, got 32001" in message

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from smile_fast.ops import label_map_upsampled, pseudo_labels_upsampled
 from smile_fast.ops.triton_kernels.core import LARGEST_AXIS
-from tests.ops.test_label_map_upsampled import INF, NAN, coarse, noise
+from tests.ops.test_label_map_upsampled import INF, NAN, low, noise
 from tests.ops.test_pseudo_labels_upsampled import some_labels
 
 # NumPy, in which the interpreter computes, warns of inf * 0.
@@ -29,7 +29,7 @@ def cases(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
 @pytest.mark.parametrize("softmax", [False, True])
 @pytest.mark.parametrize("stride", STRIDES)
 def test_label_map_is_that_of_the_reference(dtype: torch.dtype, softmax: bool, stride: int) -> None:
-    for logits in cases((2, 4, *coarse(SIZE, stride)), dtype):
+    for logits in cases((2, 4, *low(SIZE, stride)), dtype):
         found, wanted = (
             label_map_upsampled(logits, *SIZE, stride, softmax, implementation=name) for name in ("triton", "reference")
         )
@@ -37,14 +37,14 @@ def test_label_map_is_that_of_the_reference(dtype: torch.dtype, softmax: bool, s
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("per_slice", [False, True])
+@pytest.mark.parametrize("scope", ["volume", "slice"])
 @pytest.mark.parametrize("stride", STRIDES)
-def test_pseudo_labels_are_those_of_the_reference(dtype: torch.dtype, per_slice: bool, stride: int) -> None:
+def test_pseudo_labels_are_those_of_the_reference(dtype: torch.dtype, scope: str, stride: int) -> None:
     labels = some_labels(2, SIZE)
     rounds = [(0.33, [0, 1, 3]), (0.66, [0, 3]), (1.0, [2]), (0.66, [0, 1]), (0.33, [1, 2]), (0.0, [0])]
-    for logits, (gamma, organs) in zip(cases((2, 4, *coarse(SIZE, stride)), dtype), rounds, strict=True):
+    for logits, (gamma, organs) in zip(cases((2, 4, *low(SIZE, stride)), dtype), rounds, strict=True):
         found, wanted = (
-            pseudo_labels_upsampled(logits, labels, organs, gamma, stride, per_slice, implementation=name)
+            pseudo_labels_upsampled(logits, labels, organs, gamma, stride, scope, implementation=name)
             for name in ("triton", "reference")
         )
         assert torch.equal(found[0], wanted[0])
@@ -81,7 +81,7 @@ def test_no_organ() -> None:
 
 
 def test_memory_layout_does_not_matter() -> None:
-    logits, labels = noise((3, 4, *coarse(SIZE, 8))), some_labels(3, SIZE)
+    logits, labels = noise((3, 4, *low(SIZE, 8))), some_labels(3, SIZE)
     strided, turned = logits.to(memory_format=torch.channels_last), labels.transpose(0, 2).contiguous().transpose(0, 2)
     wanted = pseudo_labels_upsampled(logits, labels, [1, 3], 0.5, 8, implementation="triton")
     found = pseudo_labels_upsampled(strided, turned, [1, 3], 0.5, 8, implementation="triton")
@@ -93,7 +93,7 @@ def test_memory_layout_does_not_matter() -> None:
 def test_opcheck() -> None:
     logits, labels = noise((2, 3, 2, 3)), torch.zeros((2, 15, 24), dtype=torch.uint8)
     ops = torch.ops.smile_fast
-    torch.library.opcheck(ops.pseudo_labels_upsampled.triton, (logits, labels, [0, 2], 0.5, 8, False))
+    torch.library.opcheck(ops.pseudo_labels_upsampled.triton, (logits, labels, [0, 2], 0.5, 8, "volume"))
     torch.library.opcheck(ops.label_map_upsampled.triton, (logits, 15, 24, 8, True))
 
 
@@ -106,5 +106,5 @@ def test_what_the_kernels_do_not_take_is_refused_by_name() -> None:
     too_long = LARGEST_AXIS + 1
     with pytest.raises(ValueError, match="axes and strides of up to 32000 pixels, got 32001"):
         label_map_upsampled(logits[:, :, :1, :1], 1, too_long, too_long, implementation="triton")
-    with pytest.raises(ValueError, match=r"organs must be numbers in 0\.\.1, got"):  # also without the public function
-        torch.ops.smile_fast.pseudo_labels_upsampled.triton(logits, labels, [2], 0.5, 8, False)
+    with pytest.raises(ValueError, match=r"organs must be ascending numbers in 0\.\.1, got"):  # whoever calls
+        torch.ops.smile_fast.pseudo_labels_upsampled.triton(logits, labels, [2], 0.5, 8, "volume")

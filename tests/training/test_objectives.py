@@ -1,11 +1,11 @@
-"""The two losses against plain formulas in float64."""
+"""What training minimises against plain formulas in float64."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from smile_fast.supervision import Policy, State, build_tables
-from smile_fast.training.losses import MaskedHeads, MissingIsBackground
+from smile_fast.training.objectives import MaskedHeads, MissingIsBackground
 from smile_runtime.label_map import PSEUDO_BIT, VOID
 from tests.tolerances import CROSS_ENTROPY_GRADIENT, FLOAT32_SUMS, LOSS_OF_HALF_LOGITS, LOSS_RELATIVE
 
@@ -15,9 +15,9 @@ STATES = [(A, A, A), (M, A, H), (X, M, M)]
 SIZE = (16, 24)
 
 
-def problem(planes, seed=0):
+def problem(channels, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(4, planes, 2, 3, generator=generator, requires_grad=True)
+    logits = torch.randn(4, channels, 2, 3, generator=generator, requires_grad=True)
     labels = torch.randint(0, 4, (4, *SIZE), generator=generator, dtype=torch.uint8)
     labels[:, :2] = VOID
     cases = torch.tensor([2, 0, 1, 1])
@@ -115,8 +115,8 @@ def test_baseline_learns_that_an_undrawn_organ_is_background():
 
 def test_logits_in_half_precision_give_a_loss_in_full():
     logits, labels, cases = problem(4)
-    for loss_of, planes in ((heads(), 3), (MissingIsBackground(), 4)):
-        half = logits[:, :planes].detach().bfloat16().requires_grad_()
+    for loss_of, channels in ((heads(), 3), (MissingIsBackground(), 4)):
+        half = logits[:, :channels].detach().bfloat16().requires_grad_()
         loss = loss_of(half, labels, cases).loss
         assert loss.dtype in (torch.float32, torch.float64)
         full = loss_of(half.detach().float(), labels, cases).loss

@@ -1,4 +1,4 @@
-"""The two losses: SMILE's masked heads, and the K+1 softmax that the paper compares with."""
+"""What training minimises: SMILE's masked heads, and the K+1 softmax that the paper compares with."""
 
 from typing import NamedTuple, Protocol
 
@@ -48,9 +48,8 @@ class MaskedHeads:
 
     def __call__(self, logits: Tensor, labels: Tensor, cases: Tensor) -> StepLoss:
         """Mean over the known (voxel, organ) pairs of the batch; exactly 0 when nothing is known."""
-        sums, counts = masked_bce_upsampled_stats(logits, labels, self._tables[cases])  # [N, K] each
-        loss = sums.sum() / counts.sum().clamp(min=1)
-        return StepLoss(loss, sums.detach().sum(dim=0), counts.sum(dim=0))
+        loss, sums, counts = masked_bce_upsampled_stats(logits, labels, self._tables[cases])  # [], [N, K], [N, K]
+        return StepLoss(loss, sums.sum(dim=0), counts.sum(dim=0))
 
 
 class MissingIsBackground:
@@ -65,6 +64,6 @@ class MissingIsBackground:
         known = target != VOID
         loss = losses.sum() / known.sum().clamp(min=1)
         classes = torch.where(known, target, 0).flatten()
-        planes = logits.shape[1]
-        sums = torch.zeros(planes, device=loss.device).index_add_(0, classes, losses.detach().flatten())
-        return StepLoss(loss, sums[1:], torch.bincount(classes, minlength=planes)[1:])
+        channels = logits.shape[1]
+        sums = torch.zeros(channels, device=loss.device).index_add_(0, classes, losses.detach().flatten())
+        return StepLoss(loss, sums[1:], torch.bincount(classes, minlength=channels)[1:])
