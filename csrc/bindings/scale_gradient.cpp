@@ -13,7 +13,7 @@ void scale_gradient(const std::string& dtype, std::uintptr_t gradient, std::uint
       .dtype = dtype_of(dtype),
       .gradient = pointer<void>(gradient),
       .factors = pointer<const double>(factors),
-      .planes = planes,
+      .channels = planes,
       .voxels = voxels,
   };
   const py::gil_scoped_release release;
