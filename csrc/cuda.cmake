@@ -2,7 +2,7 @@
 set(cuda_sources
   csrc/core/masked_bce/masked_bce.cu
   csrc/core/masked_bce_upsampled/masked_bce_upsampled.cu
-  csrc/core/masked_bce/plane_sums.cu
+  csrc/core/masked_bce/channel_sums.cu
   csrc/core/masked_bce/scale_gradient.cu
   csrc/core/select_top_fraction/select_top_fraction.cu)
 

@@ -110,7 +110,7 @@ struct Check {
   }
 };
 
-constexpr std::int64_t kPiece = 1 << 16;  // logits of one call; neighbours in value, so that no loss hides another
+constexpr std::int64_t kChunk = 1 << 16;  // logits of one call; neighbours in value, so that no loss hides another
 
 void every_half(const std::string& capability) {
   Check<BFloat16> brain{DType::bfloat16, 1.0};
@@ -134,12 +134,12 @@ void every_half(const std::string& capability) {
 // Every step-th float32, its sign included.
 void floats(const std::string& capability, std::int64_t step, int threads) {
   std::vector<Check<float>> checks(threads, Check<float>{DType::float32, kFloatUlps});
-  const std::int64_t pieces = ((std::int64_t{1} << 32) / step + kPiece - 1) / kPiece;
+  const std::int64_t chunks = ((std::int64_t{1} << 32) / step + kChunk - 1) / kChunk;
   const auto work = [&](int thread) {
-    std::vector<float> logits(kPiece);
-    for (std::int64_t piece = thread; piece < pieces; piece += threads) {
-      for (std::int64_t i = 0; i < kPiece; ++i)
-        logits[i] = as_float(static_cast<std::uint32_t>((piece * kPiece + i) * step));
+    std::vector<float> logits(kChunk);
+    for (std::int64_t chunk = thread; chunk < chunks; chunk += threads) {
+      for (std::int64_t i = 0; i < kChunk; ++i)
+        logits[i] = as_float(static_cast<std::uint32_t>((chunk * kChunk + i) * step));
       for (const Label label : {negative, positive, unknown}) checks[thread](logits, label, 1);
     }
   };

@@ -12,7 +12,7 @@ endif()
 
 set(emulated_sources
   masked_bce/masked_bce
-  masked_bce/plane_sums
+  masked_bce/channel_sums
   masked_bce/scale_gradient
   masked_bce_upsampled/masked_bce_upsampled
   select_top_fraction/select_top_fraction)

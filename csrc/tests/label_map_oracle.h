@@ -15,9 +15,9 @@ std::uint8_t label_at(const LabelMapUpsampledArguments& a, std::int64_t image, s
   double best = a.softmax ? -std::numeric_limits<double>::infinity() : 0.0;
   std::int64_t label = 0;
   for (std::int64_t channel = 0; channel < a.channels; ++channel) {
-    const auto* plane =
-        static_cast<const Logit*>(a.logits) + (image * a.channels + channel) * a.grid.rows * a.grid.columns;
-    const double value = value_at(plane, a.grid, y, x);
+    const auto* logits =
+        static_cast<const Logit*>(a.logits) + (image * a.channels + channel) * a.grid.low_height * a.grid.low_width;
+    const double value = value_at(logits, a.grid, y, x);
     if (!(value > best)) continue;
     best = value;
     label = channel + (a.softmax ? 0 : 1);

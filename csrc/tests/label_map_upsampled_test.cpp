@@ -15,14 +15,15 @@ template <typename Logit>
 void test(std::int64_t images, std::int64_t channels, const CellGrid& grid, Logits kind, bool softmax) {
   const std::vector<Logit> logits = make_logits<Logit>(images, channels, grid, kind);
   const std::string name = name_of(images, channels, grid, dtype_of<Logit>, kind);
-  Guarded<std::uint8_t> labels(images * grid.height * grid.width);
+  Guarded<std::uint8_t> labels(images * grid.high_height * grid.high_width);
   LabelMapUpsampledArguments arguments{dtype_of<Logit>, logits.data(), images, channels, grid, softmax, labels.data()};
   label_map_upsampled_cpu(arguments, 1);
   std::int64_t wrong = 0;
   for (std::int64_t image = 0; image < images; ++image)
-    for (std::int64_t y = 0; y < grid.height; ++y)
-      for (std::int64_t x = 0; x < grid.width; ++x)
-        wrong += labels[(image * grid.height + y) * grid.width + x] != label_at<Logit>(arguments, image, y, x);
+    for (std::int64_t y = 0; y < grid.high_height; ++y)
+      for (std::int64_t x = 0; x < grid.high_width; ++x)
+        wrong +=
+            labels[(image * grid.high_height + y) * grid.high_width + x] != label_at<Logit>(arguments, image, y, x);
   check(wrong == 0, name + ": wrong labels: " + std::to_string(wrong));
   check(labels.canaries_live(), name + ": canaries");
   if (dtype_of<Logit> != DType::float32) return;  // threads know nothing of dtypes

@@ -25,7 +25,7 @@ inline constexpr double kScaledRelative<float> = 0x1p-22;
 struct Results {
   Guarded<double> sums;
   Guarded<std::int64_t> counts;
-  explicit Results(std::int64_t planes) : sums(planes), counts(planes) {}
+  explicit Results(std::int64_t channels) : sums(channels), counts(channels) {}
   bool operator==(const Results& other) const { return sums == other.sums && counts == other.counts; }
 };
 
@@ -47,8 +47,8 @@ struct Case {
     std::normal_distribution<float> normal(0.0f, 6.0f);
     const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
     for (std::int64_t i = 0; i < logits.size(); ++i) {
-      const std::int64_t plane = i / voxels, voxel = i % voxels;
-      const bool known = supervision.bit(plane / organs, voxel, 0, plane % organs);
+      const std::int64_t channel = i / voxels, voxel = i % voxels;
+      const bool known = supervision.bit(channel / organs, voxel, 0, channel % organs);
       const float poison = voxel % 3 == 0 ? 1.0f : voxel % 3 == 1 ? nan : -inf;  // under w = 0
       const float extreme = voxel % 101 == 5 ? 15.0f : 1.0f;                     // down to denormal gradients
       logits[i] = from_float<Logit>(known ? normal(random) * extreme : poison);
@@ -66,20 +66,20 @@ template <typename Logit>
 void check_against_double(const Case<Logit>& c, const Results& results, const Guarded<Logit>& gradient) {
   const Supervision& s = c.supervision;
   double worst = 0.0;
-  for (std::int64_t plane = 0; plane < s.batch * s.organs; ++plane) {
+  for (std::int64_t channel = 0; channel < s.batch * s.organs; ++channel) {
     double sum = 0.0;
     std::int64_t count = 0;
     for (std::int64_t voxel = 0; voxel < s.voxels; ++voxel) {
-      const bool known = s.bit(plane / s.organs, voxel, 0, plane % s.organs);
-      const bool positive = s.bit(plane / s.organs, voxel, 1, plane % s.organs);
-      const Exact exact = exact_bce(to_float(c.logits[plane * s.voxels + voxel]), positive);
+      const bool known = s.bit(channel / s.organs, voxel, 0, channel % s.organs);
+      const bool positive = s.bit(channel / s.organs, voxel, 1, channel % s.organs);
+      const Exact exact = exact_bce(to_float(c.logits[channel * s.voxels + voxel]), positive);
       sum += known ? exact.loss : 0.0;
       count += known;
-      worst = worse(worst, ulps(gradient[plane * s.voxels + voxel], known ? exact.slope : 0.0));
+      worst = worse(worst, ulps(gradient[channel * s.voxels + voxel], known ? exact.slope : 0.0));
     }
-    check(std::abs(results.sums[plane] - sum) <= loss_relative(count) * sum,
-          c.name + ": sum of plane " + std::to_string(plane));
-    check(results.counts[plane] == count, c.name + ": count of plane " + std::to_string(plane));
+    check(std::abs(results.sums[channel] - sum) <= loss_relative(count) * sum,
+          c.name + ": sum of channel " + std::to_string(channel));
+    check(results.counts[channel] == count, c.name + ": count of channel " + std::to_string(channel));
   }
   check(worst <= kAllowedUlps<Logit>, c.name + ": gradient, ulps " + std::to_string(worst));
   check(results.sums.canaries_live() && results.counts.canaries_live() && gradient.canaries_live() &&

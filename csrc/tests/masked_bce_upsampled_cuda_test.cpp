@@ -57,30 +57,30 @@ template <>
 constexpr double kRelative<Float16> = 0x1p-11;
 
 template <typename Logit>
-void check_plane(const Supervision& s, const Size& low, const Size& high, const Guarded<Logit>& logits,
-                 std::int64_t plane, double found_sum, std::int64_t found_count, const Guarded<Logit>& gradient,
-                 const std::string& name) {
+void check_channel(const Supervision& s, const Size& low, const Size& high, const Guarded<Logit>& logits,
+                   std::int64_t channel, double found_sum, std::int64_t found_count, const Guarded<Logit>& gradient,
+                   const std::string& name) {
   const std::int64_t pixels = volume(low);
   std::vector<double> exact(static_cast<std::size_t>(pixels), 0.0);
   double sum = 0.0, largest = 0.0, worst = 0.0;
   std::int64_t count = 0;
   for (std::int64_t voxel = 0; voxel < s.voxels; ++voxel) {
-    if (!s.bit(plane / s.organs, voxel, 0, plane % s.organs)) continue;
+    if (!s.bit(channel / s.organs, voxel, 0, channel % s.organs)) continue;
     double u = 0.0;
     const auto corners = corners_of(voxel, low, high);
     for (const Corner& c : corners)
-      if (c.weight != 0) u += c.weight * to_float(logits[plane * pixels + c.logit]);
-    const Exact bce = exact_bce(u, s.bit(plane / s.organs, voxel, 1, plane % s.organs));
+      if (c.weight != 0) u += c.weight * to_float(logits[channel * pixels + c.logit]);
+    const Exact bce = exact_bce(u, s.bit(channel / s.organs, voxel, 1, channel % s.organs));
     sum += bce.loss;
     ++count;
     for (const Corner& c : corners) exact[static_cast<std::size_t>(c.logit)] += c.weight * bce.slope;
   }
   for (const double value : exact) largest = std::max(largest, std::abs(value));
   for (std::int64_t i = 0; i < pixels; ++i)
-    worst = worse(worst, std::abs(to_float(gradient[plane * pixels + i]) - exact[static_cast<std::size_t>(i)]));
-  check(std::abs(found_sum - sum) <= loss_relative(count) * sum, name + ": sum of plane " + std::to_string(plane));
-  check(found_count == count, name + ": count of plane " + std::to_string(plane));
-  check(worst <= kRelative<Logit> * largest, name + ": gradient of plane " + std::to_string(plane) + " by " +
+    worst = worse(worst, std::abs(to_float(gradient[channel * pixels + i]) - exact[static_cast<std::size_t>(i)]));
+  check(std::abs(found_sum - sum) <= loss_relative(count) * sum, name + ": sum of channel " + std::to_string(channel));
+  check(found_count == count, name + ": count of channel " + std::to_string(channel));
+  check(worst <= kRelative<Logit> * largest, name + ": gradient of channel " + std::to_string(channel) + " by " +
                                                  std::to_string(largest > 0 ? worst / largest : worst));
 }
 
@@ -88,28 +88,28 @@ template <typename Logit>
 void test(std::int64_t batch, std::int64_t organs, const Size& low, const Size& high, Labels pattern) {
   std::mt19937 random(static_cast<std::uint32_t>(organs * 1000003 + volume(high)));
   const Supervision s(batch, organs, volume(high), pattern, random);
-  const std::int64_t planes = batch * organs, pixels = volume(low);
+  const std::int64_t channels = batch * organs, pixels = volume(low);
   const std::string name = std::to_string(batch) + " x " + std::to_string(organs) + ", " + std::to_string(low[0]) +
                            " " + std::to_string(low[1]) + " " + std::to_string(low[2]) + " to " +
                            std::to_string(high[0]) + " " + std::to_string(high[1]) + " " + std::to_string(high[2]) +
                            ", dtype " + std::to_string(static_cast<int>(dtype_of<Logit>));
   std::normal_distribution<float> normal(0.0f, 4.0f);
-  Guarded<Logit> logits(planes * pixels);
+  Guarded<Logit> logits(channels * pixels);
   for (std::int64_t i = 0; i < logits.size(); ++i)  // every third organ is never known: its logits must not matter
     logits[i] = from_float<Logit>(i / std::max<std::int64_t>(pixels, 1) % organs % kWordBits % 3 == 0
                                       ? std::numeric_limits<float>::quiet_NaN()
                                       : normal(random));
-  Guarded<double> sums(planes), sums_alone(planes);
-  Guarded<std::int64_t> counts(planes), counts_alone(planes);
-  Guarded<Logit> gradient(planes * pixels);
+  Guarded<double> sums(channels), sums_alone(channels);
+  Guarded<std::int64_t> counts(channels), counts_alone(channels);
+  Guarded<Logit> gradient(channels * pixels);
   MaskedBceUpsampledArguments arguments{
       dtype_of<Logit>, logits.data(), s.labels.data(),          s.table.data(),
       batch,           organs,        {low[0], low[1], low[2]}, {high[0], high[1], high[2]},
       sums.data(),     counts.data(), gradient.data()};
   Guarded<unsigned char> workspace(static_cast<std::int64_t>(masked_bce_upsampled_cuda_workspace(arguments)));
   masked_bce_upsampled_cuda(arguments, workspace.data(), nullptr);
-  for (std::int64_t plane = 0; plane < planes; ++plane)
-    check_plane(s, low, high, logits, plane, sums[plane], counts[plane], gradient, name);
+  for (std::int64_t channel = 0; channel < channels; ++channel)
+    check_channel(s, low, high, logits, channel, sums[channel], counts[channel], gradient, name);
   check(sums.canaries_live() && counts.canaries_live() && gradient.canaries_live() && workspace.canaries_live(),
         name + ": canaries");
   arguments.sums = sums_alone.data();

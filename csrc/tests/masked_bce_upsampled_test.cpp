@@ -98,17 +98,17 @@ struct Problem {
   std::vector<Logit> logits;
   std::string name;
 
-  std::int64_t planes() const { return supervision.batch * supervision.organs; }
+  std::int64_t channels() const { return supervision.batch * supervision.organs; }
 
-  bool bit(std::int64_t plane, std::int64_t voxel, int which) const {
-    return supervision.bit(plane / supervision.organs, voxel, which, plane % supervision.organs);
+  bool bit(std::int64_t channel, std::int64_t voxel, int which) const {
+    return supervision.bit(channel / supervision.organs, voxel, which, channel % supervision.organs);
   }
 };
 
 template <typename Logit>
 struct Results {
   explicit Results(const Problem<Logit>& p)
-      : sums(p.planes()), counts(p.planes()), gradient(p.planes() * size_of(p.low)) {}
+      : sums(p.channels()), counts(p.channels()), gradient(p.channels() * size_of(p.low)) {}
   bool same_sums(const Results& other) const { return sums == other.sums && counts == other.counts; }
   bool canaries_live() const { return sums.canaries_live() && counts.canaries_live() && gradient.canaries_live(); }
   Guarded<double> sums;
@@ -140,7 +140,7 @@ Problem<Logit> make_problem(std::int64_t batch, std::int64_t organs, Extent low,
            text(high) + ", dtype " + std::to_string(static_cast<int>(dtype_of<Logit>)) + ", labels " +
            std::to_string(static_cast<int>(pattern));
   std::normal_distribution<float> normal(0.0f, 4.0f);
-  for (std::int64_t i = 0; i < p.planes() * size_of(low); ++i) p.logits.push_back(from_float<Logit>(normal(random)));
+  for (std::int64_t i = 0; i < p.channels() * size_of(low); ++i) p.logits.push_back(from_float<Logit>(normal(random)));
   return p;
 }
 
@@ -148,10 +148,10 @@ Problem<Logit> make_problem(std::int64_t batch, std::int64_t organs, Extent low,
 template <typename Logit>
 void poison(Problem<Logit>& p) {
   std::vector<bool> read(p.logits.size());
-  for (std::int64_t plane = 0; plane < p.planes(); ++plane)
+  for (std::int64_t channel = 0; channel < p.channels(); ++channel)
     for (std::int64_t voxel = 0; voxel < size_of(p.high); ++voxel)
-      if (p.bit(plane, voxel, 0))
-        for (const Tap& tap : taps(p.low, p.high, voxel)) read[plane * size_of(p.low) + tap.at] = true;
+      if (p.bit(channel, voxel, 0))
+        for (const Tap& tap : taps(p.low, p.high, voxel)) read[channel * size_of(p.low) + tap.at] = true;
   const float poisons[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                            -std::numeric_limits<float>::infinity()};
   for (std::size_t i = 0; i < read.size(); ++i)
@@ -173,21 +173,21 @@ template <typename Logit>
 constexpr double kSmallest = dtype_of<Logit> == DType::float16 ? 0x1p-25 : 0x1p-126;  // half a denormal, or any
 
 template <typename Logit>
-void check_plane(const Problem<Logit>& p, const Results<Logit>& results, std::int64_t plane) {
+void check_channel(const Problem<Logit>& p, const Results<Logit>& results, std::int64_t channel) {
   const std::int64_t low_size = size_of(p.low);
   std::vector<double> exact(low_size), magnitude(low_size);
   double sum = 0.0, slopes = 0.0, largest = 0.0;
   std::int64_t count = 0;
   for (std::int64_t voxel = 0; voxel < size_of(p.high); ++voxel) {
-    if (!p.bit(plane, voxel, 0)) continue;
+    if (!p.bit(channel, voxel, 0)) continue;
     const auto read = taps(p.low, p.high, voxel);
     double z = 0.0;
     for (const Tap& tap : read) {
-      const double logit = to_float(p.logits[plane * low_size + tap.at]);
+      const double logit = to_float(p.logits[channel * low_size + tap.at]);
       largest = std::max(largest, std::abs(logit));
       z += tap.weight * logit;
     }
-    const Exact bce = exact_bce(z, p.bit(plane, voxel, 1));
+    const Exact bce = exact_bce(z, p.bit(channel, voxel, 1));
     sum += bce.loss;
     slopes += std::abs(bce.slope);
     ++count;
@@ -196,13 +196,13 @@ void check_plane(const Problem<Logit>& p, const Results<Logit>& results, std::in
       magnitude[tap.at] += std::abs(bce.slope) * tap.weight;
     }
   }
-  const std::string name = p.name + ": plane " + std::to_string(plane);
+  const std::string name = p.name + ": channel " + std::to_string(channel);
   const double allowed = kUnit * (kRoundings * sum + 3.0 * largest * slopes);
-  check(std::abs(results.sums[plane] - sum) <= allowed, name + ", sum");
-  check(results.counts[plane] == count, name + ", count");
+  check(std::abs(results.sums[channel] - sum) <= allowed, name + ", sum");
+  check(results.counts[channel] == count, name + ", count");
   double worst = -1.0;
   for (std::int64_t i = 0; i < low_size; ++i) {
-    const double found = to_float(results.gradient[plane * low_size + i]);
+    const double found = to_float(results.gradient[channel * low_size + i]);
     const double allowed = kUnit * (kRoundings + 3.0 * largest) * magnitude[i] +
                            kFormatUnit<Logit> * std::abs(exact[i]) * 1.001 + kSmallest<Logit>;
     const bool holds = std::abs(found - exact[i]) <= allowed;  // false for NaN
@@ -217,7 +217,7 @@ void test(std::int64_t batch, std::int64_t organs, Extent low, Extent high, Labe
   Problem<Logit> p = make_problem<Logit>(batch, organs, low, high, pattern);
   poison(p);
   const Results<Logit> one = run(p, 1);
-  for (std::int64_t plane = 0; plane < p.planes(); ++plane) check_plane(p, one, plane);
+  for (std::int64_t channel = 0; channel < p.channels(); ++channel) check_channel(p, one, channel);
   check(one.canaries_live(), p.name + ": canaries");
   // Every start of threads costs milliseconds on a busy machine: all numbers for one dtype, one for the others.
   for (const int threads : dtype_of<Logit> == DType::float32 ? std::vector{2, 3, 8} : std::vector{3}) {
@@ -227,10 +227,10 @@ void test(std::int64_t batch, std::int64_t organs, Extent low, Extent high, Labe
   }
   const Results<Logit> sums_only = run(p, 2, false);
   check(one.same_sums(sums_only), p.name + ": other bits without a gradient");
-  check(sums_only.gradient == Results<Logit>(p).gradient, p.name + ": writes a gradient that nobody wants");
+  check(sums_only.gradient == Results<Logit>(p).gradient, p.name + ": writes a gradient that is not wanted");
 }
 
-// A NaN that known voxels read spoils its own plane's sum, and the gradients of what those voxels read: nothing else.
+// A NaN that known voxels read spoils its own channel's sum, and the gradients of what those voxels read: nothing else.
 template <typename Logit>
 void test_poison_that_is_read(Extent low, Extent high, std::int64_t at) {
   constexpr std::int64_t kPoisoned = 2, kClean = 1;  // an organ known here and there, and one known everywhere
@@ -247,7 +247,7 @@ void test_poison_that_is_read(Extent low, Extent high, std::int64_t at) {
   }
   const Results<Logit> found = run(p, 2);
   check(std::isnan(found.sums[kPoisoned]), p.name + ": NaN is swallowed, sum");
-  check(found.sums[kClean] == clean.sums[kClean], p.name + ": NaN reaches another plane");
+  check(found.sums[kClean] == clean.sums[kClean], p.name + ": NaN reaches another channel");
   check(std::isnan(to_float(found.gradient[first + at])), p.name + ": NaN is swallowed, gradient");
   bool same = true;
   for (std::int64_t i = 0; i < 3 * size_of(low); ++i)

@@ -23,11 +23,11 @@ std::vector<float> scores_of(const PseudoLabelsUpsampledArguments& a, std::int64
   const double unit = 1.0 / (4.0 * a.grid.stride * a.grid.stride);
   std::vector<float> scores;
   for (std::int64_t slice = 0; slice < a.depth; ++slice) {
-    const auto* plane =
-        static_cast<const Logit*>(a.logits) + (slice * a.channels + a.organs[organ]) * a.grid.rows * a.grid.columns;
-    for (std::int64_t y = 0; y < a.grid.height; ++y)
-      for (std::int64_t x = 0; x < a.grid.width; ++x)
-        scores.push_back(static_cast<float>(value_at(plane, a.grid, y, x) * unit));
+    const auto* logits = static_cast<const Logit*>(a.logits) +
+                         (slice * a.channels + a.organs[organ]) * a.grid.low_height * a.grid.low_width;
+    for (std::int64_t y = 0; y < a.grid.high_height; ++y)
+      for (std::int64_t x = 0; x < a.grid.high_width; ++x)
+        scores.push_back(static_cast<float>(value_at(logits, a.grid, y, x) * unit));
   }
   return scores;
 }
@@ -35,7 +35,7 @@ std::vector<float> scores_of(const PseudoLabelsUpsampledArguments& a, std::int64
 // The results for gamma = percent / 100.
 template <typename Logit>
 PseudoLabels expected_pseudo_labels(const PseudoLabelsUpsampledArguments& a, std::int64_t percent) {
-  const std::int64_t slice = a.grid.height * a.grid.width, voxels = a.depth * slice;
+  const std::int64_t slice = a.grid.high_height * a.grid.high_width, voxels = a.depth * slice;
   const std::int64_t segment = std::max<std::int64_t>(a.per_slice ? slice : voxels, 1);
   PseudoLabels result{std::vector<std::uint8_t>(voxels), {}};
   std::vector<float> best(voxels, -std::numeric_limits<float>::infinity());

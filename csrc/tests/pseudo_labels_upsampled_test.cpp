@@ -15,7 +15,7 @@ void test(std::int64_t depth, std::int64_t channels, const CellGrid& grid, Logit
   const std::vector<Logit> logits = make_logits<Logit>(depth, channels, grid, kind);
   const std::string name = name_of(depth, channels, grid, dtype_of<Logit>, kind) + ", percent " +
                            std::to_string(percent) + (per_slice ? " of a slice" : " of the volume");
-  const std::int64_t voxels = depth * grid.height * grid.width;
+  const std::int64_t voxels = depth * grid.high_height * grid.high_width;
   std::mt19937 random(static_cast<std::uint32_t>(voxels));
   std::vector<std::uint8_t> labels(static_cast<std::size_t>(voxels));
   for (std::uint8_t& label : labels) label = random() % 4 ? 0 : static_cast<std::uint8_t>(random());

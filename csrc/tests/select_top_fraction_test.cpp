@@ -167,7 +167,7 @@ void test_long_segments() {
             std::string(name) + ", density " + std::to_string(density) + ", share " + std::to_string(share));
 }
 
-// The sample tells a lie about all the other voxels: the bracket misses on either side, or the list overflows.
+// The sample misrepresents all the other voxels: the bracket misses on either side, or the list overflows.
 void test_samples_that_mislead() {
   std::mt19937 random(4);
   std::normal_distribution<float> normal;

@@ -19,20 +19,20 @@ constexpr Logits kAllLogits[] = {Logits::noise, Logits::blobs, Logits::ties, Log
 
 template <typename Logit>
 std::vector<Logit> make_logits(std::int64_t images, std::int64_t channels, const CellGrid& grid, Logits kind) {
-  std::mt19937 random(static_cast<std::uint32_t>(channels * 1000003 + grid.height * 7 + static_cast<int>(kind)));
+  std::mt19937 random(static_cast<std::uint32_t>(channels * 1000003 + grid.high_height * 7 + static_cast<int>(kind)));
   std::normal_distribution<float> normal(0.0f, 3.0f);
   const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   std::vector<Logit> logits;
-  for (std::int64_t plane = 0; plane < images * channels; ++plane) {
+  for (std::int64_t channel = 0; channel < images * channels; ++channel) {
     const auto y0 = static_cast<float>(random() % 8), x0 = static_cast<float>(random() % 8);
-    for (std::int64_t y = 0; y < grid.rows; ++y) {
-      for (std::int64_t x = 0; x < grid.columns; ++x) {
+    for (std::int64_t y = 0; y < grid.low_height; ++y) {
+      for (std::int64_t x = 0; x < grid.low_width; ++x) {
         float value = normal(random);
         if (kind == Logits::blobs)
           value = 4.0f - 2.0f * std::hypot(static_cast<float>(y) - y0, static_cast<float>(x) - x0);
         if (kind == Logits::ties) value = std::round(value / 2.0f);
         if (kind == Logits::special && random() % 8 == 0) value = random() % 3 == 0 ? nan : random() % 2 ? inf : -inf;
-        if (kind == Logits::constant) value = static_cast<float>(plane % 3) - 0.5f;
+        if (kind == Logits::constant) value = static_cast<float>(channel % 3) - 0.5f;
         logits.push_back(from_float<Logit>(value));
       }
     }
@@ -43,7 +43,7 @@ std::vector<Logit> make_logits(std::int64_t images, std::int64_t channels, const
 // The interpolated logit at a pixel, times (2 stride)^2: from the position of the pixel, in the order of the
 // definition.
 template <typename Logit>
-double value_at(const Logit* plane, const CellGrid& grid, std::int64_t y, std::int64_t x) {
+double value_at(const Logit* logits, const CellGrid& grid, std::int64_t y, std::int64_t x) {
   struct Axis {
     std::int64_t lower, upper;
     double weight;
@@ -54,9 +54,9 @@ double value_at(const Logit* plane, const CellGrid& grid, std::int64_t y, std::i
     return Axis{std::max<std::int64_t>(lower, 0), std::min(lower + 1, count - 1),
                 static_cast<double>(doubled - lower * cell)};
   };
-  const Axis v = axis(y, grid.rows), h = axis(x, grid.columns);
+  const Axis v = axis(y, grid.low_height), h = axis(x, grid.low_width);
   const auto logit = [&](std::int64_t row, std::int64_t column) {
-    return static_cast<double>(to_float(plane[row * grid.columns + column]));
+    return static_cast<double>(to_float(logits[row * grid.low_width + column]));
   };
   const double whole = 2.0 * grid.stride;
   double value = (whole - v.weight) * (whole - h.weight) * logit(v.lower, h.lower);
@@ -67,8 +67,8 @@ double value_at(const Logit* plane, const CellGrid& grid, std::int64_t y, std::i
 }
 
 inline std::string name_of(std::int64_t images, std::int64_t channels, const CellGrid& grid, DType dtype, Logits kind) {
-  return std::to_string(images) + " x " + std::to_string(channels) + " x " + std::to_string(grid.height) + " x " +
-         std::to_string(grid.width) + ", stride " + std::to_string(grid.stride) + ", dtype " +
+  return std::to_string(images) + " x " + std::to_string(channels) + " x " + std::to_string(grid.high_height) + " x " +
+         std::to_string(grid.high_width) + ", stride " + std::to_string(grid.stride) + ", dtype " +
          std::to_string(static_cast<int>(dtype)) + ", logits " + std::to_string(static_cast<int>(kind));
 }
 

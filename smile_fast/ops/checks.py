@@ -6,7 +6,7 @@ The registry runs an op's check before every implementation; that tensors are te
 import torch
 from torch import Tensor
 
-from smile_runtime.label_map import LABEL_VALUES, WORD_BITS
+from smile_runtime.label_map import LABEL_VALUES, MAX_ORGANS, WORD_BITS
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 REDUCTIONS = ("mean", "sum", "none")

@@ -9,7 +9,6 @@ from smile_fast.ops.checks import check_low
 from smile_fast.ops.native.core import Core, native, refused_stride
 from smile_fast.ops.registry import define, overload
 from smile_fast.ops.triton_kernels.core import refused_axes, triton
-from smile_runtime.label_map import MAX_ORGANS
 
 NAME = "label_map_upsampled"
 

@@ -12,7 +12,6 @@ from smile_fast.ops.checks import check_low, check_shape, check_tensor
 from smile_fast.ops.native.core import Core, native, refused_stride
 from smile_fast.ops.registry import Implementation, define, overload
 from smile_fast.ops.triton_kernels.core import refused_axes, triton
-from smile_runtime.label_map import MAX_ORGANS
 
 NAME = "pseudo_labels_upsampled"
 SCOPES = ("volume", "slice")

@@ -214,8 +214,6 @@ def curves_of(lines: Sequence[Mapping[str, Any]], organs: Sequence[str]) -> Curv
     return Curves(loss, organ_loss, validation, starts, iterations, sum(seconds.values()))
 
 
-
-
 def _rounds(run: Run) -> list[RoundRow]:
     """Sum every finished round over its cases, and compare it with what is drawn but hidden."""
     rows = []

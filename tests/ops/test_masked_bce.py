@@ -7,7 +7,6 @@ from torch import Tensor
 
 from smile_fast.ops import available, masked_bce, masked_bce_stats
 from smile_fast.supervision import Policy, State, build_tables
-from smile_runtime.label_map import VOID
 from tests.ops.problems import IMPLEMENTATIONS, Problem, exact, gradient, plain_torch, problem, taken
 from tests.tolerances import GRADIENT_ULPS, LOSS_RELATIVE, assert_no_worse_than_torch, gradient_ulps, twice_rounded
 

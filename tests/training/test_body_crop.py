@@ -1,6 +1,5 @@
 """The air around the body: left out of patches, predictions and rounds exactly as production leaves it out."""
 
-
 import numpy as np
 import pytest
 

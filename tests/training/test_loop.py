@@ -16,6 +16,7 @@ from smile_fast.training import loop
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.loop import Trainer, train
 from smile_fast.training.metrics import read_metrics
+from smile_fast.training.objectives import StepLoss
 from smile_fast.training.run import Run
 from smile_fast.training.schedule import learning_rate
 from smile_runtime.errors import InputError

@@ -42,7 +42,7 @@ struct Format<Float16> {
 
 // 32 bytes of logits of one thread: 8 or 16 of them.
 template <typename Logit>
-struct Held {
+struct Pack {
   static constexpr int kPerWord = 4 / sizeof(Logit);
   static constexpr int kCount = 8 * kPerWord;
   unsigned words[8];

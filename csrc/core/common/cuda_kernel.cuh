@@ -44,16 +44,16 @@ inline void clear(void* memory, std::size_t bytes, void* stream) {
   if (bytes != 0) check(cudaMemsetAsync(memory, 0, bytes, static_cast<cudaStream_t>(stream)), "memset");
 }
 
-// Hands out consecutive pieces of a workspace; with a null workspace, only adds up their sizes.
-class Pieces {
+// Hands out consecutive arrays of a workspace; with a null workspace, only adds up their sizes.
+class WorkspaceArena {
  public:
-  explicit Pieces(void* workspace) : base_(static_cast<char*>(workspace)) {}
+  explicit WorkspaceArena(void* workspace) : base_(static_cast<char*>(workspace)) {}
 
   template <typename T>
   T* take(std::int64_t count) {
-    char* const piece = base_ + bytes_;
+    char* const start = base_ + bytes_;
     bytes_ += (static_cast<std::size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-    return reinterpret_cast<T*>(piece);
+    return reinterpret_cast<T*>(start);
   }
   std::size_t bytes() const { return bytes_; }
 

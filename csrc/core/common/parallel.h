@@ -14,7 +14,7 @@
 namespace smile_fast {
 
 // Call body(item) for every item in [0, items), on at most `threads` threads, in any order. What a body throws is
-// thrown here, after all others have ended; items that nobody has begun by then are left out.
+// thrown here, after all others have ended; items that have not begun by then are left out.
 //
 // With OpenMP the threads are those of the process's pool, which torch shares. Without it, they are started here:
 // that is for builds that lack OpenMP, and for ThreadSanitizer, which does not see into libgomp.

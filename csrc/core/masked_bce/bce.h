@@ -117,7 +117,7 @@ struct RunningLoss {
   double product = 1.0;  // in [1, 2)
   std::int64_t exponent = 0;
 
-  // Adds up to kLossFactors losses. Tells whether they are numbers: false for NaN.
+  // Adds up to kLossFactors losses. Returns whether they are numbers: false for NaN.
   template <int kWays>
   SMILE_FAST_INLINE bool add(const LossSum (&parts)[kWays]) {
     WideDoubles sums = {}, products = {};

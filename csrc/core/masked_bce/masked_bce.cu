@@ -4,8 +4,8 @@
 #include "core/common/cuda_formats.cuh"
 #include "core/common/cuda_kernel.cuh"
 #include "core/masked_bce/bce.cuh"
+#include "core/masked_bce/channel_sums.cuh"
 #include "core/masked_bce/masked_bce_cuda.h"
-#include "core/masked_bce/plane_sums.cuh"
 
 namespace smile_fast {
 namespace {
@@ -37,7 +37,7 @@ struct Shared {
 // Where the elements are that a thread holds: kWidth neighbours in an access, accesses kThreads * kWidth apart.
 template <typename Logit, int kWidth>
 struct Layout {
-  using Elements = Held<Logit>;
+  using Elements = Pack<Logit>;
   static constexpr int kTile = kThreads * Elements::kCount;
   static constexpr int kAccesses = Elements::kCount / kWidth;
 
@@ -45,38 +45,38 @@ struct Layout {
     return (static_cast<std::int64_t>(access) * kThreads + threadIdx.x) * kWidth;
   }
 
-  // plane: the tile's first element; length: elements from there to the plane's end, a multiple of kWidth.
-  static __device__ __forceinline__ void load(const Logit* plane, std::int64_t length, Elements& held) {
+  // channel: the tile's first element; length: elements from there to the channel's end, a multiple of kWidth.
+  static __device__ __forceinline__ void load(const Logit* channel, std::int64_t length, Elements& pack) {
 #pragma unroll
     for (int access = 0; access < kAccesses; ++access) {
       const std::int64_t at = offset(access);
       if constexpr (kWidth > 1) {
         uint4 words = make_uint4(0, 0, 0, 0);
-        if (at < length) words = __ldcs(reinterpret_cast<const uint4*>(plane + at));
-        held.words[4 * access] = words.x;
-        held.words[4 * access + 1] = words.y;
-        held.words[4 * access + 2] = words.z;
-        held.words[4 * access + 3] = words.w;
+        if (at < length) words = __ldcs(reinterpret_cast<const uint4*>(channel + at));
+        pack.words[4 * access] = words.x;
+        pack.words[4 * access + 1] = words.y;
+        pack.words[4 * access + 2] = words.z;
+        pack.words[4 * access + 3] = words.w;
       } else {
         using Bits = typename Format<Logit>::Bits;
-        held.set_bits(access, at < length ? __ldcs(reinterpret_cast<const Bits*>(plane + at)) : 0);
+        pack.set_bits(access, at < length ? __ldcs(reinterpret_cast<const Bits*>(channel + at)) : 0);
       }
     }
   }
 
-  static __device__ __forceinline__ void store(Logit* plane, std::int64_t length, const Elements& held) {
+  static __device__ __forceinline__ void store(Logit* channel, std::int64_t length, const Elements& pack) {
 #pragma unroll
     for (int access = 0; access < kAccesses; ++access) {
       const std::int64_t at = offset(access);
       if (at >= length) continue;
       if constexpr (kWidth > 1) {
-        __stcs(reinterpret_cast<uint4*>(plane + at),
-               make_uint4(held.words[4 * access], held.words[4 * access + 1], held.words[4 * access + 2],
-                          held.words[4 * access + 3]));
+        __stcs(reinterpret_cast<uint4*>(channel + at),
+               make_uint4(pack.words[4 * access], pack.words[4 * access + 1], pack.words[4 * access + 2],
+                          pack.words[4 * access + 3]));
       } else {
         using Bits = typename Format<Logit>::Bits;
-        const unsigned word = held.words[access / Elements::kPerWord];
-        __stcs(reinterpret_cast<Bits*>(plane + at),
+        const unsigned word = pack.words[access / Elements::kPerWord];
+        __stcs(reinterpret_cast<Bits*>(channel + at),
                static_cast<Bits>(Elements::kPerWord == 1 || access % 2 == 0 ? word : word >> 16));
       }
     }
@@ -103,7 +103,7 @@ __device__ __forceinline__ uint2 load_labels(const std::uint8_t* address) {
 
 template <typename Logit, int kWidth>
 __device__ __forceinline__ void decode(const std::uint8_t* labels, std::int64_t length, const uint2* rows,
-                                       Decoded<Held<Logit>::kCount>& decoded) {
+                                       Decoded<Pack<Logit>::kCount>& decoded) {
   using Places = Layout<Logit, kWidth>;
   unsigned any = 0, all = ~0u, positive = 0;
 #pragma unroll
@@ -129,12 +129,12 @@ __device__ __forceinline__ void decode(const std::uint8_t* labels, std::int64_t 
 
 // The losses of one organ, and their gradients. kMixed = false: all voxels are known, none is positive.
 template <bool kMixed, typename Logit>
-__device__ __forceinline__ float losses(const Held<Logit>& held, const Decoded<Held<Logit>::kCount>& decoded, int bit,
-                                        float scale, Held<Logit>& gradient) {
+__device__ __forceinline__ float losses(const Pack<Logit>& pack, const Decoded<Pack<Logit>::kCount>& decoded, int bit,
+                                        float scale, Pack<Logit>& gradient) {
   LossSum sum;
 #pragma unroll
-  for (int i = 0; i < Held<Logit>::kCount; ++i) {
-    const float z = held.get(i);
+  for (int i = 0; i < Pack<Logit>::kCount; ++i) {
+    const float z = pack.get(i);
     const float slope =
         kMixed ? masked_bce<Logit>(z, sign_where(decoded.positive[i], bit), ones_where(decoded.known[i], bit), sum)
                : bce<Logit>(z, 0u, sum);
@@ -146,21 +146,21 @@ __device__ __forceinline__ float losses(const Held<Logit>& held, const Decoded<H
 // All organs of a word on one tile. logits, gradient: of the word's first organ, at the tile's first voxel.
 template <typename Logit, int kWidth>
 __device__ __forceinline__ void tile_losses(const Problem& p, const Logit* logits, Logit* gradient, std::int64_t length,
-                                            int organs, float scale, const Decoded<Held<Logit>::kCount>& decoded,
+                                            int organs, float scale, const Decoded<Pack<Logit>::kCount>& decoded,
                                             double* sums) {
   using Places = Layout<Logit, kWidth>;
   const unsigned wanted = organs == kWordBits ? decoded.known_anywhere : decoded.known_anywhere & ((1u << organs) - 1);
-  Held<Logit> next = {};
+  Pack<Logit> next = {};
   if (wanted & 1u) Places::load(logits, length, next);
   for (int bit = 0; bit < organs; ++bit) {
-    const Held<Logit> held = next;
-    Held<Logit> slopes = {};
+    const Pack<Logit> pack = next;
+    Pack<Logit> slopes = {};
     logits += p.voxels;
     if (bit + 1 < kWordBits && (wanted >> (bit + 1) & 1u)) Places::load(logits, length, next);
     if (wanted >> bit & 1u) {
       const bool clean = (decoded.known_everywhere & ~decoded.positive_anywhere) >> bit & 1u;
-      const float loss = clean ? losses<false, Logit>(held, decoded, bit, scale, slopes)
-                               : losses<true, Logit>(held, decoded, bit, scale, slopes);
+      const float loss = clean ? losses<false, Logit>(pack, decoded, bit, scale, slopes)
+                               : losses<true, Logit>(pack, decoded, bit, scale, slopes);
       const float sum = warp_sum(loss);
       if (lane_of_thread() == 0) sums[bit] += static_cast<double>(sum);
     }
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kThreads, kWidth == 1 ? 1 : 6) losses_kernel(P
     __syncthreads();
     for (std::int64_t first = begin; first < end; first += Places::kTile) {
       const std::int64_t length = p.voxels - first;
-      Decoded<Held<Logit>::kCount> decoded;
+      Decoded<Pack<Logit>::kCount> decoded;
       decode<Logit, kWidth>(labels + first, length, shared.rows, decoded);
       const std::int64_t offset = (image * p.organs + organ) * p.voxels + first;
       Logit* gradient = p.gradient == nullptr ? nullptr : static_cast<Logit*>(p.gradient) + offset;
@@ -239,14 +239,12 @@ Cut cut(const MaskedBceArguments& a) {
 }
 
 struct Workspace {
-  Pieces pieces;
+  WorkspaceArena arena;
   LabelHistograms histograms;
   double* partials;
 
   Workspace(void* memory, const MaskedBceArguments& a)
-      : pieces(memory),
-        histograms(pieces, a.batch),
-        partials(pieces.take<double>(a.batch * a.organs * cut(a).blocks)) {}
+      : arena(memory), histograms(arena, a.batch), partials(arena.take<double>(a.batch * a.organs * cut(a).blocks)) {}
 };
 
 template <typename Logit>
@@ -262,7 +260,7 @@ void queue_losses(const MaskedBceArguments& a, Problem& p, void* stream) {
 
 }  // namespace
 
-std::size_t masked_bce_cuda_workspace(const MaskedBceArguments& a) { return Workspace(nullptr, a).pieces.bytes(); }
+std::size_t masked_bce_cuda_workspace(const MaskedBceArguments& a) { return Workspace(nullptr, a).arena.bytes(); }
 
 void masked_bce_cuda(const MaskedBceArguments& a, void* workspace, void* stream) {
   const Workspace work(workspace, a);
@@ -288,7 +286,7 @@ void masked_bce_cuda(const MaskedBceArguments& a, void* workspace, void* stream)
       queue_losses<Float16>(a, p, stream);
       break;
   }
-  sum_planes(work.partials, cut(a).blocks, work.histograms, a.table, a.batch, a.organs, a.sums, a.counts, stream);
+  sum_channels(work.partials, cut(a).blocks, work.histograms, a.table, a.batch, a.organs, a.sums, a.counts, stream);
 }
 
 }  // namespace smile_fast

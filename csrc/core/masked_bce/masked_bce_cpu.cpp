@@ -20,7 +20,7 @@ constexpr std::int64_t kBlock = 9 * 896;
 void masked_bce_cpu(const MaskedBceArguments& a, int threads) {
   count_known(a.labels, a.table, a.batch, a.organs, a.voxels, a.counts, threads);
   std::int64_t known = 0;
-  for (std::int64_t plane = 0; plane < a.batch * a.organs; ++plane) known += a.counts[plane];
+  for (std::int64_t channel = 0; channel < a.batch * a.organs; ++channel) known += a.counts[channel];
   const float divisor = a.mean ? static_cast<float>(std::max<std::int64_t>(known, 1)) : 1.0f;
 
   const std::int64_t blocks = (a.voxels + kBlock - 1) / kBlock;  // of one image

@@ -20,7 +20,7 @@ std::size_t masked_bce_cuda_workspace(const MaskedBceArguments& arguments);
 // Numerics: as masked_bce_cpu; the same bits on every call, and on every GPU of one architecture.
 void masked_bce_cuda(const MaskedBceArguments& arguments, void* workspace, void* stream);
 
-// As scale_gradient_cpu. Nobody waits to learn which factors are 1.
+// As scale_gradient_cpu. The host does not wait to learn which factors are 1.
 void scale_gradient_cuda(const ScaleGradientArguments& arguments, void* stream);
 
 }  // namespace smile_fast

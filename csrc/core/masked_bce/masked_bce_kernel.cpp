@@ -40,7 +40,7 @@ SMILE_FAST_INLINE void vector_losses(const Logit* logits, Logit* gradient, float
 
 // One organ on `length` voxels: of one run, or of several that are plain, whose words are not read. `next` is what will
 // be read later, and every line of it is asked for: it is too far away for the hardware to guess, since the next
-// organ's plane lies a whole image further.
+// organ's channel lies a whole image further.
 template <bool kMixed, Gradient kGradient, typename Logit>
 SMILE_FAST_INLINE void losses(const Logit* logits, Logit* gradient, float divisor, const Run& run, int length, int bit,
                               const Logit* next, LossSum (&parts)[kWays]) {
@@ -149,11 +149,11 @@ SMILE_FAST_INLINE void word_of_organs(const MaskedBceArguments& a, std::int64_t 
 
 constexpr std::int64_t kStreamedBytes = 1 << 22;  // a larger gradient has left the caches when it is read
 
-// Whether the gradient may go past the caches: it is large, and every plane of it starts where a line does.
+// Whether the gradient may go past the caches: it is large, and every channel of it starts where a line does.
 template <typename Logit>
 SMILE_FAST_INLINE bool streams(const MaskedBceArguments& a) {
-  const std::int64_t plane = a.voxels * static_cast<std::int64_t>(sizeof(Logit));
-  return a.batch * a.organs * plane > kStreamedBytes && plane % kStreamAlignment == 0 &&
+  const std::int64_t channel_bytes = a.voxels * static_cast<std::int64_t>(sizeof(Logit));
+  return a.batch * a.organs * channel_bytes > kStreamedBytes && channel_bytes % kStreamAlignment == 0 &&
          reinterpret_cast<std::uintptr_t>(a.gradient) % kStreamAlignment == 0;
 }
 

@@ -13,11 +13,11 @@ constexpr std::int64_t kChunk = 65536;  // elements of a block: few blocks have 
 template <typename Logit>
 __global__ void __launch_bounds__(kThreads)
     scale_kernel(Logit* gradient, const double* factors, std::int64_t voxels, unsigned chunks) {
-  const std::int64_t plane = blockIdx.x / chunks, begin = static_cast<std::int64_t>(blockIdx.x % chunks) * kChunk;
-  const double factor = factors[plane];
+  const std::int64_t channel = blockIdx.x / chunks, begin = static_cast<std::int64_t>(blockIdx.x % chunks) * kChunk;
+  const double factor = factors[channel];
   if (factor - 1.0 < kUnitFactor && 1.0 - factor < kUnitFactor) return;
   const float scale = static_cast<float>(factor);
-  Logit* const own = gradient + plane * voxels;
+  Logit* const own = gradient + channel * voxels;
   const std::int64_t end = begin + kChunk < voxels ? begin + kChunk : voxels;
   constexpr int kWidth = 16 / sizeof(Logit);
   const bool wide = reinterpret_cast<std::uintptr_t>(own + begin) % 16 == 0;
@@ -25,10 +25,10 @@ __global__ void __launch_bounds__(kThreads)
   for (std::int64_t access = threadIdx.x; access < accesses; access += kThreads) {
     uint4* const address = reinterpret_cast<uint4*>(own + begin) + access;
     const uint4 words = *address;
-    const Held<Logit> held = {{words.x, words.y, words.z, words.w, 0, 0, 0, 0}};
-    Held<Logit> scaled = {};
+    const Pack<Logit> pack = {{words.x, words.y, words.z, words.w, 0, 0, 0, 0}};
+    Pack<Logit> scaled = {};
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) scaled.set(i, held.get(i) * scale);
+    for (int i = 0; i < kWidth; ++i) scaled.set(i, pack.get(i) * scale);
     *address = make_uint4(scaled.words[0], scaled.words[1], scaled.words[2], scaled.words[3]);
   }
   for (std::int64_t i = begin + accesses * kWidth + threadIdx.x; i < end; i += kThreads) {
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads)
 template <typename Logit>
 void queue(const ScaleGradientArguments& a, void* stream) {
   const std::int64_t chunks = ceil_div(a.voxels, kChunk);
-  launch("scale_gradient", scale_kernel<Logit>, a.planes * chunks, kThreads, stream, static_cast<Logit*>(a.gradient),
+  launch("scale_gradient", scale_kernel<Logit>, a.channels * chunks, kThreads, stream, static_cast<Logit*>(a.gradient),
          a.factors, a.voxels, static_cast<unsigned>(chunks));
 }
 

@@ -15,13 +15,14 @@ constexpr std::int64_t kChunk = 1 << 16;  // elements of one work item
 }  // namespace
 
 void scale_gradient_cpu(const ScaleGradientArguments& a, int threads) {
-  const std::int64_t chunks = (a.voxels + kChunk - 1) / kChunk;  // of one plane
+  const std::int64_t chunks = (a.voxels + kChunk - 1) / kChunk;  // of one channel
   ScaleGradientKernel* const kernel = SMILE_FAST_DISPATCH(scale_gradient_kernel);
-  parallel_for(a.planes * chunks, threads, [&](std::int64_t item) {
-    const std::int64_t plane = item / chunks, begin = item % chunks * kChunk, end = std::min(begin + kChunk, a.voxels);
-    const double factor = a.factors[plane];
+  parallel_for(a.channels * chunks, threads, [&](std::int64_t item) {
+    const std::int64_t channel = item / chunks, begin = item % chunks * kChunk,
+                       end = std::min(begin + kChunk, a.voxels);
+    const double factor = a.factors[channel];
     if (std::abs(factor - 1.0) < kUnitFactor) return;
-    kernel(a.dtype, a.gradient, plane * a.voxels + begin, plane * a.voxels + end, static_cast<float>(factor));
+    kernel(a.dtype, a.gradient, channel * a.voxels + begin, channel * a.voxels + end, static_cast<float>(factor));
   });
 }
 

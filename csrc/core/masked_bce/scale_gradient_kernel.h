@@ -1,4 +1,4 @@
-// The inner part of scale_gradient_cpu: a run of elements of one plane, one thread.
+// The inner part of scale_gradient_cpu: a run of elements of one channel, one thread.
 #pragma once
 
 #include <cstdint>

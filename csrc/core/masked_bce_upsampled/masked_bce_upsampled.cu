@@ -6,7 +6,7 @@
 // logits. Those are reduced over the rows through shared memory. The labels of a span are decoded once for 32 organs.
 #include "core/common/cuda_formats.cuh"
 #include "core/masked_bce/bce.cuh"
-#include "core/masked_bce/plane_sums.cuh"
+#include "core/masked_bce/channel_sums.cuh"
 #include "core/masked_bce_upsampled/interpolation.cuh"
 #include "core/masked_bce_upsampled/masked_bce_upsampled_cuda.h"
 
@@ -64,9 +64,9 @@ __device__ __forceinline__ Tile tile_of(const Problem& p, unsigned number) {
   t.x = static_cast<std::int64_t>(number % p.tiles_x) * p.tile_x;
   t.y = static_cast<std::int64_t>(number / p.tiles_x % p.tiles_y) * p.tile_y;
   t.z = static_cast<std::int64_t>(number / p.tiles_x / p.tiles_y) * p.tile_z;
-  t.width = smaller(p.x.input - t.x, p.tile_x);
-  t.height = smaller(p.y.input - t.y, p.tile_y);
-  t.depth = smaller(p.z.input - t.z, p.tile_z);
+  t.width = smaller(p.x.low - t.x, p.tile_x);
+  t.height = smaller(p.y.low - t.y, p.tile_y);
+  t.depth = smaller(p.z.low - t.z, p.tile_z);
   t.cells_x = t.width + 1;
   t.row_y = p.y.begin(t.y - 1);
   t.row_z = p.z.begin(t.z - 1);
@@ -82,7 +82,7 @@ struct Span {
   std::int64_t voxel;        // the first one, in the image
   float first, step;         // weight of the right logit: first + i * step
   float weight_z, weight_y;  // of the far rows of logits
-  std::int64_t corners[4];   // offsets of the rows' left logits in a plane: near and far in y, then the same far in z
+  std::int64_t corners[4];   // offsets of the rows' left logits in a channel: near and far in y, then the same far in z
   int right;                 // from the left logit to the right one: 0 or 1
   unsigned known[kSpan], positive[kSpan];
   unsigned known_anywhere;  // in the warp
@@ -102,17 +102,17 @@ __device__ __forceinline__ Span span_of(const Problem& p, const Tile& t, int fir
   const std::int64_t begin = p.x.begin(cell) + part * kSpan, end = p.x.begin(cell + 1);
   s.count = end - begin < kSpan ? static_cast<int>(end > begin ? end - begin : 0) : kSpan;
   s.owned = (cell >= t.x || cell < 0) && (cell_y >= t.y || cell_y < 0) && (cell_z >= t.z || cell_z < 0);
-  s.voxel = (z * p.y.output + y) * p.x.output + begin;
+  s.voxel = (z * p.y.high + y) * p.x.high + begin;
   s.first = p.x.weight(begin, cell);
-  const bool between = cell >= 0 && cell < p.x.input - 1;
-  s.step = between ? static_cast<float>(static_cast<double>(2 * p.x.input) * p.x.reciprocal) : 0.0f;
+  const bool between = cell >= 0 && cell < p.x.low - 1;
+  s.step = between ? static_cast<float>(static_cast<double>(2 * p.x.low) * p.x.reciprocal) : 0.0f;
   s.weight_z = p.z.weight(z, cell_z);
   s.weight_y = p.y.weight(y, cell_y);
   const std::int64_t left = p.x.left(cell);
   s.right = static_cast<int>(p.x.right(cell) - left);
   const std::int64_t zs[2] = {p.z.left(cell_z), p.z.right(cell_z)}, ys[2] = {p.y.left(cell_y), p.y.right(cell_y)};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) s.corners[i] = (zs[i / 2] * p.y.input + ys[i % 2]) * p.x.input + left;
+  for (int i = 0; i < 4; ++i) s.corners[i] = (zs[i / 2] * p.y.low + ys[i % 2]) * p.x.low + left;
   if (thread % spans == 0)
     about[thread / spans] = {s.weight_z, s.weight_y, static_cast<short>(cell_z - (t.z - 1)),
                              static_cast<short>(cell_y - (t.y - 1))};
@@ -133,11 +133,11 @@ __device__ __forceinline__ void decode(const std::uint8_t* labels, const uint2* 
 
 // Interpolates a column of logits, left or right of the span, along y and z.
 template <typename Logit>
-__device__ __forceinline__ float column(const Logit* plane, const Span& s, int shift, bool volume) {
-  const float near_y = load_number(plane + s.corners[0] + shift), far_y = load_number(plane + s.corners[1] + shift);
+__device__ __forceinline__ float column(const Logit* logits, const Span& s, int shift, bool volume) {
+  const float near_y = load_number(logits + s.corners[0] + shift), far_y = load_number(logits + s.corners[1] + shift);
   const float near = __fmaf_rn(s.weight_y, far_y, (1.0f - s.weight_y) * near_y);
   if (!volume) return near;
-  const float near_z = load_number(plane + s.corners[2] + shift), far_z = load_number(plane + s.corners[3] + shift);
+  const float near_z = load_number(logits + s.corners[2] + shift), far_z = load_number(logits + s.corners[3] + shift);
   const float far = __fmaf_rn(s.weight_y, far_z, (1.0f - s.weight_y) * near_z);
   return __fmaf_rn(s.weight_z, far, (1.0f - s.weight_z) * near);
 }
@@ -148,10 +148,10 @@ struct SpanResult {
 };
 
 template <typename Logit>
-__device__ __forceinline__ SpanResult span_losses(const Logit* plane, const Span& s, int bit, bool volume) {
+__device__ __forceinline__ SpanResult span_losses(const Logit* logits, const Span& s, int bit, bool volume) {
   SpanResult result = {0.0f, 0.0f, 0.0f};
   if (s.count == 0) return result;
-  const float a = column(plane, s, 0, volume), b = column(plane, s, s.right, volume);
+  const float a = column(logits, s, 0, volume), b = column(logits, s, s.right, volume);
   LossSum sum;
 #pragma unroll
   for (int i = 0; i < kSpan; ++i) {
@@ -204,30 +204,30 @@ __device__ __forceinline__ void gather(const Problem& p, const Tile& t, int rows
 }
 
 template <typename Logit>
-__device__ __forceinline__ void store_gradients(const Problem& p, const Tile& t, std::int64_t plane, int organs,
+__device__ __forceinline__ void store_gradients(const Problem& p, const Tile& t, std::int64_t channel, int organs,
                                                 const Shared& shared) {
   const int pixels = t.depth * t.height * t.width;
-  const std::int64_t size = p.z.input * p.y.input * p.x.input;
+  const std::int64_t size = p.z.low * p.y.low * p.x.low;
   for (int i = threadIdx.x; i < pixels * organs; i += kThreads) {
     const int pixel = i % pixels, organ = i / pixels;
     const int x = pixel % t.width, y = pixel / t.width % t.height, z = pixel / t.width / t.height;
-    const std::int64_t at = ((t.z + z) * p.y.input + t.y + y) * p.x.input + t.x + x;
-    store_number(static_cast<Logit*>(p.gradient) + (plane + organ) * size + at, shared.gradient[organ][pixel]);
+    const std::int64_t at = ((t.z + z) * p.y.low + t.y + y) * p.x.low + t.x + x;
+    store_number(static_cast<Logit*>(p.gradient) + (channel + organ) * size + at, shared.gradient[organ][pixel]);
   }
 }
 
 // All organs of a word on the spans of one round.
 template <typename Logit>
-__device__ __forceinline__ void round_losses(const Problem& p, const Tile& t, std::int64_t plane, int organs,
+__device__ __forceinline__ void round_losses(const Problem& p, const Tile& t, std::int64_t channel, int organs,
                                              const Span& s, unsigned wanted, int rows, Shared& shared) {
-  const std::int64_t size = p.z.input * p.y.input * p.x.input;
-  const bool volume = p.z.output > 1 || p.z.input > 1;
+  const std::int64_t size = p.z.low * p.y.low * p.x.low;
+  const bool volume = p.z.high > 1 || p.z.low > 1;
   int turn = 0;
   for (int bit = 0; bit < organs; ++bit) {
-    if (!(wanted >> bit & 1u)) continue;  // nobody in the block knows this organ: its logits are not read
+    if (!(wanted >> bit & 1u)) continue;  // known on no voxel of the block: the logits are not read
     SpanResult result = {0.0f, 0.0f, 0.0f};
     if (s.known_anywhere >> bit & 1u) {
-      const Logit* logits = static_cast<const Logit*>(p.logits) + (plane + bit) * size;
+      const Logit* logits = static_cast<const Logit*>(p.logits) + (channel + bit) * size;
       result = span_losses(logits, s, bit, volume);
       const float sum = warp_sum(result.loss);
       if (lane_of_thread() == 0) shared.losses[warp_of_thread()][bit] += static_cast<double>(sum);
@@ -249,9 +249,9 @@ __global__ void __launch_bounds__(kThreads, 2) upsampled_kernel(Problem p) {
   const Tile t = tile_of(p, number);
   const int thread = threadIdx.x, all_rows = t.rows_z * t.rows_y;
   const int rows_at_once = kThreads / (t.cells_x * p.parts);
-  const std::uint8_t* labels = p.labels + image * p.z.output * p.y.output * p.x.output;
+  const std::uint8_t* labels = p.labels + image * p.z.high * p.y.high * p.x.high;
   for (std::int64_t word = 0; word < p.words; ++word) {
-    const std::int64_t organ = word * kWordBits, plane = image * p.organs + organ;
+    const std::int64_t organ = word * kWordBits, channel = image * p.organs + organ;
     const int organs = static_cast<int>(p.organs - organ < kWordBits ? p.organs - organ : kWordBits);
     const unsigned exist = organs == kWordBits ? ~0u : (1u << organs) - 1u;
     const std::uint32_t* row = p.table + (image * kLabelValues + thread) * 2 * p.words + word;
@@ -267,26 +267,26 @@ __global__ void __launch_bounds__(kThreads, 2) upsampled_kernel(Problem p) {
       __syncthreads();
       unsigned wanted = 0;
       for (int warp = 0; warp < kWarps; ++warp) wanted |= shared.known[warp] & exist;
-      round_losses<Logit>(p, t, plane, organs, s, wanted, rows, shared);
+      round_losses<Logit>(p, t, channel, organs, s, wanted, rows, shared);
       __syncthreads();
     }
     if (thread < organs) {
       double sum = 0.0;
       for (int warp = 0; warp < kWarps; ++warp) sum += shared.losses[warp][thread];
-      p.partials[(plane + thread) * tiles + number] = sum;
+      p.partials[(channel + thread) * tiles + number] = sum;
     }
-    if (p.gradient != nullptr) store_gradients<Logit>(p, t, plane, organs, shared);
+    if (p.gradient != nullptr) store_gradients<Logit>(p, t, channel, organs, shared);
     __syncthreads();
   }
 }
 
 struct Workspace {
-  Pieces pieces;
+  WorkspaceArena arena;
   LabelHistograms histograms;
   double* partials;
 
   Workspace(void* memory, const MaskedBceUpsampledArguments& a, std::int64_t tiles)
-      : pieces(memory), histograms(pieces, a.batch), partials(pieces.take<double>(a.batch * a.organs * tiles)) {}
+      : arena(memory), histograms(arena, a.batch), partials(arena.take<double>(a.batch * a.organs * tiles)) {}
 };
 
 // Cuts the logits into tiles of 7 x 7, or 3 x 5 x 7: with its halo, a row of a tile has 8 cells, which divide a block.
@@ -321,7 +321,7 @@ void queue(const Problem& p, std::int64_t batch, void* stream) {
 }  // namespace
 
 std::size_t masked_bce_upsampled_cuda_workspace(const MaskedBceUpsampledArguments& a) {
-  return Workspace(nullptr, a, tiles_of(cut(a))).pieces.bytes();
+  return Workspace(nullptr, a, tiles_of(cut(a))).arena.bytes();
 }
 
 void masked_bce_upsampled_cuda(const MaskedBceUpsampledArguments& a, void* workspace, void* stream) {
@@ -345,7 +345,7 @@ void masked_bce_upsampled_cuda(const MaskedBceUpsampledArguments& a, void* works
       queue<Float16>(p, a.batch, stream);
       break;
   }
-  sum_planes(work.partials, tiles_of(p), work.histograms, a.table, a.batch, a.organs, a.sums, a.counts, stream);
+  sum_channels(work.partials, tiles_of(p), work.histograms, a.table, a.batch, a.organs, a.sums, a.counts, stream);
 }
 
 }  // namespace smile_fast

@@ -14,14 +14,14 @@
 namespace smile_fast {
 namespace {
 
-// Bands meet in planes that both write, in float32, to memory of their own. This much of a full-resolution tensor of
+// Bands meet in slices that both write, in float32, to memory of their own. This much of a full-resolution tensor of
 // logits may go there.
 constexpr double kBorderShare = 0.005;
 constexpr std::int64_t kItems = 8;  // where there are fewer bands, organs are handed out apart
 
 std::int64_t bands_of_image(const MaskedBceUpsampledArguments& a, const OuterAxis& outer) {
   const double high = static_cast<double>(a.high.depth * a.high.height * a.high.width * element_size(a.dtype));
-  const double border = static_cast<double>(2 * outer.low_plane * static_cast<std::int64_t>(sizeof(float)));
+  const double border = static_cast<double>(2 * outer.slice_logits * static_cast<std::int64_t>(sizeof(float)));
   return std::clamp<std::int64_t>(static_cast<std::int64_t>(kBorderShare * high / border), 1, outer.low);
 }
 
@@ -39,7 +39,7 @@ class Plan {
   std::int64_t items() const { return a_.batch * bands_ * static_cast<std::int64_t>(groups_.size()); }
 
   std::int64_t scratch_size(const UpsampledBand& band) const {
-    return a_.gradient == nullptr ? 0 : 2 * band.organs * outer_.low_plane;
+    return a_.gradient == nullptr ? 0 : 2 * band.organs * outer_.slice_logits;
   }
 
   UpsampledBand band(std::int64_t item) {
@@ -88,7 +88,7 @@ class Plan {
 
   std::int64_t low_begin(std::int64_t band) const { return outer_.low * band / bands_; }
 
-  // The first output plane whose interpolation starts at plane `low`, or behind it.
+  // The first high slice whose interpolation starts at slice `low`, or behind it.
   std::int64_t high_begin(std::int64_t low) const {
     std::int64_t begin = 0, end = outer_.high;
     while (begin < end) {
@@ -101,18 +101,18 @@ class Plan {
     return begin;
   }
 
-  std::size_t border_size() const { return static_cast<std::size_t>(2 * a_.organs * outer_.low_plane); }
+  std::size_t border_size() const { return static_cast<std::size_t>(2 * a_.organs * outer_.slice_logits); }
 
-  // [batch, bands - 1, 2, organs, low_plane]: what the band above and the band below give to the plane between them.
+  // [batch, bands - 1, 2, organs, slice_logits]: what the band above and the band below give to the slice between them.
   float* border(std::int64_t image, std::int64_t index, std::int64_t side, std::int64_t organ) {
-    return &borders_[(image * (bands_ - 1) + index) * border_size() + (side * a_.organs + organ) * outer_.low_plane];
+    return &borders_[(image * (bands_ - 1) + index) * border_size() + (side * a_.organs + organ) * outer_.slice_logits];
   }
 
   void join(std::int64_t image, std::int64_t index, std::int64_t organ) {
     float* above = border(image, index, 0, organ);
     const float* below = border(image, index, 1, organ);
-    for (std::int64_t i = 0; i < outer_.low_plane; ++i) above[i] += below[i];
-    const std::int64_t at = ((image * a_.organs + organ) * outer_.low + low_begin(index + 1)) * outer_.low_plane;
+    for (std::int64_t i = 0; i < outer_.slice_logits; ++i) above[i] += below[i];
+    const std::int64_t at = ((image * a_.organs + organ) * outer_.low + low_begin(index + 1)) * outer_.slice_logits;
     switch (a_.dtype) {
       case DType::float32:
         return rounded(above, static_cast<float*>(a_.gradient) + at);
@@ -125,7 +125,7 @@ class Plan {
 
   template <typename Logit>
   void rounded(const float* values, Logit* gradient) const {
-    for (std::int64_t i = 0; i < outer_.low_plane; ++i) gradient[i] = from_float<Logit>(values[i]);
+    for (std::int64_t i = 0; i < outer_.slice_logits; ++i) gradient[i] = from_float<Logit>(values[i]);
   }
 
   struct Group {

@@ -65,8 +65,8 @@ SMILE_FAST_INLINE void row_losses(const Row& row, int first, int bit, Columns& c
   }
 }
 
-// One organ on all rows of a tile, from its interpolated rows of logits to their rows of gradients, of which it tells
-// whether none holds a NaN.
+// One organ on all rows of a tile, from its interpolated rows of logits to their rows of gradients. Returns whether
+// none of these holds a NaN.
 template <bool kGradient>
 SMILE_FAST_INLINE bool losses(const Rows& rows, int bit, Scratch& scratch, RunningLoss& total) {
   bool numbers = true;
@@ -93,12 +93,12 @@ SMILE_FAST_INLINE bool losses(const Rows& rows, int bit, Scratch& scratch, Runni
   return numbers;
 }
 
-// Where a low-resolution row is: in one plane, or in two of which it is the weighted sum.
+// Where a low-resolution row is: in one slice, or in two of which it is the weighted sum.
 struct LowPlace {
-  std::int64_t plane[2];
+  std::int64_t slice[2];
   float weight[2];
   int slices;
-  std::int64_t offset;  // within a plane
+  std::int64_t offset;  // within a slice
 };
 
 // The rows of a tile at full width.
@@ -109,12 +109,12 @@ struct RowGroup {
   LowPlace upper, lower;
 };
 
-// One band, from its first output plane to its last.
+// One band, from its first high slice to its last.
 template <typename Logit, bool kGradient>
-class Walk {
+class BandLosses {
  public:
-  Walk(const MaskedBceUpsampledArguments& arguments, const ColumnTables& columns, const UpsampledBand& band)
-      : a_(arguments), columns_(columns), band_(band), outer_(outer_axis(arguments)), low_plane_(band.low_begin) {
+  BandLosses(const MaskedBceUpsampledArguments& arguments, const ColumnTables& columns, const UpsampledBand& band)
+      : a_(arguments), columns_(columns), band_(band), outer_(outer_axis(arguments)), low_slice_(band.low_begin) {
     memset(static_cast<void*>(&scratch_), 0, sizeof scratch_);
   }
 
@@ -125,7 +125,7 @@ class Walk {
       volumes();
     if constexpr (kGradient) {
       advance(band_.low_end);
-      if (band_.last != nullptr) finish_plane(band_.low_end);
+      if (band_.last != nullptr) finish_slice(band_.low_end);
     }
     for (std::int64_t organ = 0; organ < band_.organs; ++organ) {
       losses_[organ].linear *= kNatsPerBit;
@@ -168,7 +168,7 @@ class Walk {
         group.top[group.rows] = 1.0f - source.weight;
         group.bottom[group.rows] = source.weight;
       }
-      advance(group.upper.plane[0]);
+      advance(group.upper.slice[0]);
       for (std::int64_t column = 0; column < a_.high.width; column += kTileColumns) tile(group, column);
     }
   }
@@ -221,36 +221,36 @@ class Walk {
   LowRow<Logit> low_row(const LowPlace& place, std::int64_t organ) const {
     LowRow<Logit> row{{}, {}, {place.weight[0], place.weight[1]}, place.slices};
     for (int slice = 0; slice < 2; ++slice) {
-      row.logits[slice] = static_cast<const Logit*>(a_.logits) + offset(organ, place.plane[slice]) + place.offset;
-      row.gradient[slice] = kGradient ? sums(organ, place.plane[slice]) + place.offset : nullptr;
+      row.logits[slice] = static_cast<const Logit*>(a_.logits) + offset(organ, place.slice[slice]) + place.offset;
+      row.gradient[slice] = kGradient ? sums(organ, place.slice[slice]) + place.offset : nullptr;
     }
     return row;
   }
 
-  std::int64_t offset(std::int64_t organ, std::int64_t plane) const {
-    return ((band_.image * a_.organs + band_.organ + organ) * outer_.low + plane) * outer_.low_plane;
+  std::int64_t offset(std::int64_t organ, std::int64_t slice) const {
+    return ((band_.image * a_.organs + band_.organ + organ) * outer_.low + slice) * outer_.slice_logits;
   }
 
-  // Gradients of two neighbouring planes are summed at a time: even and odd ones take turns.
-  float* sums(std::int64_t organ, std::int64_t plane) const {
-    return band_.scratch + (plane % 2 * band_.organs + organ) * outer_.low_plane;
+  // Gradients of two neighbouring slices are summed at a time: even and odd ones take turns.
+  float* sums(std::int64_t organ, std::int64_t slice) const {
+    return band_.scratch + (slice % 2 * band_.organs + organ) * outer_.slice_logits;
   }
 
-  void advance(std::int64_t plane) {
-    for (; low_plane_ < plane; ++low_plane_)
-      if constexpr (kGradient) finish_plane(low_plane_);
+  void advance(std::int64_t slice) {
+    for (; low_slice_ < slice; ++low_slice_)
+      if constexpr (kGradient) finish_slice(low_slice_);
   }
 
-  // Nothing will be added to a plane any more: it goes to the gradient or to what bands share, and back to zeros.
-  void finish_plane(std::int64_t plane) {
-    float* shared = plane == band_.low_begin ? band_.first : plane == band_.low_end ? band_.last : nullptr;
-    const std::int64_t size = outer_.low_plane;
+  // Nothing will be added to a slice any more: it goes to the gradient or to what bands share, and back to zeros.
+  void finish_slice(std::int64_t slice) {
+    float* shared = slice == band_.low_begin ? band_.first : slice == band_.low_end ? band_.last : nullptr;
+    const std::int64_t size = outer_.slice_logits;
     for (std::int64_t organ = 0; organ < band_.organs; ++organ) {
-      float* values = sums(organ, plane);
+      float* values = sums(organ, slice);
       if (shared != nullptr) {
         memcpy(shared + organ * size, values, size * sizeof(float));
       } else {
-        Logit* gradient = static_cast<Logit*>(a_.gradient) + offset(organ, plane);
+        Logit* gradient = static_cast<Logit*>(a_.gradient) + offset(organ, slice);
         std::int64_t i = 0;
         for (; i + kLanes <= size; i += kLanes) store(gradient + i, load(values + i));
         for (; i < size; ++i) gradient[i] = from_float<Logit>(values[i]);
@@ -263,18 +263,18 @@ class Walk {
   const ColumnTables& columns_;
   const UpsampledBand& band_;
   const OuterAxis outer_;
-  std::int64_t low_plane_;  // the upper one of the two planes whose gradients are being summed
+  std::int64_t low_slice_;  // the upper one of the two slices whose gradients are being summed
   RunningLoss losses_[kWordBits];
   Scratch scratch_;
 };
 
 template <typename Logit>
-void walk(const MaskedBceUpsampledArguments& a, const ColumnTables& columns, const UpsampledBand& band) {
-  static_assert(sizeof(Walk<Logit, true>) <= kUpsampledStack);
+void band_losses(const MaskedBceUpsampledArguments& a, const ColumnTables& columns, const UpsampledBand& band) {
+  static_assert(sizeof(BandLosses<Logit, true>) <= kUpsampledStack);
   if (a.gradient == nullptr)
-    Walk<Logit, false>(a, columns, band).run();
+    BandLosses<Logit, false>(a, columns, band).run();
   else
-    Walk<Logit, true>(a, columns, band).run();
+    BandLosses<Logit, true>(a, columns, band).run();
 }
 
 }  // namespace
@@ -283,11 +283,11 @@ void masked_bce_upsampled_kernel(const MaskedBceUpsampledArguments& a, const Col
                                  const UpsampledBand& band) {
   switch (a.dtype) {
     case DType::float32:
-      return walk<float>(a, columns, band);
+      return band_losses<float>(a, columns, band);
     case DType::bfloat16:
-      return walk<BFloat16>(a, columns, band);
+      return band_losses<BFloat16>(a, columns, band);
     case DType::float16:
-      return walk<Float16>(a, columns, band);
+      return band_losses<Float16>(a, columns, band);
   }
 }
 

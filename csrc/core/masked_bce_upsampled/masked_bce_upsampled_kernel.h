@@ -8,11 +8,11 @@
 
 namespace smile_fast {
 
-// The axis along which an image is cut into bands: rows, or slices of a volume. A "plane" is what one element of this
-// axis holds: a row of logits, or a slice.
+// The axis along which an image is cut into bands: the rows of an image, or the slices of a volume. A "slice" is what
+// one element of this axis holds: of an image, a row.
 struct OuterAxis {
-  std::int64_t low, high;  // sizes
-  std::int64_t low_plane;  // logits of a plane
+  std::int64_t low, high;     // sizes
+  std::int64_t slice_logits;  // of a slice of the low grid
 };
 
 SMILE_FAST_INLINE bool is_image(const MaskedBceUpsampledArguments& a) { return a.low.depth == 1 && a.high.depth == 1; }
@@ -22,16 +22,16 @@ SMILE_FAST_INLINE OuterAxis outer_axis(const MaskedBceUpsampledArguments& a) {
   return {a.low.depth, a.high.depth, a.low.height * a.low.width};
 }
 
-// The output planes whose interpolation starts at a low-resolution plane in [low_begin, low_end): their gradients
-// touch the planes low_begin to low_end, both included, the outermost of which are shared with the next bands.
+// The high slices whose interpolation starts at a low slice in [low_begin, low_end): their gradients
+// touch the slices low_begin to low_end, both included, the outermost of which are shared with the next bands.
 struct UpsampledBand {
   std::int64_t image;
   std::int64_t organ, organs;  // all within one word of the table
   std::int64_t low_begin, low_end;
-  std::int64_t begin, end;  // output planes
-  float* first;             // [organs, low_plane]: gradient of plane low_begin; null: of this band alone
-  float* last;              // the same for plane low_end
-  float* scratch;           // [2, organs, low_plane]
+  std::int64_t begin, end;  // high slices
+  float* first;             // [organs, slice_logits]: gradient of slice low_begin; null: of this band alone
+  float* last;              // the same for slice low_end
+  float* scratch;           // [2, organs, slice_logits]
   double* sums;             // [organs]
 };
 

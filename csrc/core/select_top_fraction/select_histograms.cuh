@@ -22,7 +22,7 @@ struct Threshold {
 };
 
 struct Workspace {
-  Pieces pieces;
+  WorkspaceArena arena;
   std::int64_t items;
   unsigned* keys;          // [length]: a strip's list starts at the strip's first voxel
   unsigned short* places;  // [length]: in the strip
@@ -36,17 +36,17 @@ struct Workspace {
   std::size_t cleared_bytes;
 
   Workspace(void* memory, std::int64_t length, std::int64_t segments)
-      : pieces(memory), items(item_count(length, segments)) {
-    keys = pieces.take<unsigned>(length);
-    places = pieces.take<unsigned short>(length);
-    sizes = pieces.take<unsigned>(items * kSelectWarps);
-    const std::size_t before = pieces.bytes();
-    cleared = histograms = pieces.take<Count>(segments * kDigits * kBins);
-    ties = pieces.take<unsigned>(items * kSelectWarps);
-    sums_of_ties = pieces.take<Count>(ceil_div(items, kSpan));
-    thresholds = pieces.take<Threshold>(segments);
-    finished = pieces.take<unsigned>(segments * kDigits);
-    cleared_bytes = pieces.bytes() - before;
+      : arena(memory), items(item_count(length, segments)) {
+    keys = arena.take<unsigned>(length);
+    places = arena.take<unsigned short>(length);
+    sizes = arena.take<unsigned>(items * kSelectWarps);
+    const std::size_t before = arena.bytes();
+    cleared = histograms = arena.take<Count>(segments * kDigits * kBins);
+    ties = arena.take<unsigned>(items * kSelectWarps);
+    sums_of_ties = arena.take<Count>(ceil_div(items, kSpan));
+    thresholds = arena.take<Threshold>(segments);
+    finished = arena.take<unsigned>(segments * kDigits);
+    cleared_bytes = arena.bytes() - before;
   }
 };
 

@@ -58,14 +58,14 @@ __device__ __forceinline__ void load_keys(const Score* scores, unsigned bits, bo
   constexpr unsigned kAccess = (1u << kWidth) - 1;
 #pragma unroll
   for (int first = 0; first < kPerThread; first += kWidth) {
-    Held<Score> held = {};
+    Pack<Score> pack = {};
     if (aligned && (bits >> first & kAccess) != 0) {
       const uint4 words = __ldcs(reinterpret_cast<const uint4*>(scores + first));
-      held = {{words.x, words.y, words.z, words.w, 0, 0, 0, 0}};
+      pack = {{words.x, words.y, words.z, words.w, 0, 0, 0, 0}};
     }
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      float score = held.get(i);
+      float score = pack.get(i);
       if (!aligned && (bits >> (first + i) & 1u)) score = load_number(scores + first + i);
       keys[first + i] = key_of(score);
     }
@@ -235,7 +235,7 @@ void queue_compact(const Problem& p, std::int64_t items, void* stream) {
 }  // namespace
 
 std::size_t select_top_fraction_cuda_workspace(const SelectTopFractionArguments& a) {
-  return Workspace(nullptr, a.length, a.segments).pieces.bytes();
+  return Workspace(nullptr, a.length, a.segments).arena.bytes();
 }
 
 void select_top_fraction_cuda(const SelectTopFractionArguments& a, void* workspace, void* stream) {

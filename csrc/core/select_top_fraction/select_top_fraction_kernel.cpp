@@ -8,14 +8,14 @@ namespace {
 
 constexpr int kAhead = 4096;  // bytes of scores between what is asked for and what is used
 
-// Where the candidates of a group stand, as bits.
-struct Standing {
+// The candidates of a group against a bracket, as bits.
+struct GroupMasks {
   std::uint64_t above;   // the bracket
   std::uint64_t inside;  // of it
 };
 
 template <typename Score>
-SMILE_FAST_INLINE Standing standing(const Score* scores, std::uint64_t candidates, Bracket bracket) {
+SMILE_FAST_INLINE GroupMasks masks_of(const Score* scores, std::uint64_t candidates, Bracket bracket) {
   using Keys = typename KeyVector<Score>::Type;
   using Key = typename ScoreFormat<Score>::Key;
   constexpr int lanes = sizeof(Keys) / sizeof(Key);
@@ -69,7 +69,7 @@ SMILE_FAST_INLINE BlockCounts scan(const ScoreBlock& block, Bracket bracket, Ent
   for_groups<Score>(
       block,
       [&](const Score* scores, std::uint64_t candidates, std::uint8_t* selection, std::int32_t offset) {
-        const Standing found = standing(scores, candidates, bracket);
+        const GroupMasks found = masks_of(scores, candidates, bracket);
         store_bytes<kStreamed>(selection, found.above);
         counts.candidates += count_bits(candidates);
         counts.above += count_bits(found.above);
@@ -105,7 +105,7 @@ SMILE_FAST_INLINE void count(const ScoreBlock& block, const Bins& bins, std::uin
   for_groups<Score>(
       block,
       [&](const Score* scores, std::uint64_t candidates, std::uint8_t*, std::int32_t) {
-        for (std::uint64_t open = standing(scores, candidates, bins.bracket).inside; open != 0; open &= open - 1)
+        for (std::uint64_t open = masks_of(scores, candidates, bins.bracket).inside; open != 0; open &= open - 1)
           ++counts[bins.bin(key_of(scores[__builtin_ctzll(open)]))];
       },
       [](std::uint8_t*) {});
@@ -116,7 +116,7 @@ SMILE_FAST_INLINE void ties(const ScoreBlock& block, std::int32_t key, std::uint
   for_groups<Score>(
       block,
       [&](const Score* scores, std::uint64_t candidates, std::uint8_t* selection, std::int32_t) {
-        std::uint64_t tied = standing(scores, candidates, {key, key}).inside;
+        std::uint64_t tied = masks_of(scores, candidates, {key, key}).inside;
         if (tied == 0 || left == 0) return;
         if (count_bits(tied) > left) tied = lowest_bits(tied, left);
         left -= count_bits(tied);

@@ -111,7 +111,7 @@ Guess ScoreSample::guess(DType dtype, double gamma) {
     return std::count_if(keys.begin(), keys.end(),
                          [&](std::int32_t key) { return wanted.low <= key && key <= wanted.high; });
   };
-  // Ties of one value with the threshold fill most of the bracket: they can be told by their key, without a list.
+  // Ties of one value with the threshold fill most of the bracket: their key identifies them, without a list.
   const std::int32_t likeliest = key_at(keys, middle);
   const std::int64_t inside = inside_of(bracket);
   if (static_cast<double>(inside) > (4 * error + 0.05) * static_cast<double>(size) &&

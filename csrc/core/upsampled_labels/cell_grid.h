@@ -1,9 +1,9 @@
-// How an image lies over the feature pixels of its logits: cells between four feature pixels, of stride x stride
+// How an image lies over the low pixels of its logits: cells between four low pixels, of stride x stride
 // pixels.
 //
-// Pixel i of an axis lies at (i + 0.5) / stride - 0.5 of the feature pixels' centres. Cell c holds the pixels between
-// feature pixels c - 1 and c, so there is one cell more than feature pixels on an axis; outside of the first and the
-// last feature pixel, the border repeats.
+// Pixel i of an axis lies at (i + 0.5) / stride - 0.5 of the low pixels' centres. Cell c holds the pixels between
+// low pixels c - 1 and c, so there is one cell more than low pixels on an axis; outside of the first and the
+// last low pixel, the border repeats.
 //
 // All weights are scaled by (2 stride)^2, which makes them integers: the product of a weight and a float32 is then
 // exact in double precision, so that fused multiply-add changes nothing, and a sum of the four corners in a fixed order
@@ -23,12 +23,12 @@ constexpr int kPatchMultiple = 64;  // patches are padded to as many pixels as a
 constexpr int kRowMultiple = 16;    // rows of cells are padded to the widest vectors
 
 struct CellGrid {
-  std::int64_t height, width;  // of the image
-  std::int64_t rows, columns;  // of the logits: ceil(height / stride), ceil(width / stride)
+  std::int64_t high_height, high_width;  // of the image
+  std::int64_t low_height, low_width;    // of the logits: ceil(high_height / stride), ceil(high_width / stride)
   int stride;
 
-  SMILE_FAST_INLINE std::int64_t cell_rows() const { return rows + 1; }
-  SMILE_FAST_INLINE std::int64_t cells() const { return columns + 1; }  // of a row of cells
+  SMILE_FAST_INLINE std::int64_t cell_rows() const { return low_height + 1; }
+  SMILE_FAST_INLINE std::int64_t cells() const { return low_width + 1; }  // of a row of cells
   // Elements of a row of cells, padded to the widest vectors.
   SMILE_FAST_INLINE std::int64_t pitch() const { return (cells() + kRowMultiple - 1) / kRowMultiple * kRowMultiple; }
   // Pixels of a patch, which is what one cell covers; and padded.

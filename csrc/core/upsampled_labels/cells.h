@@ -9,13 +9,13 @@ namespace smile_fast::SMILE_FAST_CPU_CAPABILITY {
 
 SMILE_FAST_INLINE std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
-// The feature row above a row of cells, and the one below.
+// The low row above a row of cells, and the one below.
 SMILE_FAST_INLINE std::int64_t row_above(std::int64_t cell_row) { return larger(cell_row - 1, 0); }
 SMILE_FAST_INLINE std::int64_t row_below(const CellGrid& grid, std::int64_t cell_row) {
-  return smaller(cell_row, grid.rows - 1);
+  return smaller(cell_row, grid.low_height - 1);
 }
 
-// kLanes elements of a feature row, as float32; behind its end, the last one repeats.
+// kLanes elements of a low row, as float32; behind its end, the last one repeats.
 template <typename Logit>
 SMILE_FAST_INLINE Floats load_columns(const Logit* row, std::int64_t columns, std::int64_t column) {
   if (column + kLanes <= columns) return load(row + column);
@@ -36,7 +36,7 @@ SMILE_FAST_INLINE Floats shifted(Floats previous, Floats next) {
 #endif
 }
 
-// Call body(cell, lowest, highest corner) for vectors of the cells of a row, whose feature row below is given. `pairs`,
+// Call body(cell, lowest, highest corner) for vectors of the cells of a row, whose low row below is given. `pairs`,
 // [2, pitch], holds the lower and the higher one of all neighbours in the row above; afterwards, of the row below.
 // A pair that is not finite is -inf and inf: infinite corners can make a NaN, of which a range knows nothing.
 template <typename Logit, typename Body>
@@ -44,7 +44,7 @@ SMILE_FAST_INLINE void for_corner_ranges(const Logit* below, const CellGrid& gri
   const Floats infinite = splat(__builtin_inff());
   Floats previous = splat(to_float(below[0]));
   for (std::int64_t cell = 0; cell < grid.cells(); cell += kLanes, pairs += kLanes) {
-    const Floats right = load_columns(below, grid.columns, cell), left = shifted(previous, right);
+    const Floats right = load_columns(below, grid.low_width, cell), left = shifted(previous, right);
     previous = right;
     const Integers finite = left * 0.0f + right * 0.0f == 0.0f;
     const Floats low = finite ? (left < right ? left : right) : -infinite;
@@ -56,24 +56,24 @@ SMILE_FAST_INLINE void for_corner_ranges(const Logit* below, const CellGrid& gri
   }
 }
 
-// Make `pairs` those of the feature row above a row of cells.
+// Make `pairs` those of the low row above a row of cells.
 template <typename Logit>
-SMILE_FAST_INLINE void start_pairs(const Logit* plane, const CellGrid& grid, std::int64_t cell_row, float* pairs) {
+SMILE_FAST_INLINE void start_pairs(const Logit* logits, const CellGrid& grid, std::int64_t cell_row, float* pairs) {
   memset(pairs, 0, static_cast<std::size_t>(2 * grid.pitch()) * sizeof(float));
-  for_corner_ranges(plane + row_above(cell_row) * grid.columns, grid, pairs, [](std::int64_t, Floats, Floats) {});
+  for_corner_ranges(logits + row_above(cell_row) * grid.low_width, grid, pairs, [](std::int64_t, Floats, Floats) {});
 }
 
-// The four corners of a cell of a plane, in the order of corner_weights.
+// The four corners of a cell of a channel, in the order of corner_weights.
 struct Corners {
   double values[4];
 };
 
 template <typename Logit>
-SMILE_FAST_INLINE Corners corners_of(const Logit* plane, const CellGrid& grid, std::int64_t cell_row,
+SMILE_FAST_INLINE Corners corners_of(const Logit* logits, const CellGrid& grid, std::int64_t cell_row,
                                      std::int64_t cell) {
-  const Logit* top = plane + row_above(cell_row) * grid.columns;
-  const Logit* bottom = plane + row_below(grid, cell_row) * grid.columns;
-  const std::int64_t left = larger(cell - 1, 0), right = smaller(cell, grid.columns - 1);
+  const Logit* top = logits + row_above(cell_row) * grid.low_width;
+  const Logit* bottom = logits + row_below(grid, cell_row) * grid.low_width;
+  const std::int64_t left = larger(cell - 1, 0), right = smaller(cell, grid.low_width - 1);
   return {to_float(top[left]), to_float(top[right]), to_float(bottom[left]), to_float(bottom[right])};
 }
 
@@ -97,9 +97,9 @@ SMILE_FAST_INLINE PatchWindow patch_window(const CellGrid& grid, std::int64_t ce
   return {row,
           column,
           larger(row, 0),
-          smaller(row + grid.stride, grid.height),
+          smaller(row + grid.stride, grid.high_height),
           larger(column, 0),
-          smaller(column + grid.stride, grid.width)};
+          smaller(column + grid.stride, grid.high_width)};
 }
 
 // Call body(image offset, patch offset, length) for every row of a patch that lies in the image.
@@ -107,8 +107,8 @@ template <typename Body>
 SMILE_FAST_INLINE void for_rows_of(const PatchWindow& window, const CellGrid& grid, const Body& body) {
   if (window.begin >= window.end) return;
   for (std::int64_t row = window.row_begin; row < window.row_end; ++row)
-    body(row * grid.width + window.begin, (row - window.first_row) * grid.stride + window.begin - window.first_column,
-         window.end - window.begin);
+    body(row * grid.high_width + window.begin,
+         (row - window.first_row) * grid.stride + window.begin - window.first_column, window.end - window.begin);
 }
 
 // memcpy of a row of a patch: usually 8 or 16 bytes, which need no call.

@@ -13,15 +13,15 @@ namespace smile_fast {
 
 struct LabelMapUpsampledArguments {
   DType dtype;
-  const void* logits;  // [images, channels, grid.rows, grid.columns]
+  const void* logits;  // [images, channels, grid.low_height, grid.low_width]
   std::int64_t images;
   std::int64_t channels;  // at most 127
   CellGrid grid;          // stride at most kMaxStride
   bool softmax;
-  std::uint8_t* labels;  // [images, grid.height, grid.width], written
+  std::uint8_t* labels;  // [images, grid.high_height, grid.high_width], written
 };
 
-// Decides in double precision, see core/upsampled_labels/cell_grid.h. A cell between four feature pixels whose corners
+// Decides in double precision, see core/upsampled_labels/cell_grid.h. A cell between four low pixels whose corners
 // already decide is not interpolated; where they do not, only the channels that may still win are.
 void label_map_upsampled_cpu(const LabelMapUpsampledArguments& arguments, int threads);
 

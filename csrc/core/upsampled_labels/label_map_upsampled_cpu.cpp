@@ -29,15 +29,15 @@ LabelMapScratch scratch_in(std::byte* memory, const LabelMapUpsampledArguments& 
   scratch.highest = scratch.pairs + 2 * a.channels * pitch;
   scratch.floor = scratch.highest + a.channels * pitch;
   scratch.owner = reinterpret_cast<std::int32_t*>(scratch.floor + pitch);
-  scratch.contenders = reinterpret_cast<std::uint32_t*>(scratch.owner + pitch);
-  scratch.settled = reinterpret_cast<std::uint8_t*>(scratch.contenders + words_of(a) * pitch);
+  scratch.candidates = reinterpret_cast<std::uint32_t*>(scratch.owner + pitch);
+  scratch.settled = reinterpret_cast<std::uint8_t*>(scratch.candidates + words_of(a) * pitch);
   return scratch;
 }
 
 }  // namespace
 
 void label_map_upsampled_cpu(const LabelMapUpsampledArguments& a, int threads) {
-  if (a.images * a.grid.height * a.grid.width == 0) return;
+  if (a.images * a.grid.high_height * a.grid.high_width == 0) return;
   const std::vector<double> weights = corner_weights(a.grid);
   const std::int64_t items = (a.grid.cell_rows() + kRowsAtOnce - 1) / kRowsAtOnce;  // of one image
   LabelMapUpsampledKernel* const kernel = SMILE_FAST_DISPATCH(label_map_upsampled_kernel);

@@ -13,7 +13,7 @@ struct LabelMapScratch {
   float* highest;             // [channels, pitch]
   float* floor;               // [pitch] what a channel must exceed somewhere in the cell, to win a pixel there
   std::int32_t* owner;        // [pitch] the channel whose lowest corner the floor is; -1 if none
-  std::uint32_t* contenders;  // [ceil(channels / 32), pitch] bits of the channels that may win a pixel
+  std::uint32_t* candidates;  // [ceil(channels / 32), pitch] bits of the channels that may win a pixel
   std::uint8_t* settled;      // [pitch] the label of all pixels of the cell; 255 if its corners do not decide
 };
 

@@ -16,8 +16,8 @@ constexpr std::uint8_t kPseudoBit = 0x80;  // of a label value that a relabellin
 
 struct PseudoLabelsUpsampledArguments {
   DType dtype;
-  const void* logits;          // [depth, channels, grid.rows, grid.columns]
-  const std::uint8_t* labels;  // [depth, grid.height, grid.width]
+  const void* logits;          // [depth, channels, grid.low_height, grid.low_width]
+  const std::uint8_t* labels;  // [depth, grid.high_height, grid.high_width]
   std::int64_t depth;
   std::int64_t channels;       // at most 126
   CellGrid grid;               // stride at most kMaxStride
@@ -25,7 +25,7 @@ struct PseudoLabelsUpsampledArguments {
   std::int64_t organ_count;
   double gamma;  // in [0, 1]
   bool per_slice;
-  std::uint8_t* overlay;  // [depth, grid.height, grid.width], written
+  std::uint8_t* overlay;  // [depth, grid.high_height, grid.high_width], written
   std::int64_t* counts;   // [organ_count, 3], written: candidates, selected, kept
 };
 

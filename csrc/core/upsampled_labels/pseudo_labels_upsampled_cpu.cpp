@@ -75,7 +75,7 @@ class Selection {
 
   // The cuts of the segment's slices, `step` apart.
   void cut(Cut* cuts, std::int64_t step) const {
-    const std::int64_t voxels = a_.grid.height * a_.grid.width;
+    const std::int64_t voxels = a_.grid.high_height * a_.grid.high_width;
     std::int64_t wanted = wanted_;
     for (std::size_t item = 0; item < slices_.size(); ++item) {
       Cut& cut = cuts[static_cast<std::int64_t>(item) * step];
@@ -171,7 +171,7 @@ std::vector<Cut> find_cuts(const PseudoLabelsUpsampledArguments& a, const double
 
 void pseudo_labels_upsampled_cpu(const PseudoLabelsUpsampledArguments& a, int threads) {
   std::fill_n(a.counts, a.organ_count * 3, 0);
-  if (a.depth * a.grid.height * a.grid.width == 0) return;
+  if (a.depth * a.grid.high_height * a.grid.high_width == 0) return;
   const std::vector<double> weights = corner_weights(a.grid);
   const std::vector<Cut> cuts = find_cuts(a, weights.data(), threads);
   std::vector<std::int64_t> kept(static_cast<std::size_t>(a.depth * a.organ_count));

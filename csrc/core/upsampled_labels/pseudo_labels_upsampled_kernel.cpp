@@ -18,9 +18,9 @@ using DoubleIntegers = std::int32_t __attribute__((vector_size(4 * kDoubles)));
 SMILE_FAST_INLINE float score_of(std::int32_t key) { return as_float(static_cast<std::uint32_t>(key) + 1); }
 
 template <typename Logit>
-SMILE_FAST_INLINE const Logit* plane_of(const PseudoLabelsUpsampledArguments& a, std::int64_t slice,
-                                        std::int64_t channel) {
-  return static_cast<const Logit*>(a.logits) + (slice * a.channels + channel) * a.grid.rows * a.grid.columns;
+SMILE_FAST_INLINE const Logit* logits_of(const PseudoLabelsUpsampledArguments& a, std::int64_t slice,
+                                         std::int64_t channel) {
+  return static_cast<const Logit*>(a.logits) + (slice * a.channels + channel) * a.grid.low_height * a.grid.low_width;
 }
 
 // The labels of a patch; outside of the image, one that is no candidate's.
@@ -29,7 +29,7 @@ SMILE_FAST_INLINE void load_labels(const PseudoLabelsUpsampledArguments& a, std:
   const CellGrid& grid = a.grid;
   const bool whole = window.row_end - window.row_begin == grid.stride && window.end - window.begin == grid.stride;
   if (!whole) memset(labels, 255, kPatchPixels);
-  const std::uint8_t* image = a.labels + slice * grid.height * grid.width;
+  const std::uint8_t* image = a.labels + slice * grid.high_height * grid.high_width;
   for_rows_of(window, grid, [&](std::int64_t from, std::int64_t to, std::int64_t length) {
     copy_row(labels + to, image + from, length);
   });
@@ -56,16 +56,16 @@ SMILE_FAST_INLINE void for_patches_with_keys(const PseudoLabelsUpsampledArgument
                                              std::int64_t slice, std::int64_t channel, std::int32_t begin,
                                              std::uint32_t end, float* scratch, const Body& body) {
   const CellGrid& grid = a.grid;
-  const Logit* plane = plane_of<Logit>(a, slice, channel);
+  const Logit* logits = logits_of<Logit>(a, slice, channel);
   const float from = score_of(begin);
   const float below = end <= kInfinity - 1 ? score_of(static_cast<std::int32_t>(end)) : __builtin_nanf("");
   float *lowest = scratch, *highest = lowest + grid.pitch();
   float* pairs = highest + grid.pitch();  // [2, pitch]
   std::uint8_t labels[kPatchPixels + kPatchMultiple];
   std::int32_t keys[kPatchPixels + kPatchMultiple];
-  start_pairs(plane, grid, 0, pairs);
+  start_pairs(logits, grid, 0, pairs);
   for (std::int64_t cell_row = 0; cell_row < grid.cell_rows(); ++cell_row) {
-    for_corner_ranges(plane + row_below(grid, cell_row) * grid.columns, grid, pairs,
+    for_corner_ranges(logits + row_below(grid, cell_row) * grid.low_width, grid, pairs,
                       [&](std::int64_t cell, Floats low, Floats high) {
                         store(lowest + cell, low);
                         store(highest + cell, high);
@@ -74,7 +74,7 @@ SMILE_FAST_INLINE void for_patches_with_keys(const PseudoLabelsUpsampledArgument
       if (!(highest[cell] >= from) || lowest[cell] >= below) continue;
       const PatchWindow window = patch_window(grid, cell_row, cell);
       load_labels(a, slice, window, labels);
-      patch_keys(grid, weights, corners_of(plane, grid, cell_row, cell), labels, keys);
+      patch_keys(grid, weights, corners_of(logits, grid, cell_row, cell), labels, keys);
       body(window, keys);
     }
   }
@@ -135,7 +135,7 @@ struct PatchOverlay {
 SMILE_FAST_INLINE void select_by_cut(const CellGrid& grid, const PatchWindow& window, const std::int32_t* keys,
                                      const Cut& cut, std::uint8_t label, PatchOverlay& overlay) {
   // Voxels that are no candidates must not count as tied with an empty cut's key.
-  const std::int64_t voxels = grid.height * grid.width;
+  const std::int64_t voxels = grid.high_height * grid.high_width;
   if (cut.end == 0 || cut.end == voxels) {
     overlay.select(keys, 0, grid.pixels(), cut.end == 0 ? cut.key : cut.key - 1, label);
     return;
@@ -161,8 +161,8 @@ SMILE_FAST_INLINE void overlay_cell(const PseudoLabelsUpsampledArguments& a, con
   overlay.clear(grid.pixels());
   for (std::int64_t organ = 0; organ < a.organ_count; ++organ) {
     if (!(highest[organ * grid.pitch()] >= score_of(cuts[organ].key))) continue;
-    const Logit* plane = plane_of<Logit>(a, slice, a.organs[organ]);
-    patch_keys(grid, weights, corners_of(plane, grid, cell_row, cell), labels, keys);
+    const Logit* logits = logits_of<Logit>(a, slice, a.organs[organ]);
+    patch_keys(grid, weights, corners_of(logits, grid, cell_row, cell), labels, keys);
     // The position among the organs for now: it counts, and becomes a label below.
     select_by_cut(grid, window, keys, cuts[organ], static_cast<std::uint8_t>(organ + 1), overlay);
   }
@@ -172,7 +172,7 @@ SMILE_FAST_INLINE void overlay_cell(const PseudoLabelsUpsampledArguments& a, con
     ++kept[organ - 1];
     overlay.labels[pixel] = static_cast<std::uint8_t>(kPseudoBit | (a.organs[organ - 1] + 1));
   }
-  std::uint8_t* image = a.overlay + slice * grid.height * grid.width;
+  std::uint8_t* image = a.overlay + slice * grid.high_height * grid.high_width;
   for_rows_of(window, grid, [&](std::int64_t to, std::int64_t from, std::int64_t length) {
     copy_row(image + to, overlay.labels + from, length);
   });
@@ -185,15 +185,16 @@ SMILE_FAST_INLINE void overlay_slice(const PseudoLabelsUpsampledArguments& a, co
   const std::int64_t pitch = grid.pitch();
   float* wanted = scratch;  // [pitch] 1 where the cuts leave voxels of any organ
   float *highest = wanted + pitch, *pairs = highest + a.organ_count * pitch;  // [organ_count, (2,) pitch]
-  memset(a.overlay + slice * grid.height * grid.width, 0, static_cast<std::size_t>(grid.height * grid.width));
+  memset(a.overlay + slice * grid.high_height * grid.high_width, 0,
+         static_cast<std::size_t>(grid.high_height * grid.high_width));
   for (std::int64_t organ = 0; organ < a.organ_count; ++organ)
-    start_pairs(plane_of<Logit>(a, slice, a.organs[organ]), grid, 0, pairs + 2 * organ * pitch);
+    start_pairs(logits_of<Logit>(a, slice, a.organs[organ]), grid, 0, pairs + 2 * organ * pitch);
   for (std::int64_t cell_row = 0; cell_row < grid.cell_rows(); ++cell_row) {
     for (std::int64_t cell = 0; cell < grid.cells(); cell += kLanes) store(wanted + cell, Floats{});
     for (std::int64_t organ = 0; organ < a.organ_count; ++organ) {
-      const Logit* plane = plane_of<Logit>(a, slice, a.organs[organ]);
+      const Logit* logits = logits_of<Logit>(a, slice, a.organs[organ]);
       const Floats cut = splat(score_of(cuts[organ].key));
-      for_corner_ranges(plane + row_below(grid, cell_row) * grid.columns, grid, pairs + 2 * organ * pitch,
+      for_corner_ranges(logits + row_below(grid, cell_row) * grid.low_width, grid, pairs + 2 * organ * pitch,
                         [&](std::int64_t cell, Floats, Floats high) {
                           store(highest + organ * pitch + cell, high);
                           store(wanted + cell, high >= cut ? splat(1.0f) : load(wanted + cell));

@@ -1,5 +1,5 @@
-// The scheduler. This file is compiled without sanitizers: it tells them what it does, and what it does for one fiber
-// on behalf of another is no race.
+// The scheduler. This file is compiled without sanitizers: it reports to them what it does, and what it does for one
+// fiber on behalf of another is no race.
 #include "emulation.h"
 
 #include <sys/mman.h>
@@ -27,7 +27,7 @@ constexpr std::size_t kSharedBytes = 48 << 10;  // what every GPU has for a bloc
 constexpr unsigned kFiberSets = 3;
 constexpr std::uint8_t kPoison = 0xa5;
 
-// What the sanitizers have to be told; nothing without them.
+// What the sanitizers must be notified of; nothing without them.
 #ifdef SMILE_FAST_EMULATION_TSAN
 void* new_identity() { return __tsan_create_fiber(0); }
 void* own_identity() { return __tsan_get_current_fiber(); }

@@ -24,7 +24,7 @@ void run(Choices& choices) {
   const int threads = 1 + choices.byte() % 3;
   const CellGrid grid = cell_grid(height, width, stride);
 
-  const Exact<Logit> logits = fuzz::choose_logits<Logit>(choices, images * channels * grid.rows * grid.columns);
+  const Exact<Logit> logits = fuzz::choose_logits<Logit>(choices, images * channels * grid.low_height * grid.low_width);
   const Exact<std::uint8_t> labels(images * height * width), others(labels.size());
   LabelMapUpsampledArguments arguments{
       testing::dtype_of<Logit>, logits.data(), images, channels, grid, softmax, labels.data()};

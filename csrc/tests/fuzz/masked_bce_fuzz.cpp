@@ -47,24 +47,24 @@ template <typename Logit>
 void check(const Shape& s, const std::vector<double>& logits, const Exact<std::uint8_t>& labels,
            const Exact<std::uint32_t>& table, const Exact<double>& sums, const Exact<std::int64_t>& counts,
            const Logit* gradient, double scale) {
-  for (std::int64_t plane = 0; plane < s.batch * s.organs; ++plane) {
+  for (std::int64_t channel = 0; channel < s.batch * s.organs; ++channel) {
     double sum = 0.0;
     std::int64_t count = 0;
     for (std::int64_t voxel = 0; voxel < s.voxels; ++voxel) {
-      const std::int64_t image = plane / s.organs;
-      const Voxel is = look_up(s, table, image, labels[image * s.voxels + voxel], plane % s.organs);
-      const double x = is.positive ? -logits[plane * s.voxels + voxel] : logits[plane * s.voxels + voxel];
+      const std::int64_t image = channel / s.organs;
+      const Voxel is = look_up(s, table, image, labels[image * s.voxels + voxel], channel % s.organs);
+      const double x = is.positive ? -logits[channel * s.voxels + voxel] : logits[channel * s.voxels + voxel];
       if (is.known) sum += std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x)));
       count += is.known;
       if (gradient == nullptr) continue;
       const double slope = x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x));
       const double exact = is.known ? (is.positive ? -slope : slope) * scale : 0.0;
-      const double computed = to_float(gradient[plane * s.voxels + voxel]);
+      const double computed = to_float(gradient[channel * s.voxels + voxel]);
       fuzz::require(std::abs(computed - exact) <= kGradientRelative<Logit> * std::abs(exact) + kGradientAbsolute<Logit>,
                     "gradient");
     }
-    fuzz::require(counts[plane] == count, "count");
-    fuzz::require(std::abs(sums[plane] - sum) <= kLossRelative * sum + kLossAbsolute * static_cast<double>(count),
+    fuzz::require(counts[channel] == count, "count");
+    fuzz::require(std::abs(sums[channel] - sum) <= kLossRelative * sum + kLossAbsolute * static_cast<double>(count),
                   "sum");
   }
 }
@@ -90,10 +90,10 @@ void run(Choices& choices) {
   Exact<Logit> logits(s.batch * s.organs * s.voxels);
   std::vector<double> values(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    const std::int64_t plane = i / s.voxels, image = plane / s.organs;
+    const std::int64_t channel = i / s.voxels, image = channel / s.organs;
     Logit logit = from_float<Logit>(fuzz::choose_float(choices.ended() ? filler.next() : choices.word()));
     const std::uint8_t of_voxel = labels[image * s.voxels + i % s.voxels];
-    if (look_up(s, table, image, of_voxel, plane % s.organs).known && !(std::abs(to_float(logit)) < 1e6f))
+    if (look_up(s, table, image, of_voxel, channel % s.organs).known && !(std::abs(to_float(logit)) < 1e6f))
       logit = from_float<Logit>(3.0f);
     logits[i] = logit;
     values[i] = to_float(logit);
@@ -115,7 +115,7 @@ void run(Choices& choices) {
                                mean};
   masked_bce_cpu(arguments, 1);
   std::int64_t known = 0;
-  for (std::size_t plane = 0; plane < counts.size(); ++plane) known += counts[plane];
+  for (std::size_t channel = 0; channel < counts.size(); ++channel) known += counts[channel];
   const double scale = mean ? 1.0 / static_cast<double>(std::max<std::int64_t>(known, 1)) : 1.0;
   check<Logit>(s, values, labels, table, sums, counts, with_gradient ? gradient.data() : nullptr, scale);
 

@@ -1,7 +1,7 @@
 // masked_bce_upsampled_cpu against a loop over the voxels in double precision.
 //
 // What is checked needs moderate logits. Others, NaN and Inf among them, may stand where no known voxel reads, and then
-// must not show; where one does, its plane's sum is left out, and the gradient of all that shares a voxel with it.
+// must not show; where one does, its channel's sum is left out, and the gradient of all that shares a voxel with it.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -75,9 +75,9 @@ std::array<Tap, 8> taps(const Sizes& s, std::int64_t voxel) {
   return read;
 }
 
-// One plane, [low], as it should be.
-struct Plane {
-  explicit Plane(std::int64_t size) : gradient(size), magnitude(size), slopes_at(size), wild(size) {}
+// One channel, [low], as it should be.
+struct ExactChannel {
+  explicit ExactChannel(std::int64_t size) : gradient(size), magnitude(size), slopes_at(size), wild(size) {}
   double sum = 0.0, slopes = 0.0, largest = 0.0;
   std::int64_t count = 0;
   bool any_wild = false, any_nan = false;              // among the logits that are read
@@ -85,46 +85,47 @@ struct Plane {
   std::vector<bool> wild;                              // shares a voxel with a logit that is not moderate
 };
 
-void add_voxel(const std::array<Tap, 8>& read, const std::vector<double>& logits, bool positive, Plane& plane) {
+void add_voxel(const std::array<Tap, 8>& read, const std::vector<double>& logits, bool positive,
+               ExactChannel& channel) {
   double logit = 0.0;
   bool wild = false;
-  ++plane.count;
+  ++channel.count;
   for (const Tap& tap : read) {
     const double value = logits[tap.at];
     wild = wild || !(std::abs(value) <= kModerate);
-    plane.any_nan = plane.any_nan || std::isnan(value);
+    channel.any_nan = channel.any_nan || std::isnan(value);
     logit += tap.weight * value;
   }
-  plane.any_wild = plane.any_wild || wild;
+  channel.any_wild = channel.any_wild || wild;
   if (wild) {
-    for (const Tap& tap : read) plane.wild[tap.at] = true;
+    for (const Tap& tap : read) channel.wild[tap.at] = true;
     return;
   }
   const double x = positive ? -logit : logit;
   const double slope = x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x));
-  plane.sum += std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x)));
-  plane.slopes += slope;
+  channel.sum += std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x)));
+  channel.slopes += slope;
   for (const Tap& tap : read) {
-    plane.largest = std::max(plane.largest, std::abs(logits[tap.at]));
-    plane.gradient[tap.at] += (positive ? -slope : slope) * tap.weight;
-    plane.magnitude[tap.at] += slope * tap.weight;
-    plane.slopes_at[tap.at] += slope;
+    channel.largest = std::max(channel.largest, std::abs(logits[tap.at]));
+    channel.gradient[tap.at] += (positive ? -slope : slope) * tap.weight;
+    channel.magnitude[tap.at] += slope * tap.weight;
+    channel.slopes_at[tap.at] += slope;
   }
 }
 
 template <typename Logit>
-void check_plane(const Plane& plane, double sum, std::int64_t count, const Logit* gradient) {
-  const double of_logits = kLogitRoundings * plane.largest;
-  fuzz::require(count == plane.count, "count");
-  fuzz::require(!plane.any_nan || std::isnan(sum), "a sum that swallows NaN");
-  const double allowed = kUnit * (kRoundings * plane.sum + of_logits * plane.slopes);
-  fuzz::require(plane.any_wild || std::abs(sum - plane.sum) <= allowed, "sum");
+void check_channel(const ExactChannel& channel, double sum, std::int64_t count, const Logit* gradient) {
+  const double of_logits = kLogitRoundings * channel.largest;
+  fuzz::require(count == channel.count, "count");
+  fuzz::require(!channel.any_nan || std::isnan(sum), "a sum that swallows NaN");
+  const double allowed = kUnit * (kRoundings * channel.sum + of_logits * channel.slopes);
+  fuzz::require(channel.any_wild || std::abs(sum - channel.sum) <= allowed, "sum");
   if (gradient == nullptr) return;
-  for (std::size_t i = 0; i < plane.gradient.size(); ++i) {
-    const double exact = plane.gradient[i];
-    const double arithmetic = (kRoundings + of_logits) * plane.magnitude[i] + kWeightRoundings * plane.slopes_at[i];
+  for (std::size_t i = 0; i < channel.gradient.size(); ++i) {
+    const double exact = channel.gradient[i];
+    const double arithmetic = (kRoundings + of_logits) * channel.magnitude[i] + kWeightRoundings * channel.slopes_at[i];
     const double allowed_here = kUnit * arithmetic + kFormatUnit<Logit> * std::abs(exact) + kSmallest<Logit>;
-    fuzz::require(plane.wild[i] || std::abs(to_float(gradient[i]) - exact) <= allowed_here, "gradient");
+    fuzz::require(channel.wild[i] || std::abs(to_float(gradient[i]) - exact) <= allowed_here, "gradient");
   }
 }
 
@@ -138,15 +139,15 @@ void check(const Sizes& s, const MaskedBceUpsampledArguments& a) {
     std::vector<double> logits(low_size);
     for (std::int64_t i = 0; i < low_size; ++i)
       logits[i] = to_float(static_cast<const Logit*>(a.logits)[index * low_size + i]);
-    Plane plane(low_size);
+    ExactChannel channel(low_size);
     for (std::int64_t voxel = 0; voxel < voxels; ++voxel) {
       const std::int64_t label = image * kLabelValues + a.labels[image * voxels + voxel];
       const std::uint32_t* row = a.table + label * 2 * s.words + organ / kWordBits;
       const auto set = [organ](std::uint32_t word) { return (word >> organ % kWordBits & 1) != 0; };
-      if (set(row[0])) add_voxel(read[voxel], logits, set(row[s.words]), plane);
+      if (set(row[0])) add_voxel(read[voxel], logits, set(row[s.words]), channel);
     }
     const Logit* gradient = a.gradient == nullptr ? nullptr : static_cast<const Logit*>(a.gradient) + index * low_size;
-    check_plane<Logit>(plane, a.sums[index], a.counts[index], gradient);
+    check_channel<Logit>(channel, a.sums[index], a.counts[index], gradient);
   }
 }
 

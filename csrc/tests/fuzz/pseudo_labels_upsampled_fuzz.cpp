@@ -38,7 +38,7 @@ void run(Choices& choices) {
   std::copy(wanted.begin(), wanted.end(), organs.data());
   const std::uint32_t kinds = 1 + choices.byte() % 4, run_length = 1 + choices.up_to(100);
   const Exact<std::uint8_t> labels = fuzz::choose_labels(filler, depth * height * width, kinds, run_length);
-  const Exact<Logit> logits = fuzz::choose_logits<Logit>(choices, depth * channels * grid.rows * grid.columns);
+  const Exact<Logit> logits = fuzz::choose_logits<Logit>(choices, depth * channels * grid.low_height * grid.low_width);
 
   const Exact<std::uint8_t> overlay(labels.size()), other_overlay(labels.size());
   const Exact<std::int64_t> counts(3 * organs.size()), other_counts(3 * organs.size());

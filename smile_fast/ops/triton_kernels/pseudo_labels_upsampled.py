@@ -13,7 +13,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from smile_runtime.label_map import PSEUDO_BIT
 from smile_fast.ops.triton_kernels.counts import count_values
 from smile_fast.ops.triton_kernels.interpolation import BLOCK, LAUNCH_OPTIONS, interpolate
 from smile_runtime.label_map import PSEUDO_BIT

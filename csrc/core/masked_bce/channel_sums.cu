@@ -1,4 +1,4 @@
-#include "core/masked_bce/plane_sums.cuh"
+#include "core/masked_bce/channel_sums.cuh"
 
 namespace smile_fast::cuda {
 namespace {
@@ -80,15 +80,15 @@ __global__ void __launch_bounds__(kThreads)
   if (thread == 0) atomicAdd(known, shared.known);
 }
 
-// A warp per plane.
+// A warp per channel.
 __global__ void __launch_bounds__(kThreads)
     sum_kernel(const double* partials, std::int64_t parts, const Count* histograms, const std::uint32_t* table,
-               std::int64_t words, unsigned planes, unsigned organs, double* sums, std::int64_t* counts) {
-  const unsigned plane = blockIdx.x * (kThreads / kWarp) + warp_of_thread();
-  if (plane >= planes) return;
-  const std::int64_t image = plane / organs;
-  const unsigned organ = plane % organs;
-  const double* own = partials + plane * parts;
+               std::int64_t words, unsigned channels, unsigned organs, double* sums, std::int64_t* counts) {
+  const unsigned channel = blockIdx.x * (kThreads / kWarp) + warp_of_thread();
+  if (channel >= channels) return;
+  const std::int64_t image = channel / organs;
+  const unsigned organ = channel % organs;
+  const double* own = partials + channel * parts;
   double sum = 0.0;
   for (std::int64_t part = lane_of_thread(); part < parts; part += kWarp) sum += own[part];
   Count count = 0;
@@ -100,8 +100,8 @@ __global__ void __launch_bounds__(kThreads)
   sum = warp_sum(sum);
   count = warp_sum(count);
   if (lane_of_thread() == 0) {
-    sums[plane] = sum;
-    counts[plane] = static_cast<std::int64_t>(count);
+    sums[channel] = sum;
+    counts[channel] = static_cast<std::int64_t>(count);
   }
 }
 
@@ -115,12 +115,12 @@ void count_labels(const std::uint8_t* labels, const std::uint32_t* table, std::i
          static_cast<unsigned>(blocks), histograms.bins, histograms.known);
 }
 
-void sum_planes(const double* partials, std::int64_t parts, const LabelHistograms& histograms,
-                const std::uint32_t* table, std::int64_t batch, std::int64_t organs, double* sums, std::int64_t* counts,
-                void* stream) {
-  const std::int64_t planes = batch * organs;
-  launch("sums of the planes", sum_kernel, ceil_div(planes, kThreads / kWarp), kThreads, stream, partials, parts,
-         histograms.bins, table, ceil_div(organs, kWordBits), static_cast<unsigned>(planes),
+void sum_channels(const double* partials, std::int64_t parts, const LabelHistograms& histograms,
+                  const std::uint32_t* table, std::int64_t batch, std::int64_t organs, double* sums,
+                  std::int64_t* counts, void* stream) {
+  const std::int64_t channels = batch * organs;
+  launch("sums of the channels", sum_kernel, ceil_div(channels, kThreads / kWarp), kThreads, stream, partials, parts,
+         histograms.bins, table, ceil_div(organs, kWordBits), static_cast<unsigned>(channels),
          static_cast<unsigned>(organs), sums, counts);
 }
 

@@ -1,4 +1,4 @@
-// What the losses share before and after their own kernel: a histogram of the labels, and the sum of each plane.
+// What the losses share before and after their own kernel: a histogram of the labels, and the sum of each channel.
 //
 // Both are deterministic: integers are added atomically, floating-point numbers in an order that the sizes fix.
 #pragma once
@@ -14,8 +14,8 @@ struct LabelHistograms {
   Count* bins;   // [batch, 256]
   Count* known;  // [1]: (voxel, organ) pairs that are known, in the whole batch
 
-  LabelHistograms(Pieces& pieces, std::int64_t batch)
-      : bins(pieces.take<Count>(batch * kLabelValues + 1)), known(bins + batch * kLabelValues) {}
+  LabelHistograms(WorkspaceArena& arena, std::int64_t batch)
+      : bins(arena.take<Count>(batch * kLabelValues + 1)), known(bins + batch * kLabelValues) {}
 };
 
 // Queues: labels [batch, voxels], table [batch, 256, 2, ceil(organs / 32)] -> histograms. Two launches.
@@ -23,8 +23,8 @@ void count_labels(const std::uint8_t* labels, const std::uint32_t* table, std::i
                   std::int64_t voxels, const LabelHistograms& histograms, void* stream);
 
 // Queues: partials [batch * organs, parts] -> sums [batch, organs], and histograms -> counts [batch, organs].
-void sum_planes(const double* partials, std::int64_t parts, const LabelHistograms& histograms,
-                const std::uint32_t* table, std::int64_t batch, std::int64_t organs, double* sums, std::int64_t* counts,
-                void* stream);
+void sum_channels(const double* partials, std::int64_t parts, const LabelHistograms& histograms,
+                  const std::uint32_t* table, std::int64_t batch, std::int64_t organs, double* sums,
+                  std::int64_t* counts, void* stream);
 
 }  // namespace smile_fast::cuda
