@@ -35,11 +35,11 @@ def addresses(arguments: dict[str, Any]) -> list[Tensor]:
     """Put addresses in the place of tensors, 0 in that of None; return the tensors, to be kept while a kernel runs."""
     kept = []
     for name, value in arguments.items():
-        if isinstance(value, Tensor):
+        if value is None:
+            arguments[name] = 0
+        elif not isinstance(value, int | float | list | tuple):  # it takes longer to ask whether it is a Tensor
             kept.append(value if value.is_contiguous() else value.contiguous())
             arguments[name] = kept[-1].data_ptr()
-        elif value is None:
-            arguments[name] = 0
     return kept
 
 
