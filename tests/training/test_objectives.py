@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from smile_fast.supervision import PSEUDO_BIT, VOID, Policy, State, build_tables
 from smile_fast.training.objectives import MaskedHeads, MissingIsBackground
-from tests.tolerances import LOSS_RELATIVE
+from tests.tolerances import LOSS_RELATIVE, SOFTMAX_GRADIENT, SOFTMAX_RELATIVE
 
 CPU = torch.device("cpu")
 A, M, H, X = State.ANNOTATED, State.MISSING, State.HIDDEN, State.ABSENT
@@ -94,11 +94,11 @@ def test_baseline_is_cross_entropy_with_missing_as_background():
     assert loss.item() == pytest.approx(expected.item(), rel=LOSS_RELATIVE)
     (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
     (exact,) = torch.autograd.grad(expected, logits)
-    torch.testing.assert_close(gradient, exact, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(gradient, exact, **SOFTMAX_GRADIENT)
     assert counts.tolist() == [(labels == organ).sum() for organ in (1, 2, 3)]
     each = F.cross_entropy(upsampled(logits), target, reduction="none")
     exact_sums = torch.stack([each[labels == organ].sum() for organ in (1, 2, 3)]).detach()
-    torch.testing.assert_close(sums.double(), exact_sums, rtol=1e-5, atol=0)
+    torch.testing.assert_close(sums.double(), exact_sums, rtol=SOFTMAX_RELATIVE, atol=0)
     assert torch.equal(MissingIsBackground()(logits, labels, cases.flip(0)).loss, loss)  # no case is special
     assert not sums.requires_grad
 
@@ -119,6 +119,6 @@ def test_logits_in_half_precision_give_a_loss_in_full():
         loss = loss_of(half, labels, cases).loss
         assert loss.dtype in (torch.float32, torch.float64)
         full = loss_of(half.detach().float(), labels, cases).loss
-        assert loss.item() == pytest.approx(full.item(), rel=1e-5)
+        assert loss.item() == pytest.approx(full.item(), rel=SOFTMAX_RELATIVE)
         loss.backward()
         assert half.grad.dtype == torch.bfloat16
