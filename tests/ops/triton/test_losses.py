@@ -19,7 +19,7 @@ from tests.tolerances import (
 )
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-# Integer and odd ratios, no change, one axis that shrinks, single low pixels, more voxels a cell than factors of a product.
+# Integer and odd ratios, no change, one axis that shrinks, one low pixel, more voxels a cell than factors of a product.
 SIZES = [((4, 5), (32, 40)), ((5, 7), (17, 23)), ((6, 6), (6, 6)), ((9, 8), (4, 11)), ((1, 1), (2, 70))]
 VOLUMES = [((2, 3, 4), (5, 6, 9)), ((4, 2, 3), (4, 5, 3))]
 A, M = State.ANNOTATED, State.MISSING
