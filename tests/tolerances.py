@@ -124,6 +124,22 @@ def upsampled_logit_error(largest_logit: float) -> float:
     return 2 * UPSAMPLED_ROUNDINGS_OF_LOGIT * largest_logit * 2.0**-24
 
 
+# Interpolation in float64 with integer weights against torch's: one or two roundings of 1.1e-16.
+INTERPOLATED_FLOAT64 = {"rtol": 1e-15, "atol": 1e-15}
+
+# The same float32 loss or gradient, scaled in another order: some ten roundings of 6e-8; what a compiler fuses may
+# underflow where we do not.
+SCALED_FLOAT32 = {"rtol": 1e-6, "atol": 0.0}
+COMPILED_FLOAT32 = {"rtol": 1e-6, "atol": 1e-12}
+
+# An upsampled gradient of another cut into tiles: float32 sums of the terms of hundreds of voxels in another order,
+# which may cancel.
+RETILED_GRADIENT = {"rtol": 1e-4, "atol": 1e-6}
+
+# The baseline's softmax cross-entropy in torch's float32 against float64: logarithms and sums of some hundred terms.
+SOFTMAX_RELATIVE = 1e-5
+SOFTMAX_GRADIENT = {"rtol": 1e-5, "atol": 1e-7}
+
 # Triton's interpreter truncates to bfloat16 where a GPU rounds to the nearest: twice the error.
 TIMES_TRUNCATED = 2.0
 

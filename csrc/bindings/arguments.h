@@ -33,7 +33,7 @@ inline DType dtype_of(const std::string& name) {
 // width, stride).
 class Argument {
  public:
-  explicit Argument(pybind11::object value) : value_(std::move(value)) {}
+  explicit Argument(pybind11::handle value) : value_(value) {}
 
   template <typename T>
   operator T() const {
@@ -53,7 +53,7 @@ class Argument {
   }
 
  private:
-  pybind11::object value_;
+  pybind11::handle value_;
 };
 
 // The keyword arguments of a call. Each is taken once: one that is missing, or left over, is a TypeError.
@@ -62,16 +62,20 @@ class Keywords {
   explicit Keywords(pybind11::kwargs values) : values_(std::move(values)) {}
 
   Argument operator[](const char* name) {
-    if (!values_.contains(name)) throw pybind11::type_error(std::string("missing argument ") + name);
-    return Argument(values_.attr("pop")(name));
+    PyObject* value = PyDict_GetItemString(values_.ptr(), name);
+    if (value == nullptr) throw pybind11::type_error(std::string("missing argument ") + name);
+    ++taken_;
+    return Argument(value);
   }
 
   void expect_none_left() const {
-    if (!values_.empty()) throw pybind11::type_error("unknown arguments " + std::string(pybind11::str(values_)));
+    if (taken_ != values_.size())
+      throw pybind11::type_error("unknown arguments in " + std::string(pybind11::str(values_)));
   }
 
  private:
   pybind11::kwargs values_;
+  std::size_t taken_ = 0;
 };
 
 // The keyword arguments as the struct of a kernel, whose fields have these names in this order.

@@ -135,7 +135,9 @@ def loss_stats(
     """
     if torch.compiler.is_compiling() or not needs_grad(logits):
         sums, counts, _ = compute(logits)
-        return LossStats(reduce(sums, counts, reduction, logits.dtype), sums.detach(), counts)
+        return LossStats(
+            reduce(sums, counts, reduction, logits.dtype), sums.detach() if sums.requires_grad else sums, counts
+        )
     stats = OwnGradient.apply(logits, compute, reduction, mean)  # type: ignore[no-untyped-call]
     return LossStats(*cast(Results, stats))
 
@@ -188,4 +190,5 @@ def reduce(
     loss = sums if reduction == "none" else sums.sum()
     if reduction == "mean":
         loss = loss / known_pairs(counts)
-    return loss.to(compute_dtype(dtype), copy=reduction == "none")
+    narrow = loss.to(compute_dtype(dtype))
+    return narrow.clone() if narrow is sums else narrow

@@ -16,6 +16,7 @@ from tests.gpu.calls import (
     on_device,
 )
 from tests.ops.problems import Problem, problem
+from tests.tolerances import COMPILED_FLOAT32, LOSS_RELATIVE_LARGE, RETILED_GRADIENT
 
 EXTRA_MEMORY = 0.01  # of one full-resolution logit tensor: PERFORMANCE.md
 # So much that 32-bit offsets would overflow; a rehearsal has the same shapes, smaller.
@@ -72,7 +73,7 @@ def test_torch_compile(upsampled: bool) -> None:
     loss(expected).backward()
     assert leaf.grad is not None
     assert expected.grad is not None
-    torch.testing.assert_close(leaf.grad, expected.grad, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(leaf.grad, expected.grad, **COMPILED_FLOAT32)
 
 
 @pytest.mark.skipif(REHEARSAL, reason="needs streams")
@@ -131,7 +132,7 @@ def test_losses_of_more_than_2_to_the_31_logits(implementation: str) -> None:
     alone = run(logits[:, -1:].contiguous(), labels, last, True, False)
     assert torch.equal(gradient[:, -1:], alone[2])
     assert torch.equal(counts[:, -1:], alone[1])
-    torch.testing.assert_close(sums[:, -1:], alone[0], rtol=1e-7, atol=0)
+    torch.testing.assert_close(sums[:, -1:], alone[0], rtol=LOSS_RELATIVE_LARGE, atol=0)
 
 
 @pytest.mark.parametrize("implementation", implementations("masked_bce_upsampled"))
@@ -143,9 +144,9 @@ def test_upsampled_losses_of_more_than_2_to_the_31_voxels(implementation: str) -
     run = getattr(torch.ops.smile_fast.masked_bce_upsampled, implementation)
     sums, counts, gradient = run(logits, labels, table, True)
     alone = run(logits[-1:].contiguous(), labels[-1:].contiguous(), table[-1:].contiguous(), True)
-    torch.testing.assert_close(gradient[-1:], alone[2], rtol=1e-4, atol=1e-6)  # cut into other tiles, it may be
+    torch.testing.assert_close(gradient[-1:], alone[2], **RETILED_GRADIENT)  # cut into other tiles, it may be
     assert torch.equal(counts[-1:], alone[1])
-    torch.testing.assert_close(sums[-1:], alone[0], rtol=1e-7, atol=0)
+    torch.testing.assert_close(sums[-1:], alone[0], rtol=LOSS_RELATIVE_LARGE, atol=0)
 
 
 @pytest.mark.parametrize("implementation", implementations("select_top_fraction"))

@@ -22,6 +22,7 @@ from tests.tolerances import (
     GRADIENT_ULPS,
     LOSS_RELATIVE,
     LOSS_RELATIVE_LARGE,
+    SCALED_FLOAT32,
     gradient_ulps,
     upsampled_gradient_error,
 )
@@ -93,8 +94,8 @@ def test_mean_over_the_logits(implementation: str) -> None:
         loss = masked_bce(leaf * 1, given.labels, given.table, overwrite_logits=True, implementation=implementation)
         (loss * 2).backward()
     assert leaf.grad is not None
-    torch.testing.assert_close(loss.detach(), expected[0], rtol=1e-6, atol=0)
-    torch.testing.assert_close(leaf.grad, 2 * expected[1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(loss.detach(), expected[0], **SCALED_FLOAT32)
+    torch.testing.assert_close(leaf.grad, 2 * expected[1], **SCALED_FLOAT32)
 
 
 @pytest.mark.parametrize("implementation", implementations("masked_bce_upsampled"))

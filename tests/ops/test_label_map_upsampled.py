@@ -6,6 +6,7 @@ from torch import Tensor
 
 from smile_fast.models import ModelConfig, Segmenter
 from smile_fast.ops import available, label_map_upsampled, reference
+from tests.tolerances import INTERPOLATED_FLOAT64
 
 IMPLEMENTATIONS = [name for name, usable, _ in available("label_map_upsampled", "cpu") if usable]
 INF, NAN = torch.inf, torch.nan
@@ -167,7 +168,7 @@ def test_the_reference_interpolates_like_torch(size: tuple[int, int], stride: in
     logits = noise((2, *low(size, stride)))
     scaled = reference.upsample_by_stride(logits, *size, stride) / (2 * stride) ** 2
     full = torch.nn.functional.interpolate(logits[None].double(), scale_factor=float(stride), mode="bilinear")
-    torch.testing.assert_close(scaled, full[0, :, : size[0], : size[1]], rtol=1e-15, atol=1e-15)
+    torch.testing.assert_close(scaled, full[0, :, : size[0], : size[1]], **INTERPOLATED_FLOAT64)
 
 
 def test_opcheck_and_compile() -> None:

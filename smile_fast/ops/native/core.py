@@ -31,16 +31,16 @@ NOT_BUILT = "the native core was not built (SMILE_FAST_BUILD=none); reinstall wi
 CORE, UNUSABLE = load("_native", NOT_BUILT)
 
 
-def addresses(arguments: dict[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
-    """Return contiguous tensors, to be kept while a kernel runs, and the arguments with their addresses."""
-    kept, plain = [], dict(arguments)
+def addresses(arguments: dict[str, Any]) -> list[Tensor]:
+    """Put addresses in the place of tensors, 0 in that of None; return the tensors, to be kept while a kernel runs."""
+    kept = []
     for name, value in arguments.items():
-        if isinstance(value, Tensor):
-            kept.append(value.contiguous())
-            plain[name] = kept[-1].data_ptr()
-        elif value is None:
-            plain[name] = 0
-    return kept, plain
+        if value is None:
+            arguments[name] = 0
+        elif not isinstance(value, int | float | list | tuple):  # it takes longer to ask whether it is a Tensor
+            kept.append(value if value.is_contiguous() else value.contiguous())
+            arguments[name] = kept[-1].data_ptr()
+    return kept
 
 
 class Core:
@@ -67,8 +67,8 @@ class Core:
             arguments: fields of the kernel's struct of arguments. Tensors are handed over as addresses, None as null;
                 one that is not contiguous is copied first, so that a result must be contiguous to be seen.
         """
-        _kept, plain = addresses(arguments)
-        getattr(CORE, op)(dtype=DTYPES[dtype], **plain, threads=torch.get_num_threads())
+        _kept = addresses(arguments)
+        getattr(CORE, op)(dtype=DTYPES[dtype], **arguments, threads=torch.get_num_threads())
 
 
 def refused_dtype(values: Tensor, *others: object) -> str:

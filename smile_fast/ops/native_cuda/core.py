@@ -29,13 +29,13 @@ class CudaCore(Core):
 
         Workspace and copies go back to torch's allocator at once: what is queued later on this stream runs later.
         """
-        kept, plain = addresses(arguments)
+        kept = addresses(arguments)
         device = kept[0].device
         with torch.cuda.device(device):
             stream = torch.cuda.current_stream(device).cuda_stream
-            size = getattr(CORE, op + "_workspace")(dtype=DTYPES[dtype], **plain)
+            size = getattr(CORE, op + "_workspace")(dtype=DTYPES[dtype], **arguments)
             workspace = torch.empty(size, dtype=torch.uint8, device=device)
-            getattr(CORE, op)(dtype=DTYPES[dtype], **plain, workspace=workspace.data_ptr(), stream=stream)
+            getattr(CORE, op)(dtype=DTYPES[dtype], **arguments, workspace=workspace.data_ptr(), stream=stream)
 
 
 @functools.cache

@@ -12,13 +12,14 @@ from tests.ops.test_masked_bce_upsampled import exact_upsampled
 from tests.tolerances import (
     GRADIENT_ULPS,
     LOSS_RELATIVE,
+    SCALED_FLOAT32,
     TIMES_TRUNCATED,
     gradient_ulps,
     upsampled_gradient_error,
 )
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-# Integer and odd ratios, no change, one axis that shrinks, single nodes, more voxels a cell than factors of a product.
+# Integer and odd ratios, no change, one axis that shrinks, one low pixel, more voxels a cell than factors of a product.
 SIZES = [((4, 5), (32, 40)), ((5, 7), (17, 23)), ((6, 6), (6, 6)), ((9, 8), (4, 11)), ((1, 1), (2, 70))]
 VOLUMES = [((2, 3, 4), (5, 6, 9)), ((4, 2, 3), (4, 5, 3))]
 A, M = State.ANNOTATED, State.MISSING
@@ -49,7 +50,7 @@ def test_gradient_of_the_mean() -> None:
     exact_sums, exact_gradient = exact(given)
     pairs = given.known.sum()
     torch.testing.assert_close(loss.detach().double(), exact_sums.sum() / pairs, rtol=LOSS_RELATIVE, atol=0)
-    torch.testing.assert_close(grad.double(), exact_gradient / pairs, rtol=1e-6, atol=0)
+    torch.testing.assert_close(grad.double(), exact_gradient / pairs, **SCALED_FLOAT32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -98,7 +99,7 @@ def test_poison_of_a_node_without_known_voxels_never_leaks() -> None:
     labels[:, :6, :6] = 1
     logits = torch.ones(1, 2, 6, 6)
     poisoned = logits.clone()
-    poisoned[0, 1, 3:, 3:] = torch.nan  # the voxels around these nodes are unlabelled, and organ 1 is missing
+    poisoned[0, 1, 3:, 3:] = torch.nan  # the voxels around these are unlabelled, and organ 1 is missing
     run = torch.ops.smile_fast.masked_bce_upsampled.triton
     table = build_tables([[A, M]], Policy.SMILE)
     clean, found = run(logits, labels, table, True), run(poisoned, labels, table, True)
