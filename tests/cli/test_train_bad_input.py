@@ -60,7 +60,7 @@ BAD = [
         "other.csv/new: the run folder cannot be made",
         write("other.csv"),
     ),
-    Bad("run is a file", TRAIN.replace("new", "other.csv"), "other.csv already exists", write("other.csv")),
+    Bad("run is a file", TRAIN.replace("new", "other.csv"), "other.csv: already exists", write("other.csv")),
     Bad("run where nothing can be made", TRAIN.replace("new", "/proc/new"), "/proc/new: the run folder cannot be made"),
     # train: what else it is given
     Bad("no annotations", f"{TRAIN} --annotations nowhere.csv", "nowhere.csv: there is no such file"),
@@ -86,7 +86,7 @@ BAD = [
         f"{TRAIN} --weights stopped",
         "stopped: the run has no final weights to start from",
     ),
-    Bad("no weights", f"{TRAIN} --weights nowhere.safetensors", "nowhere.safetensors cannot be read"),
+    Bad("no weights", f"{TRAIN} --weights nowhere.safetensors", "nowhere.safetensors: cannot be read"),
     Bad(
         "weights are a pickle",
         f"{TRAIN} --weights w.pt",
