@@ -117,9 +117,12 @@ def compare(workload: Workload, conditions: Conditions) -> Comparison:
     """Bring ours, the peers and one read of the scores together."""
     given = problem(workload, conditions)
     offsets = torch.arange(0, len(given.scores) + 1, given.length, device=given.scores.device)
+    gamma: float | Tensor = given.gamma
+    if conditions.gpu:  # where a number would have to be copied in every call
+        gamma = torch.full((workload.segments,), given.gamma, dtype=torch.float64, device=conditions.device)
 
     def run(implementation: str | None) -> Tensor:
-        return select_top_fraction(given.scores, given.candidates, given.gamma, offsets, implementation=implementation)
+        return select_top_fraction(given.scores, given.candidates, gamma, offsets, implementation=implementation)
 
     ours = variants("select_top_fraction", conditions, run)
     peers = batched(given) if conditions.gpu else [Call(name, _runner(RUN[name], given)) for name in workload.peers]
