@@ -136,10 +136,6 @@ COMPILED_FLOAT32 = {"rtol": 1e-6, "atol": 1e-12}
 # which may cancel.
 RETILED_GRADIENT = {"rtol": 1e-4, "atol": 1e-6}
 
-# The baseline's softmax cross-entropy in torch's float32 against float64: logarithms and sums of some hundred terms.
-SOFTMAX_RELATIVE = 1e-5
-SOFTMAX_GRADIENT = {"rtol": 1e-5, "atol": 1e-7}
-
 # Triton's interpreter truncates to bfloat16 where a GPU rounds to the nearest: twice the error.
 TIMES_TRUNCATED = 2.0
 
