@@ -80,12 +80,12 @@ class TrainingView:
         Args:
             missing_is_background: count the cases in which an organ was not drawn as cases without it.
         """
-        shares = []
+        shares, drawn_voxels = [], {case: counts.sum(axis=0) for case, counts in self.counts.items()}  # case -> [K]
         for k in range(len(self.organs)):
             drawn = (State.ANNOTATED, State.ABSENT)
             cases = [c for c in self.cases if missing_is_background or self.states[c][k] in drawn]
             voxels = sum(int(np.prod(self.store.cases[case].shape)) for case in cases)
-            positive = sum(int(self.counts[case][:, k].sum()) for case in cases)
+            positive = sum(int(drawn_voxels[case][k]) for case in cases)
             shares.append(positive / voxels if positive else 0.01)
         return shares
 
