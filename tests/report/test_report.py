@@ -93,7 +93,7 @@ def pseudo_labels():
 @pytest.fixture(scope="module")
 def smiler(folder, store):
     """A run with everything: losses, validation, two rounds, scores."""
-    run = make_run(folder / "smiler run", store, method="smiler", channels=3)
+    run = make_run(folder / "smiler run", store, method="smiler", channels=3, clip_norm=1.5)
     add_metrics(run)
     nothing = np.zeros(SHAPE, np.uint8)
     add_round(run, 1, {"train_1": nothing, "train_2": nothing}, gamma=0.33)
@@ -152,6 +152,7 @@ def test_page_tells_what_was_run(page):
     assert "0.33 (1 of 3)" in page.text["run"]  # alpha of the liver
     assert "0.67 (2 of 3)" in page.text["run"]  # alpha of the pancreas
     assert "2 rounds, γ max 0.66, per volume" in page.text["run"]
+    assert page.text["run"].count("seed 0, gradient clipped to 1.5") == page.text["run"].count("gradient clipped") == 1
 
 
 def test_page_audits_the_training_labels_once_for_both_runs(page):
