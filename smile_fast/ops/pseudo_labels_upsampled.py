@@ -116,5 +116,6 @@ def pseudo_labels_upsampled(
         Beside the results they need some 20 bytes a voxel (`torch` 30, float64 more), whatever the number of organs.
     Source: Petit et al., DLMIA 2018, section 2.2 (SMILEr).
     """
-    arguments = (logits, labels, organs, gamma, stride, scope)
+    wanted = list(organs) if isinstance(organs, Sequence) else organs  # a range, too
+    arguments = (logits, labels, wanted, gamma, stride, scope)
     return cast(tuple[Tensor, Tensor], overload(NAME, implementation, *arguments)(*arguments))
