@@ -38,8 +38,8 @@ constexpr std::array kPseudoLabelsUpsampled{"dtype",  "logits",      "labels", "
 
 // Binds `<op>(*, <fields of the struct>, threads)`; every array is the address of contiguous memory.
 template <typename Struct, std::size_t count>
-void bind(py::module_& module, const char* op, const std::array<const char*, count>& fields,
-          void (*run)(const Struct&, int)) {
+void bind_op(py::module_& module, const char* op, const std::array<const char*, count>& fields,
+             void (*run)(const Struct&, int)) {
   module.def(op, [fields, run](py::kwargs keywords) {
     Keywords given(std::move(keywords));
     const Struct arguments = make<Struct>(given, fields);
@@ -53,12 +53,12 @@ void bind(py::module_& module, const char* op, const std::array<const char*, cou
 }  // namespace
 
 void bind_all(py::module_& module) {
-  bind(module, "label_map_upsampled", kLabelMapUpsampled, &label_map_upsampled_cpu);
-  bind(module, "masked_bce", kMaskedBce, &masked_bce_cpu);
-  bind(module, "masked_bce_upsampled", kMaskedBceUpsampled, &masked_bce_upsampled_cpu);
-  bind(module, "pseudo_labels_upsampled", kPseudoLabelsUpsampled, &pseudo_labels_upsampled_cpu);
-  bind(module, "scale_gradient", kScaleGradient, &scale_gradient_cpu);
-  bind(module, "select_top_fraction", kSelectTopFraction, &select_top_fraction_cpu);
+  bind_op(module, "label_map_upsampled", kLabelMapUpsampled, &label_map_upsampled_cpu);
+  bind_op(module, "masked_bce", kMaskedBce, &masked_bce_cpu);
+  bind_op(module, "masked_bce_upsampled", kMaskedBceUpsampled, &masked_bce_upsampled_cpu);
+  bind_op(module, "pseudo_labels_upsampled", kPseudoLabelsUpsampled, &pseudo_labels_upsampled_cpu);
+  bind_op(module, "scale_gradient", kScaleGradient, &scale_gradient_cpu);
+  bind_op(module, "select_top_fraction", kSelectTopFraction, &select_top_fraction_cpu);
   py::class_<Memory>(module, "Memory", py::buffer_protocol(), "Bytes with unspecified contents, from a pool.")
       .def(py::init<std::size_t>(), py::arg("bytes"))
       .def_buffer([](Memory& memory) {

@@ -12,8 +12,8 @@ namespace py = pybind11;
 
 // Binds `<op>_workspace(*, <fields of the struct>) -> bytes` and `<op>(*, <the same>, workspace, stream)`.
 template <typename Struct, std::size_t count>
-void bind(py::module_& module, const std::string& op, const std::array<const char*, count>& fields,
-          std::size_t (*workspace_bytes)(const Struct&), void (*queue)(const Struct&, void*, void*)) {
+void bind_op(py::module_& module, const std::string& op, const std::array<const char*, count>& fields,
+             std::size_t (*workspace_bytes)(const Struct&), void (*queue)(const Struct&, void*, void*)) {
   module.def((op + "_workspace").c_str(), [fields, workspace_bytes](py::kwargs keywords) {
     Keywords given(std::move(keywords));
     const Struct arguments = make<Struct>(given, fields);
@@ -39,12 +39,12 @@ void scale_gradient_in_place(const ScaleGradientArguments& arguments, void*, voi
 }  // namespace
 
 void bind_all(py::module_& module) {
-  bind(module, "masked_bce", kMaskedBce, &masked_bce_cuda_workspace, &masked_bce_cuda);
-  bind(module, "masked_bce_upsampled", kMaskedBceUpsampled, &masked_bce_upsampled_cuda_workspace,
-       &masked_bce_upsampled_cuda);
-  bind(module, "scale_gradient", kScaleGradient, &no_workspace, &scale_gradient_in_place);
-  bind(module, "select_top_fraction", kSelectTopFraction, &select_top_fraction_cuda_workspace,
-       &select_top_fraction_cuda);
+  bind_op(module, "masked_bce", kMaskedBce, &masked_bce_cuda_workspace, &masked_bce_cuda);
+  bind_op(module, "masked_bce_upsampled", kMaskedBceUpsampled, &masked_bce_upsampled_cuda_workspace,
+          &masked_bce_upsampled_cuda);
+  bind_op(module, "scale_gradient", kScaleGradient, &no_workspace, &scale_gradient_in_place);
+  bind_op(module, "select_top_fraction", kSelectTopFraction, &select_top_fraction_cuda_workspace,
+          &select_top_fraction_cuda);
   module.attr("MAX_UPSAMPLED_STRIDE") = kMaxUpsampledStride;
 }
 

@@ -206,6 +206,17 @@ def test_gradient_of_the_mean_is_that_of_the_sum_over_the_known_pairs(implementa
     torch.testing.assert_close(doubled, 2 * grad, **twice_rounded(dtype))
 
 
+def test_a_mean_over_many_voxels_does_not_underflow_in_float16(implementation: str) -> None:
+    """1 / N is no normal number of float16 here; with a loss scale, as training has one, nothing may be lost."""
+    given = problem(1, 3, (300, 301), torch.float16)
+    scale = 2.0**16
+    _, grad = gradient(
+        lambda z: scale * masked_bce(z, given.labels, given.table, implementation=implementation), given.logits
+    )
+    assert 1 / given.known.sum() < torch.finfo(torch.float16).tiny
+    assert gradient_ulps(grad, exact(given)[1] * scale / given.known.sum()) <= GRADIENT_ULPS[torch.float16] + 1
+
+
 def test_gradient_of_a_kept_graph_is_not_given_away(implementation: str) -> None:
     given = problem(2, 3, (6, 7), torch.float32)
     leaf = given.logits.clone().requires_grad_()

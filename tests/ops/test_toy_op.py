@@ -174,8 +174,8 @@ def bound(source: str) -> str:
     source = source.replace(
         "constexpr std::array kLabelMapUpsampled", fields + "constexpr std::array kLabelMapUpsampled"
     )
-    first = '  bind(module, "label_map_upsampled"'
-    return source.replace(first, '  bind(module, "toy", kToy, &toy_cpu);\n' + first)
+    first = '  bind_op(module, "label_map_upsampled"'
+    return source.replace(first, '  bind_op(module, "toy", kToy, &toy_cpu);\n' + first)
 
 
 def steps() -> list[str]:
