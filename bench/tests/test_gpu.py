@@ -248,8 +248,9 @@ def test_without_the_provider_a_workload_says_why_it_is_skipped(tmp_path: Path) 
         catalogue.comparison("whole_volume/gpu-fp32", replace(REHEARSED, device=CUDA), tmp_path)
 
 
-def test_pytest_benchmark_times_by_the_timer_of_the_workload(tmp_path: Path) -> None:
+def test_pytest_benchmark_times_by_the_timer_of_the_workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way of a benchmark, in a process as `make gpu` starts one, on a clock that goes by whole seconds."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # under xdist pytest-benchmark switches itself off
     code = (
         "import itertools, sys, pytest; from bench import timing; seconds = itertools.count();"
         "timing.CpuTimer.now = lambda self: next(seconds); sys.exit(pytest.main(sys.argv[1:]))"

@@ -211,12 +211,10 @@ def read_index(path: Path) -> dict[str, Any]:
         InputError: no store, an unfinished one, or a file that is no index.
     """
     index = path / INDEX
-    unfinished = (path / CASES).is_dir()
-    entry = read_json(
-        index,
-        "make the store again with 'smile-fast prepare --force'",
-        missing=f"{'finish the' if unfinished else 'make a'} store with 'smile-fast prepare'",
-    )
+    if not index.exists():
+        state, remedy = ("an unfinished store", "finish it") if (path / CASES).is_dir() else ("no store", "make one")
+        raise InputError(f"{path}: {state}, it has no {INDEX}; {remedy} with 'smile-fast prepare'")
+    entry = read_json(index, "make the store again with 'smile-fast prepare --force'")
     if entry.get("format") != FORMAT:
         raise InputError(f"{index}: not the index of a store; run 'smile-fast prepare' into another folder")
     return entry

@@ -149,7 +149,9 @@ class Run:
     @classmethod
     def _read(cls, path: Path) -> "Run":
         file = Path(path) / "config.json"
-        record = read_json(file, _REMEDY, missing=f"{path} is not a run folder, name one that a training wrote")
+        if not file.exists():
+            raise InputError(f"{path}: not a run folder, it has no {file.name}; name one that a training wrote")
+        record = read_json(file, _REMEDY)
         try:
             if record["schema"] != _SCHEMA:
                 raise InputError(

@@ -29,9 +29,14 @@ RESUME = "train store stopped --resume"
 
 BAD = [
     # train: the store
-    Bad("no store", TRAIN.replace("store", "nowhere"), "nowhere/index.json: there is no such file; make a store"),
+    Bad("no store", TRAIN.replace("store", "nowhere"), "nowhere: no store, it has no index.json; make one with"),
     Bad("store is a file", TRAIN.replace("store", "other.csv"), "other.csv", write("other.csv")),
-    Bad("store is unfinished", TRAIN, "no such file; finish the store", removed("store/index.json")),
+    Bad(
+        "store is unfinished",
+        TRAIN,
+        "store: an unfinished store, it has no index.json; finish it with",
+        removed("store/index.json"),
+    ),
     Bad("index is no JSON", TRAIN, "index.json: not valid JSON", write("store/index.json")),
     Bad("index of another version", TRAIN, "schema version 9", index(lambda found: found.update(schema=9))),
     Bad(

@@ -91,7 +91,7 @@ def test_the_index_knows_the_body_and_the_bytes_of_every_case(cohort, out):
         }
         assert info.arrays == files
         assert len(files) == 2
-    assert store.cases["case_00"].body.box.planes == (1, 2, 3, 4, 5, 6)  # 5 mm are two slices
+    assert store.cases["case_00"].body.box.slices == (1, 2, 3, 4, 5, 6)  # 5 mm are two slices
 
 
 def test_a_box_of_another_version_is_found_again(cohort, out, monkeypatch):

@@ -160,7 +160,7 @@ def test_a_box_of_another_rule_or_version_is_not_believed(path, monkeypatch, sta
     find = module.body_box
     monkeypatch.setattr(module, "body_box", lambda *arguments: read.append(1) or find(*arguments))
     for _ in range(2):
-        assert store.body_box("case", BodyRule()).planes == ()
+        assert store.body_box("case", BodyRule()).slices == ()
     assert len(read) == 1  # once a process
 
 
@@ -215,10 +215,10 @@ def test_arrays_are_opened_with_the_right_type(path):
 
 
 def test_no_store_and_an_unfinished_one(path, tmp_path_factory):
-    with pytest.raises(InputError, match=r"index\.json: there is no such file; make a store"):
+    with pytest.raises(InputError, match=r"no store, it has no index\.json; make one"):
         Store.open(tmp_path_factory.mktemp("empty"))
     (path / INDEX).unlink()
-    with pytest.raises(InputError, match=r"index\.json: there is no such file; finish the store"):
+    with pytest.raises(InputError, match=r"an unfinished store, it has no index\.json; finish it"):
         Store.open(path)
 
 

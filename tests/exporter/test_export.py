@@ -141,7 +141,7 @@ def test_a_file_that_differs_is_not_left_behind(run, exported, tmp_path, monkeyp
     monkeypatch.setattr(type(run), "load_model", lambda self: swapped)
     folders = ["--triton-repo", str(tmp_path / "new" / "repository"), "--bundle", str(tmp_path / "bundle")]
     assert main(["export", str(run.path), str(tmp_path / "model.onnx"), *folders]) == 2
-    assert "error: the exported file and the network agree on" in capsys.readouterr().err
+    assert "error: fp32 export: file and network agree on" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "model.onnx").write_bytes(b"the last good one")
     assert main(["export", str(run.path), str(tmp_path / "model.onnx")]) == 2
@@ -219,7 +219,7 @@ def test_a_network_that_finds_nothing_is_told(run, exported, tmp_path, monkeypat
 
 def test_nothing_to_write_is_refused(run, capsys):
     assert main(["export", str(run.path)]) == 2
-    assert "name a file MODEL.onnx, --triton-repo or --bundle" in capsys.readouterr().err
+    assert "MODEL.onnx: nothing was asked for; name a file, --triton-repo or --bundle" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ from export.tests.cpu_time import seconds_of, shortest
 from smile_fast.cli.main import main
 from smile_fast.data import store as store_module
 from smile_fast.data.store import CASES, Store, write_index
-from smile_fast.supervision import PSEUDO_BIT, State
+from smile_fast.supervision import State
 from smile_fast.training import loop
 from smile_fast.training.batches import BatchSource
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.rounds import Round, write_round
 from smile_fast.training.run import Run
+from smile_runtime.label_map import PSEUDO_BIT
 from tests.runs import ORGANS, SHAPE, ct, make_store, truth
 from tests.trainings import CPU, TINY, tiny_store
 
@@ -64,7 +65,7 @@ def thousand(tmp_path_factory):
 
 def reach_first_step(path, store, monkeypatch, **settings):
     """Make a run and train it until its first step has its batch; returns the run."""
-    run = Run.create(path, TrainConfig.from_json({**TINY, "crop_size": 0, **settings}), store, store.declarations())
+    run = Run.create(path, TrainConfig.from_options({**TINY, "crop_size": 0, **settings}), store, store.declarations())
 
     def stop(*_):
         raise FirstStep
@@ -96,7 +97,7 @@ def test_the_first_step_comes_soon(thousand, tmp_path, monkeypatch):
 
 def test_a_round_begins_without_decoding_its_overlays(thousand, tmp_path, opened):
     """Its slices with pseudo-labels are drawn all the same."""
-    run = Run.create(tmp_path / "run", TrainConfig.from_json(TINY), thousand, thousand.declarations())
+    run = Run.create(tmp_path / "run", TrainConfig.from_options(TINY), thousand, thousand.declarations())
     overlay = np.zeros(SHAPE, np.uint8)
     overlay[5, 1, 2:4] = PSEUDO_BIT | 2
     with write_round(run.rounds_path, Round(1, 0.5, "volume"), ORGANS) as written:
@@ -111,7 +112,7 @@ def test_only_cases_that_show_more_than_the_store_are_decoded(thousand, tmp_path
     declarations = thousand.declarations()
     declarations["case_0004"]["liver"] = State.ANNOTATED  # hidden in the store
     declarations["case_0000"]["liver"] = State.HIDDEN  # and here by the run
-    run = Run.create(tmp_path / "run", TrainConfig.from_json(TINY), thousand, declarations)
+    run = Run.create(tmp_path / "run", TrainConfig.from_options(TINY), thousand, declarations)
     view = run.view("train")
     assert [file.parent.name for file in opened] == ["case_0004"]
     np.testing.assert_array_equal(view.counts["case_0004"][:, 0], (np.roll(truth(), 1, axis=0) == 1).sum(axis=(1, 2)))
