@@ -2,6 +2,7 @@
 
 import runpy
 import shutil
+import tarfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,13 @@ def test_only_the_extra_gpu_installs_a_second_onnxruntime(project: str) -> None:
         assert (
             "pip uninstall onnxruntime onnxruntime-gpu" in (Path(__file__).parents[1] / "export/README.md").read_text()
         )
+
+
+def test_every_fuzzer_has_seeds() -> None:
+    folder = Path(__file__).parents[1] / "csrc/tests/fuzz"
+    fuzzers = {path.name.removesuffix("_fuzz.cpp") for path in folder.glob("*_fuzz.cpp")}
+    archives = {path.name.removesuffix(".tar.gz"): path for path in (folder / "corpus").iterdir()}
+    assert fuzzers == set(archives)
+    for archive in archives.values():
+        with tarfile.open(archive) as seeds:
+            assert len(seeds.getnames()) >= 50

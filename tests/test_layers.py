@@ -285,13 +285,10 @@ INCLUDES = {
     "tests/cuda_emulation": (r"emulation\.h|core/common/[a-z_]+\.h", SYSTEM + r"|sanitizer/[a-z_]+\.h"),
 }
 
-# Room of csrc/core -> the other rooms whose headers it may include.
+# Room of csrc/core -> the other rooms whose headers it may include; a room that is not named: common alone.
 ROOMS: dict[str, set[str]] = {
     "common": set(),
-    "masked_bce": {"common"},
     "masked_bce_upsampled": {"common", "masked_bce"},
-    "select_top_fraction": {"common"},
-    "upsampled_labels": {"common"},
 }
 
 
@@ -312,7 +309,7 @@ def foreign_includes(folder: str, source: str) -> list[str]:
 def foreign_rooms(room: str, source: str) -> list[str]:
     """Return the rooms of csrc/core that a file of one of them includes and may not."""
     included = re.findall(r'^\s*#\s*include\s+[<"]core/([^/"]+)/', source, re.MULTILINE)
-    return sorted(set(included) - ROOMS[room] - {room})
+    return sorted(set(included) - ROOMS.get(room, {"common"}) - {room})
 
 
 @pytest.mark.parametrize("folder", INCLUDES)
@@ -329,7 +326,7 @@ def test_every_native_source_is_in_a_folder_with_a_rule() -> None:
 
 def test_rooms_of_the_core_include_only_what_they_may() -> None:
     sources = sources_in("core")
-    assert {path.parent.name for path in sources} == set(ROOMS)
+    assert {path.parent.name for path in sources} > set(ROOMS)
     assert {path.name: rooms for path in sources if (rooms := foreign_rooms(path.parent.name, path.read_text()))} == {}
 
 
