@@ -21,7 +21,7 @@ from smile_fast.training.config import TrainConfig
 from smile_fast.training.rounds import open_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import read_json, sha256, write_json
+from smile_runtime.io.files import read_json, reason, sha256, write_json
 
 _SCHEMA = 2
 _REMEDY = "train again, or restore it from a copy"
@@ -90,7 +90,7 @@ class Run:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{path}: the run folder cannot be made ({error.strerror}); give another one") from None
+            raise InputError(f"{path}: the run folder cannot be made ({reason(error)}); give another one") from None
         record = {
             "schema": _SCHEMA,
             "method": config.method,
@@ -153,7 +153,7 @@ class Run:
         try:
             if record["schema"] != _SCHEMA:
                 raise InputError(
-                    f"the run has schema {record['schema']}, this version reads {_SCHEMA}; "
+                    f"schema: the run has {record['schema']}, this version reads {_SCHEMA}; "
                     "train again, or use the smile-fast that made it"
                 )
             config = TrainConfig.from_json(record["settings"])

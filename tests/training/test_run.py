@@ -163,7 +163,7 @@ def test_a_run_of_the_first_schema_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(InputError) as caught:
         Run.open(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'config.json'}: the run has schema 1, this version reads 2; train again, or use the smile-fast "
+        f"{tmp_path / 'config.json'}: schema: the run has 1, this version reads 2; train again, or use the smile-fast "
         "that made it"
     )
 

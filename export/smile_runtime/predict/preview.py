@@ -107,7 +107,7 @@ def remove_other(path: str | os.PathLike[str], shown: str, *, only_ours: bool) -
         # Where a picture will be written, a symbolic link keeps pointing where it points.
         Path(path if only_ours else os.path.realpath(path)).unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be replaced ({reason(error)})") from error
+        raise InputError(f"{path}: cannot be replaced ({reason(error)}); choose another place") from error
 
 
 def write_png(path: str | os.PathLike[str], picture: Picture, shown: str) -> None:
