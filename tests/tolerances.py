@@ -75,8 +75,8 @@ IDENTICAL_SHARE = {"abs": 1e-4}
 # Dice of torch's and of the exported file's label map: near ties of a small organ, one voxel in a thousand.
 DICE_OF_EXPORTED = {"abs": 1e-3}
 
-# The warm-up starts a thousandth of a stage ahead, so that no step has a rate of zero: half way through a warm-up of a
-# fifth of the stage, that is 1% of the rate.
+# The warm-up starts a thousandth of a round ahead, so that no step has a rate of zero: half way through a warm-up of a
+# fifth of the round, that is 1% of the rate.
 WARM_UP_MIDDLE = {"rel": 0.02}
 
 # Pictures: the window, the resampling to the shown size and the blending of colours each round to one of 255 grey

@@ -106,7 +106,7 @@ def test_a_part_of_the_workloads_measured_again_replaces_that_part(tmp_path: Pat
     assert commits(found.benchmarks.values()) == "commit abc"
 
 
-def test_uncommitted_changes_are_told() -> None:
+def test_uncommitted_changes_are_recorded() -> None:
     changed = measured("op/b", {}) | {"dirty": True}
     assert commits([changed, measured("op/a", {})]) == "commit abc; commit abc, with uncommitted changes"
 

@@ -137,7 +137,7 @@ def compare(workload: Workload, conditions: Conditions, folder: Path) -> Compari
 
 def differing_in_box(found: NDArray[np.uint8], model: Segmenter, slices: Volume, box: BodyBox, precision: str) -> float:
     """Share of the voxels of some slices [X, Y, Z] that torch, given the same box, calls something else."""
-    chosen = list(box.planes)[:: -(-len(box.planes) // COMPARED)]
+    chosen = list(box.slices)[:: -(-len(box.slices) // COMPARED)]
     expected = np.zeros((len(chosen), *slices.shape[1:]), np.uint8)
     inside = np.ascontiguousarray(box.crop(slices)[chosen])
     box.crop(expected)[:] = loop(model, inside, half=precision == "fp16")

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from smile_fast.data.annotations import FILE_NAME, read_annotations
 from smile_fast.data.arrays import write_array
 from smile_fast.data.case_info import IMAGE, LABELS, CaseInfo, StoredBox, gather_counts
-from smile_fast.data.counts import check_values
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.data.processes import run_jobs
 from smile_fast.data.store import CASE_FILE, CASES, INDEX, QUARANTINE, SCHEMA, Store, read_sources, write_index
+from smile_fast.data.voxel_counts import check_values
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json, reason, sha256, write_json
@@ -229,7 +229,7 @@ def _prepare_case(job: _Job) -> _Outcome:
         for leftover in job.folder.glob(".tmp-*"):  # of a call that was killed
             leftover.unlink()
     except OSError as error:
-        raise InputError(f"{job.folder}: cannot be written ({reason(error)}); free some space, or make it writable") from error
+        raise InputError(f"{job.folder}: cannot be written ({reason(error)}); make it writable") from error
     arrays = {
         IMAGE: write_array(job.folder / IMAGE, converted.image),
         LABELS: write_array(job.folder / LABELS, converted.labels),

@@ -160,9 +160,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({reason(error)}); free some space, or make it writable"
-        ) from None
+        raise InputError(f"{path}: cannot be written ({reason(error)}); free some space, or make it writable") from None
 
 
 def _tensorboard(run: Run) -> Any:

@@ -207,7 +207,7 @@ def undo_rounds(rounds: Path, keep: int) -> list[int]:
     """Drop the overlays of every round after round `keep`; human labels were never touched.
 
     Returns:
-        The numbers of the dropped rounds, those that nobody finished included.
+        The numbers of the dropped rounds, unfinished ones included.
 
     Raises:
         InputError: a round cannot be removed; no round is left in part.

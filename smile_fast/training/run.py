@@ -93,9 +93,7 @@ class Run:
             raise InputError(f"{path}: the run folder cannot be made ({reason(error)}); give another one") from None
         record = {
             "schema": _SCHEMA,
-            "method": config.method,
             "store": str(store.path.resolve()),
-            "organs": list(store.organs),
             "settings": run.config.to_json(),
             "splits": splits,
             "sources": sources,
@@ -149,7 +147,9 @@ class Run:
     @classmethod
     def _read(cls, path: Path) -> "Run":
         file = Path(path) / "config.json"
-        record = read_json(file, _REMEDY, missing=f"{path} is not a run folder, name one that a training wrote")
+        if not file.exists():
+            raise InputError(f"{path}: not a run folder; name one that a training run wrote")
+        record = read_json(file, _REMEDY)
         try:
             if record["schema"] != _SCHEMA:
                 raise InputError(
@@ -209,17 +209,17 @@ class Run:
         cases = [case for split in _SPLITS for case in self.splits[split]]
         return read_annotations(self.path / "annotations.csv", cases, self.organs, others=True)
 
-    def view(self, split: str, round: int = 0) -> TrainingView:
+    def view(self, split: str, round_number: int = 0) -> TrainingView:
         """What training may see of a split.
 
         Args:
             split: "train", "validation" or "test".
-            round: 0 for human labels alone, t for those and the pseudo-labels of round t.
+            round_number: 0 for human labels alone, t for those and the pseudo-labels of round t.
 
         Raises:
             InputError: see `store`; or there is no such round, or its description is damaged.
         """
-        overlay = open_round(self.rounds_path, round) if round else None
+        overlay = open_round(self.rounds_path, round_number) if round_number else None
         return TrainingView(self.store, self.declarations(), self.cases(split), overlay, self.config.body)
 
     def cases(self, split: str) -> list[str]:

@@ -64,7 +64,7 @@ class TrainingView:
         return visible
 
     def labels(self, case: str, slices: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
-        """Visible human labels, and the round's pseudo-labels where nobody labelled anything, [n, H, W]."""
+        """Visible human labels, and the round's pseudo-labels where there is no human label, [n, H, W]."""
         labels = self.visible_labels(case, slices)
         if self.overlay is None or case not in self.overlay.cases:
             return labels

@@ -141,7 +141,7 @@ BAD = [
     Bad("no predictions", "evaluate run --predictions nowhere", "nowhere"),
     Bad("prediction is no image", "evaluate run --predictions .", "test_0.nii.gz", write("test_0.nii.gz")),
     # export
-    Bad("export nothing", "export nowhere model.onnx", "nowhere is not a run folder"),
+    Bad("export nothing", "export nowhere model.onnx", "nowhere: not a run folder"),
     Bad("export into nowhere", "export run no/where.onnx", "no/where.onnx: cannot be written"),
     Bad(
         "export below a file", "export run run/config.json/model.onnx", "run/config.json/model.onnx: cannot be written"
@@ -150,7 +150,7 @@ BAD = [
     Bad("export over the weights", "export run run/model.safetensors", "would overwrite the input"),
     # report
     Bad("report on nothing", "report nowhere", "nowhere"),
-    Bad("report on a store", "report store -o page.html", "is not a run folder"),
+    Bad("report on a store", "report store -o page.html", "store: not a run folder"),
     Bad("report twice on one", "report run run", "run: given twice; name every run once"),
     Bad("report into nowhere", "report run -o no/page.html", "no/page.html: cannot be written"),
     Bad("report into a folder", "report run -o store", "store: cannot be written"),

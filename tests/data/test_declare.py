@@ -1,8 +1,8 @@
 import pytest
 
-from smile_fast.data.counts import count_cases
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.declare import draft, draft_path
+from smile_fast.data.voxel_counts import count_cases
 from smile_fast.supervision.audit import CaseCounts
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError

@@ -1,4 +1,4 @@
-"""When the relabelling of a case is queued, captured and replayed. The captures are told; tests/gpu has real ones."""
+"""When the relabelling of a case is queued, captured and replayed. Stand-ins capture here, CUDA graphs in tests/gpu."""
 
 from collections.abc import Callable
 

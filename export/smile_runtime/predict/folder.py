@@ -240,7 +240,7 @@ def _note(job: Job, writing: Future[Prediction], report: RunReport, bar: Progres
 
 
 def _outcome(job: Job, report: RunReport, bar: Progress, result: Callable[[], Result]) -> Result | None:
-    """A stage's result; None, noted and printed, if the scan or its output is no good."""
+    """A step's result; None, noted and printed, if the scan or its output cannot be used."""
     try:
         return result()
     except InputError as error:
