@@ -91,8 +91,8 @@ SELECTION_CORNER = "select_top_fraction, 3 x 26.2M scores"
 VOLUME_CORNER = "smile-predict: whole volume, HU on disk to labels on disk"
 ALLOCATOR_NAMES = {
     "default": "glibc's default allocator",
-    "keep": "glibc keeps freed memory, for ours and for peers",
-    "huge": "torch uses huge pages, as our own buffers always do (THP_MEM_ALLOC_ENABLE=1)",
+    "keep": "glibc told to keep freed memory, for everybody",
+    "huge": "torch told to use huge pages, as our own buffers always do (THP_MEM_ALLOC_ENABLE=1)",
 }
 # All that is shown of other allocators: the losses that are held against goals; their peers lose most to page faults.
 JUDGED = {

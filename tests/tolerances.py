@@ -41,6 +41,13 @@ LOGITS_OF_A_BATCH = {"rtol": 1e-4, "atol": 1e-4}
 # Share of voxels on which two such computations of the same logits agree: only near ties may differ.
 IDENTICAL_LABELS = 0.999
 
+# Two float32 logits of size 10, interpolated with some four roundings of 10 * 2^-24 each, whose order is certain.
+NEAR_TIE = 1e-5
+
+# Figures of a benchmark's record have four digits each: a ratio of two against the recorded ratio, three roundings of
+# at most 5e-4.
+RECORDED_RATIO = {"rel": 2e-3}
+
 # A logit read back from its probability: one rounding of p, 6e-8, divided by p (1 - p), at most 57 for |z| <= 4.
 LOGIT_OF_SIGMOID = {"rtol": 0.0, "atol": 1e-5}
 

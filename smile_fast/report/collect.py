@@ -137,7 +137,7 @@ def open_runs(paths: Sequence[Path], store: Path | None = None) -> list[Run]:
     resolved = [Path(path).resolve() for path in paths]
     for path in resolved:
         if resolved.count(path) > 1:
-            raise InputError(f"{path}: is given twice; name every run once")
+            raise InputError(f"{path}: given twice; name every run once")
     runs: list[Run] = []
     for path in resolved:
         runs.append(Run.open(path, runs[0].store if store is not None and runs else store))
