@@ -1,7 +1,7 @@
 """Settings of the allocator under which workloads are measured.
 
 Page faults of temporaries may be most of a peer's time: by default glibc returns blocks of more than 32 MiB to the
-kernel as soon as they are freed, and the next run faults every page in again. Under "keep" nobody gives memory back.
+kernel as soon as they are freed, and the next run faults every page in again. Under "keep" freed memory is kept.
 Under "huge" torch asks for huge pages, as our own buffers always do: a fault is then for 2 MiB, not for 4 KiB.
 """
 

@@ -127,7 +127,7 @@ def build_commands() -> dict[str, list[str]]:
 
 
 def test_command() -> list[str]:
-    """Return how the tests on the device are run: warnings of versions that nobody has seen yet are no failures."""
+    """Return how the tests on the device are run: warnings of newer versions are no failures."""
     return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "--tb=short", "tests/gpu"]
 
 

@@ -21,7 +21,7 @@ TOOLKIT = "/usr/local/cuda/bin"  # where nvcc and compute-sanitizer are, mostly 
 
 
 def instruction_set() -> str:
-    """What our kernels use, unless they were told otherwise: the best one."""
+    """What our kernels use, unless another one is asked for: the best."""
     return str(CORE.cpu_capabilities()[0]) if CORE else "none"
 
 

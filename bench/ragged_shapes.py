@@ -48,11 +48,11 @@ def problem(draw: random.Random, dtype: torch.dtype, device: str) -> list[tuple[
     """Arguments of one call of each op, made on the host: only our kernels write where they are looked at."""
     organs, axes = draw.choice((1, 3, 13, 33, 65)), draw.choice((2, 3))
     size = [draw.randint(1, 70 if axes == 2 else 14) for _ in range(axes)]
-    coarse = [draw.randint(1, max(1, length // 2)) for length in size]
+    low_size = [draw.randint(1, max(1, length // 2)) for length in size]
     batch, words = draw.randint(1, 3), -(-organs // 32)
     labels = torch.randint(0, 256, (batch, *size), dtype=torch.uint8).to(device)
     table = torch.randint(-(2**31), 2**31, (batch, 256, 2, words), dtype=torch.int64).int().to(device)
-    logits, low = (torch.randn(batch, organs, *shape).to(dtype).to(device) for shape in (size, coarse))
+    logits, low = (torch.randn(batch, organs, *shape).to(dtype).to(device) for shape in (size, low_size))
     length = draw.randint(1, 60_000)
     bounds = sorted(draw.randint(0, length) for _ in range(draw.randint(2, 6)))
     scores = torch.rand(length).mul(draw.choice((3, 1000))).round().to(dtype).to(device)

@@ -34,7 +34,7 @@ def scene(batch: int, organs: int, size: tuple[int, ...], missing: float, conten
 
     Args:
         batch: B. organs: K. size: *S.
-        missing: share of the pairs that nobody drew; their voxels are 0 in the label map.
+        missing: share of the pairs that are not drawn; their voxels are 0 in the label map.
         content: "blobs"; "noise", every voxel a random organ or none; "void", nothing supervised; "huge", the first
             organ everywhere.
     """

@@ -75,7 +75,7 @@ def scrub() -> None:
     """Push everything out of the caches of all threads' cores; 4 ms.
 
     After one pass an L3 of 32 MiB still held much of 12.6 MB (read in 0.20 ms; 0.12 warm, 0.32 after both). The second
-    pass only reads: nobody's time then holds the writing back of these bytes.
+    pass only reads: no measured time then holds the writing back of these bytes.
     """
     _unrelated().add_(1)
     _unrelated().sum()

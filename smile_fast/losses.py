@@ -16,7 +16,7 @@ class MaskedBCELoss(nn.Module):
     Args:
         reduction: "mean" over the known (voxel, organ) pairs, exactly 0 when there are none; "sum"; or "none" for one
             sum an (image, organ).
-        overwrite_logits: write the gradient over the logits, which nobody may read afterwards.
+        overwrite_logits: write the gradient over the logits, which may not be read afterwards.
 
     Raises:
         ValueError: unknown reduction.

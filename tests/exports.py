@@ -54,10 +54,10 @@ def fit_classifier(model: Segmenter, hu: NDArray[np.int16], labels: NDArray[np.u
     logits = model(torch.from_numpy(hu))
     hook.remove()
     features = F.pad(seen[0], (0, 0, 0, 0, 0, 1), value=1.0).transpose(0, 1).flatten(1).double()  # [F + 1, n h w]
-    planes = [torch.from_numpy(labels == value).double() for value in range(1, len(model.config.organs) + 1)]
+    channels = [torch.from_numpy(labels == value).double() for value in range(1, len(model.config.organs) + 1)]
     if model.config.head == "softmax":
-        planes.insert(0, torch.from_numpy(labels == 0).double())
-    shares = F.adaptive_avg_pool2d(torch.stack(planes, dim=1), (logits.shape[2], logits.shape[3]))
+        channels.insert(0, torch.from_numpy(labels == 0).double())
+    shares = F.adaptive_avg_pool2d(torch.stack(channels, dim=1), (logits.shape[2], logits.shape[3]))
     targets = (12 * shares - 6).transpose(0, 1).flatten(1)  # [M, n h w], logits of -6 to 6
     gram = features @ features.T
     weights = torch.linalg.solve(gram + 1e-7 * gram.trace() / len(gram) * torch.eye(len(gram)), features @ targets.T).T

@@ -9,8 +9,8 @@ import nibabel as nib
 import pytest
 
 from smile_fast.demo import __main__ as module
-from smile_fast.demo.commands import CommandFailed, Commands, fresh_folder
 from smile_fast.demo.phantoms import FULL, QUICK, RUNS, TITLES, broken_promises, run_phantom_demo
+from smile_fast.demo.timed_commands import CommandFailed, Commands, fresh_folder
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError

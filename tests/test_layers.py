@@ -266,7 +266,7 @@ def test_the_rule_allows_what_it_should() -> None:
     assert violations("smile_fast.training.loop", ast.parse(allowed)) == []
 
 
-def test_lazy_imports_of_a_command_are_told_apart() -> None:
+def test_lazy_imports_of_a_command_are_distinguished() -> None:
     source = (
         "import torch\ndef run():\n import numpy\nif TYPE_CHECKING:\n import blosc2\ntry:\n import scipy\nfinally: 1"
     )
@@ -300,7 +300,7 @@ def sources_in(folder: str) -> list[Path]:
 
 
 def foreign_includes(folder: str, source: str) -> list[str]:
-    """Return the #include lines that a folder of csrc may not have: nobody but bindings/ sees Python, nobody torch."""
+    """Return the #include lines that a folder of csrc may not have: only bindings/ sees Python, none sees torch."""
     quoted, bracketed = INCLUDES[folder]
     allowed = re.compile(rf'\s*#\s*include\s+("({quoted})"|<({bracketed})>)\s*(//.*)?')
     return [line for line in source.splitlines() if re.match(r"\s*#\s*include", line) and not allowed.fullmatch(line)]

@@ -8,14 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(file for folder in ("tests", "bench/tests", "export/tests") for file in (ROOT / folder).rglob("*.py"))
-# Not yet mended, but for tolerances.py, where the rules stand; a folder leaves these lists with its last finding.
-SILENT = ("tests/ops/", "tests/gpu/", "export/tests/")
-LOOSE = ("tests/ops/", "tests/gpu/", "export/tests/", "bench/tests/", "tests/tolerances.py")
-BOUND = ("tests/ops/", "tests/gpu/", "export/tests/", "bench/tests/")
+HOMES_OF_TOLERANCES = ("tests/tolerances.py", "export/tests/tolerances.py")
 
 TOLERANCES = {"atol", "rtol", "abs", "rel", "abs_tol", "rel_tol", "delta"}
 NEARLY_ALL, NEARLY_NOTHING = 0.99, 1e-3  # what a comparison with a share or an error may not hold as a number
 PUBLIC_UNDERSCORES = {"_replace", "_fields", "_asdict", "_make", "_exit"}  # of NamedTuple and os
+UNAVOIDABLE = {"_sleep"}  # of torch.cuda, which has no public way to keep a GPU busy; the timer's stand-in replaces it
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -89,7 +87,7 @@ def loose_tolerances(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__") and name not in PUBLIC_UNDERSCORES
+    return name.startswith("_") and not name.startswith("__") and name not in PUBLIC_UNDERSCORES | UNAVOIDABLE
 
 
 def private_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -107,10 +105,10 @@ def private_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, f"{name} is private: test through a public door"
 
 
-RULES: dict[Callable[[ast.Module], Iterator[tuple[int, str]]], tuple[str, ...]] = {
-    silent_ends: SILENT,
-    loose_tolerances: LOOSE,
-    private_names: BOUND,
+RULES: dict[Callable[[ast.Module], Iterator[tuple[int, str]]], tuple[str, ...]] = {  # and where a rule does not hold
+    silent_ends: (),
+    loose_tolerances: HOMES_OF_TOLERANCES,
+    private_names: (),
 }
 
 
@@ -119,7 +117,7 @@ def test_every_test_keeps_to_the_rule(rule):
     found = []
     for file in FILES:
         name = file.relative_to(ROOT).as_posix()
-        if not name.startswith(RULES[rule]):
+        if name not in RULES[rule]:
             found += [f"{name}:{line}: {text}" for line, text in rule(ast.parse(file.read_text(encoding="utf-8")))]
     assert len(FILES) > 50
     assert not found, "\n".join(found)

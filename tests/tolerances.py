@@ -41,6 +41,13 @@ LOGITS_OF_A_BATCH = {"rtol": 1e-4, "atol": 1e-4}
 # Share of voxels on which two such computations of the same logits agree: only near ties may differ.
 IDENTICAL_LABELS = 0.999
 
+# Two float32 logits of size 10, interpolated with some four roundings of 10 * 2^-24 each, whose order is certain.
+NEAR_TIE = 1e-5
+
+# Figures of a benchmark's record have four digits each: a ratio of two against the recorded ratio, three roundings of
+# at most 5e-4.
+RECORDED_RATIO = {"rel": 2e-3}
+
 # A logit read back from its probability: one rounding of p, 6e-8, divided by p (1 - p), at most 57 for |z| <= 4.
 LOGIT_OF_SIGMOID = {"rtol": 0.0, "atol": 1e-5}
 
@@ -75,8 +82,8 @@ IDENTICAL_SHARE = {"abs": 1e-4}
 # Dice of torch's and of the exported file's label map: near ties of a small organ, one voxel in a thousand.
 DICE_OF_EXPORTED = {"abs": 1e-3}
 
-# The warm-up starts a thousandth of a stage ahead, so that no step has a rate of zero: half way through a warm-up of a
-# fifth of the stage, that is 1% of the rate.
+# The warm-up starts a thousandth of a round ahead, so that no step has a rate of zero: half way through a warm-up of a
+# fifth of the round, that is 1% of the rate.
 WARM_UP_MIDDLE = {"rel": 0.02}
 
 # Pictures: the window, the resampling to the shown size and the blending of colours each round to one of 255 grey

@@ -101,7 +101,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.
         add(self, *arguments)
         done += 1
         if done == step:
-            assert signal.getsignal(number) not in (signal.SIG_DFL, signal.default_int_handler), "nobody would catch it"
+            assert signal.getsignal(number) not in (signal.SIG_DFL, signal.default_int_handler), "nothing catches it"
             signal.raise_signal(number)
 
     monkeypatch.setattr(MetricsLog, "add", counted)

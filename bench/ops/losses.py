@@ -64,7 +64,7 @@ class Peers:
         return self._step.of(lambda logits: self._compiled(logits, self.known, self.positive))
 
     def one_graph(self) -> Result:
-        """Loss and analytic gradient in one compiled graph: nobody waits for autograd."""
+        """Loss and analytic gradient in one compiled graph, without autograd."""
         return Result(*self._graph(self._step.logits.detach(), self.known, self.positive))
 
     def calls(self) -> list[Call]:

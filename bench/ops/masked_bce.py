@@ -74,7 +74,7 @@ def _in_place(step: losses.Step, of: Scene) -> Call:
     given: list[Tensor] = []
 
     def refresh() -> None:
-        given[:] = [step.logits.clone()]  # no leaf: nobody may overwrite a leaf that requires a gradient
+        given[:] = [step.logits.clone()]  # no leaf: a leaf that requires a gradient may not be overwritten
 
     def run() -> Result:
         there = losses.Step(given[0], step.scale)

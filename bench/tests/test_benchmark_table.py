@@ -115,9 +115,9 @@ def test_the_readme_has_the_markers(marker: str) -> None:
     assert README.read_text().count(marker) == 1
 
 
-@pytest.mark.parametrize(("preemptions", "told"), [(1, False), (2, True)])
-def test_a_disturbed_run_says_so(preemptions: int, told: bool) -> None:
+@pytest.mark.parametrize(("preemptions", "disturbed"), [(1, False), (2, True)])
+def test_a_disturbed_run_says_so(preemptions: int, disturbed: bool) -> None:
     one = figures("op/a", {OURS: {EAGER: (8.26, 9)}})  # 2 ms
     one["milliseconds"][OURS]["preemptions"] = preemptions
-    assert ("NOT QUIET" in summary(one)) is told
+    assert ("NOT QUIET" in summary(one)) is disturbed
     assert summary(one).startswith("ours 2 ms: eager 8.26x")

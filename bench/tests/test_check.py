@@ -29,7 +29,7 @@ RECORDED = one((10.0, 10.0))
         (one((7.9, 7.9), (0.39, 0.39), (3.1, 3.1)), ["op/a"]),  # 27% worse in all
         (one((7.0, 8.1), (0.35, 0.41), (2.8, 3.3)), []),  # the medians alone
         (one((8.1, 7.0), (0.41, 0.35), (3.3, 2.8)), []),  # the minima alone
-        (one((3.0, 3.0), (0.5, 0.5)), []),  # eager got much faster, and nobody else
+        (one((3.0, 3.0), (0.5, 0.5)), []),  # eager got much faster, and nothing else
         (one((7.0, 7.0), (0.35, 0.35), (9.0, 9.0)), ["op/a"]),  # a peer that got slower hides nothing
         (one((10.0, 10.0), (0.1, 0.1), (4.0, 1.0)), []),  # one peer is noise
         ({**one((1.0, 1.0), name="op/new")}, []),  # nothing to compare with

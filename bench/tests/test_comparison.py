@@ -70,9 +70,9 @@ def test_everybody_starts_with_empty_caches_but_for_what_is_warm(monkeypatch: py
     measure(benchmark, "masked_bce/K3-half", given, timer)  # type: ignore[arg-type]
     turn = [["refresh", "scrub", "warm", name] for name in (IN_PLACE, EAGER, OURS)]
     assert order == [step for one in turn for step in one] * timer.repetitions
-    told = benchmark.extra_info[MILLISECONDS]
+    recorded = benchmark.extra_info[MILLISECONDS]
     assert timer.repetitions == 11
-    assert {name: told[name]["repetitions"] for name in names} == dict.fromkeys(names, timer.repetitions)
+    assert {name: recorded[name]["repetitions"] for name in names} == dict.fromkeys(names, timer.repetitions)
 
 
 class Stream:
@@ -97,7 +97,7 @@ class Stream:
                 self.passed = True
 
             def elapsed_time(self, end: "Event") -> float:
-                assert end.passed, "nobody has waited"
+                assert end.passed, "no one has waited for it"
                 return 1e3 * (end.at - self.at)
 
         monkeypatch.setattr(torch.cuda, "Event", Event)

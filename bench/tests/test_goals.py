@@ -27,12 +27,12 @@ def test_medians_decide(goal: Goal, ratio: float, state: str, figure: float) -> 
     assert (verdict.state, verdict.figure) == (state, figure)
 
 
-def test_in_place_counts_and_the_other_figure_is_told() -> None:
+def test_in_place_counts_and_the_other_figure_is_shown() -> None:
     verdict = judge(FAST, {"op/a": figures("op/a", {OURS: {EAGER: (8, 8)}, IN_PLACE: {EAGER: (12, 12)}})})
     assert (verdict.state, verdict.remark) == ("met", "in place, 8 in a new buffer")
 
 
-def test_the_stronger_compiled_peer_is_told() -> None:
+def test_the_stronger_compiled_peer_is_named() -> None:
     ratios = {
         OURS: {COMPILE: (8, 8), ONE_GRAPH: (5, 5)},
         IN_PLACE: {EAGER: (30, 30), COMPILE: (12, 12), ONE_GRAPH: (7, 7)},
@@ -102,5 +102,5 @@ def test_as_many_goals_as_were_set() -> None:
     assert (len(GOALS), len(aimed), sum(not goal.workload for goal in GOALS)) == (50, 44, 4)
 
 
-def test_wordings_are_told_apart() -> None:
+def test_wordings_are_distinguished() -> None:
     assert len({goal.wording for goal in GOALS}) == len(GOALS)

@@ -10,6 +10,7 @@ from bench.records import RESULTS, NoRecordError, commits, newest, path_of, read
 from bench.runner import record_of
 from bench.tests.synthetic import GPU, record
 from bench.tests.synthetic import figures as measured
+from tests.tolerances import RECORDED_RATIO
 
 NAMES = ["bce/K3", "bce/K13-half", "bce_upsampled/K3"]
 
@@ -74,8 +75,12 @@ def test_the_committed_records_are_whole() -> None:
             for ours, peers in figures["peer / ours"].items():
                 taken = figures["milliseconds"]
                 for peer, ratio in peers.items():
-                    assert ratio["medians"] == pytest.approx(taken[peer]["median"] / taken[ours]["median"], rel=2e-3)
-                    assert ratio["minima"] == pytest.approx(taken[peer]["minimum"] / taken[ours]["minimum"], rel=2e-3)
+                    assert ratio["medians"] == pytest.approx(
+                        taken[peer]["median"] / taken[ours]["median"], **RECORDED_RATIO
+                    )
+                    assert ratio["minima"] == pytest.approx(
+                        taken[peer]["minimum"] / taken[ours]["minimum"], **RECORDED_RATIO
+                    )
 
 
 def test_a_run_is_read_from_what_pytest_benchmark_writes(tmp_path: Path) -> None:
@@ -106,7 +111,7 @@ def test_a_part_of_the_workloads_measured_again_replaces_that_part(tmp_path: Pat
     assert commits(found.benchmarks.values()) == "commit abc"
 
 
-def test_uncommitted_changes_are_told() -> None:
+def test_uncommitted_changes_are_recorded() -> None:
     changed = measured("op/b", {}) | {"dirty": True}
     assert commits([changed, measured("op/a", {})]) == "commit abc; commit abc, with uncommitted changes"
 

@@ -1,14 +1,12 @@
 """The values of a label map, uint8 per voxel: constants and nothing else, so that every layer may import them.
 
-0 is unlabelled, 1..126 is an organ, 0x81..0xFE is a pseudo-label of one, and 255 is void; 127 and 128 mean nothing.
+0 is unlabelled (background only where an organ's declaration says so), 1..126 is an organ, 0x81..0xFE is a pseudo-label
+of one, and 255 is void; 127 and 128 mean nothing.
 `csrc/core` spells out what its kernels need of them.
 """
 
 LABEL_VALUES = 256
 """How many values a uint8 has: the length of lookup tables, histograms and supervision tables."""
-
-UNLABELLED = 0
-"""A voxel that nobody labelled: background only where an organ's declaration says so."""
 
 VOID = 255
 """A voxel on which no organ is supervised, evaluated or audited."""

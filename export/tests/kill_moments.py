@@ -102,7 +102,7 @@ def run_and_die(name, number, arguments):
     with tempfile.TemporaryFile("w+") as counts:
         child = os.fork()
         if child == 0:
-            status = 70  # of an exception that nobody expected
+            status = 70  # of an unexpected exception
             try:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 moments = Moments(name, number)

@@ -201,7 +201,7 @@ def fails_at_run():
 
 
 def wrong_size():
-    """The graph answers with another size than it was asked for."""
+    """The graph returns another size than it was given."""
     pads = helper.make_tensor("p", TensorProto.INT64, [6], [0, 0, 0, 0, 1, 1])
     nodes = threshold_nodes()
     nodes[-1].output[0] = "small"
@@ -209,7 +209,7 @@ def wrong_size():
 
 
 def with_node(kind, inputs=("hu",), outputs=("z",), domain="", initializers=(), **attributes):
-    """The model with one more node, whose result nobody uses."""
+    """The model with one more node, whose result is not used."""
     node = helper.make_node(kind, list(inputs), list(outputs), domain=domain, **attributes)
     return model(nodes=[*threshold_nodes(), node], initializers=initializers)
 

@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _audit_dataset(args: argparse.Namespace) -> "Audit":
     from smile_fast.data.annotations import FILE_NAME, read_annotations
-    from smile_fast.data.counts import count_cases
     from smile_fast.data.dataset import RawDataset
+    from smile_fast.data.voxel_counts import count_cases
     from smile_fast.supervision.audit import audit
     from smile_runtime.io.files import refuse_overwrite
 

@@ -17,7 +17,7 @@ _SHOWN = 8  # names of cases a line
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = (
-        "An organ with voxels in a case is drafted as annotated. An organ without any is missing (nobody drew it) "
+        "An organ with voxels in a case is drafted as annotated. An organ without any is missing (not drawn) "
         "or absent (it is not there): the label map looks the same, so you have to say which. On a terminal you are "
         "asked; elsewhere a draft with '?' is written for you to fill in."
     )

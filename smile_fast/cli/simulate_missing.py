@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.description = (
         "Per organ, a share alpha of the training cases in which it is annotated becomes hidden: training behaves as "
-        "if nobody had drawn it, evaluation still knows. Images and label maps are not touched; --alpha 0 restores all."
+        "if it were not drawn, evaluation still knows. Images and label maps are not touched; --alpha 0 restores all."
     )
     parser.add_argument("dataset", metavar="DATASET", type=Path, help="nnU-Net raw folder with annotations.csv")
     parser.add_argument("--alpha", type=float, required=True, help="share to hide, 0..1; one case an organ remains")

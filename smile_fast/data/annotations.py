@@ -125,7 +125,7 @@ def _state(text: str, where: str, case: str, organ: str) -> State:
     if text == UNDECIDED:
         raise InputError(
             f"{where}: case {case}, organ {organ} is still undecided ('{UNDECIDED}'); "
-            "replace it by missing (nobody drew it) or absent (it is not there)"
+            "replace it by missing (not drawn) or absent (it is not there)"
         )
     try:
         return State(text)

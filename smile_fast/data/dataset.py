@@ -67,7 +67,7 @@ class RawDataset:
         described = read_json(
             path / "dataset.json",
             "correct it, see the dataset format of nnU-Net",
-            missing="a dataset is an nnU-Net raw folder with one",
+            missing="name an nnU-Net raw folder, which has one",
         )
         _check_format(described, path / "dataset.json")
         organs, ignore = _organs(described, path / "dataset.json")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smile_fast.data.annotations import Declarations
-from smile_fast.data.counts import count_cases
 from smile_fast.data.dataset import RawDataset
+from smile_fast.data.voxel_counts import count_cases
 from smile_fast.supervision.audit import CaseCounts
 from smile_fast.supervision.states import State
 
@@ -16,8 +16,8 @@ class Draft:
     """What the label maps say.
 
     Attributes:
-        states: case -> organ -> annotated where the organ has voxels, None (undecided) where it has none: nobody drew
-            it, or it is not there; the label map looks the same.
+        states: case -> organ -> annotated where the organ has voxels, None (undecided) where it has none: it
+            was not drawn, or it is not there; the label map looks the same.
     """
 
     states: dict[str, dict[str, State | None]]

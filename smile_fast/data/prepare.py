@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from smile_fast.data.annotations import FILE_NAME, read_annotations
 from smile_fast.data.arrays import write_array
 from smile_fast.data.case_info import IMAGE, LABELS, CaseInfo, StoredBox, gather_counts
-from smile_fast.data.counts import check_values
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.data.processes import run_jobs
 from smile_fast.data.store import CASE_FILE, CASES, INDEX, QUARANTINE, SCHEMA, Store, read_sources, write_index
+from smile_fast.data.voxel_counts import check_values
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import read_json, sha256, write_json
+from smile_runtime.io.files import read_json, reason, sha256, write_json
 from smile_runtime.io.nifti import Volume, read_image, read_labels
 from smile_runtime.label_map import VOID
 from smile_runtime.progress import progress
@@ -105,7 +105,7 @@ def prepare(
     """
     out = Path(out)
     if workers is not None and workers < 1:
-        raise InputError(f"--workers must be 1 or more, got {workers}")
+        raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more")
     path = dataset.path / FILE_NAME if annotations is None else Path(annotations)
     declarations = read_annotations(path, dataset.names(), dataset.organs)
     indexed = _claim(out, dataset, force)
@@ -181,7 +181,7 @@ def _claim(out: Path, dataset: RawDataset, force: bool) -> set[str]:
                     )
         (out / CASES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: the store cannot be written there ({error.strerror}); give another folder") from error
+        raise InputError(f"{out}: the store cannot be written there ({reason(error)}); give another folder") from error
     return indexed
 
 
@@ -229,7 +229,7 @@ def _prepare_case(job: _Job) -> _Outcome:
         for leftover in job.folder.glob(".tmp-*"):  # of a call that was killed
             leftover.unlink()
     except OSError as error:
-        raise InputError(f"{job.folder}: cannot be written ({error.strerror})") from error
+        raise InputError(f"{job.folder}: cannot be written ({reason(error)}); make it writable") from error
     arrays = {
         IMAGE: write_array(job.folder / IMAGE, converted.image),
         LABELS: write_array(job.folder / LABELS, converted.labels),

@@ -193,7 +193,7 @@ class Store:
 
     def _array(self, name: str, file: str, dtype: "np.dtype[Any]") -> Any:
         if name not in self.cases:
-            raise InputError(f"{self.path}: the store has no case '{name}'")
+            raise InputError(f"{self.path}: the store has no case '{name}'; name one of its index")
         path = self._path(name, file)
         array = open_array(path)
         if array.dtype != dtype or array.shape != self.cases[name].shape:

@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from smile_fast.demo.commands import CommandFailed
 from smile_fast.demo.phantoms import run_phantom_demo
 from smile_fast.demo.real import run_real_demo
+from smile_fast.demo.timed_commands import CommandFailed
 from smile_runtime.errors import InputError
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smile_fast.demo.commands import Commands, fresh_folder
+from smile_fast.demo.timed_commands import Commands, fresh_folder
 from smile_fast.text_table import text_table
 from smile_runtime.io.files import read_json, write_json
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_fast.data.annotations import Declarations, write_annotations
-from smile_fast.demo.commands import Commands, fresh_folder
+from smile_fast.demo.timed_commands import Commands, fresh_folder
 from smile_fast.supervision import State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json, write_json

@@ -1,6 +1,6 @@
 """Dice, NSD and HD95 of a run, over the (case, organ) pairs whose truth is drawn.
 
-A pair that nobody drew has no truth: scoring it against background would punish a network for being right.
+A pair that is not drawn has no truth: scoring it against background would punish a network for being right.
 Those pairs are counted, never scored. Hidden pairs are drawn, so they are scored: evaluation, the label audit
 and the report are the only readers of hidden labels.
 """

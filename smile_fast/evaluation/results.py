@@ -122,7 +122,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
 def score_file(split: str, *, of_predictions: bool = False) -> str:
     """Name of the JSON file of a split's scores: evaluation.json for the held-out cases, evaluation-SPLIT.json else.
 
-    Scores of somebody else's label maps have a name of their own, evaluation-of-predictions: they are not the run's.
+    Scores of label maps from elsewhere have a name of their own, evaluation-of-predictions: they are not the run's.
     """
     return f"evaluation{'-of-predictions' * of_predictions}{f'-{split}' * (split != 'test')}.json"
 

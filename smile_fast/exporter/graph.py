@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal
 
 import onnx
 import torch
@@ -17,7 +17,6 @@ from smile_runtime.model.exported import INPUT, LABELS, PROBABILITIES
 
 OPSET = 20
 Probabilities = Literal["uint8", "float16", "float32"]
-PROBABILITY_TYPES: tuple[str, ...] = get_args(Probabilities)
 _TRACED = (2, 96, 80)  # N, H, W; all different and above 1, which torch.export would take for constants
 
 

@@ -14,11 +14,11 @@ class State(StrEnum):
     ANNOTATED = "annotated"
     """Drawn wherever the organ exists."""
     MISSING = "missing"
-    """Nobody drew it, or drew it only in part."""
+    """Not drawn, or only in part."""
     ABSENT = "absent"
     """Known not to be there, e.g. resected: every voxel is a certain negative."""
     HIDDEN = "hidden"
-    """Drawn, but training must behave as if nobody had: its voxels count as unlabelled for every organ."""
+    """Drawn, but training must behave as if it were not: its voxels count as unlabelled for every organ."""
 
 
 class Policy(StrEnum):

@@ -49,8 +49,8 @@ class BatchSource:
         batch_size: N.
         organ_share: share of the images drawn because they show an organ.
         seed: of the whole run. round_number: 0 for human labels, t for round t.
-        output_stride: of the network. Patches are whole feature pixels: a loss stretches logits over its patch, which
-            is what evaluation and the exported file compute only where no feature pixel hangs over.
+        output_stride: of the network. Patches are whole low-resolution pixels: a loss stretches logits over its patch,
+            which is what evaluation and the exported file compute only where no such pixel hangs over.
     """
 
     def __init__(

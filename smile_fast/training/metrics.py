@@ -16,7 +16,7 @@ from smile_fast.training.objectives import StepLoss
 from smile_fast.training.run import Run
 from smile_fast.training.schedule import Position
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path
+from smile_runtime.io.files import atomic_path, reason
 from smile_runtime.progress import clock
 
 _PLAIN_SECONDS = 10.0
@@ -142,7 +142,7 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
     try:
         content = run.metrics_path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise InputError(f"{run.metrics_path}: cannot be read ({error.strerror}); make it readable") from None
+        raise InputError(f"{run.metrics_path}: cannot be read ({reason(error)}); make it readable") from None
     lines: list[dict[str, Any]] = []
     for text in content.splitlines():
         try:
@@ -160,9 +160,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); free some space, or make it writable"
-        ) from None
+        raise InputError(f"{path}: cannot be written ({reason(error)}); free some space, or make it writable") from None
 
 
 def _tensorboard(run: Run) -> Any:

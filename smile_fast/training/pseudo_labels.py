@@ -57,6 +57,11 @@ class PseudoLabeller:
         self._pool: Any = None
         self._capturable = True
 
+    @property
+    def captured(self) -> int:
+        """How many sequences are kept; none after a capture that failed."""
+        return len(self._captured)
+
     def __call__(
         self,
         logits: Tensor,  # [D, K, h, w]

@@ -27,7 +27,7 @@ from smile_fast.data.case_info import (
     spread_counts,
 )
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path, read_json
+from smile_runtime.io.files import atomic_path, read_json, reason
 from smile_runtime.label_map import ORGAN_BITS
 from smile_runtime.volume.histograms import slice_histograms
 
@@ -192,7 +192,7 @@ def write_round(rounds: Path, this: Round, organs: Sequence[str]) -> Iterator[Ro
         unfinished.rename(target)
     except OSError as error:
         raise InputError(
-            f"{target}: round {this.number} cannot be written ({error.strerror}); make the folder writable"
+            f"{target}: round {this.number} cannot be written ({reason(error)}); make the folder writable"
         ) from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -207,7 +207,7 @@ def undo_rounds(rounds: Path, keep: int) -> list[int]:
     """Drop the overlays of every round after round `keep`; human labels were never touched.
 
     Returns:
-        The numbers of the dropped rounds, those that nobody finished included.
+        The numbers of the dropped rounds, unfinished ones included.
 
     Raises:
         InputError: a round cannot be removed; no round is left in part.
@@ -222,7 +222,7 @@ def undo_rounds(rounds: Path, keep: int) -> list[int]:
             shutil.rmtree(hidden)
         except OSError as error:
             raise InputError(
-                f"{target}: round {number} cannot be removed ({error.strerror}); make the folder writable"
+                f"{target}: round {number} cannot be removed ({reason(error)}); make the folder writable"
             ) from None
     return dropped
 

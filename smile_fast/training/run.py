@@ -21,7 +21,7 @@ from smile_fast.training.config import TrainConfig
 from smile_fast.training.rounds import open_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import read_json, sha256, write_json
+from smile_runtime.io.files import read_json, reason, sha256, write_json
 
 _SCHEMA = 2
 _REMEDY = "train again, or restore it from a copy"
@@ -90,12 +90,10 @@ class Run:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{path}: the run folder cannot be made ({error.strerror}); give another one") from None
+            raise InputError(f"{path}: the run folder cannot be made ({reason(error)}); give another one") from None
         record = {
             "schema": _SCHEMA,
-            "method": config.method,
             "store": str(store.path.resolve()),
-            "organs": list(store.organs),
             "settings": run.config.to_json(),
             "splits": splits,
             "sources": sources,
@@ -155,7 +153,7 @@ class Run:
         try:
             if record["schema"] != _SCHEMA:
                 raise InputError(
-                    f"the run has schema {record['schema']}, this version reads {_SCHEMA}; "
+                    f"schema: the run has {record['schema']}, this version reads {_SCHEMA}; "
                     "train again, or use the smile-fast that made it"
                 )
             config = TrainConfig.from_json(record["settings"])
@@ -211,17 +209,17 @@ class Run:
         cases = [case for split in _SPLITS for case in self.splits[split]]
         return read_annotations(self.path / "annotations.csv", cases, self.organs, others=True)
 
-    def view(self, split: str, round: int = 0) -> TrainingView:
+    def view(self, split: str, round_number: int = 0) -> TrainingView:
         """What training may see of a split.
 
         Args:
             split: "train", "validation" or "test".
-            round: 0 for human labels alone, t for those and the pseudo-labels of round t.
+            round_number: 0 for human labels alone, t for those and the pseudo-labels of round t.
 
         Raises:
             InputError: see `store`; or there is no such round, or its description is damaged.
         """
-        overlay = open_round(self.rounds_path, round) if round else None
+        overlay = open_round(self.rounds_path, round_number) if round_number else None
         return TrainingView(self.store, self.declarations(), self.cases(split), overlay, self.config.body)
 
     def cases(self, split: str) -> list[str]:

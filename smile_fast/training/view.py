@@ -21,7 +21,7 @@ class TrainingView:
     round lie over the human labels where those say nothing; human labels are never changed.
 
     Making a view reads no array: voxels are counted in the index and in the round's description. Only a case that
-    shows an organ which the store was told to hide is decoded, for the index must know nothing of it.
+    shows an organ that is hidden in the store is decoded, for the index must know nothing of it.
 
     Args:
         store: the prepared cohort.
@@ -64,7 +64,7 @@ class TrainingView:
         return visible
 
     def labels(self, case: str, slices: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
-        """Visible human labels, and the round's pseudo-labels where nobody labelled anything, [n, H, W]."""
+        """Visible human labels, and the round's pseudo-labels where there is no human label, [n, H, W]."""
         labels = self.visible_labels(case, slices)
         if self.overlay is None or case not in self.overlay.cases:
             return labels

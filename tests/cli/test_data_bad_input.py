@@ -220,7 +220,10 @@ BAD = [
     ),
     Bad("store in the dataset", nothing, "holds other files", ["prepare", "{cohort}", "{cohort}"]),
     Bad(
-        "no workers", nothing, "--workers must be 1 or more, got 0", ["prepare", "{cohort}", "{out}", "--workers", "0"]
+        "no workers",
+        nothing,
+        "--workers: 0 is not a number of processes; give 1 or more",
+        ["prepare", "{cohort}", "{out}", "--workers", "0"],
     ),
     Bad("alpha above 1", nothing, "--alpha: 1.2 is not a share", [*SIMULATE, "1.2"]),
     Bad("alpha NaN", nothing, "--alpha: nan is not a share", [*SIMULATE, "nan"]),

@@ -21,7 +21,12 @@ def moved() -> None:
 BAD = [
     # run folders
     Bad("config is no JSON", "evaluate run", "config.json: not valid JSON", write("run/config.json")),
-    Bad("config of another version", "evaluate run", "has schema 7", config(lambda record: record.update(schema=7))),
+    Bad(
+        "config of another version",
+        "evaluate run",
+        "schema: the run has 7, this",
+        config(lambda record: record.update(schema=7)),
+    ),
     Bad(
         "config without settings",
         "export run model.onnx",

@@ -160,7 +160,7 @@ def test_start_weights_are_reported(store, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stop_is_told_by_the_status_and_resume_goes_on(store, tmp_path, capsys, monkeypatch, number, status):
+def test_the_status_says_that_it_was_stopped_and_resume_goes_on(store, tmp_path, capsys, monkeypatch, number, status):
     expected = trained(tmp_path / "expected", store, **CURRICULUM)
     with monkeypatch.context() as patch:
         stop_after(patch, 11, number)
@@ -182,7 +182,7 @@ def test_a_run_starts_from_another_one(store, tmp_path, capsys):
     assert record["weights"] == {"file": "source/model.safetensors", "sha256": sha256(source.model_path)}
 
 
-def test_progress_goes_to_stderr_and_time_is_told(store, tmp_path, capsys):
+def test_progress_goes_to_stderr_and_time_is_printed(store, tmp_path, capsys):
     assert train(store, tmp_path / "run", epochs=1.2) == 0
     out, err = capsys.readouterr()
     assert "smile:" in err

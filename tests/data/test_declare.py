@@ -1,8 +1,8 @@
 import pytest
 
-from smile_fast.data.counts import count_cases
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.declare import draft, draft_path
+from smile_fast.data.voxel_counts import count_cases
 from smile_fast.supervision.audit import CaseCounts
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
@@ -64,7 +64,7 @@ def test_broken_label_maps_are_named_together(dataset):
     with pytest.raises(InputError) as caught:
         draft(dataset)
     assert "case case_00 has the label value 9, 10, 11, 12, but dataset.json names 1..3" in str(caught.value)
-    assert str(caught.value).endswith("(and 1 more broken label maps: case_01)")
+    assert str(caught.value).endswith("; 1 more label maps are broken: case_01")
 
 
 def test_the_draft_stands_beside_the_file(tmp_path):

@@ -73,7 +73,7 @@ def test_stores_images_and_labels_in_slices_order(cohort, out):
 def test_counts_are_those_of_the_stored_labels(cohort, out):
     store = run(cohort, out).store
     labels = store.human_labels("case_00")[:]
-    expected = [[int((plane == value).sum()) for value in (1, 2, 3)] for plane in labels]
+    expected = [[int((one == value).sum()) for value in (1, 2, 3)] for one in labels]
     assert store.cases["case_00"].counts.tolist() == expected
     assert sum(map(sum, expected)) == sum(int((label_map() == value).sum()) for value in (1, 2, 3))
 
@@ -170,7 +170,7 @@ def test_an_interrupted_conversion_of_schema_1_leaves_no_store_that_opens(old, o
         patch.setattr("smile_fast.data.prepare.write_array", killed)
         with pytest.raises(KeyboardInterrupt):
             run(old, out)
-    with pytest.raises(InputError, match="an unfinished store"):
+    with pytest.raises(InputError, match="there is no such file; finish the store with"):
         Store.open(out)
     assert run(old, out).converted == 3
 

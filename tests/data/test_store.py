@@ -204,8 +204,8 @@ def test_arrays_are_opened_with_the_right_type(path):
     store = Store.open(path)
     assert store.image("case")[0].min() == -1000
     assert store.human_labels("case")[3].dtype == np.uint8
-    with pytest.raises(InputError, match="no case 'nobody'"):
-        store.image("nobody")
+    with pytest.raises(InputError, match="no case 'unknown'"):
+        store.image("unknown")
     write_array(path / CASES / "case" / "image.b2nd", np.zeros((4, 6, 4), np.int16))
     with pytest.raises(InputError, match="does not fit the index"):
         store.image("case")
@@ -343,7 +343,7 @@ def test_a_hidden_organ_that_is_drawn_may_not_be_called_absent(path, tmp_path):
     file = tmp_path / "other.csv"
     rows = ["case,organ,state", "case,liver,annotated", "case,pancreas,hidden", "other,liver,annotated"]
     file.write_text("\n".join([*rows, "other,pancreas,absent"]))
-    assert Store.open(path).read_declarations(file)["other"]["pancreas"] is State.ABSENT  # nobody drew it there
+    assert Store.open(path).read_declarations(file)["other"]["pancreas"] is State.ABSENT  # no voxel of it there
     file.write_text(file.read_text().replace("pancreas,hidden", "pancreas,absent"))
     with pytest.raises(InputError, match="case case, organ pancreas is declared absent, but the store has voxels of"):
         Store.open(path).read_declarations(file)

@@ -206,7 +206,7 @@ def test_command_prints_the_certificate(run, exported, tmp_path, monkeypatch, ca
     assert "Sigmoid" not in names
 
 
-def test_a_network_that_finds_nothing_is_told(run, exported, tmp_path, monkeypatch, capsys):
+def test_a_network_that_finds_nothing_is_reported(run, exported, tmp_path, monkeypatch, capsys):
     for dice, warned in ((1.0, False), (None, True)):
         parity = {**exported.card.parity, "dice": {"liver": 0.0, "pancreas": dice}}
         given = replace(exported, card=replace(exported.card, parity=parity))

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from typing import get_args
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +15,7 @@ from smile_fast.cli.main import main
 from smile_fast.exporter import onnx_file
 from smile_fast.exporter.bundle import inference_config, metadata
 from smile_fast.exporter.folders import atomic_folder
-from smile_fast.exporter.graph import PROBABILITY_TYPES, fold_batchnorm, to_onnx
+from smile_fast.exporter.graph import Probabilities, fold_batchnorm, to_onnx
 from smile_fast.exporter.triton_repo import triton_config
 from smile_runtime.errors import InputError
 from smile_runtime.model.exported import Model, ModelCard
@@ -91,7 +92,7 @@ def card(**changes):
     return ModelCard(**given)
 
 
-@pytest.mark.parametrize("probabilities", [None, *PROBABILITY_TYPES])
+@pytest.mark.parametrize("probabilities", [None, *get_args(Probabilities)])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_triton_reads_the_config(model_config, precision, probabilities):
     found = text_format.Parse(triton_config(card(precision=precision), probabilities, "a model"), model_config())

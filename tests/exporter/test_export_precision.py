@@ -2,6 +2,7 @@
 
 import json
 import logging
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from smile_fast.cli.main import main
 from smile_fast.data.store import Store
 from smile_fast.exporter.certificate import REQUIREMENTS
-from smile_fast.exporter.graph import PROBABILITY_TYPES, fold_batchnorm, to_onnx, without_probabilities
+from smile_fast.exporter.graph import Probabilities, fold_batchnorm, to_onnx, without_probabilities
 from smile_fast.exporter.onnx_file import build, serialize
 from smile_fast.exporter.precision import Calibration, calibration_slices, half_network, quantize
 from smile_fast.models import ModelConfig, Segmenter
@@ -32,7 +33,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 PAIRED = [
     (HEADS[(row + column) % 2], precision, dtype)
     for row, precision in enumerate(PRECISIONS)
-    for column, dtype in enumerate(PROBABILITY_TYPES)
+    for column, dtype in enumerate(get_args(Probabilities))
 ]
 HU = ct(3)[:, None]  # [6, 1, 40, 48]
 

@@ -106,6 +106,6 @@ def test_dilation_keeps_what_the_published_weights_compute():
     sparse.load_state_dict(dense.state_dict())
     x = torch.randn(1, 1, 448, 448)
     with torch.inference_mode():
-        fine, coarse = dense(x)[..., ::2, ::2], sparse(x)
+        low_stride, high_stride = dense(x)[..., ::2, ::2], sparse(x)
     inner = slice(12, -12)  # what the padding reaches: 12 blocks of 3x3, some of them dilated
-    torch.testing.assert_close(fine[..., inner, inner], coarse[..., inner, inner], **RESTRUCTURED_FEATURES)
+    torch.testing.assert_close(low_stride[..., inner, inner], high_stride[..., inner, inner], **RESTRUCTURED_FEATURES)

@@ -52,16 +52,16 @@ def test_published_rates(output_stride, rates):
     assert all(branch.dilation == branch.padding for branch in branches)
 
 
-@pytest.mark.parametrize(("head", "planes"), [("sigmoid", 3), ("softmax", 4)])
+@pytest.mark.parametrize(("head", "outputs"), [("sigmoid", 3), ("softmax", 4)])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(32, 32), (33, 50)], ids=str)
-def test_outputs(head, planes, channels, size):
+def test_outputs(head, outputs, channels, size):
     model = tiny(head=head, channels=channels).eval()
     hu = torch.randint(-1024, 1000, (2, channels, *size), dtype=torch.int16)
     with torch.inference_mode():
         logits = model(hu)
         labels, probabilities = model.label_map(logits, size), model.probabilities(logits, size)
-    assert logits.shape == (2, planes, -(-size[0] // 8), -(-size[1] // 8))
+    assert logits.shape == (2, outputs, -(-size[0] // 8), -(-size[1] // 8))
     assert logits.dtype == torch.float32
     assert (labels.shape, labels.dtype) == ((2, *size), torch.uint8)
     assert probabilities.shape == (2, 3, *size)
@@ -106,7 +106,7 @@ def test_logits_are_interpolated_between_pixel_centres():
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_a_slice_of_any_size_stands_on_the_same_grid(output_stride):
-    """A feature pixel covers `output_stride` pixels whatever the size: what lies beyond is cut off, not squeezed."""
+    """A pixel of the logits covers `output_stride` pixels of any size: what lies beyond is cut off, not squeezed."""
     model = tiny(output_stride=output_stride)
     logits = torch.randn(1, 3, 4, 5)
     whole = model.probabilities(logits, (4 * output_stride, 5 * output_stride))

@@ -59,13 +59,13 @@ def test_error_is_at_most_twice_that_of_plain_torch(implementation: str, dtype: 
 def test_reductions_agree(implementation: str) -> None:
     given = problem(2, 3, (9, 10), torch.float32)
     arguments = (given.logits, given.labels, given.table)
-    by_plane = masked_bce(*arguments, reduction="none", implementation=implementation)
-    assert by_plane.shape == (2, 3)
-    assert by_plane.dtype == torch.float32
+    by_channel = masked_bce(*arguments, reduction="none", implementation=implementation)
+    assert by_channel.shape == (2, 3)
+    assert by_channel.dtype == torch.float32
     total = masked_bce(*arguments, reduction="sum", implementation=implementation)
     mean = masked_bce(*arguments, implementation=implementation)
-    torch.testing.assert_close(total, by_plane.sum())
-    torch.testing.assert_close(mean, by_plane.sum() / given.known.sum())
+    torch.testing.assert_close(total, by_channel.sum())
+    torch.testing.assert_close(mean, by_channel.sum() / given.known.sum())
     assert mean.dtype == torch.float32
     assert mean.shape == ()
     double = masked_bce(given.logits.double(), given.labels, given.table)
@@ -124,14 +124,14 @@ def test_gradcheck(size: tuple[int, ...]) -> None:
         )
 
 
-def test_gradient_that_arrives_scales_every_plane(implementation: str) -> None:
+def test_gradient_that_arrives_scales_every_channel(implementation: str) -> None:
     given = problem(2, 3, (6, 7), torch.float32)
     leaf = given.logits.clone().requires_grad_()
-    planes = masked_bce(leaf, given.labels, given.table, reduction="none", implementation=implementation)
+    by_channel = masked_bce(leaf, given.labels, given.table, reduction="none", implementation=implementation)
     arriving = torch.tensor([[1.0, -2.5, 0.0], [3.0, 0.5, 7.0]])
-    (ones,) = torch.autograd.grad(planes.sum(), leaf, retain_graph=True)
-    (scaled,) = torch.autograd.grad(planes, leaf, arriving, retain_graph=True)
-    (again,) = torch.autograd.grad(planes, leaf, arriving)
+    (ones,) = torch.autograd.grad(by_channel.sum(), leaf, retain_graph=True)
+    (scaled,) = torch.autograd.grad(by_channel, leaf, arriving, retain_graph=True)
+    (again,) = torch.autograd.grad(by_channel, leaf, arriving)
     assert torch.equal(scaled, ones * arriving[:, :, None, None])
     assert torch.equal(again, scaled)
 

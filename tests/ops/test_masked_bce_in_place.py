@@ -62,7 +62,7 @@ def test_overwritten_logits_hold_the_gradient(implementation: str) -> None:
         assert torch.equal(logits, leaf)  # no gradient is made, so nothing is overwritten
 
 
-def test_who_needs_overwritten_logits_is_told() -> None:
+def test_overwritten_logits_that_are_needed_are_an_error() -> None:
     given = problem(1, 2, (5, 6), torch.float32)
     leaf = given.logits.clone().requires_grad_()
     for logits, message in (

@@ -28,7 +28,7 @@ def organs_case(states: list[State], policy: Policy = Policy.SMILE) -> tuple[Ten
 
 
 @pytest.mark.parametrize("state", [M, H])
-def test_organ_that_nobody_drew_gets_no_gradient_on_background(implementation: str, state: State) -> None:
+def test_organ_that_is_not_drawn_gets_no_gradient_on_background(implementation: str, state: State) -> None:
     logits, labels, table = organs_case([A, state, A])
     _, grad = gradient(lambda z: masked_bce(z, labels, table, implementation=implementation), logits)
     background = (labels == 0) | ((labels == 2) & (state is H))
@@ -86,13 +86,13 @@ def test_adding_a_missing_organ_changes_nothing_for_the_others(implementation: s
     logits = torch.randn(2, organs + 1, 20, 21, generator=generator) * 3
     labels = torch.randint(0, organs + 1, (2, 20, 21), dtype=torch.uint8, generator=generator)
 
-    def planes(count: int, states: list[State]) -> tuple[Tensor, Tensor]:
+    def by_channel(count: int, states: list[State]) -> tuple[Tensor, Tensor]:
         table = build_tables([states] * 2, Policy.SMILE)
         leaf = logits[:, :count].clone().requires_grad_()
         losses = masked_bce(leaf, labels, table, reduction="none", implementation=implementation)
         return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
 
-    before = planes(organs, states)
-    after = planes(organs + 1, [*states, M])
+    before = by_channel(organs, states)
+    after = by_channel(organs + 1, [*states, M])
     assert torch.equal(after[0][:, :organs], before[0])
     assert torch.equal(after[1][:, :organs], before[1])

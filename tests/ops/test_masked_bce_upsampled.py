@@ -147,12 +147,12 @@ def test_adding_a_missing_organ_changes_nothing_for_the_others(implementation: s
     logits = torch.randn(1, 3, 5, 6, generator=torch.Generator().manual_seed(1))
     two, three = (build_tables([states], Policy.SMILE) for states in ([A, A], [A, A, M]))
 
-    def planes(logits: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    def by_channel(logits: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         leaf = logits.clone().requires_grad_()
         losses = masked_bce_upsampled(leaf, labels, table, reduction="none", implementation=implementation)
         return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
 
-    before, after = planes(logits[:, :2], two), planes(logits, three)
+    before, after = by_channel(logits[:, :2], two), by_channel(logits, three)
     assert torch.equal(after[0][:, :2], before[0])
     assert torch.equal(after[1][:, :2], before[1])
     assert (after[1][:, 2] > 0).any()  # drawn voxels are its negatives
@@ -185,8 +185,8 @@ def test_poison_reaches_only_known_voxels_that_read_it(implementation: str, pois
     assert torch.equal(found[1], clean[1])
 
     poisoned[0, 0, 5, 5] = torch.nan  # organ 0 is known here
-    planes = masked_bce_upsampled(poisoned, labels, table, reduction="none", implementation=implementation)
-    assert torch.equal(planes.isnan(), torch.tensor([[True, False]]))
+    by_channel = masked_bce_upsampled(poisoned, labels, table, reduction="none", implementation=implementation)
+    assert torch.equal(by_channel.isnan(), torch.tensor([[True, False]]))
     _, grad = gradient(lambda z: masked_bce_upsampled(z, labels, table, implementation=implementation), poisoned)
     assert torch.equal(grad[0, 1], clean[1][0, 1])
     assert torch.equal(grad[0, 0, :4, :4], clean[1][0, 0, :4, :4])
@@ -204,13 +204,13 @@ def test_nothing_known_is_exactly_zero(implementation: str) -> None:
     assert torch.equal(grad, torch.zeros_like(grad))
 
 
-def test_gradient_that_arrives_scales_every_plane(implementation: str) -> None:
+def test_gradient_that_arrives_scales_every_channel(implementation: str) -> None:
     given = problem(2, 2, (6, 7), torch.float32, low=(3, 3))
     leaf = given.logits.clone().requires_grad_()
-    planes = masked_bce_upsampled(leaf, given.labels, given.table, reduction="none", implementation=implementation)
+    by_channel = masked_bce_upsampled(leaf, given.labels, given.table, reduction="none", implementation=implementation)
     arriving = torch.tensor([[1.0, -2.5], [0.0, 7.0]])
-    (ones,) = torch.autograd.grad(planes.sum(), leaf, retain_graph=True)
-    (scaled,) = torch.autograd.grad(planes, leaf, arriving)
+    (ones,) = torch.autograd.grad(by_channel.sum(), leaf, retain_graph=True)
+    (scaled,) = torch.autograd.grad(by_channel, leaf, arriving)
     assert torch.equal(scaled, ones * arriving[:, :, None, None])
 
 

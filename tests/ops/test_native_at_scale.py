@@ -66,7 +66,7 @@ def test_a_thousand_times_the_same_bits(dtype: torch.dtype) -> None:
 
 
 def test_losses_of_more_than_two_to_the_31_elements() -> None:
-    """In place on 4.3 GB: the end of every plane is that of a small problem, and nothing else is known."""
+    """In place on 4.3 GB: the end of every channel is that of a small problem, and nothing else is known."""
     voxels, end = 2**30 + 1000, 4096
     given = problem(1, 2, (end,), torch.bfloat16)
     logits = torch.zeros((1, 2, voxels), dtype=torch.bfloat16)

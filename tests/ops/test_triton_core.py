@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -22,9 +22,29 @@ def test_every_op_has_triton_before_the_reference_on_a_gpu() -> None:
         assert ("triton", core.UNUSABLE == "", core.UNUSABLE) in available(op, "cuda")
 
 
+def fresh_core() -> ModuleType:
+    """The module as at its first import, with nothing chosen yet."""
+    spec = importlib.util.spec_from_file_location("fresh_triton_core", core.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_without_triton_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert core._unusable() == "Triton is not installed (pip install triton; there are packages for Linux)"
+    assert fresh_core().UNUSABLE == "Triton is not installed (pip install triton; there are packages for Linux)"
+
+
+@pytest.fixture
+def tuned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`tuned` of a process with a GPU that has chosen nothing yet, and whose host may wait."""
+    module = fresh_core()
+    monkeypatch.setattr(module, "INTERPRETED", False)
+    for query, answer in (("get_sync_debug_mode", 0), ("is_current_stream_capturing", False)):
+        monkeypatch.setattr(torch.cuda, query, lambda answer=answer: answer)
+    return module.tuned
 
 
 @pytest.fixture
@@ -36,8 +56,6 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         blocks.append(run())
         return 1.0 / blocks[-1]
 
-    monkeypatch.setattr(core, "_CHOSEN", {})
-    monkeypatch.setattr(core, "_may_wait", lambda: True)
     monkeypatch.setattr(importlib, "import_module", lambda name: SimpleNamespace(do_bench=measure))
     return blocks
 
@@ -46,41 +64,58 @@ def run(configuration: Configuration) -> int:
     return int(configuration.constants["BLOCK"])
 
 
-def test_the_fastest_configuration_is_measured_once(measured: list[int]) -> None:
-    assert core.tuned(("op", 1), (SLOW, FAST), run) == 2
-    assert core.tuned(("op", 1), (SLOW, FAST), run) == 2
+def test_the_fastest_configuration_is_measured_once(tuned: Callable[..., int], measured: list[int]) -> None:
+    assert tuned(("op", 1), (SLOW, FAST), run) == 2
+    assert tuned(("op", 1), (SLOW, FAST), run) == 2
     assert measured == [1, 2]
-    assert core.tuned(("op", 2), (SLOW,), run) == 1  # nothing to choose from
+    assert tuned(("op", 2), (SLOW,), run) == 1  # nothing to choose from
     assert measured == [1, 2]
-
-
-def test_nothing_is_measured_when_the_host_may_not_wait(measured: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "_may_wait", lambda: False)
-    assert core.tuned(("op", 1), (SLOW, FAST), run) == 1
-    monkeypatch.setattr(core, "_may_wait", lambda: True)
-    assert core.tuned(("op", 1), (SLOW, FAST), run) == 2  # the guess was not kept
-    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
-    assert core.tuned(("op", 1), (SLOW, FAST), run) == 1
-
-
-def test_what_a_measurement_overwrites_is_put_back(measured: list[int]) -> None:
-    values = torch.tensor([1.0])
-    core.tuned(("op", 1), (SLOW, FAST), lambda c: (values.mul_(2), run(c))[1], overwritten=values)
-    assert values.item() == 2.0  # once, by the run that counts
 
 
 @pytest.mark.parametrize(
-    ("deterministic", "debug", "capturing", "waits"),
-    [(False, 0, False, True), (True, 0, False, False), (False, 2, False, False), (False, 0, True, False)],
+    ("module", "query", "answer"),
+    [
+        (torch, "are_deterministic_algorithms_enabled", True),
+        (torch.cuda, "get_sync_debug_mode", 2),
+        (torch.cuda, "is_current_stream_capturing", True),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_when_the_host_may_wait(
-    deterministic: bool, debug: int, capturing: bool, waits: bool, monkeypatch: pytest.MonkeyPatch
+def test_nothing_is_measured_when_the_host_may_not_wait(
+    module: ModuleType,
+    query: str,
+    answer: object,
+    tuned: Callable[..., int],
+    measured: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(core, "INTERPRETED", False)
-    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
-    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: debug)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
-    assert core._may_wait() == waits
+    with monkeypatch.context() as patch:
+        patch.setattr(module, query, lambda: answer)
+        assert tuned(("op", 1), (SLOW, FAST), run) == 1
+        assert measured == []
+    assert tuned(("op", 1), (SLOW, FAST), run) == 2  # the guess was not kept
+    assert measured == [1, 2]
+
+
+def test_deterministic_algorithms_take_the_first_configuration_whatever_was_measured(
+    tuned: Callable[..., int], measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tuned(("op", 1), (SLOW, FAST), run) == 2
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert tuned(("op", 1), (SLOW, FAST), run) == 1
+
+
+def test_the_interpreter_measures_nothing(measured: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = fresh_core()
+    monkeypatch.setattr(module, "INTERPRETED", True)
+    assert module.tuned(("op", 1), (SLOW, FAST), run) == 1
+    assert measured == []
+
+
+def test_what_a_measurement_overwrites_is_put_back(tuned: Callable[..., int], measured: list[int]) -> None:
+    values = torch.tensor([1.0])
+    tuned(("op", 1), (SLOW, FAST), lambda c: (values.mul_(2), run(c))[1], overwritten=values)
+    assert values.item() == 2.0  # once, by the run that counts
 
 
 def test_launch_options() -> None:

@@ -98,7 +98,7 @@ def smiler(folder, store):
     nothing = np.zeros(SHAPE, np.uint8)
     add_round(run, 1, {"train_1": nothing, "train_2": nothing}, gamma=0.33)
     unchecked = nothing.copy()
-    unchecked[0, 0, :4] = PSEUDO_BIT | 2  # nobody drew the pancreas of train_2: nothing to check it against
+    unchecked[0, 0, :4] = PSEUDO_BIT | 2  # the pancreas of train_2 is not drawn: nothing to check it against
     add_round(run, 2, {"train_1": pseudo_labels(), "train_2": unchecked}, gamma=0.66)
     write_evaluation(evaluate_run(run), run.path)
     return run
@@ -321,7 +321,7 @@ def test_a_run_is_opened_and_its_network_loaded_once(smiler, baseline, monkeypat
     assert sorted(loaded) == ["baseline", "smiler run"]
 
 
-def test_runs_of_the_same_name_are_told_apart(store, tmp_path):
+def test_runs_of_the_same_name_are_distinguished(store, tmp_path):
     runs = [make_run(tmp_path / parent / "run", store, trained=False) for parent in ("a", "b")]
     assert [record.name for record in collect(open_runs([run.path for run in runs]))] == ["a/run", "b/run"]
 

@@ -89,7 +89,7 @@ def losses() -> Digests:
         "K2 stride 16": (2, (96, 96), (6, 6)),
         "K5 any ratio": (5, (50, 71), (13, 9)),
         "K3 3D": (3, (12, 40, 48), (3, 5, 6)),
-        "K2 one node": (2, (16, 24), (1, 1)),
+        "K2 one pixel": (2, (16, 24), (1, 1)),
     }
     for (name, (organs, size, low)), dtype, policy in product(shapes.items(), HALF_PRECISION, Policy):
         op = ops.masked_bce if size == low else ops.masked_bce_upsampled

@@ -76,7 +76,7 @@ def test_the_paper_by_example() -> None:
     assert row(states, Policy.SMILE, 1) == ([1, 2, 3, 4], [1])  # liver: certain negative of all others
     assert row(states, Policy.CHANNEL_DROP, 1) == ([1, 3], [1])
     assert row(states, Policy.SMILE, 2) == ([1, 2, 3, 4], [2])  # what was drawn of the pancreas
-    assert row(states, Policy.SMILE, 4) == row(states, Policy.SMILE, 0)  # hidden: as if nobody had drawn it
+    assert row(states, Policy.SMILE, 4) == row(states, Policy.SMILE, 0)  # hidden: as if it were not drawn
     assert row(states, Policy.NAIVE, 0) == ([1, 2, 3, 4], [])
     assert row(states, Policy.NAIVE, 4) == ([1, 2, 3, 4], [])
     assert row(states, Policy.NAIVE, 255) == ([], [])

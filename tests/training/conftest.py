@@ -19,7 +19,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def smiler(store):
-    """A SMILEr training of 9 + 4 + 4 steps that nobody disturbed. Not to be written to."""
+    """A SMILEr training of 9 + 4 + 4 steps without an interruption. Not to be written to."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     run = trained(store.path.parent / "smiler", store, **CURRICULUM)

@@ -69,9 +69,9 @@ def test_labels_and_all_slices_move_with_the_image(change):
     assert not torch.equal(moved_labels, labels)
     organ, tissue = moved_labels == 5, moved_labels == 0
     for channel in range(3):
-        plane = moved[:, channel] - 10 * channel
+        image = moved[:, channel] - 10 * channel
         # Nearest and bilinear agree but for a rim of a pixel around the disc and inside of the patch's edge.
-        assert ((plane > 120) == organ)[organ | (tissue & (plane > 30))].float().mean() > SAME_AFTER_RESAMPLING
+        assert ((image > 120) == organ)[organ | (tissue & (image > 30))].float().mean() > SAME_AFTER_RESAMPLING
     assert set(moved_labels.unique().tolist()) <= {0, 5, VOID}
 
 

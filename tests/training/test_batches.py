@@ -64,7 +64,7 @@ def test_reading_ahead_changes_nothing(view, first):
 
 
 def test_a_broken_array_ends_the_reading_thread_with_its_error(view, monkeypatch):
-    def broken(self, case, planes):
+    def broken(self, case, slices):
         raise RuntimeError("the disk is gone")
 
     monkeypatch.setattr(TrainingView, "image", broken)
@@ -82,7 +82,7 @@ def test_outside_of_a_slice_is_air_and_void(view):
         assert (batch.labels[image][frame] == VOID).all()
         assert (batch.hu[image][:, frame] == AIR).all()
         slices = [ct(int(batch.cases[image]))[z] for z in range(DEPTH)]
-        matches = [z for z, plane in enumerate(slices) if np.array_equal(batch.hu[image, 1][inner], plane)]
+        matches = [z for z, hu in enumerate(slices) if np.array_equal(batch.hu[image, 1][inner], hu)]
         assert len(matches) == 1
         labels = view.labels(CASES[batch.cases[image]], matches)[0]
         np.testing.assert_array_equal(batch.labels[image][inner], labels)

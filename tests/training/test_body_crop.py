@@ -63,7 +63,7 @@ def test_the_store_finds_the_box_of_production(store, box):
     assert store.body_box("test_0", None).pixels == np.prod(SHAPE)
 
 
-def test_runs_crop_unless_they_are_told_not_to(run):
+def test_runs_crop_unless_it_is_switched_off(run):
     assert TrainConfig().body == BodyRule()
     assert TrainConfig(body_crop=False).body is None
     assert run.config.crop_size == 32  # the largest box, where a whole slice would need 64
@@ -111,8 +111,8 @@ def test_patches_are_as_large_as_bodies_are(tmp_path, monkeypatch, bodies, most,
 
 
 @pytest.mark.parametrize(("output_stride", "patch"), [(8, (40, 48)), (16, (48, 48))])
-def test_feature_pixels_cover_the_patch_as_they_cover_a_slice(tmp_path, monkeypatch, output_stride, patch):
-    """The network pads to whole feature pixels and the losses stretch over the patch: without a rest they agree."""
+def test_pixels_of_the_logits_cover_the_patch_as_they_cover_a_slice(tmp_path, monkeypatch, output_stride, patch):
+    """The network pads to whole pixels of the logits and the losses stretch over the patch: with no rest they agree."""
     store = make_store(tmp_path / "store", {"train_0": truth()})
     box = BodyBox(SHAPE[0], (0, 1), slice(0, 34), slice(0, 41))
     monkeypatch.setattr(Store, "body_box", lambda self, case, rule: box)

@@ -25,7 +25,7 @@ def model():
 @pytest.mark.parametrize("batch_size", [1, 4, 6, 100])
 def test_every_slice_once_and_in_order(model, batch_size):
     found = list(iterate_logits(model, ct(), batch_size))
-    assert [z for planes, _ in found for z in planes] == list(range(6))
+    assert [z for slices, _ in found for z in slices] == list(range(6))
     with torch.inference_mode():
         expected = torch.cat([model(torch.from_numpy(slice_context(ct(), [z], 3))) for z in range(6)])
     torch.testing.assert_close(predict_logits(model, ct(), batch_size), expected, **LOGITS_OF_A_BATCH)

@@ -138,7 +138,7 @@ def test_a_full_disk_is_one_sentence(run, monkeypatch):
         log = MetricsLog(run, keep_until=0)
     log.write_validation(at(1), {"liver": 0.5})
     with pytest.raises(
-        InputError, match=r"metrics\.jsonl: cannot be written \(No space left on device\); free some space"
+        InputError, match=r"metrics\.jsonl: cannot be written \(no space left on device\); free some space"
     ):
         log.flush()
     with pytest.raises(InputError, match="cannot be written"):

@@ -1,4 +1,4 @@
-"""When the relabelling of a case is queued, captured and replayed. The captures are told; tests/gpu has real ones."""
+"""When the relabelling of a case is queued, captured and replayed. Stand-ins capture here, CUDA graphs in tests/gpu."""
 
 from collections.abc import Callable
 
@@ -80,6 +80,7 @@ def test_the_least_recently_used_sequences_go() -> None:
     assert recorder.captures == len(kinds)
     assert_right(labeller(*case(5, 1), *ROUND), 5, depth=1)  # was dropped
     assert recorder.captures == len(kinds) + 1
+    assert labeller.captured == module.MAX_CAPTURED
 
 
 def test_where_a_capture_fails_everything_is_queued() -> None:
@@ -94,6 +95,7 @@ def test_where_a_capture_fails_everything_is_queued() -> None:
     for seed in range(3):
         assert_right(labeller(*case(seed), *ROUND), seed)
     assert attempts == 1
+    assert labeller.captured == 0
 
 
 def test_on_the_cpu_nothing_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:

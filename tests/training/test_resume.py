@@ -274,7 +274,7 @@ def test_a_thread_trains_without_signals():
 
 def test_a_process_that_is_terminated_saves_and_says_143(store, tmp_path):
     """The real thing: SIGTERM to `smile-fast train`, then the same command with --resume."""
-    settings = {**TINY, "epochs": 3000.0}  # 27,000 steps: it ends because it is told to
+    settings = {**TINY, "epochs": 3000.0}  # 27,000 steps: only the signal ends it
     write_annotations(tmp_path / "annotations.csv", store.declarations(), list(store.cases), store.organs)
     run_folder = tmp_path / "run"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "rates"]

@@ -43,7 +43,8 @@ def test_a_new_run_can_be_opened_again(store, tmp_path):
     assert found.declarations() == store.declarations()
     assert found.cases("test") == ["test_0"]
     record = json.loads((run.path / "config.json").read_text())
-    assert (record["method"], record["organs"]) == ("smiler", list(ORGANS))
+    assert record["settings"]["method"] == "smiler"
+    assert record["settings"]["model"]["organs"] == list(ORGANS)
     environment = json.loads((run.path / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__
     assert {"python", "platform", "threads", "device", "smile_fast"} <= set(environment)
@@ -124,7 +125,10 @@ def test_a_run_that_cannot_be_written_leaves_nothing(store, tmp_path, monkeypatc
 
 
 DAMAGE = {
-    "another schema": (lambda record: record.update(schema=3), "has schema 3, this version reads 2; train again"),
+    "another schema": (
+        lambda record: record.update(schema=3),
+        "schema: the run has 3, this version reads 2; train",
+    ),
     "no schema": (lambda record: record.pop("schema"), "damaged "),
     "no settings": (lambda record: record.pop("settings"), "damaged "),
     "settings are no object": (lambda record: record.update(settings=[1]), "settings: .* is not an object"),
@@ -163,7 +167,7 @@ def test_a_run_of_the_first_schema_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(InputError) as caught:
         Run.open(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'config.json'}: the run has schema 1, this version reads 2; train again, or use the smile-fast "
+        f"{tmp_path / 'config.json'}: schema: the run has 1, this version reads 2; train again, or use the smile-fast "
         "that made it"
     )
 

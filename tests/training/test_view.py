@@ -89,7 +89,7 @@ def test_counts_are_those_of_the_visible_labels(store, changes, case, expected):
 
 @pytest.fixture
 def overlay(tmp_path):
-    """Pseudo-labels of b: some where nobody drew, one on the human liver, one on the hidden pancreas."""
+    """Pseudo-labels of b: some where nothing is drawn, one on the human liver, one on the hidden pancreas."""
     labels = np.zeros(SHAPE, np.uint8)
     labels[0, 0, :4] = PSEUDO_BIT | PANCREAS
     labels[1, 10, 10] = PSEUDO_BIT | PANCREAS  # inside of the liver
@@ -158,7 +158,7 @@ def test_prior_is_the_share_of_the_certain_voxels(store):
     assert background == pytest.approx([2 / 3 * share for share in certain])
 
 
-def test_prior_of_an_organ_that_nobody_drew(store):
+def test_prior_of_an_organ_that_is_not_drawn(store):
     hidden = declare(store, a_liver=State.HIDDEN, b_liver=State.HIDDEN)
     assert TrainingView(store, hidden, TRAIN).prior(missing_is_background=False)[0] == 0.01
     absent = declare(store, c_liver=State.ABSENT)  # known not to be there: it counts as a case without any

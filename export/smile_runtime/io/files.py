@@ -44,7 +44,7 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
         except OSError as error:
             if error.filename not in (None, str(temporary), str(target), str(target.parent)):
                 raise
-            raise InputError(f"{path}: cannot be written ({reason(error)})") from error
+            raise InputError(f"{path}: cannot be written ({reason(error)}); choose another place") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -66,7 +66,7 @@ def check_writable(final: str | os.PathLike[str]) -> None:
         temporary.touch(exist_ok=False)
         temporary.unlink()
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({reason(error)})") from error
+        raise InputError(f"{path}: cannot be written ({reason(error)}); choose another place") from error
 
 
 def refuse_overwrite(
@@ -145,7 +145,7 @@ def check_readable(path: str | os.PathLike[str]) -> int:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)}); check its name and permissions") from error
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{path}: cannot be read, it is a folder; give a file")
     if not stat.S_ISREG(status.st_mode):
@@ -163,7 +163,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)}); check its name and permissions") from error
 
 
 def reason(error: Exception) -> str:
@@ -244,7 +244,7 @@ def _refuse_unwritable(path: Path) -> None:
         if not path.parent.is_dir():
             raise InputError(f"{path}: cannot be written, the folder {path.parent} does not exist; make it first")
     except OSError as error:  # a name that is too long, a folder that may not be searched
-        raise InputError(f"{path}: cannot be written ({reason(error)})") from error
+        raise InputError(f"{path}: cannot be written ({reason(error)}); choose another place") from error
 
 
 def _temporary_name(target: Path) -> Path:

@@ -202,7 +202,7 @@ def _read(path: str | os.PathLike[str], kind: Kind) -> Volume:
         with open(name, "rb") as file:
             header, data = (_read_zipped if _zipped(name) else _read_plain)(file, name, kind)
     except OSError as error:
-        raise InputError(f"{name}: cannot be read ({reason(error)})") from error
+        raise InputError(f"{name}: cannot be read ({reason(error)}); check its permissions") from error
     except MemoryError as error:
         raise InputError(f"{name}: does not fit into this machine's memory; free some, or crop the scan") from error
     return Volume(data, header.affine, name, header.nifti)

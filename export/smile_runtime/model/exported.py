@@ -141,7 +141,7 @@ def _read(path: Path) -> bytes:
                 raise InputError(f"{path}: not an ONNX file, it does not begin like one; give an exported model")
             return start + file.read()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({reason(error)})") from error
+        raise InputError(f"{path}: cannot be read ({reason(error)}); check its permissions") from error
 
 
 def _check_contract(session: ort.InferenceSession, card: ModelCard, path: Path) -> None:

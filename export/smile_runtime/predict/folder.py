@@ -54,7 +54,7 @@ def list_jobs(folder: Path, out: Path, *, previews: bool, model: Path | None = N
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({reason(error)})") from error
+        raise InputError(f"{folder}: cannot be read ({reason(error)}); check its permissions") from error
     if os.path.exists(out) and os.path.samefile(folder, out):
         raise InputError(f"{out}: is the folder of the scans; choose another output folder")
     jobs: dict[str, Job] = {}
@@ -121,7 +121,7 @@ def output_folder(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written to ({reason(error)})") from error
+        raise InputError(f"{out}: cannot be written to ({reason(error)}); choose another folder") from error
     with _locked(out, fcntl.LOCK_EX) as is_locked:
         if is_locked:
             _remove_unfinished(out)
@@ -145,7 +145,7 @@ def _locked(out: Path, kind: int) -> Iterator[bool]:
     try:
         handle = os.open(out, os.O_RDONLY)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written to ({reason(error)})") from error
+        raise InputError(f"{out}: cannot be written to ({reason(error)}); choose another folder") from error
     try:
         is_locked = True
         try:
@@ -240,7 +240,7 @@ def _note(job: Job, writing: Future[Prediction], report: RunReport, bar: Progres
 
 
 def _outcome(job: Job, report: RunReport, bar: Progress, result: Callable[[], Result]) -> Result | None:
-    """A stage's result; None, noted and printed, if the scan or its output is no good."""
+    """A step's result; None, noted and printed, if the scan or its output cannot be used."""
     try:
         return result()
     except InputError as error:

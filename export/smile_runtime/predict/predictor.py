@@ -91,7 +91,7 @@ class Scan:
         range_hu: Its lowest and highest value.
         labels: [D, H, W] uint8 in slices order, once they are known.
         picture: The preview, if one is wanted.
-        times: Stage -> seconds.
+        times: Step -> seconds.
     """
 
     volume: Volume

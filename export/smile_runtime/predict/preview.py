@@ -45,13 +45,13 @@ def preview(
         at them (the patient's right on the left, anterior or superior on top).
     """
     depth, height, _ = labels.shape
-    per_slice = np.zeros(depth, np.int64)
+    voxels = np.zeros(depth, np.int64)
     per_row = np.zeros(height, np.int64)
     for index, label in enumerate(labels):
         rows = np.count_nonzero(label, axis=1)
-        per_slice[index] = rows.sum()
+        voxels[index] = rows.sum()
         per_row += rows
-    z = int(per_slice.argmax()) if per_slice.any() else depth // 2
+    z = int(voxels.argmax()) if voxels.any() else depth // 2
     y = int(per_row.argmax()) if per_row.any() else height // 2
     axial = _square(_overlay(slices[z], labels[z], window), spacing[1], spacing[2])
     coronal = _square(_overlay(slices[::-1, y], labels[::-1, y], window), spacing[0], spacing[2])
@@ -107,7 +107,7 @@ def remove_other(path: str | os.PathLike[str], shown: str, *, only_ours: bool) -
         # Where a picture will be written, a symbolic link keeps pointing where it points.
         Path(path if only_ours else os.path.realpath(path)).unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be replaced ({reason(error)})") from error
+        raise InputError(f"{path}: cannot be replaced ({reason(error)}); choose another place") from error
 
 
 def write_png(path: str | os.PathLike[str], picture: Picture, shown: str) -> None:

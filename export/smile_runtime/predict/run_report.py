@@ -48,7 +48,7 @@ class RunReport:
                 "status": KEPT if kept else WRITTEN,
                 "labels": printable(prediction.path),
                 "shape": list(prediction.shape),
-                "seconds": {stage: round(seconds, 4) for stage, seconds in prediction.times.items()},
+                "seconds": {step: round(seconds, 4) for step, seconds in prediction.times.items()},
                 "computed": prediction.box,
                 "skipped_slices": prediction.skipped_slices,
                 "range_hu": list(prediction.range_hu),

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 _BLOCK_MM = 8.0  # three blocks, 24 mm, are thicker than a couch's shell, a blanket or a tube; a child's limb may be too
-_MULTIPLE = 8  # pixels: whole feature pixels at output stride 8; at 16 the graph itself pads half a pixel more
+_MULTIPLE = 8  # pixels: whole pixels of the logits at output stride 8; at 16 the graph itself pads half of one more
 _SWEEPS = 32  # in both directions of both axes: scans of patients need 4 or 5, and a maze would take thousands
 
 

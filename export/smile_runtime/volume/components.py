@@ -42,7 +42,7 @@ def keep_largest_components(
     """Set all components of some organs but the largest one of each to 0, in place.
 
     Voxels are connected by their faces; of two equally large components the first one stays. Beside the label
-    map an organ's bounding box is held in memory, 5 bytes a voxel of it, and up to 0.8 more where an organ is dust.
+    map an organ's bounding box is held in memory, 5 bytes a voxel of it, up to 0.8 more for one in many small parts.
 
     Args:
         labels: [D, H, W] uint8; changed.

@@ -83,7 +83,7 @@ def test_float32_is_float32_on_a_gpu(threshold_model, pretending, provider, monk
     assert pretending.options["CUDAExecutionProvider"]["use_tf32"] == "0"
 
 
-def test_a_provider_nobody_knows(threshold_model):
+def test_an_unknown_provider(threshold_model):
     with pytest.raises(InputError, match="provider 'tpu': unknown; give one of cpu, cuda, tensorrt"):
         Model(threshold_model, provider="tpu")
 
@@ -127,7 +127,7 @@ def test_a_model_on_a_device_uses_the_buffers(threshold_model, monkeypatch):
 
 
 def test_what_was_checked_is_what_runs(tmp_path):
-    """onnxruntime would take a file for its own format by four of its bytes, and run a program that nobody checked."""
+    """onnxruntime would take a file for its own format by four of its bytes, and run an unchecked program."""
     two = write_two_programs(tmp_path)
     hu = random_hu((1, 1, 17, 9))
     unguarded = ort.InferenceSession(two.read_bytes(), providers=["CPUExecutionProvider"])

@@ -140,7 +140,8 @@ def test_a_disk_that_fills_up(case, monkeypatch, capsys):
 
     monkeypatch.setattr(os, "fsync", full)
     assert main(args) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: {args[-1]}: cannot be written (no space left on device)"
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"error: {args[-1]}: cannot be written (no space left on device); choose another place"
     assert (out / "labels.nii.gz").read_text() == "old"
     assert left_behind(out) == ["labels.nii.gz"]
 

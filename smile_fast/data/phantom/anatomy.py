@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from smile_fast.data.phantom.body import Build, add_chest, add_trunk, diaphragm, elliptic_shell
 from smile_fast.data.phantom.fields import (
     FAR,
     Box,
@@ -22,6 +21,7 @@ from smile_fast.data.phantom.fields import (
     warp,
 )
 from smile_fast.data.phantom.painting import Canvas
+from smile_fast.data.phantom.trunk import Build, add_chest, add_trunk, diaphragm, elliptic_shell
 
 _COVERAGE = 150.0  # length of the scan along z, mm
 _CENTRE = -8.0  # its middle, mm
@@ -44,7 +44,7 @@ class _Patient:
         self.dome = diaphragm(self.space, self.build)
         add_chest(self.canvas, self.space, self.cavity, self.dome, self.build.dome - 12)
         self.fine = smooth_noise(rng, grid, 16.0)
-        self.coarse = smooth_noise(rng, grid, 38.0)
+        self.rough = smooth_noise(rng, grid, 38.0)
         # Positions below are for a wall of 128 x 78 mm; a patient's organs move with the wall.
         self.sx, self.sy = self.build.cavity[0] / 128, self.build.cavity[1] / 78
 
@@ -89,12 +89,12 @@ class _Patient:
         normal = np.array([0.62, 0.32, -0.62]) + rng.normal(0, 0.05, 3)
         normal /= np.linalg.norm(normal)
         point = self.at(-42, -8, -12, 4)
-        plane = sum(
+        above = sum(
             np.float32(n) * (a - np.float32(p)) for n, a, p in zip(normal, (near.x, near.y, near.z), point, strict=True)
         )
-        hollow = plane - 10 + 5 * self.coarse[box]
+        hollow = above - 10 + 5 * self.rough[box]
         distance = -union(-distance, -hollow.astype(np.float32), 18)
-        distance = distance + 2.0 * self.coarse[box] + 0.8 * self.fine[box]
+        distance = distance + 2.0 * self.rough[box] + 0.8 * self.fine[box]
         distance = np.maximum(distance, self.dome[box] + 1)
         # Fissure of the round ligament, between the lobes.
         fissure = np.maximum(np.abs(near.x + 16 + 0.15 * near.y) - 1.6, np.maximum(near.y + 36, near.z - 18))
@@ -117,7 +117,7 @@ class _Patient:
         box = self.block(centre, radii)
         near = self.space[box]
         hilum = ellipsoid(near, (centre[0] - 34, centre[1] - 22, centre[2]), (24, 34, 60))
-        distance = -union(-ellipsoid(near, centre, radii, tilt=-0.5), hilum, 8) + 1.2 * self.coarse[box]
+        distance = -union(-ellipsoid(near, centre, radii, tilt=-0.5), hilum, 8) + 1.2 * self.rough[box]
         distance = np.maximum(distance, self.dome[box] + 1)
         self.organ("spleen", box, distance.astype(np.float32), "spleen")
 
@@ -172,7 +172,7 @@ class _Patient:
         )
         box = tube_box(self.space, path)
         near = self.space[box]
-        distance = tube(near, path) + 2.0 * self.coarse[box] + 1.0 * self.fine[box]
+        distance = tube(near, path) + 2.0 * self.rough[box] + 1.0 * self.fine[box]
         distance = np.maximum(distance, self.dome[box] + 1)
         self.organ("stomach_wall", box, distance, "stomach")
         self.canvas.fill(
@@ -201,7 +201,7 @@ class _Patient:
             30,
         )
         box = tube_box(self.space, path, 1.25)
-        distance = tube(self.space[box], path, 1.25) + 1.2 * self.fine[box] + 0.8 * self.coarse[box]
+        distance = tube(self.space[box], path, 1.25) + 1.2 * self.fine[box] + 0.8 * self.rough[box]
         self.organ("pancreas", box, distance, "pancreas", margin=1.2 * self.build.margin)
 
     def splenic_vein(self) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from smile_fast.data.phantom.body import Build, Shell, add_chest, add_trunk
 from smile_fast.data.phantom.fields import Field, Grid, Space, cover, smooth_noise, superellipse, union, warp
 from smile_fast.data.phantom.painting import Canvas
+from smile_fast.data.phantom.trunk import Build, Shell, add_chest, add_trunk
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json
 from smile_runtime.io.nifti import read_labels
@@ -179,7 +179,7 @@ def _resample(rng: np.random.Generator, source: Source, grid: Grid, centre: NDAr
 
 
 def _share(mask: NDArray[np.bool_], factor: tuple[int, ...]) -> Field:
-    """Share of each coarse voxel that a mask on the refined grid covers."""
+    """Share of each voxel that a mask on the refined grid covers."""
     fz, fy, fx = factor
     parts = [mask[i::fz, j::fy, k::fx] for i in range(fz) for j in range(fy) for k in range(fx)]
     total = np.zeros(parts[0].shape, np.float32)

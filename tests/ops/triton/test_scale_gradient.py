@@ -26,7 +26,9 @@ def test_a_factor_of_one_touches_nothing() -> None:
 def test_empty() -> None:
     for shape in ((0, 3, 4), (2, 3, 0)):
         factors = torch.ones(shape[:2], dtype=torch.float64)
-        scale_gradient(torch.empty(shape), factors, implementation="triton")
+        gradient = torch.empty(shape)
+        scale_gradient(gradient, factors, implementation="triton")
+        assert gradient.shape == shape
 
 
 def test_backward_by_name_is_scaled() -> None:

@@ -72,6 +72,6 @@ def count_cases(dataset: RawDataset, cases: Iterable[RawCase]) -> dict[str, Case
             raise
     if problems:
         first, *others = problems
-        also = f" (and {len(others)} more broken label maps: {', '.join(others[:5])})" if others else ""
+        also = f"; {len(others)} more label maps are broken: {', '.join(others[:5])}" if others else ""
         raise InputError(problems[first] + also)
     return counts
