@@ -56,7 +56,7 @@ class Argument {
   pybind11::handle value_;
 };
 
-// The keyword arguments of a call. Each is taken once: one that is missing, or left over, is a TypeError.
+// The keyword arguments of a call, each of which is taken once. One that is missing is a TypeError.
 class Keywords {
  public:
   explicit Keywords(pybind11::kwargs values) : values_(std::move(values)) {}
@@ -68,23 +68,20 @@ class Keywords {
     return Argument(value);
   }
 
-  void expect_none_left() const {
-    if (taken_ != values_.size())
-      throw pybind11::type_error("unknown arguments in " + std::string(pybind11::str(values_)));
+  // The others as the struct of a kernel, whose fields have these names in this order. One left over is a TypeError.
+  template <typename Struct, std::size_t count>
+  Struct as(const std::array<const char*, count>& fields) {
+    if (taken_ + count != values_.size())
+      throw pybind11::type_error("missing or unknown arguments in " + std::string(pybind11::str(values_)));
+    return [&]<std::size_t... i>(std::index_sequence<i...>) {
+      return Struct{(*this)[fields[i]]...};
+    }(std::make_index_sequence<count>());
   }
 
  private:
   pybind11::kwargs values_;
   std::size_t taken_ = 0;
 };
-
-// The keyword arguments as the struct of a kernel, whose fields have these names in this order.
-template <typename Struct, std::size_t count>
-Struct make(Keywords& given, const std::array<const char*, count>& fields) {
-  return [&]<std::size_t... i>(std::index_sequence<i...>) {
-    return Struct{given[fields[i]]...};
-  }(std::make_index_sequence<count>());
-}
 
 // The ops that run on the CPU and on CUDA; the fields of the others are in native.cpp.
 constexpr std::array kMaskedBce{"dtype",  "logits", "labels", "table",    "batch", "organs",

@@ -42,9 +42,8 @@ void bind_op(py::module_& module, const char* op, const std::array<const char*, 
              void (*run)(const Struct&, int)) {
   module.def(op, [fields, run](py::kwargs keywords) {
     Keywords given(std::move(keywords));
-    const Struct arguments = make<Struct>(given, fields);
     const int threads = given["threads"];
-    given.expect_none_left();
+    const auto arguments = given.as<Struct>(fields);
     const py::gil_scoped_release release;
     run(arguments, threads);
   });

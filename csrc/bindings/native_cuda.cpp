@@ -15,25 +15,15 @@ template <typename Struct, std::size_t count>
 void bind_op(py::module_& module, const std::string& op, const std::array<const char*, count>& fields,
              std::size_t (*workspace_bytes)(const Struct&), void (*queue)(const Struct&, void*, void*)) {
   module.def((op + "_workspace").c_str(), [fields, workspace_bytes](py::kwargs keywords) {
-    Keywords given(std::move(keywords));
-    const Struct arguments = make<Struct>(given, fields);
-    given.expect_none_left();
-    return workspace_bytes(arguments);
+    return workspace_bytes(Keywords(std::move(keywords)).as<Struct>(fields));
   });
   module.def(op.c_str(), [fields, queue](py::kwargs keywords) {
     Keywords given(std::move(keywords));
-    const Struct arguments = make<Struct>(given, fields);
     void *workspace = given["workspace"], *stream = given["stream"];
-    given.expect_none_left();
+    const auto arguments = given.as<Struct>(fields);
     const py::gil_scoped_release release;
     queue(arguments, workspace, stream);
   });
-}
-
-std::size_t no_workspace(const ScaleGradientArguments&) { return 0; }
-
-void scale_gradient_in_place(const ScaleGradientArguments& arguments, void*, void* stream) {
-  scale_gradient_cuda(arguments, stream);
 }
 
 }  // namespace
@@ -42,7 +32,9 @@ void bind_all(py::module_& module) {
   bind_op(module, "masked_bce", kMaskedBce, &masked_bce_cuda_workspace, &masked_bce_cuda);
   bind_op(module, "masked_bce_upsampled", kMaskedBceUpsampled, &masked_bce_upsampled_cuda_workspace,
           &masked_bce_upsampled_cuda);
-  bind_op(module, "scale_gradient", kScaleGradient, &no_workspace, &scale_gradient_in_place);
+  bind_op<ScaleGradientArguments>(
+      module, "scale_gradient", kScaleGradient, [](const auto&) { return std::size_t{0}; },
+      [](const auto& arguments, void*, void* stream) { scale_gradient_cuda(arguments, stream); });
   bind_op(module, "select_top_fraction", kSelectTopFraction, &select_top_fraction_cuda_workspace,
           &select_top_fraction_cuda);
   module.attr("MAX_UPSAMPLED_STRIDE") = kMaxUpsampledStride;

@@ -37,7 +37,7 @@ define(
     check=_check,
     fake=_fake,
     native=native(_launch, lambda logits, height, width, stride, softmax: refused_stride(stride)),
-    triton=triton(NAME, NAME, lambda logits, height, width, stride, softmax: refused_axes(height, width, stride)),
+    triton=triton(_launch, lambda logits, height, width, stride, softmax: refused_axes(height, width, stride)),
 )
 
 

@@ -15,6 +15,7 @@ NO_SECOND_DERIVATIVE = "the loss has no second derivative: call backward without
 
 Results = tuple[Tensor, Tensor, Tensor]
 """Of a loss's op: sums [B, K] float64, counts [B, K] int64, gradient of the sums or of the mean, like the logits."""
+Compute = Callable[[Tensor, bool], Results]
 
 
 class LossStats(NamedTuple):
@@ -93,35 +94,42 @@ class OwnGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, compute: Callable[[Tensor], Results], reduction: str, mean: bool
-    ) -> LossStats:
-        """Return what `loss_stats` does; compute: detached logits to sums, counts and gradient."""
-        sums, counts, grad = compute(logits.detach())
+    def forward(ctx: Any, logits: Tensor, compute: Compute, reduction: str, mean: bool) -> LossStats:
+        """Return what `loss_stats` does."""
+        sums, counts, grad = compute(logits.detach(), True)
         ctx.divides = reduction == "mean" and not mean
         ctx.set_materialize_grads(False)
-        loss = reduce(sums, counts, reduction, logits.dtype)
         ctx.mark_non_differentiable(sums, counts)
         ctx.save_for_backward(counts, grad)
-        return LossStats(loss, sums, counts)
+        return LossStats(reduce(sums, counts, reduction, logits.dtype), sums, counts)
 
     @staticmethod
-    def backward(ctx: Any, *arriving: Tensor | None) -> tuple[Tensor | None, None, None, None]:
-        """Scale the gradient, if by something other than 1, in place unless the graph is kept."""
+    def backward(ctx: Any, factors: Tensor | None, *constants: None) -> tuple[Tensor | None, None, None, None]:
+        """Return the gradient times factors [] or [B, K]: itself, scaled in place if by something other than 1.
+
+        It is copied if the graph is kept, or if torch cannot tell: a second backward pass will want it.
+        """
         if torch.is_grad_enabled():  # create_graph
             raise RuntimeError(NO_SECOND_DERIVATIVE)
         counts, grad = ctx.saved_tensors  # [B, K], [B, K, *S]
-        factors = arriving[0]  # [] or [B, K]
         if factors is None:
             return None, None, None, None
         if ctx.divides:
             factors = factors.to(torch.float64) / known_pairs(counts)
-        return _given_away(grad, factors), None, None, None
+        kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)()
+        # Only on the CPU can be asked: a GPU would have to be waited for.
+        if factors.device.type == "cpu" and all(factor == 1 for factor in factors.flatten().tolist()):
+            return grad.clone() if kept else grad, None, None, None
+        factors = factors.to(torch.float64).expand(grad.shape[:2])
+        if kept:
+            return scaled(grad, factors), None, None, None
+        scale_gradient(grad, factors)
+        return grad, None, None, None
 
 
 def loss_stats(
     logits: Tensor,  # [B, K, *S]
-    compute: Callable[[Tensor], Results],
+    compute: Compute,
     reduction: str,
     mean: bool = False,
 ) -> LossStats:
@@ -129,63 +137,22 @@ def loss_stats(
 
     Args:
         logits: what the loss is differentiated for.
-        compute: logits to sums, counts and gradient, as the ops do.
+        compute: called with logits, and with whether the gradient is needed; runs the op.
         reduction: see `reduce`.
         mean: whether that gradient was divided by the number of known pairs; for the reduction "mean" alone.
     """
-    if torch.compiler.is_compiling() or not needs_grad(logits):
-        sums, counts, _ = compute(logits)
-        return LossStats(
-            reduce(sums, counts, reduction, logits.dtype), sums.detach() if sums.requires_grad else sums, counts
-        )
-    stats = OwnGradient.apply(logits, compute, reduction, mean)  # type: ignore[no-untyped-call]
-    return LossStats(*cast(Results, stats))
+    with_grad = torch.is_grad_enabled() and logits.requires_grad
+    if with_grad and not torch.compiler.is_compiling():
+        stats = OwnGradient.apply(logits, compute, reduction, mean)  # type: ignore[no-untyped-call]
+        return LossStats(*cast(Results, stats))
+    sums, counts, _ = compute(logits, with_grad)
+    return LossStats(reduce(sums, counts, reduction, logits.dtype), sums.detach(), counts)
 
 
-def _given_away(
-    grad: Tensor,  # [B, K, *S]
-    factors: Tensor,  # [] or [B, K]
-) -> Tensor:
-    """Return the product; the gradient itself, overwritten if need be, unless a second backward pass will want it."""
-    kept = _graph_is_kept()
-    # Only on the CPU can be asked: a GPU would have to be waited for.
-    if factors.device.type == "cpu" and _are_one(factors):
-        return grad.clone() if kept else grad
-    factors = factors.to(torch.float64).expand(grad.shape[:2])
-    if kept:
-        return scaled(grad, factors)
-    scale_gradient(grad, factors)
-    return grad
+def reduce(sums: Tensor, counts: Tensor, reduction: str, dtype: torch.dtype) -> Tensor:
+    """Reduce sums [B, K] and counts [B, K] to the loss; float64 for float64 logits, else float32.
 
-
-def _are_one(factors: Tensor) -> bool:
-    return factors.item() == 1 if factors.ndim == 0 else bool((factors == 1).all())
-
-
-def _graph_is_kept() -> bool:
-    """Return whether the running backward pass was asked to retain_graph; true as well if torch cannot tell."""
-    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
-    return bool(asked())
-
-
-def needs_grad(logits: Tensor) -> bool:
-    """Return whether the forward has to make the gradient."""
-    return torch.is_grad_enabled() and logits.requires_grad
-
-
-def reduce(
-    sums: Tensor,  # [B, K] float64
-    counts: Tensor,  # [B, K] int64
-    reduction: str,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Reduce the sums of every (image, organ) to the loss.
-
-    Args:
-        sums: sum of w * BCE per (image, organ).
-        counts: number of known voxels per (image, organ).
-        reduction: mean divides by the number of known pairs; the loss is 0 when there are none.
-        dtype: of the logits; a loss is float64 for float64 logits and float32 otherwise.
+    "mean" divides by the number of known pairs; the loss is 0 when there are none.
     """
     loss = sums if reduction == "none" else sums.sum()
     if reduction == "mean":

@@ -5,7 +5,7 @@ gradient as well, w (sigmoid(z) - y), for the mean divided by the number of know
 where something other than 1 arrives.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,28 +30,18 @@ def _check(logits: Tensor, labels: Tensor, table: Tensor, *flags: bool) -> None:
 
 
 def _launch(core: Core, logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool) -> Results:
-    logits = logits.contiguous()
     grad = core.empty(logits.shape if with_grad else (0,), logits)
-    return *_run(core, logits, labels, table, grad if with_grad else None, mean), grad
+    sizes = {"voxels": labels.shape[1:].numel(), "mean": mean}
+    return *loss_autograd.launch(core, NAME, logits, labels, table, grad if with_grad else None, **sizes), grad
 
 
 def _launch_in_place(core: Core, logits: Tensor, labels: Tensor, table: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
     grad = logits.contiguous()
-    results = _run(core, grad, labels, table, grad, mean)
+    sizes = {"voxels": labels.shape[1:].numel(), "mean": mean}
+    results = loss_autograd.launch(core, NAME, grad, labels, table, grad, **sizes)
     if grad is not logits:
         logits.copy_(grad)
     return results
-
-
-def _run(
-    core: Core, logits: Tensor, labels: Tensor, table: Tensor, grad: Tensor | None, mean: bool
-) -> tuple[Tensor, Tensor]:
-    voxels = labels.shape[1:].numel()
-    return loss_autograd.launch(core, NAME, logits, labels, table, grad, voxels=voxels, mean=mean)
-
-
-def _fake_in_place(logits: Tensor, labels: Tensor, table: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
-    return loss_autograd.fake(logits, labels, table, False)[:2]
 
 
 define(
@@ -63,17 +53,17 @@ define(
     differentiable=loss_autograd.FORMULA,
     native=native(_launch),
     cuda=cuda(_launch),
-    triton=triton(NAME, NAME),
+    triton=triton(_launch),
 )
 
 define(
     IN_PLACE,
     "(Tensor(a!) logits, Tensor labels, Tensor table, bool mean) -> (Tensor sums, Tensor counts)",
     check=_check,
-    fake=_fake_in_place,
+    fake=lambda logits, labels, table, mean: loss_autograd.fake(logits, labels, table, False)[:2],
     native=native(_launch_in_place),
     cuda=cuda(_launch_in_place),
-    triton=triton(NAME, IN_PLACE),
+    triton=triton(_launch_in_place),
 )
 
 
@@ -115,14 +105,8 @@ def masked_bce(
     Sync: reads nothing on the host.
     Source: Petit et al., DLMIA 2018, equation 1.
     """
-    return masked_bce_stats(
-        logits,
-        labels,
-        table,
-        reduction=reduction,
-        overwrite_logits=overwrite_logits,
-        implementation=implementation,
-    ).loss
+    options: Any = {"reduction": reduction, "overwrite_logits": overwrite_logits, "implementation": implementation}
+    return masked_bce_stats(logits, labels, table, **options).loss
 
 
 def masked_bce_stats(
@@ -137,22 +121,18 @@ def masked_bce_stats(
     """Return what `masked_bce` does, with the sums and counts [B, K] that it was reduced from; the cost is the same."""
     check_reduction(reduction)
     kernel = overload(NAME, implementation, logits, labels, table)
-    with_grad = loss_autograd.needs_grad(logits)
     # 1 / N underflows in float16: there, the backward pass scales.
     mean = reduction == "mean" and logits.dtype != torch.float16
 
-    def in_new_memory(values: Tensor) -> Results:
-        return cast(Results, kernel(values, labels, table, with_grad, mean))
-
-    def in_place(values: Tensor) -> Results:
+    def compute(values: Tensor, with_grad: bool) -> Results:
+        if not (overwrite_logits and with_grad) or torch.compiler.is_compiling():
+            return cast(Results, kernel(values, labels, table, with_grad, mean))
+        _check_overwritable(logits)
         sums, counts = overload(IN_PLACE, implementation)(values, labels, table, mean)
         torch.autograd.graph.increment_version(logits)  # whoever kept the logits for a backward pass gets an error
         return sums, counts, values
 
-    overwrite = overwrite_logits and with_grad and not torch.compiler.is_compiling()
-    if overwrite:
-        _check_overwritable(logits)
-    return loss_autograd.loss_stats(logits, in_place if overwrite else in_new_memory, reduction, mean)
+    return loss_autograd.loss_stats(logits, compute, reduction, mean)
 
 
 def _check_overwritable(logits: Tensor) -> None:

@@ -46,8 +46,8 @@ def _triton_limit(logits: Tensor, labels: Tensor, *others: object) -> str:
 
 def _launch(core: Core, logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -> Results:
     grad = logits.new_empty(logits.shape if with_grad else (0,))
-    flat = [1] * (5 - logits.ndim)  # an image is a volume of one slice
-    low, high = [*flat, *logits.shape[2:]], [*flat, *labels.shape[1:]]
+    flat = (1,) * (5 - logits.ndim)  # an image is a volume of one slice
+    low, high = (*flat, *logits.shape[2:]), (*flat, *labels.shape[1:])
     gradient = grad if with_grad else None
     return *loss_autograd.launch(core, NAME, logits, labels, table, gradient, low=low, high=high), grad
 
@@ -60,7 +60,7 @@ define(
     differentiable=loss_autograd.FORMULA,
     native=native(_launch),
     cuda=native_cuda.cuda(_launch, _cuda_limit),
-    triton=triton(NAME, NAME, _triton_limit),
+    triton=triton(_launch, _triton_limit),
 )
 
 
@@ -81,16 +81,14 @@ def masked_bce_upsampled(
         logits: [B, K, h, w] or [B, K, d, h, w] float32, bfloat16, float16 or float64; any memory format.
         labels: [B, H, W] or [B, D, H, W] uint8 label map at the size to which the logits are interpolated.
         table: [B, 256, 2, ceil(K / 32)] int32 supervision tables, on the logits' device.
-        reduction: "mean" over the known (voxel, organ) pairs, exactly 0 when there are none; "sum"; or "none" for
-            one sum an (image, organ).
+        reduction: "mean", "sum" or "none", as for `masked_bce`.
         implementation: None for the best one here, or a name of `smile_fast.ops.available`; a name never falls back.
 
     Returns:
         [] or, for "none", [B, K]; float64 for float64 logits, else float32.
 
     Raises:
-        TypeError: an argument is no tensor or has the wrong dtype.
-        ValueError: shapes or devices disagree, unknown reduction, implementation that cannot be used.
+        TypeError, ValueError: as `masked_bce` does.
 
     Numerics: interpolates and computes in float32 (float64 for float64 logits), sums in float64, deterministically; the
         native implementation gives the same bits for any number of threads. A NaN or infinite logit reaches the loss
@@ -114,9 +112,8 @@ def masked_bce_upsampled_stats(
     """Return what `masked_bce_upsampled` does, with the sums and counts [B, K] that it was reduced from."""
     check_reduction(reduction)
     kernel = overload(NAME, implementation, logits, labels, table)
-    with_grad = loss_autograd.needs_grad(logits)
 
-    def compute(values: Tensor) -> Results:
+    def compute(values: Tensor, with_grad: bool) -> Results:
         return cast(Results, kernel(values, labels, table, with_grad))
 
     return loss_autograd.loss_stats(logits, compute, reduction)

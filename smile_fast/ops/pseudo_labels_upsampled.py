@@ -1,6 +1,5 @@
 """pseudo_labels_upsampled: a relabelling round of one case, from low-resolution logits to pseudo-label codes."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -51,8 +50,7 @@ def _launch(
 
 
 def _queued(*arguments: Any) -> tuple[Tensor, Tensor]:
-    run = functools.partial(reference.pseudo_labels_upsampled, select=torch.ops.smile_fast.select_top_fraction)
-    return run(*arguments)
+    return reference.pseudo_labels_upsampled(*arguments, select=torch.ops.smile_fast.select_top_fraction)
 
 
 def _triton_limit(logits: Tensor, labels: Tensor, organs: object, gamma: object, stride: int, scope: object) -> str:
@@ -66,7 +64,7 @@ define(
     check=_check,
     fake=_fake,
     native=native(_launch, lambda logits, labels, organs, gamma, stride, scope: refused_stride(stride)),
-    triton=triton(NAME, NAME, _triton_limit),
+    triton=triton(_launch, _triton_limit),
     further=[Implementation("torch", _queued, ("cuda",), on_request=("cpu",))],
 )
 
@@ -104,8 +102,7 @@ def pseudo_labels_upsampled(
 
     Raises:
         TypeError: an argument has the wrong type or dtype.
-        ValueError: shapes or devices disagree, gamma, stride or an organ is out of range, unknown
-            scope.
+        ValueError: shapes or devices disagree, gamma, stride or an organ is out of range, unknown scope.
 
     Numerics: a score is the float64 interpolation of `reference.upsample_by_stride` rounded once to float32 (not
         rounded for float64 logits). A NaN score is no candidate. Exact and deterministic: all implementations agree

@@ -1,8 +1,9 @@
 """Every op in plain torch: the semantics, in float64 if asked, never optimised.
 
-These functions are the kernels of last resort on every device. They loop over the organs, so that no temporary
-holds more than one organ at full resolution. They are deterministic for a given number of threads; torch's exp rounds
-differently at the end of a thread's share, so the last bits may change with that number.
+These functions are the kernels of last resort on every device; their arguments have the shapes and dtypes that the
+public functions of `smile_fast.ops` name. They loop over the organs, so that no temporary holds more than one organ at
+full resolution. They are deterministic for a given number of threads; torch's exp rounds differently at the end of a
+thread's share, so the last bits may change with that number.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,25 +29,14 @@ def known_pairs(counts: Tensor) -> Tensor:
     return counts.sum().clamp(min=1)
 
 
-def scaled(
-    grad: Tensor,  # [B, K, *S]
-    factors: Tensor,  # [B, K]
-) -> Tensor:
-    """Multiply a gradient by one factor an (image, organ): computed in float32 or better, and rounded once."""
+def scaled(grad: Tensor, factors: Tensor) -> Tensor:
+    """Multiply [B, K, *S] by one factor an (image, organ) [B, K]: in float32 or better, and rounded once."""
     factors = factors.to(compute_dtype(grad.dtype)).reshape(factors.shape + (1,) * (grad.ndim - 2))
     return (grad * factors).to(grad.dtype)
 
 
-def decode(
-    labels: Tensor,  # [B, *S] uint8
-    table: Tensor,  # [B, 256, 2, ceil(K / 32)] int32
-    organs: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Look up w_k and y*_k at every voxel, organ by organ.
-
-    Yields:
-        known, positive: [B, *S] bool each.
-    """
+def decode(labels: Tensor, table: Tensor, organs: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Look up w_k and y*_k at every voxel, organ by organ: yields known and positive, [B, *S] bool each."""
     index = labels.flatten(1).long()  # [B, voxels]
     for word in range(table.shape[-1]):
         rows = table[..., word]  # [B, 256, 2]
@@ -55,18 +45,11 @@ def decode(
             yield (known >> bit & 1).bool(), (positive >> bit & 1).bool()
 
 
-def bce(
-    logits: Tensor,  # [B, *S] float32 or float64
-    known: Tensor,  # [B, *S] bool
-    positive: Tensor,  # [B, *S] bool
-) -> tuple[Tensor, Tensor]:
-    """Return w * BCE(sigmoid(z), y) and its derivative w * (sigmoid(z) - y), voxel by voxel.
+def bce(logits: Tensor, known: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """Return w * BCE(sigmoid(z), y) and its derivative w * (sigmoid(z) - y), voxel by voxel: all are [B, *S].
 
     With x = z where y = 0 and x = -z where y = 1, BCE = softplus(x) and dBCE/dx = sigmoid(x): no difference of
     nearly equal numbers, whatever z is. An unknown voxel's results are replaced, not multiplied: 0 * inf is NaN.
-
-    Returns:
-        loss, gradient: [B, *S] each.
     """
     margin = torch.where(positive, -logits, logits)
     loss = margin.clamp(min=0) + torch.log1p(torch.exp(-margin.abs()))
@@ -76,11 +59,7 @@ def bce(
 
 
 def masked_bce(
-    logits: Tensor,  # [B, K, *S]
-    labels: Tensor,  # [B, *S] uint8
-    table: Tensor,  # [B, 256, 2, ceil(K / 32)] int32
-    with_grad: bool,
-    mean: bool,
+    logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Kernel of `smile_fast::masked_bce`.
 
@@ -106,31 +85,20 @@ def masked_bce(
     return sums, counts, grad
 
 
-def masked_bce_in_place(
-    logits: Tensor,  # [B, K, *S], overwritten
-    labels: Tensor,  # [B, *S] uint8
-    table: Tensor,  # [B, 256, 2, ceil(K / 32)] int32
-    mean: bool,
-) -> tuple[Tensor, Tensor]:
+def masked_bce_in_place(logits: Tensor, labels: Tensor, table: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
     """Kernel of `smile_fast::masked_bce_in_place`: `masked_bce`, with the gradient in place of the logits."""
     sums, counts, grad = masked_bce(logits, labels, table, True, mean)
     logits.copy_(grad)
     return sums, counts
 
 
-def scale_gradient(
-    gradient: Tensor,  # [B, K, *S], overwritten
-    factors: Tensor,  # [B, K] float64
-) -> None:
+def scale_gradient(gradient: Tensor, factors: Tensor) -> None:
     """Kernel of `smile_fast::scale_gradient`: multiply in place by one factor an (image, organ)."""
     gradient.copy_(scaled(gradient, factors))
 
 
 def masked_bce_upsampled(
-    logits: Tensor,  # [B, K, h, w] or [B, K, d, h, w]
-    labels: Tensor,  # [B, H, W] or [B, D, H, W] uint8
-    table: Tensor,  # [B, 256, 2, ceil(K / 32)] int32
-    with_grad: bool,
+    logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Kernel of `smile_fast::masked_bce_upsampled`.
 
@@ -168,17 +136,8 @@ def upsample_adjoint(high: Tensor, shape: torch.Size) -> Tensor:
     return cast(Tensor, adjoint(high, list(high.shape[2:]), list(shape), False))
 
 
-def select_top_fraction(
-    scores: Tensor,  # [N] float
-    candidates: Tensor,  # [N] bool
-    gamma: Tensor,  # [S] float64
-    segments: Tensor,  # [S + 1] int64
-) -> Tensor:
-    """Kernel of `smile_fast::select_top_fraction`.
-
-    Returns:
-        [N] bool, the selection.
-    """
+def select_top_fraction(scores: Tensor, candidates: Tensor, gamma: Tensor, segments: Tensor) -> Tensor:
+    """Kernel of `smile_fast::select_top_fraction`: gamma is [S] float64, the selection [N] bool."""
     length = scores.numel()
     if length == 0 or gamma.numel() == 0:
         return torch.zeros_like(candidates)
@@ -205,16 +164,10 @@ def select_top_fraction(
     return selected
 
 
-def fraction_count(
-    gamma: Tensor,  # [S] float64
-    counts: Tensor,  # [S] int64
-) -> Tensor:
-    """Return ceil(gamma * n), at most n, with a product that rounding moved off an integer put back on it.
+def fraction_count(gamma: Tensor, counts: Tensor) -> Tensor:
+    """Return ceil(gamma * n) [S] int64, at most n, with a product that rounding moved off an integer put back on it.
 
     0.07 * 100 is 7.000000000000001 in float64; seven voxels are meant, not eight.
-
-    Returns:
-        [S] int64.
     """
     product = gamma.nan_to_num(0.0).clamp(0, 1) * counts.double()
     nearest = product.round()
@@ -222,13 +175,8 @@ def fraction_count(
     return torch.where(integral, nearest, product.ceil()).long().minimum(counts)
 
 
-def upsample_by_stride(
-    low: Tensor,  # [N, h, w] float
-    height: int,
-    width: int,
-    stride: int,
-) -> Tensor:  # [N, H, W] float64
-    """Interpolate bilinearly, times (2 stride)^2: a pixel is `stride` times smaller than a low-resolution one.
+def upsample_by_stride(low: Tensor, height: int, width: int, stride: int) -> Tensor:
+    """Interpolate [N, h, w] bilinearly to [N, H, W] float64, times (2 stride)^2; a low pixel is `stride` pixels wide.
 
     Pixel i lies at (i + 0.5) / stride - 0.5 of the low pixels' centres; outside of them, the border repeats. With
     that scale every weight is an integer, so that the product of a weight and a float32 logit is exact in float64, and
@@ -254,18 +202,8 @@ def _corners_of_axis(size: int, low: int, stride: int, device: torch.device) -> 
     return lower.clamp(0), (lower + 1).clamp(max=low - 1), 2 * stride - weight, weight
 
 
-def label_map_upsampled(
-    logits: Tensor,  # [N, M, h, w]
-    height: int,
-    width: int,
-    stride: int,
-    softmax: bool,
-) -> Tensor:
-    """Kernel of `smile_fast::label_map_upsampled`.
-
-    Returns:
-        [N, H, W] uint8.
-    """
+def label_map_upsampled(logits: Tensor, height: int, width: int, stride: int, softmax: bool) -> Tensor:
+    """Kernel of `smile_fast::label_map_upsampled`: [N, H, W] uint8."""
     labels = logits.new_zeros((logits.shape[0], height, width), dtype=torch.uint8)
     if labels.numel() == 0:
         return labels
@@ -283,22 +221,13 @@ Selection = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def pseudo_labels_upsampled(
-    logits: Tensor,  # [D, K, h, w]
-    labels: Tensor,  # [D, H, W] uint8
-    organs: Sequence[int],
-    gamma: float,
-    stride: int,
-    scope: str,
-    select: Selection | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Kernel of `smile_fast::pseudo_labels_upsampled`.
+    logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, scope: str,
+    *, select: Selection | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Kernel of `smile_fast::pseudo_labels_upsampled`: overlay [D, H, W] uint8, counts [n, 3] int64.
 
     Without `select`, the selection runs over the candidates alone, whose number the host learns. With that of the op,
     which runs over all voxels, it learns nothing.
-
-    Returns:
-        overlay: [D, H, W] uint8, 0 or PSEUDO_BIT | label of an organ.
-        counts: [n, 3] int64, candidates, selected and kept voxels of each organ.
     """
     select = select or _select_compacted
     labels = labels.contiguous()  # so is everything of its shape, and can be indexed flat
@@ -335,12 +264,7 @@ def _scores(low: Tensor, shape: torch.Size, stride: int) -> Tensor:
     return scores
 
 
-def _select_compacted(
-    scores: Tensor,  # [N]
-    candidates: Tensor,  # [N] bool
-    shares: Tensor,  # [S] float64
-    segments: Tensor,  # [S + 1] int64
-) -> Tensor:  # [N] bool
+def _select_compacted(scores: Tensor, candidates: Tensor, shares: Tensor, segments: Tensor) -> Tensor:
     """Select among the candidates: a few percent of a volume, and so of the work of `select_top_fraction`."""
     where = candidates.nonzero()[:, 0]
     offsets = torch.searchsorted(where, segments)  # of the segments, among the candidates

@@ -86,7 +86,7 @@ def _no_gradient(inputs: int) -> Formula:
     return Formula(setup_context, lambda ctx, *arriving: (None,) * inputs)
 
 
-_IMPLEMENTATIONS: dict[str, tuple[Implementation, ...]] = {}
+_IMPLEMENTATIONS: dict[str, dict[str, Implementation]] = {}  # of each op: by name, best first
 _ARGUMENTS: dict[str, list[tuple[str, str]]] = {}  # of each op: (type, name) of the schema's arguments
 
 
@@ -127,7 +127,7 @@ def define(
         raise ValueError(f"{op} needs a reference: a function of this name in {references.__file__}")
     last = Implementation(REFERENCE, reference or getattr(references, op))
     implementations = [one for one in (native, cuda, triton, *further, last) if one is not None]
-    _IMPLEMENTATIONS[op] = tuple(implementations)
+    _IMPLEMENTATIONS[op] = {one.name: one for one in implementations}
     _ARGUMENTS[op] = re.findall(r"([\w\[\]]+)(?:\(a!\))? (\w+)(?=[,)])", schema.partition(" -> ")[0])
     formula = differentiable or _no_gradient(len(_ARGUMENTS[op]))
     by_name = {f"{op}.{one.name}": [one] for one in implementations if not one.unusable}
@@ -204,13 +204,12 @@ def overload(op: str, implementation: str | None, *arguments: Any) -> OpOverload
     packet = getattr(torch.ops.smile_fast, op)
     if implementation is None:
         return packet.default  # type: ignore[no-any-return]
-    for candidate in _IMPLEMENTATIONS[op]:
-        if candidate.name == implementation:
-            if candidate.unusable:
-                raise ValueError(f"implementation {implementation!r} of {op} cannot be used: {candidate.unusable}")
-            return getattr(packet, implementation)  # type: ignore[no-any-return]
-    names = ", ".join(candidate.name for candidate in _IMPLEMENTATIONS[op])
-    raise ValueError(f"implementation of {op} must be None or one of {names}, got {implementation!r}")
+    by_name = _IMPLEMENTATIONS[op]
+    if implementation not in by_name:
+        raise ValueError(f"implementation of {op} must be None or one of {', '.join(by_name)}, got {implementation!r}")
+    if reason := by_name[implementation].unusable:
+        raise ValueError(f"implementation {implementation!r} of {op} cannot be used: {reason}")
+    return getattr(packet, implementation)  # type: ignore[no-any-return]
 
 
 def defined() -> tuple[str, ...]:
@@ -234,9 +233,6 @@ def available(op: str, device: str) -> list[tuple[str, bool, str]]:
     """
     if op not in _IMPLEMENTATIONS:
         raise ValueError(f"op must be one of {', '.join(_IMPLEMENTATIONS)}, got {op!r}")
-    rows = []
     # What only runs on request stands last: the first usable row is what the op runs.
-    for implementation in sorted(_IMPLEMENTATIONS[op], key=lambda candidate: device in candidate.on_request):
-        reason = implementation.why_not_on(device)
-        rows.append((implementation.name, not reason, reason))
-    return rows
+    rows = sorted(_IMPLEMENTATIONS[op].values(), key=lambda candidate: device in candidate.on_request)
+    return [(one.name, not one.why_not_on(device), one.why_not_on(device)) for one in rows]

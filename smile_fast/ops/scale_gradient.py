@@ -22,10 +22,6 @@ def _check(gradient: Tensor, factors: Tensor) -> None:
     check_shape("factors", factors, tuple(gradient.shape[:2]), "[B, K]")
 
 
-def _fake(gradient: Tensor, factors: Tensor) -> None:
-    return None
-
-
 def _launch(core: Core, gradient: Tensor, factors: Tensor) -> None:
     voxels = gradient.shape[2:].numel()
     core.run(NAME, gradient.dtype, gradient=gradient, factors=factors, channels=factors.numel(), voxels=voxels)
@@ -35,10 +31,10 @@ define(
     NAME,
     "(Tensor(a!) gradient, Tensor factors) -> ()",
     check=_check,
-    fake=_fake,
+    fake=lambda gradient, factors: None,
     native=native(_launch),
     cuda=cuda(_launch),
-    triton=triton(NAME, NAME),
+    triton=triton(_launch),
 )
 
 

@@ -27,10 +27,6 @@ def _check(scores: Tensor, candidates: Tensor, gamma: Tensor, segments: Tensor) 
     check_shape("gamma", gamma, (segments.shape[0] - 1,), "[S]")
 
 
-def _fake(scores: Tensor, candidates: Tensor, gamma: Tensor, segments: Tensor) -> Tensor:
-    return candidates.new_empty(candidates.shape)
-
-
 def _launch(core: Core, scores: Tensor, candidates: Tensor, gamma: Tensor, segments: Tensor) -> Tensor:
     selection = core.empty(candidates.shape, candidates)
     segmented = {"gamma": gamma, "offsets": segments, "segments": gamma.shape[0]}
@@ -43,10 +39,10 @@ define(
     NAME,
     "(Tensor scores, Tensor candidates, Tensor gamma, Tensor segments) -> Tensor",
     check=_check,
-    fake=_fake,
+    fake=lambda scores, candidates, gamma, segments: candidates.new_empty(candidates.shape),
     native=native(_launch),
     cuda=cuda(_launch),
-    triton=triton(NAME, NAME),
+    triton=triton(_launch),
 )
 
 

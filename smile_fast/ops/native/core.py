@@ -44,7 +44,7 @@ def addresses(arguments: dict[str, Any]) -> list[Tensor]:
 
 
 class Core:
-    """What an op's launcher needs of a core: written once, it serves the CPU and, by a subclass, CUDA."""
+    """What an op's launcher needs of a core: written once, it serves the CPU and, by subclasses, CUDA and Triton."""
 
     def empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Return a contiguous tensor with the dtype and on the device of another, with unspecified contents.
@@ -54,7 +54,7 @@ class Core:
         zeroed one by one at first touch: that costs several times what the kernels need to fill them.
         """
         size = torch.Size(shape)
-        if size.numel() * like.itemsize < POOLED_BYTES:
+        if size.numel() * like.itemsize < POOLED_BYTES or CORE is None or like.is_cuda:
             return like.new_empty(size)
         return torch.frombuffer(CORE.Memory(size.numel() * like.itemsize), dtype=like.dtype).view(size)
 

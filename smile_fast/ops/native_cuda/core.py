@@ -1,7 +1,7 @@
 """The extension module itself, or the reason why there is none, and how an op is queued on a device."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,10 +19,6 @@ CORE, UNUSABLE = load("_native_cuda", NOT_BUILT)
 
 class CudaCore(Core):
     """The kernels of smile_fast._native_cuda."""
-
-    def empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """See `Core.empty`; from torch's allocator."""
-        return like.new_empty(shape)
 
     def run(self, op: str, dtype: torch.dtype, **arguments: Any) -> None:
         """See `Core.run`; queued on the current stream of the tensors' device.

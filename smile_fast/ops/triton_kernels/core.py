@@ -1,15 +1,16 @@
 """Whether Triton can be used, and how the ops load and launch their kernels. Imports Triton at the first call only."""
 
+import functools
 import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from smile_fast.ops.native.core import refused_dtype
+from smile_fast.ops.native.core import Core, refused_dtype
 from smile_fast.ops.registry import Implementation, Refusal
 
 LARGEST_AXIS = 32_000
@@ -19,8 +20,6 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ROUNDING = {"enable_fp_fusion": False}
 """An option of every launch: products and sums are fused only where a kernel says so, as in the interpreter."""
 ON_REQUEST = ("cpu",) if INTERPRETED else ()
-
-Result = TypeVar("Result")
 
 
 def _unusable() -> str:
@@ -39,18 +38,19 @@ def refused_axes(*lengths: int) -> str:
     return f"it takes axes and strides of up to {LARGEST_AXIS} pixels, got {largest}" if largest > LARGEST_AXIS else ""
 
 
-def triton(module: str, op: str, *limits: Refusal) -> Implementation:
-    """Return the registry's entry of an op that a file of this package implements.
+class TritonCore(Core):
+    """The kernels of this package: a file an op, imported, and Triton with it, at the first call."""
 
-    Args:
-        module: the file; it, and with it Triton, is imported at the first call.
-        op: the function in that file, which takes the schema's arguments.
-        limits: what the kernel does not take, beside dtypes.
-    """
+    def run(self, op: str, dtype: torch.dtype, **arguments: Any) -> None:
+        """See `Core.run`; calls the file's function of the op's name with tensors, which are contiguous."""
+        tensors = {name: value.contiguous() for name, value in arguments.items() if isinstance(value, Tensor)}
+        with torch.cuda.device_of(next(iter(tensors.values()))):
+            getattr(importlib.import_module(f"smile_fast.ops.triton_kernels.{op}"), op)(**{**arguments, **tensors})
 
-    def run(*arguments: Any) -> Any:
-        return getattr(importlib.import_module(f"smile_fast.ops.triton_kernels.{module}"), op)(*arguments)
 
+def triton(launch: Callable[..., Any], *limits: Refusal) -> Implementation:
+    """Return the registry's entry of an op's Triton kernels; arguments as those of `native.core.native`."""
+    run = functools.partial(launch, TritonCore())
     return Implementation("triton", run, ("cuda",), UNUSABLE, (refused_dtype, *limits), ON_REQUEST)
 
 
@@ -81,10 +81,10 @@ def size_bucket(size: int) -> int:
 def tuned(
     key: tuple[object, ...],
     configurations: Sequence[Configuration],
-    run: Callable[[Configuration], Result],
+    run: Callable[[Configuration], Any],
     *,
     overwritten: Tensor | None = None,
-) -> Result:
+) -> Any:
     """Run with the fastest configuration, which the first call for a key finds out.
 
     Measuring waits for the device, so nothing is measured while a CUDA graph is captured, while torch reports

@@ -1,11 +1,13 @@
 """Both ends of the two losses: label counts before the main kernel, sums and counts an organ after it."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from smile_fast.ops.triton_kernels.core import INTERPRETED, ROUNDING
+from smile_fast.ops.triton_kernels.core import INTERPRETED, ROUNDING, Configuration, size_bucket, tuned
 from smile_fast.ops.triton_kernels.numerics import population
 
 LABELS = tl.constexpr(256)
@@ -20,13 +22,9 @@ def histogram_kernel(
     table,  # [B, 256, 2, words] int32
     histogram,  # [B, 256] int64, zero
     total,  # [1] int64, zero: known (voxel, organ) pairs
-    voxels,
-    words,
-    programs,
-    organs,
-    CHUNK: tl.constexpr,
-    MEAN: tl.constexpr,
-):
+    voxels, words, programs, organs,
+    CHUNK: tl.constexpr, MEAN: tl.constexpr,
+):  # fmt: skip
     """Count the labels of every image, and with MEAN the known pairs that they stand for.
 
     Integers add up to the same sum in any order: atomics do not cost the determinism.
@@ -58,11 +56,9 @@ def finish_kernel(
     table,  # [B, 256, 2, words] int32
     sums,  # [B, K] float64
     counts,  # [B, K] int64
-    organs,
-    words,
-    parts,
+    organs, words, parts,
     PARTIALS: tl.constexpr,
-):
+):  # fmt: skip
     """Add the partial sums of one (image, organ) in float64, in a fixed order, and its known voxels."""
     pair = tl.program_id(0).to(tl.int64)
     image, organ = pair // organs, pair % organs
@@ -78,13 +74,8 @@ def finish_kernel(
     tl.store(counts + pair, tl.sum(tl.load(histogram + image * LABELS + values) * known))
 
 
-def count_labels(
-    labels: Tensor,  # [B, *S] contiguous
-    table: Tensor,  # [B, 256, 2, words] contiguous
-    organs: int,
-    mean: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return histogram [B, 256] int64 of the labels, and with `mean` [1] int64, the number of known pairs."""
+def count_labels(labels: Tensor, table: Tensor, organs: int, mean: bool) -> tuple[Tensor, Tensor]:
+    """Return histogram [B, 256] int64 of contiguous labels, and with `mean` [1] int64, the number of known pairs."""
     batch, voxels = labels.shape[0], labels[0].numel()
     memory = torch.zeros(batch * 256 + 1, dtype=torch.int64, device=labels.device)
     histogram, total = memory[:-1].view(batch, 256), memory[-1:]
@@ -101,16 +92,30 @@ def count_values(labels: Tensor) -> Tensor:
     return count_labels(labels.view(1, -1), nothing_known, 1, mean=False)[0][0]
 
 
-def finish(
-    partials: Tensor,  # [B, K, parts] float32
-    histogram: Tensor,  # [B, 256] int64
-    table: Tensor,  # [B, 256, 2, words]
-) -> tuple[Tensor, Tensor]:
-    """Return sums [B, K] float64 and counts [B, K] int64."""
-    batch, organs, parts = partials.shape
-    sums = partials.new_empty((batch, organs), dtype=torch.float64)
-    counts = partials.new_empty((batch, organs), dtype=torch.int64)
-    finish_kernel[(batch * organs,)](
-        partials, histogram, table, sums, counts, organs, table.shape[-1], parts, PARTIALS=PARTIALS, **ROUNDING
+def compute_loss(
+    key: tuple[object, ...],  # op, and more that the fastest configuration may depend on
+    configurations: Sequence[Configuration],
+    main: Callable[[Configuration, Tensor], Tensor],
+    logits: Tensor, labels: Tensor, table: Tensor, sums: Tensor, counts: Tensor, gradient: Tensor | None,
+    mean: bool = False,
+) -> None:  # fmt: skip
+    """Write sums [B, K] and counts [B, K] of a loss; `main` writes the gradient.
+
+    It gets a configuration and [1] int64, with `mean` the known pairs, and returns partial sums [B, K, parts] float32.
+    """
+    if labels.numel() == 0:
+        for result in (sums, counts, gradient):
+            if result is not None:
+                result.zero_()
+        return
+    organs = logits.shape[1]
+    histogram, total = count_labels(labels, table, organs, mean)
+    fitting = [c for c in configurations if c.constants["GROUP"] <= organs] or configurations[-1:]
+    key = (*key, logits.device, logits.dtype, organs, size_bucket(labels.numel()), gradient is None)
+    overwritten = logits if gradient is logits else None
+    partials = tuned(key, fitting, lambda configuration: main(configuration, total), overwritten=overwritten)
+    finish_kernel[(sums.numel(),)](
+        *(partials, histogram, table, sums, counts, organs, table.shape[-1], partials.shape[-1]),
+        PARTIALS=PARTIALS,
+        **ROUNDING,
     )
-    return sums, counts

@@ -10,7 +10,7 @@ from smile_fast.ops.triton_kernels.core import INTERPRETED, Configuration
 
 BLOCK = 1024 if INTERPRETED else 512  # pixels of a program; more in float64 would not fit in the registers
 REGISTERS = 128
-LAUNCH_OPTIONS = Configuration({}, registers=REGISTERS).launch_options
+LAUNCH_OPTIONS = Configuration({"BLOCK": BLOCK}, registers=REGISTERS).launch_options
 
 
 @triton.jit
@@ -31,19 +31,10 @@ def load_logits(place, inside):
 
 @triton.jit
 def interpolate(low, pixel, inside, rows, columns, width, STRIDE: tl.constexpr):
-    """Interpolate one channel of logits.
+    """Interpolate one channel of logits: [BLOCK] float64, the interpolated logits times (2 STRIDE)^2.
 
-    Args:
-        low: pointer to logits [rows, columns].
-        pixel: [BLOCK] int32, flat index in a slice of `width` pixels a row.
-        inside: [BLOCK] bool, whether there is such a pixel.
-        rows: h.
-        columns: w.
-        width: W.
-        STRIDE: pixels a low pixel.
-
-    Returns:
-        [BLOCK] float64, the interpolated logits times (2 STRIDE)^2.
+    `low` points to logits [rows, columns]; `pixel` [BLOCK] int32 are flat indices in a slice of `width` pixels a row,
+    and `inside` [BLOCK] says whether there is such a pixel.
     """
     above, below, top_weight, bottom_weight = corners_of_axis(pixel // width, rows, STRIDE)
     left, right, left_weight, right_weight = corners_of_axis(pixel % width, columns, STRIDE)

@@ -1,6 +1,5 @@
 """label_map_upsampled in Triton: every program decides the labels of some pixels of one image, channel by channel."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -12,16 +11,9 @@ from smile_fast.ops.triton_kernels.interpolation import BLOCK, LAUNCH_OPTIONS, i
 def label_map_upsampled_kernel(
     logits,  # [N, M, h, w]
     labels,  # [N, H, W] uint8
-    channels,
-    rows,
-    columns,
-    height,
-    width,
-    blocks,
-    STRIDE: tl.constexpr,
-    SOFTMAX: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    channels, rows, columns, height, width, blocks,
+    STRIDE: tl.constexpr, SOFTMAX: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Decide BLOCK pixels: the highest channel, and with sigmoid heads only one above 0."""
     image = (tl.program_id(0) // blocks).to(tl.int64)
     pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -37,19 +29,14 @@ def label_map_upsampled_kernel(
     tl.store(labels + image * height * width + pixel, label.to(tl.uint8), mask=inside)
 
 
-def label_map_upsampled(logits: Tensor, height: int, width: int, stride: int, softmax: bool) -> Tensor:
-    """Kernel of `smile_fast::label_map_upsampled`; results as in the reference."""
-    images, channels, rows, columns = logits.shape
-    labels = logits.new_empty((images, height, width), dtype=torch.uint8)
-    if labels.numel() == 0:
-        return labels
+def label_map_upsampled(
+    logits: Tensor, images: int, channels: int, grid: tuple[int, int, int], softmax: bool, labels: Tensor
+) -> None:
+    """Write the results of `smile_fast.ops.reference.label_map_upsampled`; `grid` is (H, W, stride)."""
+    height, width, stride = grid
     blocks = -(-height * width // BLOCK)
-    with torch.cuda.device_of(logits):
+    if labels.numel():
+        sizes = (channels, *logits.shape[2:], height, width, blocks)
         label_map_upsampled_kernel[(images * blocks,)](
-            *(logits.contiguous(), labels, channels, rows, columns, height, width, blocks),
-            STRIDE=stride,
-            SOFTMAX=softmax,
-            BLOCK=BLOCK,
-            **LAUNCH_OPTIONS,
+            logits, labels, *sizes, STRIDE=stride, SOFTMAX=softmax, **LAUNCH_OPTIONS
         )
-    return labels

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from smile_fast.ops.triton_kernels.core import INTERPRETED, Configuration, size_bucket, tuned
-from smile_fast.ops.triton_kernels.counts import count_labels, finish
+from smile_fast.ops.triton_kernels.core import INTERPRETED, Configuration
+from smile_fast.ops.triton_kernels.counts import compute_loss
 from smile_fast.ops.triton_kernels.numerics import bce, either, join, log1p
 
 CONFIGURATIONS = (
@@ -32,16 +32,9 @@ def masked_bce_kernel(
     gradient,  # [B, K, voxels]; may be the logits
     partials,  # [B, K, blocks] float32
     total,  # [1] int64: known pairs
-    organs,
-    words,
-    voxels,
-    blocks,
-    BLOCK: tl.constexpr,
-    GROUP: tl.constexpr,
-    PRECISE: tl.constexpr,
-    WITH_GRAD: tl.constexpr,
-    MEAN: tl.constexpr,
-):
+    organs, words, voxels, blocks,
+    BLOCK: tl.constexpr, GROUP: tl.constexpr, PRECISE: tl.constexpr, WITH_GRAD: tl.constexpr, MEAN: tl.constexpr,
+):  # fmt: skip
     """Loss, its partial sums and its gradient for BLOCK voxels of one image, all organs."""
     image = (tl.program_id(0) // blocks).to(tl.int64)
     block = tl.program_id(0) % blocks
@@ -85,54 +78,23 @@ def masked_bce_kernel(
 
 
 def masked_bce(
-    logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Kernel of `smile_fast::masked_bce`; results as in `smile_fast.ops.reference.masked_bce`."""
-    logits = logits.contiguous()
-    grad = logits.new_empty(logits.shape if with_grad else (0,))
-    sums, counts = _run(logits, labels, table, grad if with_grad else None, mean)
-    return sums, counts, grad
+    logits: Tensor, labels: Tensor, table: Tensor, batch: int, organs: int, voxels: int,
+    sums: Tensor, counts: Tensor, gradient: Tensor | None, mean: bool,
+) -> None:  # fmt: skip
+    """Write the results of `smile_fast.ops.reference.masked_bce`; the gradient may be the logits."""
 
-
-def masked_bce_in_place(logits: Tensor, labels: Tensor, table: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
-    """Kernel of `smile_fast::masked_bce_in_place`; results as in `smile_fast.ops.reference.masked_bce_in_place`."""
-    grad = logits.contiguous()
-    results = _run(grad, labels, table, grad, mean)
-    if grad is not logits:
-        logits.copy_(grad)
-    return results
-
-
-def _run(
-    logits: Tensor,  # [B, K, *S], contiguous
-    labels: Tensor,  # [B, *S]
-    table: Tensor,  # [B, 256, 2, words]
-    grad: Tensor | None,  # [B, K, *S], contiguous; may be the logits
-    mean: bool,
-) -> tuple[Tensor, Tensor]:
-    batch, organs = logits.shape[:2]
-    if labels.numel() == 0:
-        empty = logits.new_zeros((batch, organs), dtype=torch.float64)
-        return empty, empty.long()
-    labels, table = labels.contiguous(), table.contiguous()
-    voxels = labels[0].numel()
-
-    def main(configuration: Configuration) -> Tensor:
+    def main(configuration: Configuration, total: Tensor) -> Tensor:
         blocks = -(-voxels // configuration.constants["BLOCK"])
         partials = logits.new_empty((batch, organs, blocks), dtype=torch.float32)
         masked_bce_kernel[(batch * blocks,)](
-            *(logits, labels, table, logits if grad is None else grad, partials, total),
+            *(logits, labels, table, logits if gradient is None else gradient, partials, total),
             *(organs, table.shape[-1], voxels, blocks),
             PRECISE=logits.dtype == torch.float32,
-            WITH_GRAD=grad is not None,
+            WITH_GRAD=gradient is not None,
             MEAN=mean,
             **configuration.launch_options,
         )
         return partials
 
-    with torch.cuda.device_of(logits):
-        histogram, total = count_labels(labels, table, organs, mean)
-        key = ("masked_bce", logits.device, logits.dtype, organs, size_bucket(voxels * batch), grad is None)
-        fitting = [c for c in CONFIGURATIONS if c.constants["GROUP"] <= organs] or CONFIGURATIONS[-1:]
-        partials = tuned(key, fitting, main, overwritten=logits if grad is logits else None)
-        return finish(partials, histogram, table)
+    key = ("masked_bce",)
+    compute_loss(key, CONFIGURATIONS, main, logits, labels, table, sums, counts, gradient, mean)

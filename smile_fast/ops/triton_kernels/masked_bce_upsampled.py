@@ -10,14 +10,15 @@ resolution.
 
 import functools
 import itertools
+import math
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from smile_fast.ops.triton_kernels.core import INTERPRETED, Configuration, size_bucket, tuned
-from smile_fast.ops.triton_kernels.counts import count_labels, finish
+from smile_fast.ops.triton_kernels.core import INTERPRETED, Configuration
+from smile_fast.ops.triton_kernels.counts import compute_loss
 from smile_fast.ops.triton_kernels.numerics import bce, join, log1p
 
 FACTORS = tl.constexpr(64)  # of a product of 1 + e, each at most 2, before its logarithm is taken
@@ -87,8 +88,7 @@ def slice_loss(
     n00, n01, n10, n11,  # [GROUP, CELLS] logits of the corners (y, x)
     labels, rows, words, bits, inside, width,
     count_y, base_y, step_y, count_x, base_x, step_x, most_y, most_x,
-    WITH_GRAD: tl.constexpr,
-    PRECISE: tl.constexpr,
+    WITH_GRAD: tl.constexpr, PRECISE: tl.constexpr,
 ):  # fmt: skip
     """Go through the voxels of one slice of every cell; [GROUP, CELLS] loss and the gradients of its corners.
 
@@ -147,11 +147,7 @@ def masked_bce_upsampled_kernel(
     high_z, high_y, high_x,  # D, H, W
     tiles_z, tiles_y, tiles_x,
     size_z, size_y, size_x,  # cells of a tile
-    CELLS: tl.constexpr,
-    GROUP: tl.constexpr,
-    VOLUME: tl.constexpr,
-    WITH_GRAD: tl.constexpr,
-    PRECISE: tl.constexpr,
+    CELLS: tl.constexpr, GROUP: tl.constexpr, VOLUME: tl.constexpr, WITH_GRAD: tl.constexpr, PRECISE: tl.constexpr,
 ):  # fmt: skip
     """Loss, its partial sums and its gradient for the low pixels of one tile, GROUP organs."""
     tiles = tiles_z * tiles_y * tiles_x
@@ -251,22 +247,15 @@ def masked_bce_upsampled_kernel(
 
 @functools.lru_cache(maxsize=256)
 def tile_shape(low: tuple[int, ...], cells: int) -> tuple[int, ...]:
-    """Return the tile of at most `cells` cells with which the fewest tiles cover the low pixels.
+    """Return the tile of at most `cells` cells with which the fewest tiles cover the low pixels (d, h, w) or (h, w).
 
-    Args:
-        low: (d, h, w) or (h, w); a tile of n cells of an axis covers n - 1 low pixels of it.
-        cells: lanes of a program.
-
-    Returns:
-        Cells of an axis, at least 2 each; the last is the longest of those that cost the same, for locality.
+    It has at least 2 cells an axis: n cells cover n - 1 low pixels. Of tiles that cost the same it is the one whose
+    last axis is the longest, for locality.
     """
-    sizes = [range(2, min(n + 1, cells) + 1) for n in low[:-1]]
-
-    def with_rest(outer: tuple[int, ...]) -> tuple[int, ...]:
-        return *outer, min(cells // functools.reduce(int.__mul__, outer, 1), low[-1] + 1)
-
-    shapes = [shape for shape in map(with_rest, itertools.product(*sizes)) if shape[-1] >= 2]
-    return min(shapes, key=lambda shape: (functools.reduce(int.__mul__, tile_counts(low, shape), 1), -shape[-1]))
+    outer = itertools.product(*(range(2, min(n + 1, cells) + 1) for n in low[:-1]))
+    shapes = [(*sizes, min(cells // math.prod(sizes), low[-1] + 1)) for sizes in outer]
+    fitting = (shape for shape in shapes if shape[-1] >= 2)
+    return min(fitting, key=lambda shape: (math.prod(tile_counts(low, shape)), -shape[-1]))
 
 
 def tile_counts(low: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -275,41 +264,27 @@ def tile_counts(low: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]
 
 
 def masked_bce_upsampled(
-    logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Kernel of `smile_fast::masked_bce_upsampled`; results as in `smile_fast.ops.reference.masked_bce_upsampled`."""
-    batch, organs, *low = logits.shape
-    grad = logits.new_empty(logits.shape if with_grad else (0,))
-    if labels.numel() == 0:
-        sums = logits.new_zeros((batch, organs), dtype=torch.float64)
-        return sums, sums.long(), grad.zero_()
-    logits, labels, table = logits.contiguous(), labels.contiguous(), table.contiguous()
-    grad = grad.contiguous()
-    volume = len(low) == 3
+    logits: Tensor, labels: Tensor, table: Tensor, batch: int, organs: int, low: tuple[int, ...], high: tuple[int, ...],
+    sums: Tensor, counts: Tensor, gradient: Tensor | None,
+) -> None:  # fmt: skip
+    """Write the results of `smile_fast.ops.reference.masked_bce_upsampled`; an image is a volume of one slice."""
+    volume = logits.ndim == 5
 
-    def main(configuration: Configuration) -> Tensor:
-        shape = tile_shape(tuple(low), configuration.constants["CELLS"])
-        tiles = tile_counts(tuple(low), shape)
-        partials = logits.new_empty((batch, organs, functools.reduce(int.__mul__, tiles)), dtype=torch.float32)
+    def main(configuration: Configuration, total: Tensor) -> Tensor:
+        shape = tile_shape(low[-logits.ndim + 2 :], configuration.constants["CELLS"])
+        tiles = tile_counts(low[-logits.ndim + 2 :], shape)
+        partials = logits.new_empty((batch, organs, math.prod(tiles)), dtype=torch.float32)
         groups = -(-organs // configuration.constants["GROUP"])
-        flat = () if volume else (1,)  # an image is a volume of one slice
+        flat = () if volume else (1,)
         masked_bce_upsampled_kernel[(batch * groups * partials.shape[-1],)](
-            *(logits, labels, table, grad, partials, organs, table.shape[-1]),
-            *(*flat, *low),
-            *(*flat, *labels.shape[1:]),
-            *(*flat, *tiles),
-            *(*flat, *shape),
+            *(logits, labels, table, logits if gradient is None else gradient, partials, organs, table.shape[-1]),
+            *(*low, *high, *flat, *tiles, *flat, *shape),
             VOLUME=volume,
-            WITH_GRAD=with_grad,
+            WITH_GRAD=gradient is not None,
             PRECISE=False,
             **configuration.launch_options,
         )
         return partials
 
-    with torch.cuda.device_of(logits):
-        histogram, _ = count_labels(labels, table, organs, mean=False)
-        key = ("masked_bce_upsampled", logits.device, logits.dtype, organs, volume, size_bucket(labels.numel()))
-        choices = CONFIGURATIONS[volume]
-        fitting = [c for c in choices if c.constants["GROUP"] <= organs] or choices[-1:]
-        partials = tuned((*key, with_grad), fitting, main)
-        return *finish(partials, histogram, table), grad
+    key = ("masked_bce_upsampled", volume)
+    compute_loss(key, CONFIGURATIONS[volume], main, logits, labels, table, sums, counts, gradient)

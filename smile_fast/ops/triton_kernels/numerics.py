@@ -43,18 +43,11 @@ def bce(logit, known, positive, PRECISE: tl.constexpr):
     """Return what the loss and its derivative are made of, for logits z with label y.
 
     With x = z where y = 0 and x = -z where y = 1, BCE = max(x, 0) + log(1 + exp(-|x|)) and dBCE/dz = +-sigmoid(x).
-    An unknown voxel's margin x is replaced by -inf, for which all three results are 0.
-
-    Args:
-        logit: float32.
-        known: bool.
-        positive: bool.
-        PRECISE: gradient within 3 units; without, within 2^-20, which no 16-bit result shows.
+    An unknown voxel's margin x is replaced by -inf, for which all three results are 0. With PRECISE the gradient is
+    within 3 units; without, within 2^-20, which no 16-bit result shows.
 
     Returns:
-        linear: max(x, 0).
-        e: exp(-|x|); the loss is linear + log(1 + e).
-        gradient: w (sigmoid(z) - y).
+        linear = max(x, 0) and e = exp(-|x|), float32: the loss is linear + log(1 + e); the gradient w (sigmoid(z) - y).
     """
     margin = tl.where(known, tl.where(positive, -logit, logit), float("-inf"))
     if PRECISE:

@@ -6,8 +6,6 @@ scores, candidates and selection, the best scores so far, the overlay, and the s
 voxel, whatever the number of organs.
 """
 
-from collections.abc import Sequence
-
 import torch
 import triton
 import triton.language as tl
@@ -25,16 +23,9 @@ def scores_kernel(
     scores,  # [D, H, W] float32
     candidates,  # [D, H, W] uint8
     counts,  # [3] int64, of the organ: adds the number of candidates to the first
-    organ,
-    organs,
-    rows,
-    columns,
-    height,
-    width,
-    blocks,
-    STRIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    organ, organs, rows, columns, height, width, blocks,
+    STRIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Compute one organ's scores of BLOCK pixels of a slice, rounded once, and which of them are candidates."""
     slice_ = (tl.program_id(0) // blocks).to(tl.int64)
     pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -59,10 +50,9 @@ def keep_kernel(
     best,  # [D, H, W] float32: the score with which a voxel of the overlay was won, else 0
     overlay,  # [D, H, W] uint8
     counts,  # [3] int64, of the organ: adds the number of selected voxels to the second
-    code,
-    length,
+    code, length,
     BLOCK: tl.constexpr,
-):
+):  # fmt: skip
     """Give BLOCK voxels to an organ where it selected them with a higher score than all organs before it."""
     voxel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     chosen = tl.load(selected + voxel, mask=voxel < length, other=0) != 0
@@ -75,39 +65,29 @@ def keep_kernel(
 
 
 def pseudo_labels_upsampled(
-    logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, scope: str
-) -> tuple[Tensor, Tensor]:
-    """Kernel of `smile_fast::pseudo_labels_upsampled`; results as in the reference."""
-    depth, height, width = labels.shape
-    logits, labels = logits.contiguous(), labels.contiguous()
-    overlay, length = torch.zeros_like(labels), labels.numel()
-    counts = labels.new_zeros((len(organs), 3), dtype=torch.int64)
-    if length == 0 or not organs:
-        return overlay, counts
+    logits: Tensor, labels: Tensor, depth: int, channels: int, grid: tuple[int, int, int],
+    organs: Tensor, organ_count: int, gamma: float, per_slice: bool, overlay: Tensor, counts: Tensor,
+) -> None:  # fmt: skip
+    """Write the results of `smile_fast.ops.reference.pseudo_labels_upsampled`; `organs` are on the host."""
+    overlay.zero_()
+    counts.zero_()
+    length, (height, width, stride) = labels.numel(), grid
+    if length == 0 or organ_count == 0:
+        return
     blocks = -(-height * width // BLOCK)
-    rows, columns = logits.shape[2:]
-    with torch.cuda.device_of(logits):
-        scores = labels.new_empty(labels.shape, dtype=torch.float32)
-        candidates, best = torch.empty_like(labels), torch.zeros_like(scores)
-        step = height * width if scope == "slice" else length
-        segments = torch.arange(0, length + 1, step, device=labels.device)
-        shares = labels.new_full((len(segments) - 1,), gamma, dtype=torch.float64)
-        for row, organ in zip(counts, organs, strict=True):
-            scores_kernel[(depth * blocks,)](
-                *(logits, labels, scores, candidates, row, organ, logits.shape[1], rows, columns),
-                *(height, width, blocks),
-                STRIDE=stride,
-                BLOCK=BLOCK,
-                **LAUNCH_OPTIONS,
-            )
-            selected = torch.ops.smile_fast.select_top_fraction(
-                scores.view(-1), candidates.view(-1).view(torch.bool), shares, segments
-            )
-            keep_kernel[(-(-length // BLOCK),)](
-                *(scores, selected.view(torch.uint8), best, overlay, row, PSEUDO_BIT | (organ + 1), length),
-                BLOCK=BLOCK,
-                **LAUNCH_OPTIONS,
-            )
-        kept = count_values(overlay)
-        counts[:, 2] = torch.stack([kept[PSEUDO_BIT | (organ + 1)] for organ in organs])
-    return overlay, counts
+    sizes = (*logits.shape[1:], height, width, blocks)
+    scores = labels.new_empty(labels.shape, dtype=torch.float32)
+    candidates, best = torch.empty_like(labels), torch.zeros_like(scores)
+    segments = torch.arange(0, length + 1, height * width if per_slice else length, device=labels.device)
+    shares = labels.new_full((len(segments) - 1,), gamma, dtype=torch.float64)
+    codes = [PSEUDO_BIT | (organ + 1) for organ in organs.tolist()]
+    for row, organ, code in zip(counts, organs.tolist(), codes, strict=True):
+        scores_kernel[(depth * blocks,)](
+            logits, labels, scores, candidates, row, organ, *sizes, STRIDE=stride, **LAUNCH_OPTIONS
+        )
+        selected = torch.ops.smile_fast.select_top_fraction(
+            scores.view(-1), candidates.view(-1).view(torch.bool), shares, segments
+        ).view(torch.uint8)
+        keep_kernel[(-(-length // BLOCK),)](scores, selected, best, overlay, row, code, length, **LAUNCH_OPTIONS)
+    kept = count_values(overlay)
+    counts[:, 2] = torch.stack([kept[code] for code in codes])

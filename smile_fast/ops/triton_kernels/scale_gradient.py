@@ -1,6 +1,5 @@
 """The backward pass of the losses in Triton: a saved gradient, scaled where it is."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -16,11 +15,9 @@ BLOCKS = 4 if INTERPRETED else 16  # of a program: few programs have to find out
 def scale_gradient_kernel(
     gradient,  # [channels, voxels]
     factors,  # [channels] float64
-    voxels,
-    parts,
-    BLOCK: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
+    voxels, parts,
+    BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
+):  # fmt: skip
     """Multiply a part of a channel by the channel's factor; touch nothing if that is 1."""
     channel = (tl.program_id(0) // parts).to(tl.int64)
     start = (tl.program_id(0) % parts).to(tl.int64) * (BLOCK * BLOCKS)
@@ -34,12 +31,9 @@ def scale_gradient_kernel(
             tl.store(place, value.to(gradient.dtype.element_ty), mask=voxel < voxels)
 
 
-def scale_gradient(gradient: Tensor, factors: Tensor) -> None:
-    """Kernel of `smile_fast::scale_gradient`; where a factor is 1 it costs no memory traffic."""
+def scale_gradient(gradient: Tensor, factors: Tensor, channels: int, voxels: int) -> None:
+    """Do what `smile_fast.ops.reference.scale_gradient` does; where a factor is 1 it costs no memory traffic."""
+    parts = -(-voxels // (BLOCK * BLOCKS))
     if gradient.numel():
-        voxels = gradient.shape[2:].numel()
-        parts = -(-voxels // (BLOCK * BLOCKS))
-        with torch.cuda.device_of(gradient):
-            scale_gradient_kernel[(factors.numel() * parts,)](
-                gradient, factors.contiguous(), voxels, parts, BLOCK=BLOCK, BLOCKS=BLOCKS, **ROUNDING
-            )
+        sizing = {"BLOCK": BLOCK, "BLOCKS": BLOCKS, **ROUNDING}
+        scale_gradient_kernel[(channels * parts,)](gradient, factors, voxels, parts, **sizing)

@@ -102,12 +102,9 @@ def compact_kernel(
     offsets,  # [tiles, TILE] int16
     sizes,  # [tiles] int32: candidates a tile
     histograms,  # [S, LEVELS, 256] int64, zero
-    length,
-    count,
-    LEVELS: tl.constexpr,
-    TILE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    length, count,
+    LEVELS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Write the candidates of one tile to its slot, segment after segment, and count their first 8 bits."""
     tile = tl.program_id(0).to(tl.int64)
     start = tile * TILE
@@ -146,10 +143,7 @@ def refine_kernel(
     keys, offsets, sizes, segments,
     shares,  # [S] float64: gamma
     histograms, length, count,
-    LEVEL: tl.constexpr,
-    LEVELS: tl.constexpr,
-    TILE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    LEVEL: tl.constexpr, LEVELS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Count 8 more bits of one tile's keys that start like the threshold, whose first 8 * LEVEL bits are known."""
     tile = tl.program_id(0).to(tl.int64)
@@ -185,10 +179,7 @@ def count_ties_kernel(
     ties,  # [tiles] int32
     sums_of_ties,  # [ceil(tiles / SPAN)] int64, zero
     length, count,
-    LEVELS: tl.constexpr,
-    TILE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SPAN: tl.constexpr,
+    LEVELS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """Count the keys of one tile that equal the threshold of the segment that goes on behind the tile."""
     tile = tl.program_id(0).to(tl.int64)
@@ -228,10 +219,7 @@ def write_kernel(
     keys, offsets, sizes, segments, shares, histograms, ties, sums_of_ties,
     selection,  # [N] uint8
     length, count,
-    LEVELS: tl.constexpr,
-    TILE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SPAN: tl.constexpr,
+    LEVELS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """Mark what is selected of one tile: keys above the threshold, and the first of those that equal it."""
     tile = tl.program_id(0).to(tl.int64)
@@ -265,30 +253,26 @@ def write_kernel(
             low = high
 
 
-def select_top_fraction(scores: Tensor, candidates: Tensor, gamma: Tensor, segments: Tensor) -> Tensor:
-    """Kernel of `smile_fast::select_top_fraction`; results as in `smile_fast.ops.reference.select_top_fraction`."""
-    length, count = scores.numel(), gamma.numel()
-    if length == 0 or count == 0:
-        return torch.zeros_like(candidates, memory_format=torch.contiguous_format)
-    scores, segments, gamma = scores.contiguous(), segments.contiguous(), gamma.contiguous()
-    codes = candidates.contiguous().view(torch.uint8)
-    levels = LEVELS[scores.dtype]
-    tiles = -(-length // TILE)
-    with torch.cuda.device_of(scores):
-        selection = torch.empty_like(codes)
-        keys = codes.new_empty((tiles, TILE), dtype=torch.uint32)
-        offsets = codes.new_empty((tiles, TILE), dtype=torch.int16)
-        sizes = codes.new_empty(tiles, dtype=torch.int32)
-        ties = codes.new_empty(tiles, dtype=torch.int32)
-        spans, bins = -(-tiles // SPAN), count * levels * 256
-        histograms, sums_of_ties = codes.new_zeros(bins + spans, dtype=torch.int64).split((bins, spans))
-        sizing = {"LEVELS": levels, "TILE": TILE, "BLOCK": BLOCK, **LAUNCH_OPTIONS}
-        slots = (keys, offsets, sizes, segments, gamma, histograms)
-        compact_kernel[(tiles,)](
-            scores, codes, segments, selection, keys, offsets, sizes, histograms, length, count, **sizing
-        )
-        for level in range(1, levels):
-            refine_kernel[(tiles,)](*slots, length, count, LEVEL=level, **sizing)
-        count_ties_kernel[(tiles,)](*slots, ties, sums_of_ties, length, count, SPAN=SPAN, **sizing)
-        write_kernel[(tiles,)](*slots, ties, sums_of_ties, selection, length, count, SPAN=SPAN, **sizing)
-    return selection.view(torch.bool)
+def select_top_fraction(
+    scores: Tensor, candidates: Tensor, length: int, gamma: Tensor, offsets: Tensor, segments: int, selection: Tensor
+) -> None:
+    """Write the results of `smile_fast.ops.reference.select_top_fraction`."""
+    if length == 0 or segments == 0:
+        selection.zero_()
+        return
+    codes, selected = candidates.view(torch.uint8), selection.view(torch.uint8)
+    levels, tiles = LEVELS[scores.dtype], -(-length // TILE)
+    keys = codes.new_empty((tiles, TILE), dtype=torch.uint32)
+    places = codes.new_empty((tiles, TILE), dtype=torch.int16)
+    sizes, ties = (codes.new_empty(tiles, dtype=torch.int32) for _ in range(2))
+    spans, bins = -(-tiles // SPAN), segments * levels * 256
+    histograms, sums_of_ties = codes.new_zeros(bins + spans, dtype=torch.int64).split((bins, spans))
+    sizing = {"LEVELS": levels, "TILE": TILE, "BLOCK": BLOCK, **LAUNCH_OPTIONS}
+    slots = (keys, places, sizes, offsets, gamma, histograms)
+    compact_kernel[(tiles,)](
+        scores, codes, offsets, selected, keys, places, sizes, histograms, length, segments, **sizing
+    )
+    for level in range(1, levels):
+        refine_kernel[(tiles,)](*slots, length, segments, LEVEL=level, **sizing)
+    count_ties_kernel[(tiles,)](*slots, ties, sums_of_ties, length, segments, SPAN=SPAN, **sizing)
+    write_kernel[(tiles,)](*slots, ties, sums_of_ties, selected, length, segments, SPAN=SPAN, **sizing)
