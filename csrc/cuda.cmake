@@ -38,5 +38,5 @@ pybind11_add_module(_native_cuda csrc/bindings/native_cuda.cpp ${cuda_sources})
 target_include_directories(_native_cuda PRIVATE csrc)
 set_target_properties(_native_cuda PROPERTIES CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static
   CUDA_VISIBILITY_PRESET hidden INTERPROCEDURAL_OPTIMIZATION OFF)
-target_compile_options(_native_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-O3 -Wall -Wextra>)
+target_compile_options(_native_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-O3;-Wall;-Wextra;-Werror=missing-field-initializers>)
 message(STATUS "CUDA kernels: nvcc ${CMAKE_CUDA_COMPILER_VERSION}")

@@ -27,6 +27,7 @@ class Setting:
         wanted: which values are usable, to follow "give".
         holds: whether a value of the right type is usable.
         metavar: what stands for the value in `--help`.
+        parse: text of the command line to the value; None for `kind`.
     """
 
     help: str
@@ -37,6 +38,7 @@ class Setting:
     wanted: str
     holds: Callable[[Any], bool]
     metavar: str | tuple[str, ...] | None
+    parse: Callable[[str], Any] | None
 
     def usable(self, value: Any, default: Any) -> bool:
         """Whether a value has the right type and keeps the rule; an optional setting may be None."""
@@ -59,6 +61,7 @@ def setting(
     kind: type | None = None,
     count: int | str | None = None,
     metavar: str | tuple[str, ...] | None = None,
+    parse: Callable[[str], Any] | None = None,
 ) -> Any:
     """Declare a field of a `Settings` class; see `Setting`. `kind` is the default's type unless it is given."""
     if choices:
@@ -66,7 +69,7 @@ def setting(
         wanted, holds = f"{', '.join(others)} or {last}", lambda value: value in choices
     kind = kind or type(default)
     wanted = wanted or {bool: "true or false", str: "a text"}[kind]
-    entry = Setting(help, group, kind, count, choices, wanted, holds, metavar)
+    entry = Setting(help, group, kind, count, choices, wanted, holds, metavar, parse)
     return field(default=default, metadata={"setting": entry})
 
 

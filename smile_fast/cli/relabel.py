@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 
 from smile_fast.cli.run_options import add_store
+from smile_fast.settings import declared
+from smile_fast.training.config import TrainConfig
 from smile_runtime.errors import InputError
 
 HELP = "write one more relabelling round of a trained run, to look at what it would add, or undo rounds"
@@ -14,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a trained run")
     parser.add_argument("--round", type=int, help="number of the round (default: the next one)")
     parser.add_argument("--gamma", type=float, help="share of the candidates (default: the run's curriculum)")
-    parser.add_argument("--scope", choices=("volume", "slice"), help="segments (default: those of the run)")
+    scope = declared(TrainConfig)["scope"]
+    parser.add_argument("--scope", choices=scope.choices, help=f"{scope.help} (default: that of the run)")
     parser.add_argument("--undo", type=int, metavar="KEEP", help="drop all rounds after round KEEP (0: all) and stop")
     add_store(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...")

@@ -11,7 +11,6 @@ from smile_runtime.errors import InputError
 
 HELP = "train the baseline, SMILE or SMILEr on a prepared store"
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _GROUPS = ("method", "network", "schedule", "data")  # of the settings, in the order of the help
 
 
@@ -87,18 +86,6 @@ def choose_device(name: str, threads: int = 0) -> Any:
     return device
 
 
-def parse_budget(text: str) -> float:
-    """Seconds of "90s", "10m", "2h" or a plain number of seconds."""
-    number, unit = (text[:-1], text[-1]) if text and text[-1] in _UNITS else (text, "s")
-    try:
-        seconds = float(number) * _UNITS[unit]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 10m or 2h") from None
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 10m or 2h")
-    return seconds
-
-
 def _options() -> dict[str, tuple[Setting, Any]]:
     """By name: the declaration and the default of every setting that is an option."""
     return {
@@ -113,6 +100,7 @@ def _help(text: str, default: Any) -> str:
     if default is None or default == () or isinstance(default, bool):
         return text
     shown = " ".join(f"{value:g}" for value in default) if isinstance(default, tuple) else default
+    shown = f"{shown:g}" if isinstance(shown, float) else shown
     return f"{text} (default: {shown})"
 
 
@@ -121,9 +109,10 @@ def _option(entry: Setting, default: Any) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction if default else "store_true"}
     # Choices are named here and checked with all other rules, by TrainConfig.
     choices = f"{{{','.join(map(str, entry.choices))}}}" if entry.choices else None
-    option: dict[str, Any] = {"type": entry.kind, "metavar": entry.metavar or choices or entry.kind.__name__.upper()}
-    if entry.metavar == "TIME":
-        option["type"] = parse_budget
+    option: dict[str, Any] = {
+        "type": entry.parse or entry.kind,
+        "metavar": entry.metavar or choices or entry.kind.__name__.upper(),
+    }
     return option if entry.count is None else option | {"nargs": entry.count}
 
 

@@ -204,7 +204,7 @@ def counts_from_json(entry: Mapping[str, Any]) -> SliceCounts:
     """
     counts = {organ: (int(first), tuple(values)) for organ, (first, values) in entry.items()}
     if any(first < 0 or not set(map(type, values)) <= {int} for first, values in counts.values()) or any(
-        min(values, default=0) < 0 for _, values in counts.values()
+        min(values, default=0) < 0 or max(values, default=0) >= 2**31 for _, values in counts.values()
     ):
         raise ValueError("counts of slices")
     return counts

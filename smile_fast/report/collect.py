@@ -12,7 +12,7 @@ from smile_fast.data.store import CASES, INDEX
 from smile_fast.evaluation import SPLITS, Evaluation, read_evaluations, score_file
 from smile_fast.supervision import State
 from smile_fast.training.metrics import read_metrics
-from smile_fast.training.rounds import existing_rounds, open_round
+from smile_fast.training.rounds import StoredRound, existing_rounds, open_round
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json, refuse_overwrite
@@ -96,14 +96,15 @@ class RoundRow:
 class RunRecord:
     """Everything that a report shows of one run, pictures apart.
 
-    `evaluations` holds the scores by split, `evaluation` those of the split that cards and pictures show, which is the
-    same for all runs of a page.
+    `stored` holds the finished rounds by number, `evaluations` the scores by split, `evaluation` those of the split that
+    cards and pictures show, which is the same for all runs of a page.
     """
 
     name: str
     run: Run
     states: Declarations
     curves: Curves
+    stored: dict[int, StoredRound]
     rounds: tuple[RoundRow, ...]
     evaluations: dict[str, Evaluation]
     evaluation: Evaluation | None
@@ -112,10 +113,9 @@ class RunRecord:
     @property
     def rounds_kept(self) -> dict[str, int]:
         """Pseudo-labels that the last round kept, per training case."""
-        numbers = [row.number for row in self.rounds]
-        if not numbers:
+        if not self.rounds:
             return {}
-        cases = open_round(self.run.rounds_path, max(numbers)).cases
+        cases = self.stored[max(row.number for row in self.rounds)].cases
         return {case: sum(count["kept"] for count in organs.values()) for case, organs in cases.items()}
 
     def state_counts(self, organ: str) -> dict[str, int]:
@@ -173,12 +173,14 @@ def check_output(out: Path, runs: Sequence[Run]) -> None:
 
 def _collect_run(run: Run, name: str) -> RunRecord:
     environment = run.path / "environment.json"
+    stored = {number: open_round(run.rounds_path, number) for number in existing_rounds(run.rounds_path)}
     return RunRecord(
         name=name,
         run=run,
         states=run.declarations(),
         curves=_curves(run),
-        rounds=tuple(_rounds(run)),
+        stored=stored,
+        rounds=tuple(_rounds(run, stored)),
         evaluations=read_evaluations(run.path),
         evaluation=None,
         environment=read_json(environment, "restore it from a copy, or remove it") if environment.exists() else {},
@@ -214,12 +216,11 @@ def curves_of(lines: Sequence[Mapping[str, Any]], organs: Sequence[str]) -> Curv
     return Curves(loss, organ_loss, validation, starts, iterations, sum(seconds.values()))
 
 
-def _rounds(run: Run) -> list[RoundRow]:
+def _rounds(run: Run, stored_rounds: Mapping[int, StoredRound]) -> list[RoundRow]:
     """Sum every finished round over its cases, and compare it with what is drawn but hidden."""
     rows = []
     store, states = run.store, run.declarations()
-    for number in existing_rounds(run.rounds_path):
-        stored = open_round(run.rounds_path, number)
+    for number, stored in stored_rounds.items():
         cases = stored.cases
         if unknown := set(cases) - set(states):
             raise InputError(

@@ -14,7 +14,6 @@ from smile_fast.report.palette import PSEUDO, TRUTH
 from smile_fast.report.pictures import Layer, draw, frame_of, informative_slice
 from smile_fast.supervision import State, visible_lut
 from smile_fast.training.inference import predict_labels
-from smile_fast.training.rounds import open_round
 from smile_runtime.label_map import ORGAN_BITS, PSEUDO_BIT, VOID
 from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.preprocessing import BodyBox
@@ -182,7 +181,7 @@ def pseudo_rows(record: RunRecord, colours: Mapping[str, str]) -> list[Row]:
 def _pseudo_row(painter: Painter, case: str) -> Row:
     record, organs = painter.record, painter.organs
     gammas = {row.number: row.gamma for row in record.rounds}
-    overlays = {number: open_round(record.run.rounds_path, number).pseudo_labels(case) for number in gammas}
+    overlays = {number: record.stored[number].pseudo_labels(case) for number in gammas}
     last = overlays[max(gammas)]
     counts = slice_histograms(np.bitwise_and(last, ORGAN_BITS, dtype=np.uint8))  # [D, 256]
     index = informative_slice(counts[:, 1 : len(organs) + 1])

@@ -1,5 +1,6 @@
 """All settings of a training run, in one place: declared once, kept as plain JSON."""
 
+import argparse
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,21 @@ def _positive(default: float | None, help: str, group: str) -> Any:
 
 def _not_negative(default: float, help: str, group: str) -> Any:
     return setting(default, help, "0 or a positive number", lambda value: 0 <= value < inf, group=group)
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_time(text: str) -> float:
+    """Seconds of "90s", "10m", "2h" or a plain number of seconds."""
+    number, unit = (text[:-1], text[-1]) if text and text[-1] in _UNITS else (text, "s")
+    try:
+        seconds = float(number) * _UNITS[unit]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 10m or 2h") from None
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 10m or 2h")
+    return seconds
 
 
 @documented
@@ -69,11 +85,12 @@ class TrainConfig(Settings):
     epochs: float = _positive(20.0, "passes over the training slices, in the training on human labels", "schedule")
     budget: float = setting(
         0.0,
-        "training time instead of epochs, e.g. 90s, 10m or 2h, for all rounds together",
+        "training time instead of epochs, e.g. 90s, 10m or 2h, for all rounds together (0: as long as the epochs take)",
         "0 or a positive time",
         lambda seconds: 0 <= seconds < inf,
         group="schedule",
         metavar="TIME",
+        parse=parse_time,
     )
     # BatchNorm over the pooled image has one value per slice and channel: it cannot train on one slice.
     batch_size: int = setting(8, "slices per step", "at least 2", lambda slices: slices >= 2, group="schedule")

@@ -3,6 +3,7 @@
 import sys
 import time
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -109,6 +110,11 @@ class Trainer:
         """The network as it would be delivered now: that of the averaged weights if there are any."""
         return self.model if self.average is None else cast(Segmenter, self.average.module)
 
+    @cached_property
+    def validation_view(self) -> TrainingView:
+        """The validation cases, without any pseudo-label."""
+        return self.run.view("validation")
+
     def relabelled(self, human_view: TrainingView) -> TrainingView:
         """The training cases with the pseudo-labels of this round, which are computed if they have to be."""
         number, rounds = self.position.round, self.run.rounds_path
@@ -140,7 +146,7 @@ class Trainer:
                 if position.step % _LOG_STEPS == 0:
                     self.metrics.write_step(position, pace.progress(position))
                 if pace.validates(position):
-                    self.metrics.write_validation(position, validate(self.final_model, self.run.view("validation")))
+                    self.metrics.write_validation(position, validate(self.final_model, self.validation_view))
                 if self.stop.is_set() or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
                     self.save()
                     saved_at = time.monotonic()

@@ -135,6 +135,8 @@ def open_round(rounds: Path, number: int) -> StoredRound:
             for case, organs in record["cases"].items()
         }
         slices = {case: counts_from_json(record["slices"][case]) for case in cases}
+        if this.number != number:
+            raise ValueError(f"it says that it is round {this.number}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: cannot be read as a relabelling round ({type(error).__name__}: {error}); {remedy}"
@@ -183,19 +185,26 @@ def write_round(rounds: Path, this: Round, organs: Sequence[str]) -> Iterator[Ro
     """
     target, unfinished = rounds / str(this.number), rounds / f".{this.number}.unfinished"
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+        with _writing(target):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
         writer = RoundWriter(unfinished, organs)
         yield writer
-        writer.finish(this)
-        shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
-    except OSError as error:
-        raise InputError(
-            f"{target}: round {this.number} cannot be written ({reason(error)}); make the folder writable"
-        ) from None
+        with _writing(target):
+            writer.finish(this)
+            shutil.rmtree(target, ignore_errors=True)
+            unfinished.rename(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Name the round that cannot be written; what fails while it is computed says so itself."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{target}: the round cannot be written ({reason(error)}); make the folder writable") from None
 
 
 def existing_rounds(rounds: Path) -> list[int]:

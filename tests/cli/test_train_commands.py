@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import save_file
 
 from smile_fast.cli.main import main
-from smile_fast.cli.train import choose_device, parse_budget
+from smile_fast.cli.train import choose_device
 from smile_fast.data.annotations import write_annotations
 from smile_fast.data.arrays import open_array
 from smile_fast.data.store import Store
 from smile_fast.supervision import State
 from smile_fast.training import loop
-from smile_fast.training.config import TrainConfig
+from smile_fast.training.config import TrainConfig, parse_time
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.rounds import existing_rounds, open_round
 from smile_fast.training.run import Run
@@ -195,13 +195,13 @@ def test_progress_goes_to_stderr_and_time_is_printed(store, tmp_path, capsys):
     ("text", "seconds"), [("90s", 90), ("10m", 600), ("2h", 7200), ("1.5h", 5400), ("45", 45), ("0", 0)]
 )
 def test_a_budget_is_a_time(text, seconds):
-    assert parse_budget(text) == seconds
+    assert parse_time(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "m", "soon", "-5m", "nan", "infh", "10d", "1e999"])
 def test_what_is_no_time(text):
     with pytest.raises(argparse.ArgumentTypeError, match="is not a time such as 90s, 10m or 2h"):
-        parse_budget(text)
+        parse_time(text)
 
 
 def test_devices(monkeypatch):
