@@ -53,7 +53,10 @@ def test_only_finished_rounds_are_shown(store, tmp_path):
             '{"round": 1, "gamma": 0.5, "scope": "volume", "cases": {"train_1": {"liver": {}}}}',
             "KeyError: 'candidates'",
         ),
-        ('{"round": 1, "gamma": 0.5, "scope": "volume", "cases": {"train_9": {}}}', "train_9, which is no case"),
+        (
+            '{"round": 1, "gamma": 0.5, "scope": "volume", "cases": {"train_9": {}}, "slices": {"train_9": {}}}',
+            "train_9, which is no case",
+        ),
     ],
 )
 def test_a_damaged_round_is_refused(store, tmp_path, capsys, damage, message):
