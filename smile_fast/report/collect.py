@@ -96,8 +96,8 @@ class RoundRow:
 class RunRecord:
     """Everything that a report shows of one run, pictures apart.
 
-    `stored` holds the finished rounds by number, `evaluations` the scores by split, `evaluation` those of the split that
-    cards and pictures show, which is the same for all runs of a page.
+    `stored` holds the finished rounds by number, `evaluations` the scores by split, and `evaluation` those of the split
+    that cards and pictures show, which is the same for all runs of a page.
     """
 
     name: str
