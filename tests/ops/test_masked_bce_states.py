@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smile_fast.ops import masked_bce
-from smile_fast.supervision import VOID, Policy, State, build_tables
+from smile_fast.supervision import Policy, State, build_tables
+from smile_runtime.label_map import VOID
 from tests.ops.problems import IMPLEMENTATIONS, gradient
 
 A, M, X, H = State.ANNOTATED, State.MISSING, State.ABSENT, State.HIDDEN
