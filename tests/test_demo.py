@@ -109,7 +109,7 @@ def test_no_real_data_is_one_sentence(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "demo").exists()
     (tmp_path / "data").mkdir()
     assert main(monkeypatch, "--out", tmp_path / "demo", "--data", tmp_path / "data") == 2
-    assert "labels.json is missing" in capsys.readouterr().err
+    assert "labels.json: there is no such file" in capsys.readouterr().err
 
 
 def test_a_command_that_fails_is_named_with_its_last_line(tmp_path):
