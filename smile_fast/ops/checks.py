@@ -28,7 +28,7 @@ def check_tensor(name: str, value: Tensor, dtype: torch.dtype, device: torch.dev
 
 def check_shape(name: str, value: Tensor, wanted: tuple[int, ...], meaning: str) -> None:
     """Raise ValueError unless `value` has the wanted shape."""
-    if tuple(value.shape) != wanted:
+    if value.shape != wanted:
         raise ValueError(f"{name} must have shape {meaning} = {list(wanted)}, got {list(value.shape)}")
 
 

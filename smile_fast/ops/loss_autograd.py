@@ -34,12 +34,11 @@ class LossStats(NamedTuple):
 
 def fake(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool = False) -> Results:
     """Return results of the right shapes and dtypes: sums [B, K], counts [B, K], grad like logits or [0]."""
-    return *_new_sums(logits), logits.new_empty(logits.shape if with_grad else (0,))
+    return *_new_sums(logits, logits.shape[:2]), logits.new_empty(logits.shape if with_grad else (0,))
 
 
-def _new_sums(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return sums [B, K] float64 and counts [B, K] int64 with unspecified contents."""
-    pairs = logits.shape[:2]
+def _new_sums(logits: Tensor, pairs: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return sums [B, K] float64 and counts [B, K] int64 with unspecified contents; pairs: (B, K)."""
     return logits.new_empty(pairs, dtype=torch.float64), logits.new_empty(pairs, dtype=torch.int64)
 
 
@@ -47,10 +46,10 @@ def launch(
     core: Core, op: str, logits: Tensor, labels: Tensor, table: Tensor, gradient: Tensor | None, **others: Any
 ) -> tuple[Tensor, Tensor]:
     """Run the kernel of a loss; the gradient is contiguous and written, and may be the logits; return sums, counts."""
-    sums, counts = _new_sums(logits)
-    shape = {"batch": logits.shape[0], "organs": logits.shape[1]}
-    results = {"sums": sums, "counts": counts, "gradient": gradient}
-    core.run(op, logits.dtype, logits=logits, labels=labels, table=table, **shape, **results, **others)
+    batch, organs = logits.shape[:2]
+    sums, counts = _new_sums(logits, (batch, organs))
+    others |= {"logits": logits, "labels": labels, "table": table, "batch": batch, "organs": organs}
+    core.run(op, logits.dtype, sums=sums, counts=counts, gradient=gradient, **others)
     return sums, counts
 
 

@@ -33,7 +33,6 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 }
 _LIBRARY: Any = torch.library.Library(NAMESPACE, "DEF")  # type: ignore[no-untyped-call]
 
-
 Refusal = Callable[..., str]
 """Called with the schema's arguments: why an implementation cannot take these; empty when it can."""
 

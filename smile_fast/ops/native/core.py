@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "
 """The dtypes of logits and scores that compiled implementations compute with, and the cores' names for them."""
 
 MAX_STRIDE = 64  # of upsampled logits: kMaxStride of csrc/core/upsampled_labels/cell_grid.h
+_NO_TENSORS = {int, float, bool, list, tuple, torch.Size}
 POOLED_BYTES = 1 << 20  # smaller tensors come from torch, whose allocator keeps such blocks itself
 
 
@@ -37,7 +39,7 @@ def addresses(arguments: dict[str, Any]) -> list[Tensor]:
     for name, value in arguments.items():
         if value is None:
             arguments[name] = 0
-        elif not isinstance(value, int | float | list | tuple):  # it takes longer to ask whether it is a Tensor
+        elif type(value) not in _NO_TENSORS:  # it takes longer to ask whether it is a Tensor
             kept.append(value if value.is_contiguous() else value.contiguous())
             arguments[name] = kept[-1].data_ptr()
     return kept
@@ -53,10 +55,10 @@ class Core:
         gradient and asks for the same size again. The system would take the pages back and hand out others, which are
         zeroed one by one at first touch: that costs several times what the kernels need to fill them.
         """
-        size = torch.Size(shape)
-        if size.numel() * like.itemsize < POOLED_BYTES or CORE is None or like.is_cuda:
-            return like.new_empty(size)
-        return torch.frombuffer(CORE.Memory(size.numel() * like.itemsize), dtype=like.dtype).view(size)
+        size = math.prod(shape) * like.itemsize
+        if size < POOLED_BYTES or CORE is None or like.is_cuda:
+            return like.new_empty(shape)
+        return torch.frombuffer(CORE.Memory(size), dtype=like.dtype).view(shape)
 
     def run(self, op: str, dtype: torch.dtype, **arguments: Any) -> None:
         """Run a kernel, on as many threads as torch uses; they never change a bit.
