@@ -170,7 +170,7 @@ def test_an_interrupted_conversion_of_schema_1_leaves_no_store_that_opens(old, o
         patch.setattr("smile_fast.data.prepare.write_array", killed)
         with pytest.raises(KeyboardInterrupt):
             run(old, out)
-    with pytest.raises(InputError, match="there is no such file; finish the store with"):
+    with pytest.raises(InputError, match=r"an unfinished store, it has no index\.json; finish it with"):
         Store.open(out)
     assert run(old, out).converted == 3
 
