@@ -7,12 +7,13 @@ DEMO := $(if $(DATA),--data $(DATA) --out demo-real,--out demo)
 BENCH_OPTIONS = $(if $(BENCH),--select '$(BENCH)') $(if $(ALLOCATOR),--allocator $(ALLOCATOR)) $(if $(TARGET),--target $(TARGET))
 SANITIZERS := address,undefined thread
 
-.PHONY: help setup demo test lint native-test exhaustive-test bench bench-check bench-table bench-goals bench-smoke same-bits gpu-compile cuda-check gpu clean
+.PHONY: help setup demo test coverage lint native-test exhaustive-test bench bench-check bench-table bench-goals bench-smoke same-bits gpu-compile cuda-check gpu clean
 
 help:
 	@echo "make setup        environment in $(VENV), with the native core"
 	@echo "make demo         phantoms, four trainings, report; DATA=DIR: on real CT volumes"
 	@echo "make test         all tests"
+	@echo "make coverage     which lines they run, at least 90%"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make fuzz         the C++ core on fuzzed input, FUZZ_SECONDS=60 a kernel; needs clang"
 	@echo "make fuzz-pack    after it: what fuzzing found joins the seeds in csrc/tests/fuzz/corpus"
@@ -40,13 +41,16 @@ $(VENV)/.ready: pyproject.toml export/pyproject.toml setup.py CMakeLists.txt req
 demo: setup
 	$(BIN)/python -m smile_fast.demo $(DEMO)
 
-# The Triton kernels first, in a process of their own: the interpreter is chosen before they are defined. Their files
-# are no part of the coverage, whose tracer would only slow the interpreter down. Workers take whole stretches of tests
-# (worksteal), so that most of what a file's tests share is made once.
+# The Triton kernels first, in a process of their own: the interpreter is chosen before they are defined. Workers take
+# whole stretches of tests (worksteal), so that most of what a file's tests share is made once.
+PYTEST := SMILE_FAST_REQUIRE_NATIVE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 test: setup
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/ops/triton
-	SMILE_FAST_REQUIRE_NATIVE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal \
-	    --cov=smile_fast --cov=smile_runtime --cov-report=term:skip-covered --cov-fail-under=90
+	$(PYTEST)
+
+# Apart from the tests, which its tracer would slow down; what Triton compiles or a GPU runs is no part of it.
+coverage: setup
+	$(PYTEST) --cov=smile_fast --cov=smile_runtime --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: setup
 	$(BIN)/ruff check .
