@@ -138,9 +138,12 @@ def _open_run(arguments: argparse.Namespace) -> Any:
 
     if arguments.weights is not None or arguments.annotations is not None:
         raise InputError(
-            "--resume: it goes on with RUN's own weights and annotations; leave --weights and --annotations out"
+            f"--resume: {arguments.run_folder} goes on with its own weights and annotations; leave --weights and "
+            "--annotations out"
         )
     if given := _given(arguments):
         options = ", ".join(map(option_of, given))
-        raise InputError(f"--resume: it goes on under RUN's own settings; leave {options} out, or train a new run")
+        raise InputError(
+            f"--resume: {arguments.run_folder} goes on under its own settings; leave {options} out, or train a new run"
+        )
     return Run.open(arguments.run_folder, arguments.store)

@@ -98,6 +98,8 @@ def load_weights(model: Segmenter, path: Path) -> LoadReport:
 def _read(path: Path, model: Segmenter) -> tuple[dict[str, Tensor], str | None]:
     """The tensors of a file, and why its last layer cannot be taken, if it is a run's and cannot."""
     if not Checkpoint.is_one(path):
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file or folder; name a run, or a .safetensors file")
         try:
             return load_file(path), None
         except (OSError, SafetensorError) as error:
