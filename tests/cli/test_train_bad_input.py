@@ -91,7 +91,11 @@ BAD = [
         f"{TRAIN} --weights stopped",
         "stopped: the run has no final weights to start from",
     ),
-    Bad("no weights", f"{TRAIN} --weights nowhere.safetensors", "nowhere.safetensors: there is no such file or folder; name a run"),
+    Bad(
+        "no weights",
+        f"{TRAIN} --weights nowhere.safetensors",
+        "nowhere.safetensors: there is no such file or folder; name a run",
+    ),
     Bad(
         "weights are a pickle",
         f"{TRAIN} --weights w.pt",
