@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     device = choose_device(arguments.device, arguments.threads)
     run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device))
+    print(f"pixels: {run.pixel_space}")
     try:
         train(run, weights=arguments.weights, resume=arguments.resume, device=device)
     except (InputError, KeyboardInterrupt):

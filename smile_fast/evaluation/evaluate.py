@@ -74,7 +74,9 @@ def _network_predictor(run: "Run", device: "torch.device | str") -> Callable[[st
 
     store, model = run.store, run.load_model().to(device)
     body = run.config.body  # what lies outside of the box is predicted as nothing: labels there count as missed
-    return lambda case: predict_labels(model, store.read_image(case), box=store.body_box(case, body))
+    return lambda case: predict_labels(
+        model, store.read_image(case), box=store.body_box(case, body), spacing=store.cases[case].spacing
+    )
 
 
 def _folder_predictor(run: "Run", folder: Path) -> Callable[[str], NDArray[np.uint8]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import smile_fast
 from smile_runtime.io.files import write_json
-from smile_runtime.model.exported import INPUT, LABELS, PROBABILITIES, ModelCard
+from smile_runtime.model.exported import INPUT, LABELS, PIXEL_SPACING, PROBABILITIES, ModelCard
 
 MONAI_VERSION = "1.6.1"  # with which the inference config was run
 _CHANNELS = "neighbouring slices from inferior to superior, the middle one is segmented"
@@ -41,6 +41,9 @@ def metadata(card: ModelCard, probabilities: str | None, name: str) -> dict[str,
     organs = {str(value): organ for value, organ in enumerate(card.organs, start=1)}
     axial = {"spatial_shape": ["*", "*"], "is_patch_data": False, "modality": "CT"}
     hu = {"type": "image", "format": "hounsfield", "num_channels": card.channels, "dtype": "int16"} | axial
+    inputs: dict[str, Any] = {INPUT: hu | {"value_range": [-32768, 32767], "channel_def": {"0": _CHANNELS}}}
+    if card.pixel_size is not None:
+        inputs[PIXEL_SPACING] = {"type": "tuples", "format": "mm of a slice's rows and columns", "dtype": "float64"}
     labels = {"type": "image", "format": "segmentation", "num_channels": 1, "dtype": "uint8"} | axial
     outputs = {
         LABELS: labels | {"value_range": [0, len(card.organs)], "channel_def": {"0": "background"} | organs},
@@ -71,7 +74,7 @@ def metadata(card: ModelCard, probabilities: str | None, name: str) -> dict[str,
         "intended_use": "research; no medical device",
         "data_type": "nibabel",
         "network_data_format": {
-            "inputs": {INPUT: hu | {"value_range": [-32768, 32767], "channel_def": {"0": _CHANNELS}}},
+            "inputs": inputs,
             "outputs": outputs,
         },
         "smile_fast": json.loads(card.to_json()),

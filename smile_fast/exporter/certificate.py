@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
+from smile_fast.models.segmenter import resample_slices
 from smile_fast.supervision.overlap import joint_histogram, organ_dice
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
@@ -20,6 +21,7 @@ from smile_runtime.volume.preprocessing import BodyBox, BodyRule, slice_context,
 
 PARITY_CASES = 4
 PARITY_ORGAN_SLICES = 8  # of each case
+OTHER_PIXELS = (0.6, 1.7)  # times those of a case: a scan to be reduced, and one to be enlarged
 MIN_ORGAN_VOXELS = 1000  # an organ with fewer is mostly surface: a handful of voxels would decide
 
 
@@ -50,31 +52,51 @@ REQUIREMENTS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """Slices on which network and file are compared: hu [n, C, H, W] int16 of one case."""
+    """Slices on which network and file are compared.
+
+    Attributes:
+        case: whose they are. hu: [n, C, H, W] int16. spacing: (z, y, x) that they are said to have, mm.
+    """
 
     case: str
     hu: NDArray[np.int16]
+    spacing: tuple[float, float, float]
 
 
 def parity_samples(run: Run, store: Store, channels: int) -> list[Sample]:
     """Choose slices of up to four cases, two at a time: where organs are, a whole one, and a cut-out of another size.
 
     Where organs are they are cut to the body's box, as production cuts them. Organ voxels are counted by the index
-    (visible labels); without any the box's middle slice is taken.
+    (visible labels); without any the box's middle slice is taken. The cases with the finest and with the coarsest
+    pixels are among them, and for a network with a pixel size the last slices of each case come a second time, as if
+    their pixels were of another size.
     """
-    cases = [case for split in ("test", "validation", "train") for case in run.cases(split)]
     samples = []
-    for case in dict.fromkeys(cases[:: max(1, len(cases) // PARITY_CASES)][:PARITY_CASES]):
+    for number, case in enumerate(_parity_cases(run, store)):
         image, box = store.read_image(case), computed_box(store, case, run.config.body)
+        spacing = store.cases[case].spacing
         busiest = [z for z in dict.fromkeys(_busiest(store.cases[case].counts)) if z in box.slices]
         index = busiest or [box.slices[len(box.slices) // 2]]
         for first in range(0, len(index), 2):
-            samples.append(Sample(case, slice_context(box.crop(image), index[first : first + 2], channels)))
-        samples.append(Sample(case, slice_context(image, [0], channels)))
+            samples.append(Sample(case, slice_context(box.crop(image), index[first : first + 2], channels), spacing))
+        if run.config.model.pixel_mm is not None:
+            z, y, x = spacing
+            scale = OTHER_PIXELS[number % len(OTHER_PIXELS)]
+            samples.append(Sample(case, samples[-1].hu, (z, y * scale, x * scale)))
+        samples.append(Sample(case, slice_context(image, [0], channels), spacing))
         height, width = image.shape[1:]
         rows, columns = slice(height // 8, height - 1), slice(0, width - width // 5)
-        samples.append(Sample(case, slice_context(image[:, rows, columns], index[:1], channels)))
+        samples.append(Sample(case, slice_context(image[:, rows, columns], index[:1], channels), spacing))
     return samples
+
+
+def _parity_cases(run: Run, store: Store) -> list[str]:
+    cases = [case for split in ("test", "validation", "train") for case in run.cases(split)]
+    by_pixels = sorted(cases, key=lambda case: store.cases[case].spacing[1:])
+    spread = cases[:: max(1, len(cases) // PARITY_CASES)]
+    if store.cases[by_pixels[0]].spacing[1:] != store.cases[by_pixels[-1]].spacing[1:]:
+        spread = [by_pixels[0], by_pixels[-1], *spread]
+    return list(dict.fromkeys(spread))[:PARITY_CASES]
 
 
 def computed_box(store: Store, case: str, rule: BodyRule | None) -> BodyBox:
@@ -154,9 +176,13 @@ def certify(
     for sample in samples:
         size = (sample.hu.shape[2], sample.hu.shape[3])
         with torch.inference_mode():
-            logits = model(torch.from_numpy(sample.hu))
-            expected = (model.label_map(logits, size).numpy(), model.probabilities(logits, size).numpy())
-        found = (exported.labels(sample.hu), (probabilities or exported).probabilities(sample.hu))
+            stride, pixels = model.config.scan_stride(sample.spacing), sample.spacing[1:]
+            logits = model(resample_slices(torch.from_numpy(sample.hu), stride, model.config.output_stride))
+            expected = (
+                model.label_map(logits, size, stride).numpy(),
+                model.probabilities(logits, size, stride).numpy(),
+            )
+        found = (exported.labels(sample.hu, pixels), (probabilities or exported).probabilities(sample.hu, pixels))
         compared.add(sample.case, expected, found)
     dice = {organ: compared.dice(number) for number, organ in enumerate(card.organs)}
     required = REQUIREMENTS[card.precision]
@@ -165,6 +191,7 @@ def certify(
         "cases": list(dict.fromkeys(sample.case for sample in samples)),
         "slices": sum(len(sample.hu) for sample in samples),
         "sizes": [list(size) for size in sorted({sample.hu.shape[2:] for sample in samples})],
+        "pixels_mm": [list(pixels) for pixels in sorted({sample.spacing[1:] for sample in samples})],
         "voxels": int(compared.joint.sum()),
         "identical_voxels": int(np.trace(compared.joint)),
         "identical_share": compared.share,
@@ -203,7 +230,7 @@ def format_parity(parity: dict[str, Any]) -> list[str]:
     lines = [
         f"  parity: {parity['identical_voxels']} of {parity['voxels']} voxels as in torch "
         f"({parity['identical_share']:.4%}), {parity['slices']} slices of {len(parity['cases'])} cases, "
-        f"{len(parity['sizes'])} sizes",
+        f"{len(parity['sizes'])} sizes, {len(parity['pixels_mm'])} pixel sizes",
         f"  Dice between torch and the file: {dice}",
         f"  largest difference of a probability: {parity['max_probability_difference']:.1e}",
     ]

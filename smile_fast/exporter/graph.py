@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from smile_fast.exporter.pixels import NETWORK_OUTPUT, any_pixels
 from smile_fast.models import Segmenter
 from smile_runtime.model.exported import INPUT, LABELS, PROBABILITIES
 
@@ -21,7 +22,7 @@ _TRACED = (2, 96, 80)  # N, H, W; all different and above 1, which torch.export 
 
 
 class ExportedGraph(nn.Module):
-    """The network with what production needs around it, made of standard operators only.
+    """A network that sees every scan's own pixels, with what production needs around it, in standard operators only.
 
     Args:
         model: a trained network, or what `half_network` made of it.
@@ -56,6 +57,8 @@ def encode_probabilities(
 def to_onnx(model: Segmenter, *, probabilities: Probabilities = "float32") -> onnx.ModelProto:
     """Convert a network to an ONNX model with weights inside and dynamic batch, height and width.
 
+    One with a pixel size gets a second input, the pixels' spacing, and resampling around it, see `any_pixels`.
+
     Args:
         model: a network in evaluation mode without BatchNorms, as `fold_batchnorm` gives it.
         probabilities: dtype of the second output, which `without_probabilities` takes away again.
@@ -63,25 +66,35 @@ def to_onnx(model: Segmenter, *, probabilities: Probabilities = "float32") -> on
     Returns:
         The model, its outputs `labels` and `probabilities`.
     """
-    channels = model.config.channels
+    if model.config.pixel_mm is None:
+        proto = _traced(
+            ExportedGraph(model, probabilities), model.config.channels, torch.int16, [LABELS, PROBABILITIES]
+        )
+    else:
+        network = _traced(model, model.config.channels, torch.float32, [NETWORK_OUTPUT])
+        proto = any_pixels(network, model.config, probabilities)
+    strip(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _traced(graph: nn.Module, channels: int, dtype: torch.dtype, outputs: list[str]) -> onnx.ModelProto:
+    """Convert a graph of slices [N, C, H, W]."""
     batch, height, width = _TRACED
-    graph = ExportedGraph(model, probabilities).eval()
     sizes = {0: torch.export.Dim("N"), 2: torch.export.Dim("H"), 3: torch.export.Dim("W")}
     with quiet():
         program = torch.onnx.export(
-            graph,
-            (torch.zeros(batch, channels, height, width, dtype=torch.int16),),
+            graph.eval(),
+            (torch.zeros(batch, channels, height, width, dtype=dtype),),
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=[LABELS, PROBABILITIES],
+            output_names=outputs,
             dynamic_shapes=(sizes,),
             verbose=False,
         )
     assert program is not None  # it is None only when the exporter itself writes the file
     proto: onnx.ModelProto = program.model_proto
-    strip(proto)
-    onnx.checker.check_model(proto, full_check=True)
     return proto
 
 

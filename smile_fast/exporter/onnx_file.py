@@ -21,7 +21,7 @@ from smile_fast.models import Segmenter
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, check_writable, refuse_overwrite
-from smile_runtime.model.exported import INPUT, LABELS, METADATA_KEY, PROBABILITIES, Model, ModelCard
+from smile_runtime.model.exported import INPUT, LABELS, METADATA_KEY, PIXEL_SPACING, PROBABILITIES, Model, ModelCard
 
 THRESHOLD = 0.5
 
@@ -87,6 +87,7 @@ def export_run(
         head=model.config.head,
         threshold=THRESHOLD,
         body=run.config.body,
+        pixels=run.pixel_space,
         provenance=provenance(run, store),
         precision=precision,
     )
@@ -128,12 +129,14 @@ def model_name(run: Run) -> str:
 def format_certificate(exported: Exported) -> str:
     """Return what the terminal shows after an export."""
     card = exported.card
+    spacing = "" if card.pixel_size is None else f" and {PIXEL_SPACING} float64 [2]"
     outputs = LABELS if exported.probabilities is None else f"{LABELS} and {PROBABILITIES} ({exported.probabilities})"
     return "\n".join(
         [
             *(f"wrote {path}" for path in exported.paths),
             f"  {card.precision}, {exported.size / 1e6:.1f} MB in {exported.seconds:.0f} s",
-            f"  input {INPUT} int16 [N, {card.channels}, H, W], output {outputs}, {card.head} head",
+            f"  input {INPUT} int16 [N, {card.channels}, H, W]{spacing}, output {outputs}, {card.head} head",
+            *([] if card.pixels is None else [f"  pixels: {card.pixels}"]),
             f"  organs: {', '.join(f'{value} {organ}' for value, organ in enumerate(card.organs, start=1))}",
             *format_parity(card.parity),
         ]

@@ -1,7 +1,6 @@
 """The same network in float16 for GPUs, and in int8 for CPUs."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,7 +17,7 @@ from smile_fast.exporter.certificate import computed_box
 from smile_fast.exporter.graph import quiet, strip
 from smile_fast.models import Segmenter
 from smile_fast.models.deeplab import ASPP
-from smile_runtime.model.exported import INPUT
+from smile_runtime.model.exported import INPUT, PIXEL_SPACING
 from smile_runtime.volume.preprocessing import BodyRule, slice_context
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -69,11 +68,12 @@ class Calibration:
     """Slices of training cases whose activations set the int8 scales.
 
     Attributes:
-        cases: their names. slices: of each case [n, C, H, W] int16.
+        cases: their names. slices: of each case [n, C, H, W] int16. pixels: of each case (y, x), mm.
     """
 
     cases: list[str]
     slices: list[NDArray[np.int16]]
+    pixels: list[tuple[float, float]]
 
     def to_json(self) -> dict[str, Any]:
         """What the certificate says of it."""
@@ -90,13 +90,14 @@ def calibration_slices(store: Store, cases: list[str], channels: int, rule: Body
         rule: by which production leaves the air out; None leaves nothing out.
     """
     chosen = cases[:: -(-len(cases) // CALIBRATION_CASES)]
-    slices = []
+    slices, pixels = [], []
     for case in chosen:
         box = computed_box(store, case, rule)
         depth, parts = len(box.slices), range(CALIBRATION_SLICES)
         index = sorted({box.slices[(2 * part + 1) * depth // (2 * CALIBRATION_SLICES)] for part in parts})
         slices.append(slice_context(box.crop(store.read_image(case)), index, channels))
-    return Calibration(chosen, slices)
+        pixels.append(store.cases[case].spacing[1:])
+    return Calibration(chosen, slices, pixels)
 
 
 def quantize(proto: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:
@@ -119,7 +120,7 @@ def quantize(proto: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProt
         quantize_static(
             source,
             target,
-            _Slices(calibration.slices),
+            _Slices(calibration, {entry.name for entry in proto.graph.input}),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(_QUANTIZED),
             nodes_to_quantize=nodes_to_quantize(proto),
@@ -144,10 +145,12 @@ def nodes_to_quantize(proto: onnx.ModelProto) -> list[str]:
 class _Slices(CalibrationDataReader):  # type: ignore[misc]
     """Slices one by one, as onnxruntime asks for them."""
 
-    def __init__(self, slices: Iterable[NDArray[np.int16]]) -> None:
-        self._feeds: Iterator[dict[str, NDArray[np.int16]]] = (
-            {INPUT: hu[index : index + 1]} for hu in slices for index in range(len(hu))
+    def __init__(self, calibration: Calibration, inputs: set[str]) -> None:
+        self._feeds = (
+            {name: values for name, values in feed.items() if name in inputs}
+            for hu, pixels in zip(calibration.slices, calibration.pixels, strict=True)
+            for feed in ({INPUT: hu[n : n + 1], PIXEL_SPACING: np.array(pixels)} for n in range(len(hu)))
         )
 
-    def get_next(self) -> dict[str, NDArray[np.int16]] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         return next(self._feeds, None)

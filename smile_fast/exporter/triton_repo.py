@@ -4,10 +4,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from smile_runtime.model.exported import INPUT, LABELS, PROBABILITIES, ModelCard
+from smile_runtime.model.exported import INPUT, LABELS, PIXEL_SPACING, PROBABILITIES, ModelCard
 
 MAX_BATCH = 8  # slices of one inference
 QUEUE_DELAY_US = 1000  # a slice takes 5 ms and more: waiting one for company costs little
+_BATCHING = f"""\
+dynamic_batching {{
+  preferred_batch_size: [ {MAX_BATCH // 2}, {MAX_BATCH} ]
+  max_queue_delay_microseconds: {QUEUE_DELAY_US}
+}}
+"""
 _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "uint8": "TYPE_UINT8"}
 _KINDS = {"fp32": "KIND_AUTO", "fp16": "KIND_GPU", "int8": "KIND_CPU"}
 
@@ -32,16 +38,22 @@ def triton_config(card: ModelCard, probabilities: str | None, name: str) -> str:
 
     Source: the server's protobuf/model_config.proto, message ModelConfig.
     """
-    outputs = [_tensor(LABELS, "TYPE_UINT8", (-1, -1))]
+    # Slices of several requests may share a batch only where no other input tells them apart.
+    batched = card.pixel_size is None
+    images: tuple[int, ...] = () if batched else (-1,)
+    inputs = [_tensor(INPUT, "TYPE_INT16", (*images, card.channels, -1, -1))]
+    if not batched:
+        inputs.append(_tensor(PIXEL_SPACING, "TYPE_FP64", (2,)))
+    outputs = [_tensor(LABELS, "TYPE_UINT8", (*images, -1, -1))]
     if probabilities is not None:
-        outputs.append(_tensor(PROBABILITIES, _TYPES[probabilities], (len(card.organs), -1, -1)))
+        outputs.append(_tensor(PROBABILITIES, _TYPES[probabilities], (*images, len(card.organs), -1, -1)))
     return f"""\
 name: {_quoted(name)}
 backend: "onnxruntime"
 default_model_filename: "model.onnx"
-max_batch_size: {MAX_BATCH}
+max_batch_size: {MAX_BATCH if batched else 0}
 input [
-{_tensor(INPUT, "TYPE_INT16", (card.channels, -1, -1))}
+{f",{chr(10)}".join(inputs)}
 ]
 output [
 {f",{chr(10)}".join(outputs)}
@@ -49,11 +61,7 @@ output [
 instance_group [
   {{ count: 1 kind: {_KINDS[card.precision]} }}
 ]
-dynamic_batching {{
-  preferred_batch_size: [ {MAX_BATCH // 2}, {MAX_BATCH} ]
-  max_queue_delay_microseconds: {QUEUE_DELAY_US}
-}}
-parameters {{
+{_BATCHING if batched else ""}parameters {{
   key: "organs"
   value: {{ string_value: {_quoted(json.dumps(card.organs))} }}
 }}
@@ -64,6 +72,10 @@ parameters {{
 parameters {{
   key: "body"
   value: {{ string_value: {_quoted(json.dumps(None if card.body is None else vars(card.body)))} }}
+}}
+parameters {{
+  key: "pixels"
+  value: {{ string_value: {_quoted(json.dumps(None if card.pixels is None else vars(card.pixels)))} }}
 }}
 parameters {{
   key: "window"

@@ -1,11 +1,13 @@
 """What the network is; read without torch, because the command line makes options of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
 from smile_fast.settings import Settings, documented, setting
 from smile_runtime.label_map import MAX_ORGANS
+from smile_runtime.volume.pixel_size import scan_stride
 
 
 @documented
@@ -59,9 +61,20 @@ class ModelConfig(Settings):
         count=2,
         metavar=("LOW", "HIGH"),
     )
+    pixel_mm: float | None = setting(
+        None,
+        "mm a pixel that slices are brought to; none for every scan's own pixels",
+        "a positive number",
+        lambda side: 0 < side < inf,
+        kind=float,
+    )
     head: Literal["sigmoid", "softmax"] = setting(
         "sigmoid", "sigmoid (K independent organs) or softmax (K + 1 classes)", choices=("sigmoid", "softmax")
     )
+
+    def scan_stride(self, spacing: Sequence[float] | None) -> int:
+        """Pixels of a scan per pixel of the logits, given its spacing (z, y, x) in mm; None for the network's own."""
+        return self.output_stride if spacing is None else scan_stride(spacing[1:], self.pixel_mm, self.output_stride)
 
     @property
     def outputs(self) -> int:

@@ -17,8 +17,36 @@ from smile_fast.models.resnet import ResNet
 _MEAN, _STD = 0.45, 0.225
 
 
+AIR = -1024  # HU
+
+
+def resample_slices(
+    hu: Tensor,  # [..., H, W] HU, any real dtype
+    scan_stride: int,
+    output_stride: int,
+) -> Tensor:  # [..., h * output_stride, w * output_stride]
+    """Bring slices to the network's pixels: h = ceil(H / scan_stride), and what lies beyond the slice is air.
+
+    Bilinear, and over as many pixels as one of the network covers where that is larger (a triangle filter). Slices that
+    have the network's pixels come back as they are, whatever their size.
+
+    Args:
+        hu: slices of a scan.
+        scan_stride: pixels of the scan per pixel of the logits, see `smile_runtime.volume.pixel_size`.
+        output_stride: of the network.
+    """
+    if scan_stride == output_stride:
+        return hu
+    height, width = hu.shape[-2:]
+    low = [-(-size // scan_stride) for size in (height, width)]
+    below, right = (n * scan_stride - size for n, size in zip(low, (height, width), strict=True))
+    padded = F.pad(hu.float(), (0, right, 0, below), value=AIR)
+    size = [n * output_stride for n in low]
+    return F.interpolate(padded, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
 class Segmenter(nn.Module):
-    """DeepLab v3 on CT slices in HU.
+    """DeepLab v3 on CT slices in HU, at the network's pixel size.
 
     The logits keep the network's own resolution: the loss (`masked_bce_upsampled`), the label map and the
     exported graph each upsample them by themselves.
@@ -53,9 +81,13 @@ class Segmenter(nn.Module):
         self,
         logits: Tensor,  # [N, M, h, w]
         size: tuple[int, int],
+        scan_stride: int | None = None,
     ) -> Tensor:  # [N, M, H, W]
-        """Bilinear upsampling of low-resolution logits back to the grid of the slices, padding cut off."""
-        scale = float(self.config.output_stride)
+        """Bilinear upsampling of low-resolution logits back to the grid of the slices, padding cut off.
+
+        `scan_stride` is that of the scan, whose grid it is; None for the network's own pixels.
+        """
+        scale = float(scan_stride or self.config.output_stride)
         full = F.interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False)
         return full[..., : size[0], : size[1]]
 
@@ -63,12 +95,13 @@ class Segmenter(nn.Module):
         self,
         logits: Tensor,  # [N, M, h, w]
         size: tuple[int, int],
+        scan_stride: int | None = None,
     ) -> Tensor:  # [N, H, W] uint8
         """0 or the organ's label value per pixel.
 
         Sigmoid: the organ with the highest probability among those above 0.5; softmax: the best class.
         """
-        full = self.upsample(logits.float(), size)
+        full = self.upsample(logits.float(), size, scan_stride)
         if self.config.head == "softmax":
             return full.argmax(dim=1).to(torch.uint8)
         best, organ = full.max(dim=1)
@@ -78,9 +111,10 @@ class Segmenter(nn.Module):
         self,
         logits: Tensor,  # [N, M, h, w]
         size: tuple[int, int],
+        scan_stride: int | None = None,
     ) -> Tensor:  # [N, K, H, W]
         """Probability of each organ at each pixel, background left out."""
-        full = self.upsample(logits.float(), size)
+        full = self.upsample(logits.float(), size, scan_stride)
         return full.softmax(dim=1)[:, 1:] if self.config.head == "softmax" else full.sigmoid()
 
     @torch.no_grad()

@@ -144,6 +144,7 @@ def _facts(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
             "Cohort": run.store_path.name,
             "Cases": ", ".join(f"{len(run.cases(split))} {split}" for split in ("train", "validation", "test")),
             "Network": f"DeepLab v3, {model.backbone}, output stride {model.output_stride}{width}, {channels}",
+            "Pixels": str(run.pixel_space),
             "HU window": f"{format_hu(model.window[0])} to {format_hu(model.window[1])}",
             "Training": f"{record.curves.iterations} iterations in {format_seconds(record.curves.seconds)}, "
             f"{config.optimizer}, batch {config.batch_size}, seed {config.seed}{clipped}",

@@ -111,7 +111,8 @@ class Painter:
         whole = self.store.body_box(case, self.record.run.config.body)
         shown = (index - first,) if index in whole.slices else ()
         box = BodyBox(len(slices), shown, whole.rows, whole.columns)
-        labels: NDArray[np.uint8] = predict_labels(self.model, slices, box=box)[index - first]
+        spacing = self.store.cases[case].spacing
+        labels: NDArray[np.uint8] = predict_labels(self.model, slices, box=box, spacing=spacing)[index - first]
         return labels
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from smile_fast.training.batches import AIR
+from smile_fast.models.segmenter import AIR
 from smile_fast.training.config import TrainConfig
 from smile_runtime.label_map import VOID
 

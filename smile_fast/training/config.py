@@ -1,6 +1,7 @@
 """All settings of a training run, in one place: declared once, kept as plain JSON."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from smile_fast.models.config import ModelConfig
 from smile_fast.settings import Settings, declared, documented, setting, unusable
 from smile_runtime.errors import InputError
+from smile_runtime.volume.pixel_size import cohort_pixel_size
 
 if TYPE_CHECKING:
     from smile_runtime.volume.preprocessing import BodyRule
@@ -24,6 +26,15 @@ def _positive(default: float | None, help: str, group: str) -> Any:
 
 def _not_negative(default: float, help: str, group: str) -> Any:
     return setting(default, help, "0 or a positive number", lambda value: 0 <= value < inf, group=group)
+
+
+def _millimetres(text: str) -> float | None:
+    """A positive number of mm, None for any other text."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if 0 < number < inf else None
 
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -129,9 +140,18 @@ class TrainConfig(Settings):
         group="schedule",
     )
 
+    pixel_size: str = setting(
+        "auto",
+        "mm a pixel that slices are brought to, in training and then in production: a number, auto (the median of the "
+        "training cases) or native (every scan's own pixels, whatever their size)",
+        "auto, native or a positive number of mm",
+        lambda text: text in ("auto", "native") or _millimetres(text) is not None,
+        group="data",
+        metavar="auto|native|MM",
+    )
     crop_size: int = setting(
         0,
-        "patch height and width in pixels (0: the largest slice, at most 512)",
+        "patch height and width in pixels of the network (0: the largest slice, at most 512)",
         "0 or a multiple of 32",
         lambda size: size >= 0 and size % 32 == 0,
         group="data",
@@ -192,9 +212,18 @@ class TrainConfig(Settings):
         """The head of the method's network."""
         return "softmax" if self.method == "baseline" else "sigmoid"
 
-    def with_organs(self, organs: tuple[str, ...]) -> "TrainConfig":
-        """The settings of a run on a store: its organs and the method's head are the network's."""
-        return replace(self, model=replace(self.model, organs=organs, head=self.head))
+    def of_cohort(self, organs: tuple[str, ...], spacings: Sequence[Sequence[float]]) -> "TrainConfig":
+        """The settings of a run: the network gets the method's head, and organs and pixel size of its cohort.
+
+        Args:
+            organs: names, in the order of their label values.
+            spacings: (z, y, x) of the training cases, mm.
+        """
+        if self.pixel_size == "auto":
+            pixel_mm: float | None = cohort_pixel_size(spacings)
+        else:
+            pixel_mm = _millimetres(self.pixel_size)  # None for native
+        return replace(self, model=replace(self.model, organs=organs, head=self.head, pixel_mm=pixel_mm))
 
     @property
     def body(self) -> "BodyRule | None":

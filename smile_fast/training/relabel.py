@@ -57,9 +57,11 @@ def _relabel_case(
     if not box.slices:  # nothing but air
         return whole, {view.organs[k]: dict.fromkeys(COUNTED, 0) for k in organs}
     shown = list(box.slices)
-    logits = predict_logits(model, view.image(case), box=box)  # [n, K, h, w]
+    spacing = view.spacing(case)
+    logits = predict_logits(model, view.image(case), box=box, spacing=spacing)  # [n, K, h, w]
     labels = torch.from_numpy(box.crop(human)[shown])  # [n, H', W']
-    overlay, numbers = labeller(logits, labels, organs, this.gamma, model.config.output_stride, this.scope)
+    stride = model.config.scan_stride(spacing)
+    overlay, numbers = labeller(logits, labels, organs, this.gamma, stride, this.scope)
     box.crop(whole)[shown] = overlay.numpy()
     counts = {
         view.organs[k]: dict(zip(COUNTED, row, strict=True)) for k, row in zip(organs, numbers.tolist(), strict=True)

@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 import shutil
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from smile_fast.training.rounds import open_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json, reason, sha256, write_json
+from smile_runtime.volume.pixel_size import PixelSpace
 
-_SCHEMA = 2
+_SCHEMA = 3
 _REMEDY = "train again, or restore it from a copy"
 _SPLITS = ("train", "validation", "test")
 _PACKAGES = ("torch", "numpy", "blosc2", "nibabel", "safetensors", "smile-fast", "smile-fast-runtime")
@@ -83,9 +84,9 @@ class Run:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path}: already exists and is not empty; give a new folder, or --resume to go on in it")
         splits = split_cases(store, config)
-        crop = config.crop_size or _whole_slice(store, splits["train"], config)
+        config = config.of_cohort(store.organs, [store.cases[case].spacing for case in splits["train"]])
+        config = replace(config, crop_size=config.crop_size or _whole_slice(store, splits["train"], config))
         sources = {case: store.cases[case].sources for cases in splits.values() for case in cases}
-        config = replace(config, crop_size=crop).with_organs(store.organs)
         run = cls(path, config, store.path, splits, sources, store)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -95,6 +96,7 @@ class Run:
             "schema": _SCHEMA,
             "store": str(store.path.resolve()),
             "settings": run.config.to_json(),
+            "pixels": asdict(run.pixel_space),
             "splits": splits,
             "sources": sources,
             "weights": None,
@@ -204,6 +206,13 @@ class Run:
             )
         return store
 
+    @property
+    def pixel_space(self) -> PixelSpace:
+        """Which pixels the network sees, and the range of those of its training cases."""
+        spacings = [self.store.cases[case].spacing for case in self.splits["train"]]
+        model = self.config.model
+        return PixelSpace.of(model.pixel_mm, model.output_stride, spacings, self.config.scale)
+
     def declarations(self) -> Declarations:
         """State of every (case, organ) that the run was trained under."""
         cases = [case for split in _SPLITS for case in self.splits[split]]
@@ -289,5 +298,10 @@ def environment(device: str = "cpu") -> dict[str, Any]:
 
 
 def _whole_slice(store: Store, cases: list[str], config: TrainConfig) -> int:
-    largest = max((max(store.body_box(case, config.body).size) for case in cases), default=0) or 1
+    """Pixels of the network that hold the largest body box, at most 512."""
+    largest = 1
+    for case in cases:
+        stride = config.model.scan_stride(store.cases[case].spacing)
+        size = max(store.body_box(case, config.body).size)
+        largest = max(largest, -(-size * config.model.output_stride // stride))
     return min(512, -(-largest // 32) * 32)

@@ -22,7 +22,8 @@ def validate(model: Segmenter, view: TrainingView) -> dict[str, float]:
     scores: dict[str, list[float]] = {organ: [] for organ in view.organs}
     for case in view.cases:
         truth = view.visible_labels(case)
-        joint = joint_histogram(truth, predict_labels(model, view.image(case), box=view.box(case)))
+        found = predict_labels(model, view.image(case), box=view.box(case), spacing=view.spacing(case))
+        joint = joint_histogram(truth, found)
         joint[VOID] = 0
         for value, (organ, state) in enumerate(zip(view.organs, view.states[case], strict=True), start=1):
             dice = organ_dice(joint, value)

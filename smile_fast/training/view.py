@@ -58,6 +58,10 @@ class TrainingView:
         """The part of a case that is worth computing; images and labels themselves are never cut."""
         return self.store.body_box(case, self.body)
 
+    def spacing(self, case: str) -> tuple[float, float, float]:
+        """(z, y, x) of a case, mm."""
+        return self.store.cases[case].spacing
+
     def visible_labels(self, case: str, slices: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
         """Human labels of some axial slices with hidden organs erased, [n, H, W]."""
         visible: NDArray[np.uint8] = self._luts[case][self.store.read_labels(case, slices)]

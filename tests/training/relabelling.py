@@ -24,7 +24,7 @@ class Answers(nn.Module):
 
     def __init__(self, logits):
         super().__init__()
-        self.config = SimpleNamespace(channels=1, output_stride=1)
+        self.config = SimpleNamespace(channels=1, output_stride=1, scan_stride=lambda spacing: 1)
         self.logits = nn.Parameter(torch.as_tensor(logits, dtype=torch.float32))
         self.asked = 0
 

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from smile_fast.models.segmenter import AIR
 from smile_fast.training.augment import Augmentation
-from smile_fast.training.batches import AIR
 from smile_runtime.label_map import PSEUDO_BIT, VOID
 from tests.tolerances import AREA_OF_DISC, CENTRE_OF_DISC, RESAMPLED_HU, SAME_AFTER_RESAMPLING, share_of_draws
 

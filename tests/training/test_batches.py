@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from smile_fast.models.segmenter import AIR
 from smile_fast.supervision import State
-from smile_fast.training.batches import AIR, BatchSource
+from smile_fast.training.batches import BatchSource
 from smile_fast.training.rounds import Round, open_round, write_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.label_map import PSEUDO_BIT, VOID

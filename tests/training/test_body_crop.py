@@ -9,8 +9,9 @@ from smile_fast.exporter import Targets, export_run
 from smile_fast.exporter.certificate import REQUIREMENTS, parity_samples
 from smile_fast.exporter.precision import calibration_slices
 from smile_fast.models import ModelConfig
+from smile_fast.models.segmenter import AIR
 from smile_fast.supervision import State
-from smile_fast.training.batches import AIR, BatchSource
+from smile_fast.training.batches import BatchSource
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.inference import predict_labels, predict_logits
 from smile_fast.training.relabel import relabel

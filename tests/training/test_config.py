@@ -27,6 +27,12 @@ WRONG = [
     ("window", (-INF, 240.0)),
     ("window", (NAN, 240.0)),
     ("window", (1.0, 2.0, 3.0)),
+    ("pixel_mm", 0.0),
+    ("pixel_size", "0"),
+    ("pixel_size", "-1"),
+    ("pixel_size", "inf"),
+    ("pixel_size", "nan"),
+    ("pixel_size", "median"),
     ("crop_size", 40),
     ("crop_size", -32),
     ("batch_size", 1),
@@ -154,7 +160,7 @@ def test_the_baseline_has_no_policy():
 def test_settings_survive_json():
     config = TrainConfig(
         ModelConfig(rates=(1, 2), window=(-50.0, 60.0)), method="smiler", lr=0.1, pseudo_negative=True
-    ).with_organs(("liver", "spleen"))
+    ).of_cohort(("liver", "spleen"), [(3.0, 0.8, 0.8)])
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
@@ -165,9 +171,9 @@ def test_options_name_the_settings_of_the_network_too():
 
 @pytest.mark.parametrize("method", ["baseline", "smile", "smiler"])
 def test_a_store_completes_the_network(method):
-    config = TrainConfig(ModelConfig(width=16), method=method).with_organs(("liver",))
+    config = TrainConfig(ModelConfig(width=16), method=method).of_cohort(("liver",), [(3.0, 0.8, 0.8)])
     head = "softmax" if method == "baseline" else "sigmoid"
-    assert config.model == ModelConfig(("liver",), width=16, head=head)
+    assert config.model == ModelConfig(("liver",), width=16, head=head, pixel_mm=0.8)
     other = "sigmoid" if method == "baseline" else "softmax"
     with pytest.raises(
         InputError, match=f"--method: '{method}' cannot be used; give one whose network ends in a {other}"

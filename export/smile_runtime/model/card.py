@@ -9,10 +9,11 @@ from smile_runtime.errors import InputError, first_line
 from smile_runtime.io.files import parse_json
 from smile_runtime.label_map import MAX_ORGANS
 from smile_runtime.volume.body import BodyRule
+from smile_runtime.volume.pixel_size import PixelSpace
 from smile_runtime.volume.preprocessing import ORIENTATION
 
 METADATA_KEY = "smile_fast"  # of the entry in the file's metadata_props that holds the card
-SCHEMA = 2
+SCHEMA = 3
 HEADS = ("sigmoid", "softmax")
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -33,6 +34,8 @@ class ModelCard:
         provenance: How the model was made; any JSON object.
         parity: The certificate that the file computes what the training side computes; any JSON object.
         body: By which rule the air is left out before the network, as in training; None leaves nothing out.
+        pixels: Which pixels the network sees, and those of the scans that it was trained on; None if that is not known,
+            and then every scan's own pixels.
         precision: ``fp32``, ``fp16`` or ``int8``: what the network's convolutions compute in.
         schema: Version of this list.
     """
@@ -46,6 +49,7 @@ class ModelCard:
     provenance: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     body: BodyRule | None = None
+    pixels: PixelSpace | None = None
     precision: str = "fp32"
     schema: int = SCHEMA
 
@@ -76,6 +80,13 @@ class ModelCard:
             raise ValueError("provenance and parity must be JSON objects")
         if self.body is not None and not isinstance(self.body, BodyRule):
             raise ValueError("body is neither None nor a BodyRule")
+        if self.pixels is not None and not isinstance(self.pixels, PixelSpace):
+            raise ValueError("pixels is neither None nor a PixelSpace")
+
+    @property
+    def pixel_size(self) -> float | None:
+        """Side of the network's pixels, mm; None for every scan's own."""
+        return None if self.pixels is None else self.pixels.pixel_size
 
     def to_json(self) -> str:
         """The text that goes into the file's metadata under `METADATA_KEY`.
@@ -107,7 +118,8 @@ class ModelCard:
                 raise ValueError(f"{wrong[0]} is {'missing' if wrong[0] in names else 'unknown'}")
             for name in ("organs", "window"):
                 card[name] = tuple(card[name]) if isinstance(card[name], list) else card[name]
-            return cls(**card | {"body": BodyRule.from_json(card["body"])})
+            rules = {"body": BodyRule.from_json(card["body"]), "pixels": PixelSpace.from_json(card["pixels"])}
+            return cls(**card | rules)
         except ValueError as error:
             raise InputError(f"{source}: model card cannot be used, {first_line(error)}; export it again") from error
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ __all__ = [
     "INPUT",
     "LABELS",
     "METADATA_KEY",
+    "PIXEL_SPACING",
     "PROBABILITIES",
     "Model",
     "ModelCard",
 ]
 
 INPUT = "hu"  # int16 [N, C, H, W], HU
+PIXEL_SPACING = "pixel_spacing"  # of models with a pixel size: float64 [2], mm of the scan's rows and columns
 LABELS = "labels"  # uint8 [N, H, W], 0 or organ number
 PROBABILITIES = "probabilities"  # optional, float or uint8 (round(255 p)) [N, K, H, W]
 
@@ -74,11 +77,14 @@ class Model:
     def labels(
         self,
         hu: npt.NDArray[np.int16],  # [N, C, H, W]
+        pixel_spacing: Sequence[float] | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Segment a batch of slices.
 
         Args:
             hu: [N, C, H, W] int16 HU in slices order, C = card.channels.
+            pixel_spacing: (y, x) of the slices, mm; None if their pixels are the model's. A model without a pixel size
+                takes any.
 
         Returns:
             [N, H, W] uint8: 0 or organ number.
@@ -87,7 +93,7 @@ class Model:
             AllocationError: This many slices at once do not fit into memory.
             InputError: The model fails on this input, or answers with something else than its card promises.
         """
-        labels = self._run(LABELS, hu)
+        labels = self._run(LABELS, hu, pixel_spacing)
         batch, _, height, width = hu.shape
         if labels.shape != (batch, height, width) or (labels.size and labels.max() > len(self.card.organs)):
             raise InputError(
@@ -99,11 +105,13 @@ class Model:
     def probabilities(
         self,
         hu: npt.NDArray[np.int16],  # [N, C, H, W]
+        pixel_spacing: Sequence[float] | None = None,
     ) -> npt.NDArray[Any]:
         """Probabilities of a batch of slices.
 
         Args:
             hu: As for `labels`.
+            pixel_spacing: As for `labels`.
 
         Returns:
             [N, K, H, W] float16, float32, or uint8, which is round(255 p).
@@ -113,13 +121,16 @@ class Model:
         """
         if not self.has_probabilities:
             raise InputError(f"{self.path}: was exported without probabilities; export it again with them")
-        return self._run(PROBABILITIES, hu)
+        return self._run(PROBABILITIES, hu, pixel_spacing)
 
-    def _run(self, output: str, hu: npt.NDArray[np.int16]) -> npt.NDArray[Any]:
+    def _run(self, output: str, hu: npt.NDArray[np.int16], pixel_spacing: Sequence[float] | None) -> npt.NDArray[Any]:
+        beside: dict[str, npt.NDArray[Any]] = {}
+        if (side := self.card.pixel_size) is not None:
+            beside[PIXEL_SPACING] = np.array((side, side) if pixel_spacing is None else pixel_spacing, np.float64)
         try:
             if self._buffers is not None and output == LABELS:
-                return self._buffers.labels(np.ascontiguousarray(hu))
-            result: npt.NDArray[Any] = self._session.run([output], {INPUT: hu})[0]
+                return self._buffers.labels(np.ascontiguousarray(hu), beside)
+            result: npt.NDArray[Any] = self._session.run([output], {INPUT: hu, **beside})[0]
         except Exception as error:  # onnxruntime's errors share no base class of their own
             if is_allocation_error(error):
                 raise AllocationError(
@@ -146,6 +157,12 @@ def _read(path: Path) -> bytes:
 
 def _check_contract(session: ort.InferenceSession, card: ModelCard, path: Path) -> None:
     inputs = [(arg.name, arg.type, len(arg.shape)) for arg in session.get_inputs()]
+    if card.pixel_size is not None:
+        if inputs[1:] != [(PIXEL_SPACING, "tensor(double)", 1)] or session.get_inputs()[1].shape != [2]:
+            raise InputError(
+                f"{path}: has a pixel size and no second input {PIXEL_SPACING}, float64 [2]; export it again"
+            )
+        del inputs[1]
     outputs = {arg.name: arg for arg in session.get_outputs()}
     if inputs != [(INPUT, "tensor(int16)", 4)]:
         raise InputError(f"{path}: does not take one int16 input {INPUT} [N, C, H, W]; export it again")

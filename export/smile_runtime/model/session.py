@@ -1,7 +1,9 @@
 """onnxruntime sessions: the provider that was asked for, or an error."""
 
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +98,7 @@ class DeviceBuffers:
     """One batch's input and output on a device, kept from batch to batch as long as their shape stays.
 
     Args:
-        session: With one input, and the output ``labels``.
+        session: With the input ``hu`` first, and the output ``labels``.
         device: onnxruntime's name of it.
     """
 
@@ -109,13 +111,20 @@ class DeviceBuffers:
     def labels(
         self,
         hu: npt.NDArray[np.int16],  # [N, C, H, W]
+        beside: Mapping[str, npt.NDArray[Any]],
     ) -> npt.NDArray[np.uint8]:  # [N, H, W]
-        """Copy a batch to the device, run, copy its labels back; nothing else crosses the bus."""
+        """Copy a batch to the device, run, copy its labels back; nothing else of its size crosses the bus.
+
+        `beside` are the other inputs, a few bytes.
+        """
         if self._hu is None or self._labels is None or tuple(self._hu.shape()) != hu.shape:
             self._bind(hu)
         assert self._hu is not None
         assert self._labels is not None
+        assert self._binding is not None
         self._hu.update_inplace(hu)
+        for name, values in beside.items():
+            self._binding.bind_cpu_input(name, values)
         self._session.run_with_iobinding(self._binding)
         return np.array(self._labels.numpy())  # a copy: on the host this would be the buffer itself
 

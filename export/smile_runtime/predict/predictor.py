@@ -168,6 +168,7 @@ class Predictor:
         slices: npt.NDArray[np.int16],  # [D, H, W]
         *,
         box: BodyBox | None = None,
+        pixel_spacing: tuple[float, float] | None = None,
         show_progress: bool = False,
         advance: Callable[[float], None] | None = None,
     ) -> npt.NDArray[np.uint8]:
@@ -176,6 +177,7 @@ class Predictor:
         Args:
             slices: [D, H, W] int16 HU, as `smile_runtime.volume.preprocessing.to_slices` gives it; any strides.
             box: What to compute of it, as `smile_runtime.volume.preprocessing.body_box` gives it; everything if None.
+            pixel_spacing: (y, x) of the slices, mm; None if their pixels are the model's.
             show_progress: Whether to show how far it is on standard error.
             advance: Called with the share that is done, 0 to 1.
 
@@ -192,12 +194,13 @@ class Predictor:
         labels = zeros(slices.shape, np.uint8)  # [D, H, W]; what is not written takes no memory
         bar = Progress(len(box.slices), "predict") if show_progress else None
         cut, target = box.crop(slices), box.crop(labels)
-        batch, done = self._batch or self._fitting_batch(box.size[0] * box.size[1]), 0
+        batch, done = self._batch or self._fitting_batch(box.size[0] * box.size[1], pixel_spacing), 0
         try:
             while done < len(box.slices):
                 index = np.array(box.slices[done : done + batch])
                 try:
-                    target[index] = self.model.labels(slice_context(cut, index, self.card.channels))  # [N, C, h, w]
+                    hu = slice_context(cut, index, self.card.channels)  # [N, C, h, w]
+                    target[index] = self.model.labels(hu, pixel_spacing)
                 except AllocationError:
                     if len(index) == 1:
                         raise
@@ -213,10 +216,14 @@ class Predictor:
                 bar.close()
         return labels
 
-    def _fitting_batch(self, pixels: int) -> int:
+    def _fitting_batch(self, pixels: int, pixel_spacing: tuple[float, float] | None) -> int:
         """Slices per inference, for slices of so many pixels."""
-        needed = max(1, pixels) * (_FEATURE_BYTES + _ORGAN_BYTES * len(self.card.organs))
-        return max(1, min(_BATCH_PIXELS[self.provider] // max(1, pixels), _BATCH_BYTES // needed))
+        seen = pixels = max(1, pixels)  # by the network
+        if self.card.pixels is not None and pixel_spacing is not None:
+            scale = self.card.pixels.output_stride / self.card.pixels.scan_stride(pixel_spacing)
+            seen = math.ceil(pixels * scale**2)
+        needed = seen * _FEATURE_BYTES + pixels * _ORGAN_BYTES * len(self.card.organs)
+        return max(1, min(_BATCH_PIXELS[self.provider] // max(seen, pixels), _BATCH_BYTES // needed))
 
     def predict_file(
         self,
@@ -281,7 +288,13 @@ class Predictor:
         start = time.monotonic()
         slices = slices_view(scan.volume.data, scan.geometry)
         try:
-            labels = self.predict(slices, box=scan.box, show_progress=show_progress, advance=advance)
+            labels = self.predict(
+                slices,
+                box=scan.box,
+                pixel_spacing=scan.geometry.spacing[1:],
+                show_progress=show_progress,
+                advance=advance,
+            )
             keep_largest_components(labels, self._cleaned)
         except MemoryError as error:
             raise InputError(f"{scan.volume.path}: does not fit into this machine's memory; free some") from error
