@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from smile_fast.data.store import Store
-from smile_fast.models import Segmenter
+from smile_fast.models import ModelConfig, Segmenter
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.run import Run
 from smile_runtime.volume.preprocessing import slice_context
-from tests.runs import SHAPE, ct, make_run, truth
+from tests.runs import ORGANS, SHAPE, ct, make_run, truth
 
 Array = NDArray[np.generic]
 
@@ -64,6 +64,18 @@ def fit_classifier(model: Segmenter, hu: NDArray[np.int16], labels: NDArray[np.u
     last = model.classifier[-1]
     last.weight.copy_(weights[:, :-1, None, None])
     last.bias.copy_(weights[:, -1])
+
+
+def tiny_network(head: str, **changes: object) -> Segmenter:
+    """A DeepLab head on one convolution: the exporter's time grows with the layers."""
+    torch.manual_seed(1)
+    model = Segmenter(ModelConfig(ORGANS, "resnet18", 8, head=head, width=8, rates=(2,), **changes))
+    outputs = model.backbone.out_channels
+    model.backbone = torch.nn.Sequential(torch.nn.Conv2d(1, outputs, 9, stride=8, padding=4), torch.nn.ReLU())
+    shake_batchnorms(model)
+    model.eval()
+    fit_classifier(model, ct()[:, None], truth())
+    return model
 
 
 def make_decisive_run(path: Path, store: Store, **settings: object) -> Run:

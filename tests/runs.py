@@ -49,6 +49,7 @@ def make_store(
     states: Mapping[tuple[str, str], State] | None = None,
     organs: tuple[str, ...] = ORGANS,
     images: Mapping[str, NDArray[np.int16]] | None = None,
+    spacings: Mapping[str, tuple[float, float, float]] | None = None,
 ) -> Store:
     """Write a store of the given label maps; a case whose name starts with "test" is held out. Images: `ct(0)`, ..."""
     infos = []
@@ -60,18 +61,19 @@ def make_store(
         own = {organ: (states or {}).get((case, organ), State.ANNOTATED) for organ in organs}
         counts = np.stack([(label == value).sum(axis=(1, 2)) for value in range(1, len(organs) + 1)], axis=1)
         visible = counts * [own[organ] is not State.HIDDEN for organ in organs]  # [D, K]
+        z, y, x = spacing = (spacings or {}).get(case, SPACING)
         infos.append(
             CaseInfo(
                 name=case,
                 split="test" if case.startswith("test") else "train",
-                shape=SHAPE,
-                spacing=SPACING,
-                affine=((-1.0, 0, 0, 0), (0, -2.0, 0, 0), (0, 0, 4.0, 0), (0, 0, 0, 1.0)),
+                shape=label.shape,
+                spacing=spacing,
+                affine=((-x, 0, 0, 0), (0, -y, 0, 0), (0, 0, z, 0), (0, 0, 0, 1.0)),
                 states=own,
                 runs=gather_counts(visible, organs),
                 sources={},
                 arrays=arrays,
-                body=StoredBox(body_box(image, SPACING, BodyRule()), BodyRule()),
+                body=StoredBox(body_box(image, spacing, BodyRule()), BodyRule()),
             )
         )
     write_index(path, organs, infos)

@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "smile_fast.supervision": {"numpy", "torch", "smile_runtime"},
     "smile_fast.settings": {"smile_runtime"},
     "smile_fast.models": {"torch", "smile_fast.settings"},
-    "smile_fast.models.config": {"smile_fast.settings", "smile_runtime.label_map"},
+    "smile_fast.models.config": {"smile_fast.settings", "smile_runtime.label_map", "smile_runtime.volume.pixel_size"},
     "smile_fast.data": {"blosc2", "nibabel", "numpy", "scipy", "smile_fast.supervision", "smile_runtime"},
     "smile_fast.training": BELOW_TRAINING | {"numpy", "safetensors", "torch"},
     "smile_fast.evaluation": BESIDE_TRAINING | {"numpy", "scipy", "surface_distance", "torch"},
@@ -66,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "smile_runtime.__main__": {"smile_runtime.predict"},
     "smile_runtime.io": RUNTIME_GROUND | {"nibabel", "numpy"},
     "smile_runtime.volume": RUNTIME_GROUND | {"nibabel", "numpy", "smile_runtime.io"},
+    "smile_runtime.volume.pixel_size": set(),
     "smile_runtime.volume.components": RUNTIME_GROUND | {"numpy", "scipy"},
     "smile_runtime.model": RUNTIME_GROUND | {"numpy", "onnxruntime", "smile_runtime.io", "smile_runtime.volume"},
     "smile_runtime.predict": RUNTIME_GROUND
@@ -82,6 +83,7 @@ LIGHT = {
     "smile_runtime.io.files",
     "smile_runtime.predict.cli",
     "smile_runtime.label_map",
+    "smile_runtime.volume.pixel_size",
 }
 WITHOUT_COMMON = {"smile_fast.models", "smile_fast.ops", "smile_fast.ops.reference"}
 # Layers that may not even import their siblings.

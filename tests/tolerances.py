@@ -61,6 +61,13 @@ SAME_AFTER_RESAMPLING = 0.98
 AREA_OF_DISC = {"rel": 0.05}
 CENTRE_OF_DISC = {"abs": 0.5}
 
+# Pixels of a scan: a triangle filter whose width is no whole number of them has its mass a little beside its middle.
+RESAMPLED_PLACE = {"rtol": 0.0, "atol": 0.2}
+
+# A disc of 18 mm that is found by its brightness in pixels of the logits of 8 mm, means over them: the rim is cut like
+# a polygon of some fourteen sides. One that is moved by 2 mm, or 10% too large, would be below.
+BRIGHT_DISC_DICE = 0.93
+
 # Distances of below 100 mm in the phantoms' float32 fields: some hundred roundings of 100 * 2^-24 = 6e-6 mm.
 FIELD_MM = 1e-3
 

@@ -21,10 +21,11 @@ _NETWORK_HU = _PREFIX + INPUT
 # Cast <to>: 1 float, 2 uint8, 7 int64, 10 float16.
 _GRAPH = """
 <ir_version: 10, opset_import: [{opsets}]>
-smile_fast (int16[N, C, H, W] hu, double[2] pixel_spacing)
+smile_fast (int16[N, {slices}, H, W] hu, double[2] pixel_spacing)
     => (uint8[N, H, W] labels, {dtype}[N, {organs}, H, W] probabilities)
 <double[1] pixel_of_logits = {{ {pixel_of_logits} }},
- double smallest = {{ {smallest} }}, double largest = {{ {largest} }}, int64[1] one = {{ 1 }}, int64[1] output_stride = {{ {output_stride} }}, float air = {{ {air} }},
+ double smallest = {{ {smallest} }}, double largest = {{ {largest} }},
+ int64[1] one = {{ 1 }}, int64[1] output_stride = {{ {output_stride} }}, float air = {{ {air} }},
  int64[6] no_pads = {{ 0, 0, 0, 0, 0, 0 }}, int64[2] origin = {{ 0, 0 }}, int64[2] slice_axes = {{ 2, 3 }},
  int64[1] channel_axis = {{ 1 }}, int64[1] channels = {{ {channels} }}, int64 first_organ = {{ 1 }},
  int64 no_organ = {{ 0 }}, float half = {{ 0 }}, float byte = {{ 255 }}>
@@ -101,6 +102,7 @@ def any_pixels(network: onnx.ModelProto, config: ModelConfig, probabilities: str
     dtype, encode = _ENCODE[probabilities]
     text = _GRAPH.format(
         opsets=", ".join(f'"{opset.domain}" : {opset.version}' for opset in network.opset_import),
+        slices=config.channels,
         dtype=dtype,
         organs=len(config.organs),
         pixel_of_logits=float(config.output_stride * config.pixel_mm),

@@ -21,10 +21,10 @@ AIR = -1024  # HU
 
 
 def resample_slices(
-    hu: Tensor,  # [..., H, W] HU, any real dtype
+    hu: Tensor,  # [N, C, H, W] HU, any real dtype
     scan_stride: int,
     output_stride: int,
-) -> Tensor:  # [..., h * output_stride, w * output_stride]
+) -> Tensor:  # [N, C, h * output_stride, w * output_stride]
     """Bring slices to the network's pixels: h = ceil(H / scan_stride), and what lies beyond the slice is air.
 
     Bilinear, and over as many pixels as one of the network covers where that is larger (a triangle filter). Slices that

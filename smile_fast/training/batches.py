@@ -139,9 +139,9 @@ class BatchSource:
         hu = np.full((len(slices), height, width), AIR, dtype=np.int16)
         drawn = np.full((height, width), VOID, dtype=np.uint8)
         hu[:, *target], drawn[target] = slices[:, *source], label[source]
-        seen = resample_slices(torch.from_numpy(hu), stride, self.output_stride).round().to(torch.int16).numpy()
+        seen = resample_slices(torch.from_numpy(hu[None]), stride, self.output_stride)[0].round().to(torch.int16)
         rows, columns = (_nearest(size, stride, self.output_stride, rng) for size in self.patch)
-        return seen, drawn[np.ix_(rows, columns)]
+        return seen.numpy(), drawn[np.ix_(rows, columns)]
 
     def iterate(self, first: int) -> Generator[Batch]:
         """Batches from step `first` on, without end, read ahead by a thread."""

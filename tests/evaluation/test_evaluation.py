@@ -218,7 +218,7 @@ def run(tmp_path):
 def perfect(monkeypatch):
     """The network predicts the truth, except for one column of the liver."""
 
-    def predict_labels(model, image, box=None):
+    def predict_labels(model, image, box=None, spacing=None):
         assert np.asarray(image[:]).dtype == np.int16
         prediction = truth()
         prediction[:, :, 6] = 0

@@ -18,7 +18,7 @@ from smile_fast.exporter.onnx_file import build, serialize
 from smile_fast.exporter.precision import Calibration, calibration_slices, half_network, quantize
 from smile_fast.models import ModelConfig, Segmenter
 from smile_runtime.model.exported import Model, ModelCard
-from tests.exports import fit_classifier, make_decisive_run, random_hu, shake_batchnorms, torch_answer
+from tests.exports import make_decisive_run, random_hu, shake_batchnorms, tiny_network, torch_answer
 from tests.runs import ORGANS, SHAPE, ct, make_store, truth
 from tests.tolerances import (
     FOLDED_LOGITS,
@@ -38,19 +38,6 @@ PAIRED = [
 HU = ct(3)[:, None]  # [6, 1, 40, 48]
 
 
-def tiny_network(head):
-    """A DeepLab head on one convolution: the exporter's time grows with the layers."""
-    torch.manual_seed(1)
-    model = Segmenter(ModelConfig(ORGANS, "resnet18", 8, head=head, width=8, rates=(2,)))
-    model.backbone = torch.nn.Sequential(
-        torch.nn.Conv2d(1, model.backbone.out_channels, 9, stride=8, padding=4), torch.nn.ReLU()
-    )
-    shake_batchnorms(model)
-    model.eval()
-    fit_classifier(model, ct()[:, None], truth())
-    return model
-
-
 @pytest.fixture(scope="module")
 def networks():
     return {head: tiny_network(head) for head in HEADS}
@@ -65,7 +52,7 @@ class Graphs(dict):
     def __missing__(self, key):
         head, precision, dtype = key
         if precision == "int8":
-            self[key] = quantize(self[head, "fp32", dtype], Calibration(["a"], [ct()[:, None]]))
+            self[key] = quantize(self[head, "fp32", dtype], Calibration(["a"], [ct()[:, None]], [(1.0, 1.0)]))
         else:
             folded = fold_batchnorm(self.networks[head])
             self[key] = to_onnx(half_network(folded) if precision == "fp16" else folded, probabilities=dtype)
@@ -108,7 +95,7 @@ def test_uint8_is_the_rounded_share_of_255(graphs, tmp_path, head):
 
 
 def test_the_exporter_is_silent(networks, capfd, caplog):
-    quantize(to_onnx(fold_batchnorm(networks["softmax"])), Calibration(["a"], [HU]))
+    quantize(to_onnx(fold_batchnorm(networks["softmax"])), Calibration(["a"], [HU], [(1.0, 1.0)]))
     assert capfd.readouterr() == ("", "")
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 

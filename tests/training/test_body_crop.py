@@ -142,7 +142,7 @@ def test_labels_outside_of_the_box_count_as_missed(store, run, box, monkeypatch)
     pancreas_inside = np.count_nonzero(np.where(outside(box), 0, truth()) == 2)
     assert pancreas_inside < pancreas
 
-    def perfect(model, image, box):
+    def perfect(model, image, box, spacing):
         return np.where(outside(box), 0, truth()).astype(np.uint8)
 
     monkeypatch.setattr("smile_fast.training.inference.predict_labels", perfect)

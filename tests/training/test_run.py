@@ -126,8 +126,8 @@ def test_a_run_that_cannot_be_written_leaves_nothing(store, tmp_path, monkeypatc
 
 DAMAGE = {
     "another schema": (
-        lambda record: record.update(schema=3),
-        "schema: the run has 3, this version reads 2; train",
+        lambda record: record.update(schema=4),
+        "schema: the run has 4, this version reads 3; train",
     ),
     "no schema": (lambda record: record.pop("schema"), "damaged "),
     "no settings": (lambda record: record.pop("settings"), "damaged "),
@@ -167,7 +167,7 @@ def test_a_run_of_the_first_schema_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(InputError) as caught:
         Run.open(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'config.json'}: schema: the run has 1, this version reads 2; train again, or use the smile-fast "
+        f"{tmp_path / 'config.json'}: schema: the run has 1, this version reads 3; train again, or use the smile-fast "
         "that made it"
     )
 

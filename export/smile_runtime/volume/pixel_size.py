@@ -1,8 +1,9 @@
 """Which pixels a network sees of a scan: the one rule by which training and production bring slices to its pixel size.
 
-A pixel of the logits covers a whole number of a scan's pixels, its *scan stride*, so that label maps and selections are
-computed on the scan's own grid, exactly. What the network sees is then within 1 / (2 scan strides) of its pixel size: 6%
-at output stride 8 for scans whose pixels are no larger. A scan whose pixels are that near to it is not resampled.
+A pixel of the logits covers a whole number of a scan's pixels, its *scan stride*, so that label maps and selections
+are computed on the scan's own grid, exactly. What the network sees is then within 1 / (2 scan strides) of its pixel
+size: 6% at output stride 8 for scans whose pixels are no larger. A scan whose pixels are that near to it is not
+resampled.
 """
 
 import math
