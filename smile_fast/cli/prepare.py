@@ -55,7 +55,9 @@ def run(args: argparse.Namespace) -> None:
 def print_unlabelled(cases: Sequence[str]) -> None:
     """Print a note about the images of imagesTs that no label map makes a test case, if there are any."""
     if cases:
-        print(f"note: {len(cases)} images of imagesTs have no label map in labelsTs and are left alone: {_listed(cases)}")
+        print(
+            f"note: {len(cases)} images of imagesTs have no label map in labelsTs and are left alone: {_listed(cases)}"
+        )
 
 
 def print_empty(empty: Mapping[str, Sequence[str]]) -> None:

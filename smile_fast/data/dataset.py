@@ -95,8 +95,8 @@ class RawDataset:
         expected = described.get("numTraining", len(training))
         if _whole(expected) != len(training):
             raise InputError(
-                f"{path / 'dataset.json'}: numTraining is {expected}, but imagesTr holds {len(training)} cases; "
-                "add what is missing or correct the number"
+                f"{path / 'dataset.json'}: numTraining is {json.dumps(expected)}, but imagesTr holds {len(training)} "
+                "cases; add what is missing or correct the number"
             )
         return cls(path, organs, ignore, tuple(cases), tuple(unlabelled))
 
@@ -221,6 +221,7 @@ def _case_name(file: Path, channel: str) -> str:
     if not named or not name or name.startswith(".") or not name.isprintable():
         kind = "single-channel images" if channel else "label maps"
         raise InputError(
-            f"{str(file)!r}: not a name for a case ({kind} are named CASE{channel}{SUFFIX}); rename, convert or remove it"
+            f"{str(file)!r}: not a name for a case ({kind} are named CASE{channel}{SUFFIX}); rename, convert or remove "
+            "it"
         )
     return name

@@ -90,7 +90,9 @@ class Commands:
                 print(done.stdout, end="", flush=True)
         self.seconds[name] = round(time.monotonic() - started, 1)
         if done.returncode != 0:
-            last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it printed nothing"])[-1]
+            last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it printed nothing"])[
+                -1
+            ]
             raise CommandFailed(f"the step '{name}' ended with status {done.returncode}: {last} (see {log})")
         if not show:
             print(f"  {name:32} {self.seconds[name]:7.1f} s", flush=True)

@@ -48,4 +48,3 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         raise InputError(f"{final}: cannot be written ({reason(error)}); choose another place") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-

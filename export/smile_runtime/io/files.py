@@ -276,5 +276,3 @@ def _refuse_unwritable(path: Path) -> None:
 def _temporary_name(target: Path) -> Path:
     suffixes = "".join(target.suffixes[-2:]) if target.suffix.lower() == ".gz" else target.suffix
     return target.with_name(f".tmp-{secrets.token_hex(8)}{suffixes}")
-
-

@@ -17,7 +17,7 @@ from smile_runtime.io.files import atomic_path, check_readable, reason
 from smile_runtime.io.gzip import MAGIC, MAX_RATIO, inflate
 from smile_runtime.io.nifti_header import MAX_BYTES, Header, affine_mm, is_header, parse_header, stores_uint8
 from smile_runtime.io.nifti_voxels import HU, Kind, Labels, Voxels
-from smile_runtime.io.scan_files import SUFFIXES, refuse_dicom
+from smile_runtime.io.scan_files import refuse_dicom, stem
 
 Array = npt.NDArray[Any]
 
@@ -174,7 +174,7 @@ def check_suffix(path: str | os.PathLike[str]) -> Path:
         InputError: The name ends neither in ``.nii.gz`` nor in ``.nii``.
     """
     name = Path(path)
-    if not name.name.lower().endswith(SUFFIXES):
+    if stem(name.name) is None:
         raise InputError(f"{name}: not named like a NIfTI file; give a name that ends in .nii.gz or .nii")
     return name
 
@@ -203,8 +203,10 @@ def _zipped(file: BinaryIO, path: Path) -> bool:
 
 def _read(path: str | os.PathLike[str], kind: Kind) -> Volume:
     """A volume, read only after every claim that can be checked has been."""
-    refuse_dicom(Path(path))
-    name = check_suffix(path)
+    name = Path(path)
+    refuse_dicom(name)
+    if stem(name.name) is None:
+        raise InputError(f"{name}: not named like a NIfTI file; convert it to .nii.gz")
     check_readable(name)
     try:
         with open(name, "rb") as file:

@@ -28,7 +28,7 @@ class Kind(ABC):
 
     @abstractmethod
     def convert(self, values: Array, path: Path, place: Callable[[int], str]) -> Array:
-        """Finite values [n] as `dtype`; where that is not possible, an `InputError` says it of the `place` of a value."""
+        """Finite values [n] as `dtype`; an `InputError` names the n-th, which cannot be, and its `place(n)`."""
 
 
 class HU(Kind):

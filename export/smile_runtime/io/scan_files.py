@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from smile_runtime.errors import InputError
@@ -11,11 +12,12 @@ from smile_runtime.names import normal_name
 
 SUFFIXES = (".nii.gz", ".nii")  # in lower case; names may end in any
 _OTHER_FORMATS = re.compile(
-    r".*\.(nii|hdr|img|nrrd|nhdr|mha|mhd|mgh|mgz|dcm|dicom|ima)(\.(gz|bz2|xz|zst|zip))?", re.IGNORECASE | re.DOTALL
+    r".*\.(nii|hdr|img|nrrd|nhdr|mha|mhd|mgh|mgz|dcm|dicom|ima)(\.(gz|bz2|xz|zst|zip))*", re.IGNORECASE | re.DOTALL
 )
 _DICOM_MAGIC = slice(128, 132), b"DICM"
 _DICOM_DEPTH = 5  # folders below the named one that dcm2niix looks into, unless it is told otherwise
 _SHOWN = 5  # names in a sentence
+_DICOM_FOLDERS = 64  # that are looked into: somebody may have named a whole disk
 _DICOM_SAMPLE = 8  # files of a folder that are looked into: a series has nothing but slices
 
 
@@ -61,7 +63,7 @@ def is_dicom(path: Path) -> bool:
     """Whether a path is a DICOM file, or a folder that holds one where dcm2niix would find it."""
     if not os.path.isdir(path):
         return _is_dicom_file(path)
-    for folder, below, files in os.walk(path):
+    for folder, below, files in islice(os.walk(path), _DICOM_FOLDERS):
         if len(Path(folder).relative_to(path).parts) >= _DICOM_DEPTH:
             below.clear()
         if any(_is_dicom_file(Path(folder, name)) for name in sorted(files)[:_DICOM_SAMPLE]):
@@ -82,10 +84,12 @@ def refuse_dicom(path: Path) -> None:
 
 def describe_others(folder: Path, others: Iterable[Path]) -> str:
     """What is wrong with the other scans that `list_scans` found, and what to do: the rest of a sentence."""
-    named = sorted(entry.name for entry in others)
+    named = [repr(entry.name) for entry in others]
     more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
     by = f" (DICOM with: {_conversion(folder)})" if any(is_dicom(entry) for entry in others) else ""
-    return f"{', '.join(named[:_SHOWN])}{more} cannot be read, only NIfTI can; convert to .nii.gz{by}, or move away"
+    return (
+        f"holds scans that are no NIfTI files ({', '.join(named[:_SHOWN])}{more}); convert them{by}, or move them away"
+    )
 
 
 def _conversion(path: Path) -> str:
