@@ -86,11 +86,12 @@ def _folder_predictor(run: "Run", folder: Path) -> Callable[[str], NDArray[np.ui
     from smile_runtime.volume.preprocessing import canonical_affine, to_slices
 
     store, organs = run.store, len(run.organs)
-    refuse_dicom(folder)
     try:
         files = by_name((stem(file.name) or "", file) for file in list_scans(folder)[0])
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({reason(error)}); give the folder of the label maps") from error
+    if not files:
+        refuse_dicom(folder)
 
     def predict(case: str) -> NDArray[np.uint8]:
         volume = read_labels(files.get(normal_name(case), folder / f"{case}.nii.gz"))
