@@ -217,7 +217,7 @@ def _case_name(file: Path, channel: str) -> str:
     """The case of a file that is named CASE, channel, suffix."""
     whole = stem(file.name) or ""
     name = normal_name(whole.removesuffix(channel))
-    named = file.name.lower().endswith(SUFFIX) and whole.endswith(channel)
+    named = normal_name(file.name).lower().endswith(SUFFIX) and whole.endswith(channel)
     if not named or not name or name.startswith(".") or not name.isprintable():
         kind = "single-channel images" if channel else "label maps"
         raise InputError(

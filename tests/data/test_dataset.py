@@ -77,6 +77,7 @@ def test_the_number_of_cases_may_be_a_text_or_a_float(tmp_path, number):
         ("A_0000.nii.gz", "A.Nii.Gz", "A"),
         (" A B _0000.nii.gz", "A B .nii.gz", "A B"),
         ("A_0000 .nii.gz", " A.nii.gz", "A"),
+        ("A_0000.nii.gz ", "A.nii.gz\u00a0", "A"),
         ("Mu\u0308ller_0000.nii.gz", "M\u00fcller.nii.gz", "M\u00fcller"),
     ],
 )

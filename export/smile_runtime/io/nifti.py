@@ -191,7 +191,7 @@ def _start(path: Path, size: int) -> bytes:
 
 
 def _named_gz(path: Path) -> bool:
-    return path.name.lower().endswith(".gz")
+    return path.name.strip().lower().endswith(".gz")
 
 
 def _zipped(file: BinaryIO, path: Path) -> bool:

@@ -23,6 +23,7 @@ _DICOM_SAMPLE = 8  # files of a folder that are looked into: a series has nothin
 
 def stem(name: str) -> str | None:
     """The `normal_name` of a NIfTI file's name without its suffix; None if it is not named like one."""
+    name = normal_name(name)
     suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), None)
     return None if suffix is None else normal_name(name[: -len(suffix)])
 

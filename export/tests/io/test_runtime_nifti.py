@@ -79,7 +79,9 @@ def test_a_file_is_read_as_what_it_is_whatever_its_ending(tmp_path, pack, name):
     assert np.array_equal(read_image(tmp_path / name).data, data)
 
 
-@pytest.mark.parametrize(("name", "start"), [("a.NII.GZ", b"\x1f\x8b"), ("a.Nii", b"\x5c\x01")])
+@pytest.mark.parametrize(
+    ("name", "start"), [("a.NII.GZ", b"\x1f\x8b"), ("a.nii.gz ", b"\x1f\x8b"), ("a.Nii", b"\x5c\x01")]
+)
 def test_a_file_is_written_as_its_ending_says_in_letters_of_any_case(tmp_path, name, start):
     write_labels(tmp_path / name, np.ones((3, 4, 5), np.uint8), AFFINE, note="note")
     assert (tmp_path / name).read_bytes().startswith(start)

@@ -27,6 +27,7 @@ def test_names_that_look_the_same_are_the_same(name):
         ("a.Nii.Gz", "a"),
         ("a.NII", "a"),
         (" a .nii.gz", "a"),
+        ("a.nii.gz ", "a"),
         ("a.b.nii", "a.b"),
         (".nii", ""),
         ("a.nii.txt", None),
