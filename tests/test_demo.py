@@ -1,6 +1,7 @@
 """The demonstration on phantoms: what it writes, what it claims, and what it leaves alone."""
 
 import copy
+import io
 import json
 import sys
 from pathlib import Path
@@ -30,6 +31,15 @@ GOOD = {
 def main(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["demo", *map(str, arguments)])
     return module.main()
+
+
+def test_names_are_printed_on_any_terminal(tmp_path, monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(monkeypatch, "--out", tmp_path, "--data", tmp_path / "nowhere") == 2
+    print("\u0142")
+    terminal.flush()
+    assert terminal.buffer.getvalue() == b"\\u0142\n"
 
 
 def test_good_figures_break_no_promise():

@@ -40,7 +40,9 @@ BELOW_TRAINING = {
 }
 BESIDE_TRAINING = BELOW_TRAINING | {"smile_fast.training", "smile_fast.evaluation"}
 # Modules of the runtime outside of its rooms, for all rooms.
-RUNTIME_GROUND = {f"smile_runtime.{module}" for module in ("arguments", "errors", "label_map", "progress")}
+RUNTIME_GROUND = {
+    f"smile_runtime.{module}" for module in ("arguments", "errors", "label_map", "names", "progress", "terminal")
+}
 
 COMMON = {"smile_fast.text_table"}  # needs the standard library only, and every layer above the ops may use it
 
@@ -84,6 +86,7 @@ LIGHT = {
     "smile_runtime.predict.cli",
     "smile_runtime.label_map",
     "smile_runtime.volume.pixel_size",
+    "smile_runtime.terminal",
 }
 WITHOUT_COMMON = {"smile_fast.models", "smile_fast.ops", "smile_fast.ops.reference"}
 # Layers that may not even import their siblings.

@@ -54,6 +54,22 @@ def raw(name, make):
     return build
 
 
+DICOM = b"\0" * 128 + b"DICM" + b"\2\0\0\0UL\4\0" + b"\0" * 300
+
+
+def series(folder):
+    """As a scanner exports it: slices some folders down, without a suffix."""
+    (folder / "patient" / "CT 1").mkdir(parents=True)
+    (folder / "patient" / "CT 1" / "IM0001").write_bytes(DICOM)
+    return folder
+
+
+def foreign(folder):
+    folder.mkdir()
+    (folder / "a.nrrd").write_bytes(b"NRRD0004\n")
+    return folder
+
+
 def changed(body, position, value):
     return body[:position] + value + body[position + len(value) :]
 
@@ -81,8 +97,22 @@ SCANS = {
     "gzip of nothing": (raw("scan.nii.gz", lambda: gzip.compress(b"")), "not a NIfTI"),
     "text": (raw("scan.nii", lambda: b"x" * 1000), "not a NIfTI"),
     "text, .nii.gz": (raw("scan.nii.gz", lambda: b"x" * 1000), "damaged"),
-    "not compressed": (raw("scan.nii.gz", content), "damaged"),
-    "compressed, .nii": (raw("scan.nii", lambda: gzip.compress(content())), "not a NIfTI"),
+    "not compressed, cut": (raw("scan.nii.gz", lambda: content()[:-1]), "cut short, 6 x 5 x 4"),
+    "not compressed, a lie": (raw("scan.nii.gz", lambda: content(dim=dims(512, 512, 100))), "cut short, 512 x 512"),
+    "not compressed, more": (raw("scan.nii.gz", lambda: content(extra=bytes(60))), "more voxels"),
+    "compressed, .nii, cut": (raw("scan.nii", lambda: gzip.compress(content())[:-60]), "cut short"),
+    "compressed, .nii, a lie": (raw("scan.nii", tiny_lie), "cut short"),
+    "compressed, .nii, a bomb": (raw("scan.nii", lambda: gzip.compress(content(extra=bytes(2**24)))), "more voxels"),
+    "compressed twice": (raw("scan.nii.gz", lambda: gzip.compress(gzip.compress(content()))), "not a NIfTI"),
+    "DICOM": (raw("scan.dcm", lambda: DICOM), r"is a DICOM file, .*: dcm2niix -z y -o OUT /"),
+    "DICOM, .nii.gz": (raw("scan.nii.gz", lambda: DICOM), r"is a DICOM file, .*: dcm2niix -z y -o OUT /"),
+    "DICOM without a suffix": (raw("IM0001", lambda: DICOM), r"is a DICOM file, .*: dcm2niix -z y -o OUT /"),
+    "a folder of DICOM": (lambda folder: {"scan": series(folder / "a b")}, r"dcm2niix -z y -o OUT '/.*/a b'$"),
+    "a folder of other scans": (
+        lambda folder: {"scan": foreign(folder / "scans")},
+        r"are no NIfTI files \('a\.nrrd'\); convert",
+    ),
+    "another format": (raw("scan.mha", lambda: b"ObjectType = Image"), "not named like a NIfTI file; convert it to"),
     "gzip cut in the voxels": (raw("scan.nii.gz", lambda: gzip.compress(content())[:-60]), "cut short"),
     "gzip cut in the header": (raw("scan.nii.gz", lambda: gzip.compress(content())[:40]), "cut short"),
     "gzip without its checksum": (raw("scan.nii.gz", lambda: gzip.compress(content())[:-8]), "cut short"),
@@ -123,7 +153,7 @@ SCANS = {
     "unknown type": (scan(datatype=99), "unknown"),
     "type and bits differ": (scan(bitpix=8), "bits per voxel"),
     "infinite slope": (scan(scl_slope=np.inf), "scl_slope"),
-    "NaN slope": (scan(scl_slope=np.nan), "scl_slope"),
+    "NaN intercept": (scan(scl_inter=np.nan), "scl_inter"),
     "infinite intercept": (scan(scl_inter=-np.inf), "scl_inter"),
     "NaN voxel": (scan("scan.nii.gz", with_voxel(np.nan)), r"\(1, 2, 0\)"),
     "infinite voxel": (scan("scan.nii.gz", with_voxel(np.inf)), r"\(1, 2, 0\)"),
@@ -137,7 +167,7 @@ SCANS = {
     "NaN voxel size": (scan(sform_code=0, pixdim=[1, np.nan, 1, 1, 0, 0, 0, 0]), "affine"),
     "NaN quaternion": (scan(sform_code=0, qform_code=1, quatern_b=np.nan), "affine"),
     "no quaternion": (scan(sform_code=0, qform_code=1, quatern_b=2), "orientation"),
-    "negative voxel size": (scan(sform_code=0, qform_code=1, pixdim=[1, -1, 1, 1, 0, 0, 0, 0]), "orientation"),
+    "voxel size of 0": (scan(sform_code=0, qform_code=1, pixdim=[1, 0, 1, 1, 0, 0, 0, 0]), "voxels of 0 x 1 x 1 mm"),
     "voxels in the header": (scan(vox_offset=100), "begin at byte 100"),
     "voxels at half a byte": (scan(vox_offset=352.5), "begin at byte"),
     "voxels at NaN": (scan(vox_offset=np.nan), "begin at byte"),

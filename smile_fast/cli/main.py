@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from smile_fast import __version__
 from smile_runtime.arguments import Parser
 from smile_runtime.errors import InputError
+from smile_runtime.terminal import print_anything
 
 # In the order of the work; the module of a command is its name with underscores.
 COMMANDS = (
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 2 for bad input, 130 after Ctrl-C, 143 when a training was stopped by SIGTERM and saved.
     """
+    print_anything()
     try:
         arguments = build_parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed the help, the version or what is wrong

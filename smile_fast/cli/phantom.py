@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from smile_fast.data.phantom import PhantomOptions, write_cohort
+    from smile_runtime.names import normal_name
 
     options = PhantomOptions(
         train=args.train,
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         size=args.size,
         slices=args.slices,
         seed=args.seed,
-        organs=tuple(organ.strip() for organ in args.organs.split(",") if organ.strip()),
+        organs=tuple(name for organ in args.organs.split(",") if (name := normal_name(organ))),
         labelmaps=args.labelmaps,
     )
     write_cohort(args.out, options, workers=args.workers, force=args.force)

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
     from smile_fast.data.prepare import prepare
 
     dataset = RawDataset.open(args.dataset)
+    print_unlabelled(dataset.unlabelled)
     done = prepare(
         dataset,
         args.store,
@@ -49,6 +50,14 @@ def run(args: argparse.Namespace) -> None:
         f"({done.converted} converted, {done.kept} unchanged, {len(done.quarantined)} quarantined), "
         f"{len(dataset.organs)} organs"
     )
+
+
+def print_unlabelled(cases: Sequence[str]) -> None:
+    """Print a note about the images of imagesTs that no label map makes a test case, if there are any."""
+    if cases:
+        print(
+            f"note: {len(cases)} images of imagesTs have no label map in labelsTs and are left alone: {_listed(cases)}"
+        )
 
 
 def print_empty(empty: Mapping[str, Sequence[str]]) -> None:

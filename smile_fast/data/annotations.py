@@ -8,6 +8,7 @@ from pathlib import Path
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, reason
+from smile_runtime.names import normal_name
 
 Declarations = dict[str, dict[str, State]]
 """case -> organ -> state, complete: every case has every organ."""
@@ -35,13 +36,14 @@ def read_annotations(path: Path, cases: Sequence[str], organs: Sequence[str], *,
             (``?``) or contradicts another row; a pair has no row.
     """
     path = Path(path)
-    known_cases, known_organs = set(cases), set(organs)
+    known_cases = {normal_name(case): case for case in cases}
+    known_organs = {normal_name(organ): organ for organ in organs}
     found: dict[tuple[str, str], tuple[State, int]] = {}
     for line, row in _rows(path):
         where = f"{path}, line {line}"
         if len(row) != len(COLUMNS):
             raise InputError(f"{where}: a row of {len(row)} fields; write {','.join(COLUMNS)}")
-        case, organ, text = (field.strip() for field in row)
+        case, organ, text = map(normal_name, row)
         if case not in known_cases:
             if others:
                 continue
@@ -51,6 +53,7 @@ def read_annotations(path: Path, cases: Sequence[str], organs: Sequence[str], *,
                 f"{where}: dataset.json has no organ '{organ}', its organs are {_some(list(organs))}; "
                 "correct the name or remove the row"
             )
+        case, organ = known_cases[case], known_organs[organ]
         state = _state(text, where, case, organ)
         if (case, organ) in found:
             other, first = found[case, organ]

@@ -1,6 +1,8 @@
 """A cohort on disk: the nnU-Net raw folder (dataset.json, imagesTr, labelsTr, optional imagesTs and labelsTs)."""
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +10,14 @@ from typing import Any, Literal
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json, reason
+from smile_runtime.io.scan_files import by_name, describe_others, list_scans, refuse_dicom, stem
 from smile_runtime.label_map import MAX_ORGANS, VOID
+from smile_runtime.names import normal_name
 
 Split = Literal["train", "test"]
 SUFFIX = ".nii.gz"
-CHANNEL_SUFFIX = "_0000" + SUFFIX
+CHANNEL = "_0000"
+CHANNEL_SUFFIX = CHANNEL + SUFFIX
 _FOLDERS: tuple[tuple[Split, str, str], ...] = (
     ("train", "imagesTr", "labelsTr"),
     ("test", "imagesTs", "labelsTs"),
@@ -24,10 +29,10 @@ class RawCase:
     """One scan and its label map.
 
     Attributes:
-        name: the file name without folder, channel and suffix.
+        name: the file name without folder, channel and suffix, as `normal_name` spells it.
         split: train, or test for a held-out case.
-        image: the CT, `.nii.gz`.
-        label: its label map on the same grid, `.nii.gz`.
+        image: the CT, `.nii.gz` in letters of any case.
+        label: its label map on the same grid, likewise.
     """
 
     name: str
@@ -42,16 +47,18 @@ class RawDataset:
 
     Attributes:
         path: the folder.
-        organs: [K] names; organ k has the value k + 1 in the label maps.
+        organs: [K] names, as `normal_name` spells them; organ k has the value k + 1 in the label maps.
         ignore: the value that dataset.json calls "ignore" (no class is supervised there), or None. The value 255
             always means that.
         cases: sorted by name, training cases first.
+        unlabelled: names of the images of imagesTs without a label map in labelsTs, which are no cases.
     """
 
     path: Path
     organs: tuple[str, ...]
     ignore: int | None
     cases: tuple[RawCase, ...]
+    unlabelled: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: Path) -> "RawDataset":
@@ -59,9 +66,12 @@ class RawDataset:
 
         Raises:
             InputError: no dataset.json, or one that does not describe a single-channel `.nii.gz` dataset with the
-                values 1..K; an image without label map or the other way round; no training case.
+                values 1..K; a training image without label map, a label map without image, two files of one case, a
+                scan of another format; no training case.
         """
         path = Path(path)
+        if not os.path.isfile(path / "dataset.json"):
+            refuse_dicom(path)
         if not path.is_dir():
             raise InputError(f"{path}: there is no such folder; give the folder that holds dataset.json")
         described = read_json(
@@ -71,7 +81,11 @@ class RawDataset:
         )
         _check_format(described, path / "dataset.json")
         organs, ignore = _organs(described, path / "dataset.json")
-        cases = tuple(case for folders in _FOLDERS for case in _cases(path, *folders))
+        cases, unlabelled = [], []
+        for folders in _FOLDERS:
+            found, others = _cases(path, *folders)
+            cases += found
+            unlabelled += others
         training = {case.name for case in cases if case.split == "train"}
         if not training:
             raise InputError(f"{path / 'imagesTr'}: no case found; name the images CASE{CHANNEL_SUFFIX}")
@@ -79,12 +93,12 @@ class RawDataset:
             if case.split == "test" and case.name in training:
                 raise InputError(f"{path}: case {case.name} is both in imagesTr and imagesTs; keep one of them")
         expected = described.get("numTraining", len(training))
-        if expected != len(training):
+        if _whole(expected) != len(training):
             raise InputError(
-                f"{path / 'dataset.json'}: numTraining is {expected}, but imagesTr holds {len(training)} cases; "
-                "add what is missing or correct the number"
+                f"{path / 'dataset.json'}: numTraining is {json.dumps(expected)}, but imagesTr holds {len(training)} "
+                "cases; add what is missing or correct the number"
             )
-        return cls(path=path, organs=organs, ignore=ignore, cases=cases)
+        return cls(path, organs, ignore, tuple(cases), tuple(unlabelled))
 
     def names(self, split: Split | None = None) -> list[str]:
         """The names of the cases, of one split or of all."""
@@ -104,7 +118,7 @@ def _check_format(described: Mapping[str, Any], path: Path) -> None:
     if "dataset" in described:
         raise InputError(f'{path}: a "dataset" list of files is not supported; use imagesTr and labelsTr')
     ending = described.get("file_ending", SUFFIX)
-    if ending != SUFFIX:
+    if str(ending).lower() != SUFFIX:
         raise InputError(f'{path}: "file_ending" is {json.dumps(ending)}; convert the files to "{SUFFIX}"')
 
 
@@ -143,13 +157,14 @@ def _by_name(labels: Mapping[str, Any], path: Path) -> dict[str, int]:
     by_name: dict[str, int] = {}
     older = all(key.isdecimal() and isinstance(value, str) for key, value in labels.items())
     for key, entry in labels.items():
-        name, value = (entry, int(key)) if older else (key, entry)
-        if not isinstance(value, int) or isinstance(value, bool):
+        name, given = (entry, key) if older else (key, entry)
+        value, name = _whole(given), normal_name(name)
+        if value is None:
             raise InputError(
-                f"{path}: the label '{name}' has the value {json.dumps(value)}; give it one integer "
+                f"{path}: the label '{name}' has the value {json.dumps(given)}; give it one integer "
                 "(region-based labels are not supported)"
             )
-        if not name.strip() or name != name.strip() or not name.isprintable():
+        if not name or not name.isprintable():
             raise InputError(f"{path}: {json.dumps(name)} is no usable organ name; use printable text")
         if name in by_name:
             raise InputError(f"{path}: the label '{name}' occurs twice; give every label one entry")
@@ -157,41 +172,56 @@ def _by_name(labels: Mapping[str, Any], path: Path) -> dict[str, int]:
     return by_name
 
 
-def _cases(path: Path, split: Split, images: str, labels: str) -> list[RawCase]:
-    """List the cases of one split; the held-out one is optional, and needs labels to be of use."""
+def _whole(value: object) -> int | None:
+    """A whole number as programs write it to JSON, 4, 4.0 or "4"; None for anything else."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}(\.0*)?", value.strip()):
+        value = float(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _cases(path: Path, split: Split, images: str, labels: str) -> tuple[list[RawCase], list[str]]:
+    """List the cases of one split, and the images that need none: the held-out ones need labels to be of use."""
     image_folder, label_folder = path / images, path / labels
     if split == "test" and not label_folder.is_dir():
-        return []
-    image_files = {
-        _case_name(file, CHANNEL_SUFFIX, "single-channel images are named CASE" + CHANNEL_SUFFIX): file
-        for file in _files(image_folder)
-    }
-    label_files = {
-        _case_name(file, SUFFIX, "label maps are named CASE" + SUFFIX): file for file in _files(label_folder)
-    }
-    for name in sorted(image_files.keys() ^ label_files.keys()):
+        return [], []
+    image_files = by_name((_case_name(file, CHANNEL), file) for file in _files(image_folder))
+    label_files = by_name((_case_name(file, ""), file) for file in _files(label_folder))
+    unlabelled = sorted(image_files.keys() - label_files.keys()) if split == "test" else []
+    for name in sorted((image_files.keys() ^ label_files.keys()) - set(unlabelled)):
         have, want, wanted = (
             (images, labels, name + SUFFIX) if name in image_files else (labels, images, name + CHANNEL_SUFFIX)
         )
         raise InputError(
             f"{path}: case {name} is in {have}, but {want}/{wanted} does not exist; add it or remove the case"
         )
-    return [RawCase(name, split, image_files[name], label_files[name]) for name in sorted(image_files)]
+    cases = [RawCase(name, split, image_files[name], label_files[name]) for name in sorted(label_files)]
+    return cases, unlabelled
 
 
 def _files(folder: Path) -> list[Path]:
-    """The NIfTI files of a folder; hidden files and other documents are left alone."""
+    """The NIfTI files of a folder; hidden files and other documents are left alone, other scans are refused."""
     try:
-        entries = sorted(folder.iterdir())
+        files, others = list_scans(folder)
     except FileNotFoundError:
         raise InputError(f"{folder}: there is no such folder; make it, a dataset needs one") from None
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({reason(error)}); check its permissions") from error
-    return [file for file in entries if file.name.endswith((".nii", SUFFIX)) and not file.name.startswith(".")]
+    if others:
+        raise InputError(f"{folder}: {describe_others(folder, others)}")
+    return files
 
 
-def _case_name(file: Path, suffix: str, rule: str) -> str:
-    name = file.name.removesuffix(suffix)
-    if name == file.name or not name or not name.isprintable():
-        raise InputError(f"{str(file)!r}: not a name for a case ({rule}); rename, convert or remove it")
+def _case_name(file: Path, channel: str) -> str:
+    """The case of a file that is named CASE, channel, suffix."""
+    whole = stem(file.name) or ""
+    name = normal_name(whole.removesuffix(channel))
+    named = normal_name(file.name).lower().endswith(SUFFIX) and whole.endswith(channel)
+    if not named or not name or name.startswith(".") or not name.isprintable():
+        kind = "single-channel images" if channel else "label maps"
+        raise InputError(
+            f"{str(file)!r}: not a name for a case ({kind} are named CASE{channel}{SUFFIX}); rename, convert or remove "
+            "it"
+        )
     return name

@@ -71,17 +71,17 @@ class Commands:
 
     def _run(self, name: str, command: list[str], threads: int, show: bool) -> None:
         # Threads that spin while they wait make a training several times slower on a machine that others use too.
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1"}
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
         if threads:
             environment["OMP_NUM_THREADS"] = str(threads)
         started = time.monotonic()
         log = self.out / "logs" / f"{name.replace(' ', '-')}.log"
-        with log.open("w") as file:
+        with log.open("w", encoding="utf-8") as file:
             done = subprocess.run(
                 command,
                 stdout=subprocess.PIPE if show else file,
                 stderr=file,
-                text=True,
+                encoding="utf-8",
                 env=environment,
                 check=False,
             )
@@ -90,7 +90,9 @@ class Commands:
                 print(done.stdout, end="", flush=True)
         self.seconds[name] = round(time.monotonic() - started, 1)
         if done.returncode != 0:
-            last = (log.read_text().strip().splitlines() or ["it printed nothing"])[-1]
+            last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it printed nothing"])[
+                -1
+            ]
             raise CommandFailed(f"the step '{name}' ended with status {done.returncode}: {last} (see {log})")
         if not show:
             print(f"  {name:32} {self.seconds[name]:7.1f} s", flush=True)

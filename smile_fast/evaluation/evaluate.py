@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from smile_fast.evaluation.results import Evaluation, summarise
 from smile_fast.evaluation.scores import NSD_TOLERANCE_MM, PairScore, score_case
 from smile_runtime.errors import InputError
+from smile_runtime.io.files import reason
+from smile_runtime.names import normal_name
 from smile_runtime.progress import progress
 
 if TYPE_CHECKING:
@@ -82,12 +84,19 @@ def _network_predictor(run: "Run", device: "torch.device | str") -> Callable[[st
 def _folder_predictor(run: "Run", folder: Path) -> Callable[[str], NDArray[np.uint8]]:
     """Read predictions from a folder of NIfTI files and bring them into slices order."""
     from smile_runtime.io.nifti import read_labels
+    from smile_runtime.io.scan_files import by_name, list_scans, refuse_dicom, stem
     from smile_runtime.volume.preprocessing import canonical_affine, to_slices
 
     store, organs = run.store, len(run.organs)
+    try:
+        files = by_name((stem(file.name) or "", file) for file in list_scans(folder)[0])
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({reason(error)}); give the folder of the label maps") from error
+    if not files:
+        refuse_dicom(folder)
 
     def predict(case: str) -> NDArray[np.uint8]:
-        volume = read_labels(folder / f"{case}.nii.gz")
+        volume = read_labels(files.get(normal_name(case), folder / f"{case}.nii.gz"))
         slices, _ = to_slices(volume.data, volume.affine)
         known = store.cases[case]
         if slices.shape != tuple(known.shape) or not np.allclose(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import reason
+from smile_runtime.io.files import flush, reason
 
 
 def check_new_folder(path: Path) -> None:
@@ -41,18 +41,10 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        _flush(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            flush(path)
         os.replace(temporary, final)
     except OSError as error:
         raise InputError(f"{final}: cannot be written ({reason(error)}); choose another place") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _flush(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -127,6 +127,16 @@ BAD = [
         "nowhere.csv: there is no such file",
         ["prepare", "{cohort}", "{out}", "--annotations", "{cohort}/nowhere.csv"],
     ),
+    Bad(
+        "DICOM among the images",
+        lambda path: (path / "imagesTr" / "IM0001").write_bytes(b"\0" * 128 + b"DICM"),
+        "holds scans that are no NIfTI files ('IM0001'); convert them (DICOM with: dcm2niix -z y -o OUT ",
+    ),
+    Bad(
+        "DICOM in a label map's name",
+        lambda path: (path / "labelsTr" / "case_01.nii.gz").write_bytes(b"\0" * 128 + b"DICM"),
+        "case_01.nii.gz: is a DICOM file, not NIfTI; convert it with: dcm2niix -z y -o OUT ",
+    ),
     Bad("no dataset", nothing, "nowhere: there is no such folder", ["prepare", "{cohort}/nowhere", "{out}"]),
     Bad(
         "no dataset.json", lambda path: (path / "dataset.json").unlink(), "dataset.json: there is no such file", DECLARE
@@ -160,7 +170,10 @@ BAD = [
     Bad("label value", label(np.full(SHAPE, 77, np.uint8)), f"case {CASE} has the label value 77"),
     Bad("label value, declare", label(np.full(SHAPE, 77, np.uint8)), f"case {CASE} has the label value 77", DECLARE),
     Bad("label value, audit", label(np.full(SHAPE, 77, np.uint8)), f"case {CASE} has the label value 77", AUDIT),
-    Bad("fractional labels", label(with_voxel(1.5)), "has label values that are not whole numbers"),
+    Bad("fractional labels", label(with_voxel(1.5)), "has label value 1.5 at (3, 4, 5), which is no whole number"),
+    Bad(
+        "a label of 1.0011", label(with_voxel(1.0011)), "has label value 1.0011 at (3, 4, 5), which is no whole number"
+    ),
     Bad("negative labels", label(np.full(SHAPE, -1, np.int16)), "has label value -1"),
     Bad("labels above 255", label(np.full(SHAPE, 256, np.int16)), "has label value 256"),
     Bad("NaN label", label(with_voxel(np.nan)), "has a NaN or infinite voxel at (3, 4, 5)"),

@@ -1,8 +1,12 @@
 """declare, simulate-missing, audit and prepare as a user meets them."""
 
+import errno
 import json
+import os
+import stat
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 
@@ -14,6 +18,7 @@ from smile_runtime.volume.hounsfield import range_warning
 from tests.cohorts import (
     ORGANS,
     annotate,
+    describe,
     edit_label,
     label_map,
     make_cohort,
@@ -35,6 +40,59 @@ def cohort(tmp_path):
 @pytest.fixture
 def undeclared(tmp_path):
     return make_cohort(tmp_path / "cohort", without={"case_01": ["pancreas"], "case_02": ["pancreas", "spleen"]})
+
+
+SPELLINGS = ("Mu\u0308ller", "\u017cona", "case_02")  # the first as macOS writes it, the second beyond Latin-1
+
+
+def respelled(folder):
+    """A cohort whose names have accents, blanks and endings as three systems write them; organs and table differ."""
+    make_cohort(folder, test=1)
+    describe(folder, {"background": "0", "liver ": "1", "Ro\u0308hre": "2", "s\u0142ezina": 3.0}, 3, numTraining="3")
+    for number, name in enumerate(SPELLINGS):
+        (folder / "imagesTr" / f"case_{number:02}_0000.nii.gz").rename(folder / "imagesTr" / f"{name} _0000.NII.GZ")
+        (folder / "labelsTr" / f"case_{number:02}.nii.gz").rename(folder / "labelsTr" / f" {name}.Nii.gz")
+    (folder / "labelsTs" / "case_03.nii.gz").unlink()
+    return folder
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_names_of_any_spelling_work_in_every_command_on_any_terminal(tmp_path, encoding):
+    cohort, store = respelled(tmp_path / "cohort"), tmp_path / "st\u00f3re"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    names, organs = ["M\u00fcller", "case_02", "\u017cona"], ["liver", "R\u00f6hre", "s\u0142ezina"]
+    printed = ""
+    for command in (
+        ["declare", cohort, "--assume-missing"],
+        ["simulate-missing", cohort, "--alpha", "0"],
+        ["audit", cohort],
+        ["prepare", cohort, store, "--workers", "1"],
+        ["audit", store],
+    ):
+        arguments = [sys.executable, "-m", "smile_fast", *map(str, command)]
+        done = subprocess.run(arguments, capture_output=True, env=environment, check=False)
+        assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+        printed += done.stdout.decode(encoding)
+    assert organs[2].encode(encoding, "backslashreplace").decode(encoding) in printed
+    assert "note: 1 images of imagesTs have no label map in labelsTs and are left alone: case_03\n" in printed
+    declared = read_annotations(cohort / "annotations.csv", names, organs)
+    assert {state for case in declared.values() for state in case.values()} == {State.ANNOTATED}
+    table = (cohort / "annotations.csv").read_text(encoding="utf-8")
+    (cohort / "annotations.csv").write_text(unicodedata.normalize("NFD", table).replace(",", " , "), encoding="utf-8")
+    assert main(["prepare", str(cohort), str(store), "--workers", "1"]) == 0
+    opened = Store.open(store)
+    assert (list(opened.cases), list(opened.organs)) == (names, organs)
+
+
+def test_commands_work_where_folders_cannot_be_flushed(cohort, tmp_path, monkeypatch, capsys):
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert main(["simulate-missing", str(cohort), "--alpha", "0"]) == 0
+    assert main(["prepare", str(cohort), str(tmp_path / "store"), "--workers", "1"]) == 0
+    assert list(Store.open(tmp_path / "store").cases) == CASES
 
 
 def states(path, cases=CASES):

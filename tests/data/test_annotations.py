@@ -21,6 +21,13 @@ def read(path: Path, text: str | bytes):
     return read_annotations(file, CASES, ORGANS)
 
 
+def test_names_agree_however_they_are_spelled(tmp_path):
+    file = tmp_path / "annotations.csv"
+    file.write_text("case,organ,state\nMu\u0308ller, Ro\u0308hre ,missing\n", encoding="utf-8")
+    for case, organ in (("M\u00fcller", "R\u00f6hre"), ("Mu\u0308ller ", "Ro\u0308hre")):  # the second: an old store's
+        assert read_annotations(file, [case], [organ]) == {case: {organ: State.MISSING}}
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -41,6 +41,9 @@ def test_files_of_other_kinds_are_ignored(tmp_path):
     [
         ({"spleen": 2, "background": 0, "liver": 1}, ("liver", "spleen"), None),
         ({"0": "background", "1": "liver", "2": "spleen"}, ("liver", "spleen"), None),
+        ({"background": "0", "liver": "1", "spleen": " 2 "}, ("liver", "spleen"), None),
+        ({"background": 0.0, "liver": 1.0, "spleen": "2.0"}, ("liver", "spleen"), None),
+        ({" background": 0, "liver ": 1, "Mu\u0308ller": 2}, ("liver", "M\u00fcller"), None),
         ({"background": 0, "liver": 1, "ignore": 2}, ("liver",), 2),
         ({"background": 0, "liver": 1, "ignore": 255}, ("liver",), None),
         ({"background": 0, "liver": 1, "void": 255}, ("liver",), None),
@@ -50,7 +53,7 @@ def test_files_of_other_kinds_are_ignored(tmp_path):
             None,
         ),
     ],
-    ids=["by-value", "older-form", "ignore", "ignore-255", "void", "126-organs"],
+    ids=["by-value", "older-form", "texts", "floats", "spelling", "ignore", "ignore-255", "void", "126-organs"],
 )
 def test_reads_the_forms_of_labels(tmp_path, labels, organs, ignore):
     make_cohort(tmp_path, train=1)
@@ -58,6 +61,85 @@ def test_reads_the_forms_of_labels(tmp_path, labels, organs, ignore):
     dataset = RawDataset.open(tmp_path)
     assert dataset.organs == organs
     assert dataset.ignore == ignore
+
+
+@pytest.mark.parametrize("number", ["1", "1.0", " 1 ", 1.0])
+def test_the_number_of_cases_may_be_a_text_or_a_float(tmp_path, number):
+    make_cohort(tmp_path, train=1)
+    describe(tmp_path, LABELS, 1, numTraining=number, file_ending=".NII.GZ")
+    assert RawDataset.open(tmp_path).names() == ["case_00"]
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "case"),
+    [
+        ("A_0000.NII.GZ", "A.nii.gz", "A"),
+        ("A_0000.nii.gz", "A.Nii.Gz", "A"),
+        (" A B _0000.nii.gz", "A B .nii.gz", "A B"),
+        ("A_0000 .nii.gz", " A.nii.gz", "A"),
+        ("A_0000.nii.gz ", "A.nii.gz\u00a0", "A"),
+        ("Mu\u0308ller_0000.nii.gz", "M\u00fcller.nii.gz", "M\u00fcller"),
+    ],
+)
+def test_a_case_has_one_name_however_its_files_are_spelled(tmp_path, image, label, case):
+    make_cohort(tmp_path, train=1)
+    image_path = (tmp_path / "imagesTr" / "case_00_0000.nii.gz").rename(tmp_path / "imagesTr" / image)
+    label_path = (tmp_path / "labelsTr" / "case_00.nii.gz").rename(tmp_path / "labelsTr" / label)
+    (only,) = RawDataset.open(tmp_path).cases
+    assert (only.name, only.image, only.label) == (case, image_path, label_path)
+
+
+@pytest.mark.parametrize("folder", ["imagesTr", "labelsTr"])
+@pytest.mark.parametrize(
+    ("first", "second"), [("M\u00fc", "Mu\u0308"), ("a", " a"), ("a", "a ")], ids=["letters", "before", "behind"]
+)
+def test_refuses_two_files_of_one_case(tmp_path, folder, first, second):
+    make_cohort(tmp_path, train=1)
+    channel = "_0000" if folder == "imagesTr" else ""
+    for name in (first, second):
+        (tmp_path / folder / f"{name}{channel}.nii.gz").write_bytes(b"x")
+    with pytest.raises(InputError, match=rf"{folder}: '.*' and '.*' would get one name; move one of them away"):
+        RawDataset.open(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["imagesTr", "labelsTr", "imagesTs", "labelsTs"])
+@pytest.mark.parametrize("name", ["a.nrrd", "a.MHA", "a.dcm", "a.hdr", "a.img.gz", "a.nii.bz2"])
+def test_scans_of_other_formats_are_named(tmp_path, folder, name):
+    make_cohort(tmp_path, train=1, test=1)
+    (tmp_path / folder / name).write_bytes(b"x")
+    with pytest.raises(
+        InputError, match=re.escape(f"{folder}: holds scans that are no NIfTI files ({name!r}); convert")
+    ):
+        RawDataset.open(tmp_path)
+
+
+def test_dicom_is_named_with_the_command_that_converts_it(tmp_path):
+    series = tmp_path / "series"
+    series.mkdir()
+    (series / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
+    for path, kind in ((series, "a folder of DICOM files"), (series / "IM0001", "a DICOM file")):
+        wanted = f"{path}: is {kind}, not NIfTI; convert it with: dcm2niix -z y -o OUT {series}"
+        with pytest.raises(InputError, match=re.escape(wanted)):
+            RawDataset.open(path)
+    make_cohort(tmp_path / "cohort", train=1)
+    images = tmp_path / "cohort" / "imagesTr"
+    series.rename(images / "case_01")
+    wanted = f"no NIfTI files ('case_01'); convert them (DICOM with: dcm2niix -z y -o OUT {images}), or move them away"
+    with pytest.raises(InputError, match=re.escape(wanted)):
+        RawDataset.open(tmp_path / "cohort")
+
+
+def test_test_images_without_labels_are_left_alone(tmp_path):
+    make_cohort(tmp_path, train=1, test=3)
+    (tmp_path / "labelsTs" / "case_02.nii.gz").unlink()
+    dataset = RawDataset.open(tmp_path)
+    assert dataset.names("test") == ["case_01", "case_03"]
+    assert dataset.unlabelled == ("case_02",)
+    (tmp_path / "imagesTs" / "case_03_0000.nii.gz").unlink()
+    with pytest.raises(
+        InputError, match=r"case case_03 is in labelsTs, but imagesTs/case_03_0000.nii.gz does not exist"
+    ):
+        RawDataset.open(tmp_path)
 
 
 def test_reads_an_older_dataset_json(tmp_path):
@@ -87,7 +169,18 @@ def test_reads_an_older_dataset_json(tmp_path):
             "the label 'kidneys' has the value [1, 2]; give it one",
         ),
         ({"labels": {"background": 0, "liver": True}}, "the label 'liver' has the value true"),
-        ({"labels": {"background": 0, "liver": 1.0}}, "the label 'liver' has the value 1.0"),
+        ({"labels": {"background": 0, "liver": 1.5}}, "the label 'liver' has the value 1.5"),
+        ({"labels": {"background": 0, "liver": "one"}}, "the label 'liver' has the value \"one\""),
+        ({"labels": {"background": 0, "liver": "1_0"}}, "the label 'liver' has the value \"1_0\""),
+        ({"labels": {"background": 0, "liver": ""}}, "the label 'liver' has the value \"\""),
+        ({"labels": {"background": 0, "liver": -1.0}}, "[-1]; use 1..1 without gap or repetition"),
+        ({"labels": {"background": 0, "liver": 1, " liver": 2}}, "the label 'liver' occurs twice"),
+        ({"labels": {"background": 0, "M\u00fc": 1, "Mu\u0308": 2}}, "the label 'M\u00fc' occurs twice"),
+        ({"numTraining": "7"}, 'numTraining is "7", but imagesTr holds 1 cases'),
+        ({"numTraining": "one"}, 'numTraining is "one", but imagesTr holds 1 cases'),
+        ({"numTraining": True}, "numTraining is true, but imagesTr holds 1 cases"),
+        ({"numTraining": 1.5}, "numTraining is 1.5, but imagesTr holds 1 cases"),
+        ({"numTraining": None}, "numTraining is null, but imagesTr holds 1 cases"),
         ({"labels": {"background": 0, "": 1}}, "is no usable organ name"),
         ({"labels": {"background": 0, "a\nb": 1}}, "is no usable organ name"),
         ({"labels": {"0": "background", "1": "liver", "2": "liver"}}, "the label 'liver' occurs twice"),
@@ -141,6 +234,9 @@ def test_refuses_folders_that_do_not_fit(tmp_path):
     [
         ("case_00_0001.nii.gz", "single-channel images are named CASE_0000.nii.gz"),
         ("case_09_0000.nii", "single-channel images are named CASE_0000.nii.gz"),
+        ("case_09_0000.NII", "single-channel images are named CASE_0000.nii.gz"),
+        ("case_00_0001.NII.GZ", "single-channel images are named CASE_0000.nii.gz"),
+        (" .._0000.nii.gz", "single-channel images are named CASE_0000.nii.gz"),
         ("_0000.nii.gz", "single-channel images are named CASE_0000.nii.gz"),
         ("a\nb_0000.nii.gz", "single-channel images are named CASE_0000.nii.gz"),
     ],

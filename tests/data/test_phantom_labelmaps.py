@@ -46,6 +46,27 @@ def options(folder, **changes):
     return PhantomOptions(**{"train": 2, "test": 1, "size": 48, "slices": 16, "labelmaps": folder, **changes})
 
 
+def test_label_maps_are_found_whatever_their_endings_and_their_organs_spellings(maps):
+    (maps / "a.nii.gz").rename(maps / "a.NII.GZ")
+    (maps / "b.nii.gz").rename(maps / "b.Nii")
+    (maps / "labels.json").write_text(json.dumps({"labels": {" liver": 1, "Ro\u0308hre": 2}}))
+    found = LabelMaps.open(maps)
+    assert [file.name for file in found.files] == ["a.NII.GZ", "b.Nii"]
+    assert found.values == {"liver": 1, "R\u00f6hre": 2}
+
+
+def test_dicom_is_named_for_what_it_is(maps):
+    for file in maps.glob("*.gz"):
+        file.write_bytes(b"\0" * 128 + b"DICM")
+        file.rename(file.with_suffix(""))
+    (maps / "a.nii").rename(maps / "a.dcm")
+    (maps / "b.nii").unlink()
+    with pytest.raises(
+        InputError, match="is a folder of DICOM files, not NIfTI; convert it with: dcm2niix -z y -o OUT "
+    ):
+        LabelMaps.open(maps)
+
+
 def test_label_maps_become_a_cohort(maps, tmp_path):
     write_cohort(tmp_path / "one", options(maps))
     write_cohort(tmp_path / "two", options(maps), workers=2)

@@ -314,10 +314,29 @@ def test_label_maps_of_a_folder_are_scored_whatever_their_orientation(run, tmp_p
     assert [pair.dice for pair in found.pairs] == [1.0, 1.0, 1.0, None, 0.0, 0.0]
 
 
+def test_label_maps_of_a_folder_are_found_however_they_are_spelled(run, tmp_path):
+    cases = run.cases("test")
+    for case, name in zip(cases, ("{} .NII.GZ", " {}.Nii", "{}.nii"), strict=False):
+        write_prediction(tmp_path, case, truth())
+        (tmp_path / f"{case}.nii.gz").rename(tmp_path / name.format(case))
+    assert [pair.dice for pair in evaluate_run(run, predictions=tmp_path).pairs] == [1.0, 1.0, 1.0, None, 0.0, 0.0]
+
+
+def two_of_one_name(folder):
+    for name in ("test_0.nii.gz", "test_0 .nii.gz"):
+        (folder / name).touch()
+
+
+def dicom(folder):
+    (folder / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda folder: None, "test_0.nii.gz"),
+        (two_of_one_name, "'test_0 .nii.gz' and 'test_0.nii.gz' would get one name"),
+        (dicom, "is a folder of DICOM files, not NIfTI; convert it with: dcm2niix -z y -o OUT "),
         (lambda folder: write_prediction(folder, "test_0", truth()[1:]), "another grid"),
         (lambda folder: write_prediction(folder, "test_0", np.where(truth() > 1, 3, 0).astype(np.uint8)), "label 3"),
     ],
@@ -326,6 +345,13 @@ def test_label_maps_that_do_not_fit_are_refused(run, tmp_path, change, message):
     change(tmp_path)
     with pytest.raises(InputError, match=message):
         evaluate_run(run, predictions=tmp_path)
+
+
+def test_a_folder_of_label_maps_that_is_not_there_is_refused(run, tmp_path):
+    with pytest.raises(
+        InputError, match=r"nowhere: cannot be read \(no such file.*; give the folder of the label maps"
+    ):
+        evaluate_run(run, predictions=tmp_path / "nowhere")
 
 
 def test_command_prints_the_table_and_writes_the_files(run, perfect, capsys):

@@ -1,7 +1,11 @@
 """What an export writes beside the file: a model repository of Triton, and a folder like a MONAI Bundle."""
 
+import errno
 import json
+import os
 import signal
+import stat
+from contextlib import nullcontext
 from typing import get_args
 
 import nibabel as nib
@@ -259,6 +263,19 @@ def write_half(target):
     with atomic_folder(target) as folder:
         (folder / "half").write_text("half")
         raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(("number", "written"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_flush_folders_is_no_failure(tmp_path, monkeypatch, number, written):
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with nullcontext() if written else pytest.raises(InputError, match="new: cannot be written"):
+        with atomic_folder(tmp_path / "new") as folder:
+            (folder / "below").mkdir()
+    assert (tmp_path / "new" / "below").is_dir() is written
 
 
 def test_a_folder_appears_complete_or_not_at_all(tmp_path):

@@ -1,5 +1,6 @@
 """Files that appear complete or not at all."""
 
+import errno
 import hashlib
 import json
 import math
@@ -39,9 +40,9 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         try:
             yield temporary
-            _flush(temporary)
+            flush(temporary)
             os.replace(temporary, target)
-            _flush(target.parent)
+            flush(target.parent)
         except OSError as error:
             if error.filename not in (None, str(temporary), str(target), str(target.parent)):
                 raise
@@ -49,6 +50,23 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: They are not. A file system that cannot flush folders (some of network shares and FUSE) is none: it
+            says EINVAL or ENOTSUP, and renaming is all that can be done there.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def check_writable(final: str | os.PathLike[str]) -> None:
@@ -256,13 +274,5 @@ def _refuse_unwritable(path: Path) -> None:
 
 
 def _temporary_name(target: Path) -> Path:
-    suffixes = "".join(target.suffixes[-2:]) if target.suffix == ".gz" else target.suffix
+    suffixes = "".join(target.suffixes[-2:]) if target.suffix.lower() == ".gz" else target.suffix
     return target.with_name(f".tmp-{secrets.token_hex(8)}{suffixes}")
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from smile_runtime.errors import InputError
 
+MAGIC = b"\x1f\x8b"  # what every gzip file begins with
 MAX_RATIO = 1032  # deflate's own limit: a match of 258 bytes costs at least 2 bits
 _READ_BYTES = 32 * 1024
 _BLOCK_BYTES = 2**20  # a bomb of 32 KiB would inflate to 33 MB at once

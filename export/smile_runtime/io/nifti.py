@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, check_readable, reason
-from smile_runtime.io.gzip import MAX_RATIO, inflate
-from smile_runtime.io.nifti_header import MAX_BYTES, Header, affine_mm, parse_header, stores_uint8
+from smile_runtime.io.gzip import MAGIC, MAX_RATIO, inflate
+from smile_runtime.io.nifti_header import MAX_BYTES, Header, affine_mm, is_header, parse_header, stores_uint8
 from smile_runtime.io.nifti_voxels import HU, Kind, Labels, Voxels
+from smile_runtime.io.scan_files import refuse_dicom, stem
 
 Array = npt.NDArray[Any]
 
-SUFFIXES = (".nii.gz", ".nii")
 _BLOCK_VOXELS = 2**20  # written at a time, so that the temporaries stay at a few MB
 _READ_BYTES = 2**20  # read at a time
 _COMMENT = 6  # NIFTI_ECODE_COMMENT: plain text
@@ -174,7 +174,7 @@ def check_suffix(path: str | os.PathLike[str]) -> Path:
         InputError: The name ends neither in ``.nii.gz`` nor in ``.nii``.
     """
     name = Path(path)
-    if not name.name.lower().endswith(SUFFIXES):
+    if stem(name.name) is None:
         raise InputError(f"{name}: not named like a NIfTI file; give a name that ends in .nii.gz or .nii")
     return name
 
@@ -183,24 +183,34 @@ def _start(path: Path, size: int) -> bytes:
     """The first bytes of a decompressed file: at least so many, if it has them."""
     check_readable(path)
     with open(path, "rb") as file:
-        blocks = inflate(file, path) if _zipped(path) else iter(lambda: file.read(_READ_BYTES), b"")
+        blocks = inflate(file, path) if _zipped(file, path) else iter(lambda: file.read(_READ_BYTES), b"")
         start = b""
         while len(start) < size and (block := next(blocks, b"")):
             start += block
     return start
 
 
-def _zipped(path: Path) -> bool:
-    return path.name.lower().endswith(".gz")
+def _named_gz(path: Path) -> bool:
+    return path.name.strip().lower().endswith(".gz")
+
+
+def _zipped(file: BinaryIO, path: Path) -> bool:
+    """Whether a file, at its start, is gzip: what it begins with decides, and the name where that is neither."""
+    start = file.read(4)
+    file.seek(0)
+    return start.startswith(MAGIC) or (_named_gz(path) and not is_header(start))
 
 
 def _read(path: str | os.PathLike[str], kind: Kind) -> Volume:
     """A volume, read only after every claim that can be checked has been."""
-    name = check_suffix(path)
+    name = Path(path)
+    refuse_dicom(name)
+    if stem(name.name) is None:
+        raise InputError(f"{name}: not named like a NIfTI file; convert it to .nii.gz")
     check_readable(name)
     try:
         with open(name, "rb") as file:
-            header, data = (_read_zipped if _zipped(name) else _read_plain)(file, name, kind)
+            header, data = (_read_zipped if _zipped(file, name) else _read_plain)(file, name, kind)
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({reason(error)}); check its permissions") from error
     except MemoryError as error:
@@ -281,7 +291,7 @@ def _write(
     header["vox_offset"] = int(header["sizeof_hdr"]) + 4 + len(extension)
     start = header.binaryblock + (b"\1\0\0\0" if extension else b"\0\0\0\0") + extension
     with atomic_path(name) as temporary, open(temporary, "wb") as file:
-        if _zipped(name):  # no name and no time inside: same input, same bytes
+        if _named_gz(name):  # no name and no time inside: same input, same bytes
             with gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as zipped:
                 _write_content(zipped, start, data)
         else:

@@ -105,10 +105,10 @@ def parse_header(
     dtype = _dtype(nifti, path)
     offset = _offset(nifti, path)
     slope, intercept = float(nifti["scl_slope"]), float(nifti["scl_inter"])
+    if slope == 0.0 or np.isnan(slope):  # the standard's way and that of many writers to say: not scaled
+        slope, intercept = 1.0, 0.0
     if not np.isfinite([slope, intercept]).all():
         raise InputError(f"{path}: scales its voxels by {slope} and {intercept}; make scl_slope and scl_inter finite")
-    if slope == 0.0:  # the standard's way to say: not scaled
-        slope, intercept = 1.0, 0.0
     return Header(shape, dtype, offset, slope, intercept, _affine(nifti, path), nifti)
 
 
@@ -126,6 +126,11 @@ def _unpack(start: bytes, path: Path) -> nib.Nifti1Header:
         if magic == _MAGIC[size]:
             return nifti
     raise InputError(f"{path}: not a NIfTI file, its header is missing or damaged; convert it to .nii.gz")
+
+
+def is_header(start: bytes) -> bool:
+    """Whether bytes begin with the size of a NIfTI header, in either byte order."""
+    return len(start) >= 4 and any(struct.unpack(order + "i", start[:4])[0] in SIZES for order in "<>")
 
 
 def stores_uint8(start: bytes, path: Path) -> bool:
@@ -190,8 +195,9 @@ def _affine(nifti: nib.Nifti1Header, path: Path) -> npt.NDArray[np.float64]:
         used += [nifti[f"quatern_{axis}"] for axis in "bcd"] + [nifti[f"qoffset_{axis}"] for axis in "xyz"]
     if not np.isfinite(np.asarray(used, dtype=np.float64)).all():
         raise InputError(f"{path}: damaged header, NaN or infinite numbers in its affine; copy it again")
-    if pixdim[0] == 0.0:  # the standard: read it as 1
-        pixdim[0] = 1.0
+    # As nibabel repairs what it loads; pixdim[0] has only to say whether the third axis is flipped.
+    pixdim[0] = -1.0 if pixdim[0] == -1.0 else 1.0
+    pixdim[1:4] = np.abs(pixdim[1:4])
     if _unit(nifti) not in _UNITS_MM:
         raise InputError(
             f"{path}: damaged header, its unit of length is unknown (code {_unit(nifti)}); repair xyzt_units"

@@ -1,6 +1,7 @@
 """From the bytes of a NIfTI file to voxels of one type, block by block: the file is never held as a whole."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from smile_runtime.io.nifti_header import Header
 
 Array = npt.NDArray[Any]
 
+_ROUNDING = 1e-3  # of a label: programs that store labels with a slope give back 1.00000002 for 1
+
 
 class Kind(ABC):
     """What a volume is read as."""
@@ -24,8 +27,8 @@ class Kind(ABC):
         return header.dtype == self.dtype and header.dtype.isnative and not header.scaled
 
     @abstractmethod
-    def convert(self, values: Array, path: Path) -> Array:
-        """Finite values [n] as `dtype`; raises an `InputError` where that is not possible."""
+    def convert(self, values: Array, path: Path, place: Callable[[int], str]) -> Array:
+        """Finite values [n] as `dtype`; an `InputError` names the n-th, which cannot be, and its `place(n)`."""
 
 
 class HU(Kind):
@@ -33,7 +36,7 @@ class HU(Kind):
 
     dtype = np.dtype(np.int16)
 
-    def convert(self, values: Array, path: Path) -> Array:
+    def convert(self, values: Array, path: Path, place: Callable[[int], str]) -> Array:
         """See `Kind`."""
         limits = np.iinfo(np.int16)
         whole = np.rint(values) if values.dtype.kind == "f" else values
@@ -41,19 +44,24 @@ class HU(Kind):
 
 
 class Labels(Kind):
-    """uint8 labels: whole numbers in 0..255 and nothing else."""
+    """uint8 labels: whole numbers in 0..255, up to what scaling in floating point leaves of them."""
 
     dtype = np.dtype(np.uint8)
 
-    def convert(self, values: Array, path: Path) -> Array:
+    def convert(self, values: Array, path: Path, place: Callable[[int], str]) -> Array:
         """See `Kind`."""
-        low, high = values.min(), values.max()
-        if low < 0 or high > 255:
-            raise InputError(f"{path}: has label value {low if low < 0 else high:g}; give whole numbers in 0..255")
-        labels = values.astype(np.uint8)
-        if (labels != values).any():
-            raise InputError(f"{path}: has label values that are not whole numbers; give a label map")
-        return labels
+        whole = values
+        if values.dtype.kind == "f":
+            whole = np.rint(values)
+            if (broken := np.abs(values - whole) > _ROUNDING).any():
+                n = int(broken.argmax())
+                raise InputError(
+                    f"{path}: has label value {values[n]:g} at {place(n)}, which is no whole number; give a label map"
+                )
+        if (beyond := (whole < 0) | (whole > 255)).any():
+            n = int(beyond.argmax())
+            raise InputError(f"{path}: has label value {whole[n]:g} at {place(n)}; give whole numbers in 0..255")
+        return whole.astype(np.uint8)
 
 
 class Voxels:
@@ -97,7 +105,7 @@ class Voxels:
         self._begun = bytes(data[whole:])
         if whole:
             values = self._finite(np.frombuffer(data[:whole], self._header.dtype))
-            self._flat[self._done : self._done + len(values)] = self._kind.convert(values, self._path)
+            self._flat[self._done : self._done + len(values)] = self._kind.convert(values, self._path, self._place)
             self._done += len(values)
 
     def array(self) -> Array:
@@ -110,7 +118,11 @@ class Voxels:
             with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
                 values = stored.astype(np.float64) * self._header.slope + self._header.intercept
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            first = self._done + int(np.isfinite(values).argmin())
-            x, y, z = (int(n) for n in np.unravel_index(first, self._header.shape, order="F"))
-            raise InputError(f"{self._path}: has a NaN or infinite voxel at ({x}, {y}, {z}); repair the scan")
+            place = self._place(int(np.isfinite(values).argmin()))
+            raise InputError(f"{self._path}: has a NaN or infinite voxel at {place}; repair the scan")
         return values
+
+    def _place(self, n: int) -> str:
+        """Where the n-th voxel of the block at work lies, (x, y, z)."""
+        x, y, z = (int(i) for i in np.unravel_index(self._done + n, self._header.shape, order="F"))
+        return f"({x}, {y}, {z})"

@@ -9,6 +9,7 @@ from types import FrameType
 from smile_runtime import __version__
 from smile_runtime.arguments import Parser
 from smile_runtime.errors import InputError
+from smile_runtime.terminal import print_anything
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 2 after bad input (with one sentence on standard error for each), 130 after Ctrl-C.
     """
+    print_anything()
     args = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -13,7 +13,9 @@ from typing import TypeVar
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason
-from smile_runtime.io.nifti import SUFFIXES, read_note, refuse_replacing_scan
+from smile_runtime.io.nifti import read_note, refuse_replacing_scan
+from smile_runtime.io.scan_files import by_name, describe_others, list_scans, refuse_dicom, stem
+from smile_runtime.names import normal_name
 from smile_runtime.predict.predictor import Prediction, Predictor, Scan
 from smile_runtime.predict.preview import fingerprint, picture_path, shown_labels
 from smile_runtime.predict.run_report import RunReport
@@ -23,7 +25,7 @@ Result = TypeVar("Result")
 
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}(\.\w+)*")  # what `smile_runtime.io.files` calls an unfinished file
 _CHANNEL = re.compile(r"_0000$")  # nnU-Net's suffix of the first channel
-_ANY_CHANNEL = re.compile(r"(.*)_(\d{4})\.nii(?:\.gz)?", re.IGNORECASE | re.DOTALL)
+_ANY_CHANNEL = re.compile(r"(.*)_(\d{4})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -44,44 +46,53 @@ class Job:
 def list_jobs(folder: Path, out: Path, *, previews: bool, model: Path | None = None) -> list[Job]:
     """The scans of a folder, by name, and where their results go.
 
-    ``case.nii``, ``case.nii.gz`` and nnU-Net's ``case_0000.nii.gz`` become ``case.nii.gz``. Hidden files and files with
-    other suffixes are left alone.
+    ``case.nii``, ``case.nii.gz`` and nnU-Net's ``case_0000.nii.gz``, in letters of any case, become ``case.nii.gz``.
+    Hidden files and files with other suffixes are left alone.
 
     Raises:
         InputError: The folder cannot be read or has no scan, two scans would get one name or are channels of one case,
             or the results would lie among the scans, or replace one or ``model``.
     """
     try:
-        names = sorted(entry.name for entry in os.scandir(folder))
+        scans, others = list_scans(folder)
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({reason(error)}); check its permissions") from error
     if os.path.exists(out) and os.path.samefile(folder, out):
         raise InputError(f"{out}: is the folder of the scans; choose another output folder")
-    jobs: dict[str, Job] = {}
-    for name in names:
-        suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
-        if not suffix or name.startswith("."):
-            continue
-        case = _CHANNEL.sub("", name[: -len(suffix)])
-        if case in jobs:
-            raise InputError(f"{folder}: {jobs[case].scan.name} and {name} would get one name; move one of them away")
+    jobs = []
+    for case, scan in by_name((_case(scan), scan) for scan in scans).items():
         labels = out / f"{case}.nii.gz"
-        jobs[case] = Job(folder / name, labels, picture_path(labels) if previews else None)
-    _refuse_channels(list(jobs.values()))
+        jobs.append(Job(scan, labels, picture_path(labels) if previews else None))
+    _refuse_channels(jobs)
     if not jobs:
+        refuse_dicom(folder)
+        if others:
+            raise InputError(f"{folder}: {describe_others(folder, others)}")
         raise InputError(f"{folder}: holds no scan; give a folder of .nii or .nii.gz files")
-    _refuse_links(list(jobs.values()), model)
-    return list(jobs.values())
+    _refuse_links(jobs, model)
+    return jobs
+
+
+def _case(scan: Path) -> str:
+    """What the results of a scan are called.
+
+    Raises:
+        InputError: Nothing is left of the name, or it would be a hidden file's.
+    """
+    case = normal_name(_CHANNEL.sub("", stem(scan.name) or ""))
+    if not case or case.startswith("."):
+        raise InputError(f"{str(scan)!r}: not a name for a scan, its results would be hidden; rename it")
+    return case
 
 
 def _refuse_channels(jobs: Sequence[Job]) -> None:
     """Refuse a case of several channels: each would be segmented as if it were a scan of its own."""
     first: dict[str, Job] = {}
     for job in jobs:  # by name: channel 0 comes before the others
-        found = _ANY_CHANNEL.match(job.scan.name)
+        found = _ANY_CHANNEL.fullmatch(stem(job.scan.name) or "")
         if found is None:
             continue
-        case = found[1]
+        case = normal_name(found[1])
         if found[2] == "0000":
             first[case] = job
         elif case in first:

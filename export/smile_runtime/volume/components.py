@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smile_runtime.errors import InputError
+from smile_runtime.names import normal_name
 
 
 def chosen_values(choice: str | None, organs: Sequence[str]) -> tuple[int, ...]:
@@ -22,9 +23,10 @@ def chosen_values(choice: str | None, organs: Sequence[str]) -> tuple[int, ...]:
     """
     if choice is None:
         return ()
-    names = list(organs) if choice == "all" else [name.strip() for name in choice.split(",")]
+    values = {normal_name(organ): value for value, organ in enumerate(organs, 1)}
+    names = list(values) if choice == "all" else [normal_name(name) for name in choice.split(",")]
     for name in names:
-        if name not in organs:
+        if name not in values:
             raise InputError(
                 f"largest component of {name!r}: the model has no such organ; name all, or some of {', '.join(organs)}"
             )
@@ -32,7 +34,7 @@ def chosen_values(choice: str | None, organs: Sequence[str]) -> tuple[int, ...]:
         raise InputError(
             "largest component: scipy is not installed; install it, or smile-fast-runtime with the extra [clean]"
         )
-    return tuple(sorted({organs.index(name) + 1 for name in names}))
+    return tuple(sorted({values[name] for name in names}))
 
 
 def keep_largest_components(

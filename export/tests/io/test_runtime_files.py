@@ -57,6 +57,38 @@ def test_a_full_disk_is_the_users_error_and_leaves_nothing(tmp_path, monkeypatch
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_folders_is_no_failure(tmp_path, monkeypatch, number):
+    failing_fsync(monkeypatch, stat.S_ISDIR, number)
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert read_json(tmp_path / "a.json", "write it again") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        *((stat.S_ISDIR, number) for number in (errno.EIO, errno.ENOSPC, errno.EDQUOT)),
+        *((stat.S_ISREG, number) for number in (errno.EIO, errno.EINVAL, errno.ENOTSUP)),
+    ],
+)
+def test_other_errors_of_a_flush_are_failures(tmp_path, monkeypatch, kind, number):
+    failing_fsync(monkeypatch, kind, number)
+    with pytest.raises(InputError, match=r"a\.json: cannot be written"):
+        write_json(tmp_path / "a.json", {})
+
+
+def failing_fsync(monkeypatch, kind, number):
+    """Let os.fsync fail for folders or for files."""
+    real = os.fsync
+
+    def fsync(descriptor):
+        if kind(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
 def test_an_error_of_another_file_is_not_blamed_on_this_one(tmp_path):
     with pytest.raises(FileNotFoundError, match="elsewhere"), atomic_path(tmp_path / "a") as temporary:
         temporary.write_bytes((tmp_path / "elsewhere").read_bytes())

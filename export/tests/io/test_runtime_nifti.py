@@ -8,7 +8,7 @@ from nifti_files import AFFINE, OFFSET, content, dims, random_hu, rotation, writ
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.gzip import MAX_RATIO
-from smile_runtime.io.nifti import read_image, read_labels, write_image, write_labels
+from smile_runtime.io.nifti import read_image, read_labels, read_note, write_image, write_labels
 
 NUMBERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]
 
@@ -60,6 +60,46 @@ def test_values_beyond_int16_are_clipped(tmp_path, value):
 def test_a_slope_of_zero_means_not_scaled(tmp_path):
     data = random_hu((3, 3, 3))
     assert np.array_equal(read_image(write(tmp_path / "a.nii", data, scl_slope=0, scl_inter=5)).data, data)
+
+
+@pytest.mark.parametrize("intercept", [np.nan, 5.0])
+@pytest.mark.parametrize("read", [read_image, read_labels])
+def test_a_slope_of_nan_means_not_scaled(tmp_path, read, intercept):
+    data = random_hu((3, 4, 5)) % 120
+    path = write(tmp_path / "a.nii.gz", data, scl_slope=np.nan, scl_inter=intercept)
+    assert np.array_equal(read(path).data, data)
+    assert np.array_equal(np.asarray(nib.load(path).dataobj), data)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.NII.GZ", "A.Nii.Gz", "a.NII"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_file_is_read_as_what_it_is_whatever_its_ending(tmp_path, pack, name):
+    data = random_hu((6, 5, 4))
+    (tmp_path / name).write_bytes(pack(content(data)))
+    assert np.array_equal(read_image(tmp_path / name).data, data)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("a.NII.GZ", b"\x1f\x8b"), ("a.nii.gz ", b"\x1f\x8b"), ("a.Nii", b"\x5c\x01")]
+)
+def test_a_file_is_written_as_its_ending_says_in_letters_of_any_case(tmp_path, name, start):
+    write_labels(tmp_path / name, np.ones((3, 4, 5), np.uint8), AFFINE, note="note")
+    assert (tmp_path / name).read_bytes().startswith(start)
+    assert read_note(tmp_path / name) == ((3, 4, 5), "note")
+
+
+@pytest.mark.parametrize("qfac", [1, -1, 0, 7, np.nan])
+@pytest.mark.parametrize("sizes", [(-0.75, 0.8, 2.5), (0.75, 0.8, -2.5), (-0.75, -0.8, -2.5)])
+@pytest.mark.parametrize("codes", [(0, 1), (0, 0), (1, 1)])
+def test_negative_voxel_sizes_are_repaired_as_nibabel_does(tmp_path, codes, sizes, qfac):
+    sform, qform = codes
+    turned = {"quatern_b": 0.1, "quatern_c": 0.2, "quatern_d": -0.3, "qoffset_x": -90, "qoffset_z": 33}
+    pixdim = [qfac, *sizes, 0, 0, 0, 0]
+    path = write(tmp_path / "a.nii.gz", sform_code=sform, qform_code=qform, pixdim=pixdim, **turned)
+    volume, reference = read_image(path), nib.load(path)
+    assert np.array_equal(volume.affine, reference.affine)
+    write_image(tmp_path / "b.nii.gz", volume.data, volume.affine, header=volume.header)
+    assert np.array_equal(nib.load(tmp_path / "b.nii.gz").header["pixdim"][:4], reference.header["pixdim"][:4])
 
 
 def test_a_trailing_axis_of_one_is_no_fourth_dimension(tmp_path):
@@ -179,6 +219,31 @@ def test_the_place_of_a_broken_voxel_is_named(tmp_path):
 def test_what_is_no_label_map(tmp_path, data, fields, why):
     with pytest.raises(InputError, match=why):
         read_labels(write(tmp_path / "a.nii.gz", data, **fields))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("off", [2e-8, -2e-8, 9e-4, -9e-4])
+def test_labels_that_were_rescaled_are_rounded(tmp_path, off, dtype):
+    labels = np.arange(256).reshape(8, 8, 4)
+    path = write(tmp_path / "a.nii.gz", (labels + off).astype(dtype))
+    assert np.array_equal(read_labels(path).data, labels)
+
+
+def test_labels_of_a_slope_that_is_no_short_number_are_rounded(tmp_path):
+    labels = np.arange(256, dtype=np.uint8).reshape(8, 8, 4)
+    path = write(tmp_path / "a.nii", labels, scl_slope=1.00000012)  # the float32 after 1
+    assert not np.array_equal(np.asarray(nib.load(path).dataobj), labels)
+    assert np.array_equal(read_labels(path).data, labels)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.5, "1.5"), (2.0011, "2.0011"), (-0.002, "-0.002"), (254.998, "254.998")]
+)
+def test_a_label_between_two_is_named_with_its_place(tmp_path, value, text):
+    data = np.zeros((300, 300, 40))
+    data[7, 8, 39] = value
+    with pytest.raises(InputError, match=rf"has label value {text} at \(7, 8, 39\), which is no whole number"):
+        read_labels(write(tmp_path / "a.nii", data))
 
 
 def test_a_scaled_label_map_is_fine_while_it_is_whole(tmp_path):

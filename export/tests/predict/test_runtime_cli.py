@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cpu_time import seconds_of_python, shortest
 from nifti_files import random_hu, write
-from tiny_models import threshold_labels
+from tiny_models import threshold_card, threshold_labels, write_threshold_model
 
 from smile_runtime import __version__
 from smile_runtime.predict.cli import main
@@ -50,6 +50,26 @@ def test_a_run(case, capsys):
     assert printed.out.splitlines()[:2] == ["organ         ml", f"bone   {bone:9.1f}"]
     assert printed.out.splitlines()[-1].startswith(f"wrote {out / 'labels.nii.gz'} in ")
     assert printed.err.startswith("predict: 4/4 in ")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_names_are_printed_on_any_terminal(tmp_path, encoding):
+    organs = ("\u017co\u0142\u0105dek", "w\u0105troba")
+    model = write_threshold_model(tmp_path / "m.onnx", card=threshold_card(organs=organs))
+    scan, table = write(tmp_path / "\u0142.nii.gz", random_hu((6, 5, 4))), tmp_path / "table.txt"
+    args = [str(model), str(scan), "-o", str(tmp_path / "\u0105.nii.gz"), "--organ-table", str(table)]
+    done = subprocess.run(
+        [sys.executable, "-m", "smile_runtime", *args],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.decode(encoding)
+    for organ in organs:
+        assert organ.encode(encoding, "backslashreplace").decode(encoding) in printed
+        assert organ in table.read_text(encoding="utf-8")
+    assert "Traceback" not in done.stderr.decode(encoding)
 
 
 def test_the_installed_command(case):

@@ -254,9 +254,32 @@ def two_of_one_name(folder, out):
     write(folder / "case 0.nii", random_hu((3, 3, 3)))
 
 
+def one_name_in_two_spellings(folder, out):
+    for name in ("M\u00fcller.nii.gz", "Mu\u0308ller_0000.NII"):
+        write(folder / name, random_hu((3, 3, 3)))
+
+
+def no_name(folder, out):
+    write(folder / " _0000.nii.gz", random_hu((3, 3, 3)))
+
+
 def two_channels(folder, out):
     write(folder / "a_0000.nii.gz", random_hu((3, 3, 3)))
     write(folder / "a_0001.nii", random_hu((3, 3, 3)))
+
+
+def test_every_ending_and_spelling_gets_its_labels_and_other_scans_are_named(tmp_path, threshold_model, capsys):
+    folder, out = tmp_path / "scans", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.NII.GZ", "b_0000.Nii.Gz", "c.NII", "Mu\u0308ller _0000.nii.gz", " d .nii"):
+        write(folder / name, random_hu((3, 3, 3)))
+    (folder / "e.nrrd").touch()
+    assert run(threshold_model, folder, out) == 0
+    assert {path.name for path in out.glob("*.gz")} == {
+        f"{name}.nii.gz" for name in ("a", "b", "c", "M\u00fcller", "d")
+    }
+    warning = f"warning: {folder}: holds scans that are no NIfTI files ('e.nrrd'); convert them, or move them away"
+    assert warning in capsys.readouterr().err.splitlines()
 
 
 def link_to_a_scan(folder, out):
@@ -272,6 +295,8 @@ def a_file(folder, out):
     ("prepare", "options", "why"),
     [
         (two_of_one_name, [], "would get one name"),
+        (one_name_in_two_spellings, [], r"'Mu\u0308ller_0000.NII' and 'M\xfcller.nii.gz' would get one name"),
+        (no_name, [], "not a name for a scan"),
         (two_channels, [], "a_0000.nii.gz and a_0001.nii are named like two channels"),
         (link_to_a_scan, [], "is a link to a scan"),
         (a_file, [], "out: cannot be written to ("),

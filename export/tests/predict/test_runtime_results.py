@@ -154,6 +154,8 @@ def test_organs_are_chosen_by_name():
     assert chosen_values(None, ORGANS) == ()
     assert chosen_values("all", ORGANS) == (1, 2, 3)
     assert chosen_values("left kidney, liver", ORGANS) == (1, 2)
+    for asked, known in (("R\u00f6hre", "Ro\u0308hre"), (" Ro\u0308hre ", "R\u00f6hre")):
+        assert chosen_values(asked, ("liver", known)) == (2,)
     with pytest.raises(InputError, match="of 'spleen': the model has no such organ; name all, or some of liver"):
         chosen_values("liver,spleen", ORGANS)
 

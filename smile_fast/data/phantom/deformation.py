@@ -15,6 +15,8 @@ from smile_fast.data.phantom.trunk import Build, Shell, add_chest, add_trunk
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json
 from smile_runtime.io.nifti import read_labels
+from smile_runtime.io.scan_files import list_scans, refuse_dicom
+from smile_runtime.names import normal_name
 from smile_runtime.volume.preprocessing import to_slices
 
 # Tissue and, for hollow organs, content and thickness of the wall in mm. Anything else is painted as bowel wall.
@@ -63,8 +65,9 @@ class LabelMaps:
         """
         if not folder.is_dir():
             raise InputError(f"{folder}: not a folder; give --labelmaps one with *.nii.gz and labels.json")
-        files = tuple(sorted(path for path in folder.glob("*.nii.gz") if not path.name.startswith(".")))
+        files = tuple(list_scans(folder)[0])
         if not files:
+            refuse_dicom(folder)
             raise InputError(f"{folder}: holds no label map; give --labelmaps a folder with *.nii.gz files")
         return cls(files, _read_values(folder / "labels.json"))
 
@@ -80,7 +83,7 @@ def _read_values(path: Path) -> dict[str, int]:
     wanted = 'write {"labels": {"liver": 1, ...}} with values 1 to 255'
     described = read_json(path, wanted)
     try:
-        names = {str(name): int(value) for name, value in described["labels"].items() if name != "background"}
+        names = {normal_name(name): int(value) for name, value in described["labels"].items() if name != "background"}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: does not name the label values; {wanted}") from error
     if not names or len(set(names.values())) < len(names) or not all(1 <= v <= 255 for v in names.values()):
