@@ -48,8 +48,8 @@ class MetricsLog:
         """Begin, or go on with, a round: its progress is shown as a part of the whole training's."""
         self._course, self._written = course, (position.step, position.seconds)
         method, number, last = self._config.method, position.round, self._config.last_round
-        self._label = method if number == 0 else f"{method}, round {number} of {last}"
-        unit = " s" if self._config.budget else " steps"
+        self._label = method if number == 0 else f"{method}, round {number}/{last}"
+        unit = " s" if self._config.budget else ""
         self._bar = Progress(course.length, self._label, start=course.done(position), unit=unit)
 
     def add(self, loss: StepLoss, lr: float) -> None:
@@ -165,7 +165,7 @@ class MetricsLog:
             minutes = math.ceil(wanted * self._course.steps_per_epoch / rate / 60)
             print(
                 f"warning: --budget {config.budget:g}s: it gave {epochs:.3g} epochs of the {wanted:g} that are the "
-                f"default, at {rate:.3g} steps/s; give about {minutes}m, or a smaller network (--backbone, --width)",
+                f"default, at {rate:.3g} steps/s; give about {minutes}m, or train a smaller network (--width)",
                 file=sys.stderr,
             )
 

@@ -66,7 +66,7 @@ def test_a_round_ends_with_what_is_left(log, run, capsys):
     assert [line["iteration"] for line in read_metrics(run)] == [1]
     err = capsys.readouterr().err.splitlines()
     assert "smiler: 1 steps, 0.125 epochs in 00:00 (10 steps/s)" in err
-    assert "smiler, round 1 of 1: 3 steps, 0.375 epochs in 00:00 (6 steps/s)" in err
+    assert "smiler, round 1/1: 3 steps, 0.375 epochs in 00:00 (6 steps/s)" in err
 
 
 def test_validation_has_lines_of_its_own(log, run):
@@ -182,21 +182,19 @@ def test_a_terminal_gets_a_bar_of_the_whole_training(log, run, capsys, monkeypat
     work(log, now, course)
     work(log, now, course, 1, steps=10, before=20)
     states = capsys.readouterr().err.split("\r\x1b[K")
-    assert "smiler [........................] 0/30 steps --:-- left" in states
-    assert "smiler [########................] 10/30 steps 01:00 left, 0.333 steps/s, loss 0.5000" in states
-    assert "smiler, round 1 of 1 [####################....] 25/30 steps 00:15 left" in states
-    assert states[-1].startswith(
-        "smiler, round 1 of 1 [########################] 30/30 steps in 00:30, 0.333 steps/s, "
-    )
+    assert "smiler [........................] 0/30 --:-- left" in states
+    assert "smiler [########................] 10/30 01:00 left, 0.333 steps/s, loss 0.5000" in states
+    assert "smiler, round 1/1 [####################....] 25/30 00:15 left" in states
+    assert states[-1].startswith("smiler, round 1/1 [########################] 30/30 in 00:30, 0.333 steps/s, ")
 
 
 def test_elsewhere_it_prints_a_line_every_ten_seconds(log, run, capsys, now):
     work(log, now, Course(replace(run.config, epochs=2.5), 8), steps=10)
     lines = [line for line in capsys.readouterr().err.splitlines() if "left" in line]
     assert lines == [
-        "smiler: 4/30 steps, 00:12 passed, 01:18 left",
-        "smiler: 8/30 steps, 00:24 passed, 01:06 left",
-        "smiler: 10/30 steps, 00:30 passed, 01:00 left, 0.333 steps/s, loss 0.5000",
+        "smiler: 4/30, 00:12 passed, 01:18 left",
+        "smiler: 8/30, 00:24 passed, 01:06 left",
+        "smiler: 10/30, 00:30 passed, 01:00 left, 0.333 steps/s, loss 0.5000",
     ]
 
 
@@ -204,7 +202,7 @@ def test_a_resumed_training_expects_its_end_by_its_own_pace(log, run, capsys, no
     log.start_round(Position(0, 8, 8, 800.0), Course(replace(run.config, epochs=2.5), 8))
     now[0] += 20
     log.show(Position(0, 12, 12, 820.0))
-    assert capsys.readouterr().err == "smiler: 12/30 steps, 00:20 passed, 01:30 left\n"
+    assert capsys.readouterr().err == "smiler: 12/30, 00:20 passed, 01:30 left\n"
     log.add(step_loss(0.5), lr=0.1)
     log.write_step(Position(0, 12, 12, 820.0))
     log.close()
@@ -231,8 +229,8 @@ def test_with_a_budget_the_bar_shows_its_time(store, tmp_path, capsys, monkeypat
         work(log, now, Course(run.config, 8), 1, steps=8, before=15)  # a second more than 22.5 s
     err = capsys.readouterr().err
     assert "smiler [####....................] 15/90 s 01:15 left" in err
-    assert "smiler, round 1 of 2 [################........] 60/90 s 00:30 left" in err
-    assert "smiler, round 1 of 2 [##################......] 67/90 s 00:24 left" in err
+    assert "smiler, round 1/2 [################........] 60/90 s 00:30 left" in err
+    assert "smiler, round 1/2 [##################......] 67/90 s 00:24 left" in err
 
 
 @pytest.mark.parametrize(
