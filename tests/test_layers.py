@@ -41,7 +41,8 @@ BELOW_TRAINING = {
 BESIDE_TRAINING = BELOW_TRAINING | {"smile_fast.training", "smile_fast.evaluation"}
 # Modules of the runtime outside of its rooms, for all rooms.
 RUNTIME_GROUND = {
-    f"smile_runtime.{module}" for module in ("arguments", "errors", "label_map", "names", "progress", "terminal")
+    f"smile_runtime.{module}"
+    for module in ("arguments", "errors", "label_map", "names", "progress", "terminal", "threads")
 }
 
 COMMON = {"smile_fast.text_table"}  # needs the standard library only, and every layer above the ops may use it
@@ -87,6 +88,7 @@ LIGHT = {
     "smile_runtime.label_map",
     "smile_runtime.volume.pixel_size",
     "smile_runtime.terminal",
+    "smile_runtime.threads",
 }
 WITHOUT_COMMON = {"smile_fast.models", "smile_fast.ops", "smile_fast.ops.reference"}
 # Layers that may not even import their siblings.

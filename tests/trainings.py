@@ -80,7 +80,10 @@ def differs(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 def metrics(run: Run) -> list[dict[str, Any]]:
     """What was logged, without the times."""
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in read_metrics(run)]
+    return [
+        {name: value for name, value in line.items() if name not in ("seconds", "steps_per_second")}
+        for line in read_metrics(run)
+    ]
 
 
 def overlays(run: Run) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """How far a long job is: a bar on a terminal, a line now and then in a log."""
 
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -49,20 +50,25 @@ class Progress:
         total: Number of steps.
         label: What is being done.
         stream: Where to show it; standard error if None.
+        start: Steps that were done before; the time left follows from what is done since.
+        unit: Of the steps, behind their number.
 
     Attributes:
         done: Steps that are done, with a fraction of the one at work.
+        note: Shown behind the time left, first where a terminal is narrow to be cut off.
     """
 
-    def __init__(self, total: int, label: str, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, total: float, label: str, stream: TextIO | None = None, *, start: float = 0, unit: str = ""
+    ) -> None:
         self._out = sys.stderr if stream is None else stream
-        self._total, self._label = total, label
+        self._total, self._label, self._first, self._unit = total, label, start, unit
         self._terminal = self._out.isatty()
         self._interval = _TERMINAL_INTERVAL if self._terminal else _LOG_INTERVAL
         self._start = self._shown = time.monotonic()
-        self.done: float = 0
+        self.done, self.note = start, ""
         if self._terminal:
-            _show(self._out, _bar(label, 0, total, 0.0))
+            _show(self._out, self._bar())
 
     def advance(self, done: float) -> None:
         """Say how many steps are done now."""
@@ -71,9 +77,9 @@ class Progress:
         if now - self._shown >= self._interval and done < self._total:
             self._shown = now
             if self._terminal:
-                _show(self._out, _bar(self._label, done, self._total, now - self._start))
+                _show(self._out, self._bar())
             else:
-                _print(self._out, _line(self._label, done, self._total, now - self._start))
+                _print(self._out, self._line())
 
     def message(self, text: str) -> None:
         """Print a line that stays, whatever is being shown."""
@@ -83,12 +89,34 @@ class Progress:
 
     def close(self) -> None:
         """Show the end."""
-        elapsed = time.monotonic() - self._start
         if self._terminal:
-            _show(self._out, _bar(self._label, self.done, self._total, elapsed))
+            _show(self._out, self._bar())
             _print(self._out, "")
         else:
-            _print(self._out, _line(self._label, self.done, self._total, elapsed))
+            _print(self._out, self._line())
+
+    def _line(self) -> str:
+        passed = clock(time.monotonic() - self._start)
+        middle = f" in {passed}" if self.done >= self._total else f", {passed} passed, {self._left()} left"
+        return f"{self._label}: {self._count()}{middle}{self._noted()}"
+
+    def _bar(self) -> str:
+        filled = int(_BAR_WIDTH * min(self.done, self._total) / max(self._total, 1))
+        bar = "#" * filled + "." * (_BAR_WIDTH - filled)
+        ended = self.done >= self._total
+        end = f"in {clock(time.monotonic() - self._start)}" if ended else f"{self._left()} left"
+        return f"{self._label} [{bar}] {self._count()} {end}{self._noted()}"
+
+    def _count(self) -> str:
+        return f"{int(self.done)}/{int(self._total)}{self._unit}"
+
+    def _left(self) -> str:
+        since = self.done - self._first
+        elapsed = time.monotonic() - self._start
+        return clock(elapsed / since * (self._total - self.done)) if since > 0 else "--:--"
+
+    def _noted(self) -> str:
+        return f", {self.note}" if self.note else ""
 
 
 def clock(seconds: float) -> str:
@@ -98,24 +126,8 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
 
 
-def _line(label: str, done: float, total: int, elapsed: float) -> str:
-    if done >= total:
-        return f"{label}: {int(done)}/{total} in {clock(elapsed)}"
-    return f"{label}: {int(done)}/{total}, {clock(elapsed)} passed, {_left(done, total, elapsed)} left"
-
-
-def _bar(label: str, done: float, total: int, elapsed: float) -> str:
-    filled = int(_BAR_WIDTH * min(done, total) / max(total, 1))
-    bar = "#" * filled + "." * (_BAR_WIDTH - filled)
-    end = f"in {clock(elapsed)}" if done >= total else f"{_left(done, total, elapsed)} left"
-    return f"{label} [{bar}] {int(done)}/{total} {end}"
-
-
-def _left(done: float, total: int, elapsed: float) -> str:
-    return clock(elapsed / done * (total - done)) if done else "--:--"
-
-
 def _show(out: TextIO, text: str) -> None:
+    text = text[: shutil.get_terminal_size().columns - 1]  # of a text that wraps, only the last line could be cleared
     out.write("\r\x1b[K" + text)  # back to the line's start and clear it: a shorter text leaves no tail
     out.flush()
 

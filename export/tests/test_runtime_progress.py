@@ -3,7 +3,7 @@ import io
 import pytest
 
 from smile_runtime import progress as module
-from smile_runtime.progress import progress
+from smile_runtime.progress import Progress, progress
 
 
 class Terminal(io.StringIO):
@@ -56,6 +56,34 @@ def test_a_terminal_is_not_flooded(clock):
     out = Terminal()
     work(clock, 0.001, 10000, "x", out)
     assert out.getvalue().count("\r") <= 102  # one every 0.1 s of 10 s, the first and the last
+
+
+def test_a_job_that_was_begun_before(clock):
+    """What was done before says nothing of the time that is left; a unit and a note are shown."""
+    out = io.StringIO()
+    bar = Progress(100.5, "train", out, start=40, unit=" s")
+    bar.note = "3 steps/s"
+    clock[0] += 20.0
+    bar.advance(50.9)
+    bar.close()
+    clock[0] += 20.0
+    bar.advance(100.5)
+    bar.close()
+    assert out.getvalue().splitlines() == [
+        "train: 50/100 s, 00:20 passed, 01:31 left, 3 steps/s",
+        "train: 50/100 s, 00:20 passed, 01:31 left, 3 steps/s",
+        "train: 100/100 s in 00:40, 3 steps/s",
+    ]
+
+
+def test_a_bar_has_one_line_on_a_narrow_terminal(clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    out = Terminal()
+    bar = Progress(4, "predict", out)
+    bar.note = "loss 0.5"
+    clock[0] += 1.0
+    bar.advance(1)
+    assert out.getvalue().split("\r\x1b[K")[2] == "predict [######..................] 1/4 "
 
 
 def test_an_error_ends_the_line(clock):

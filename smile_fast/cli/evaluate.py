@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from smile_fast.cli.run_options import add_store
+from smile_fast.cli.run_options import add_store, add_threads
 
 HELP = "score a run: Dice, NSD and HD95 per organ, over the (case, organ) pairs whose truth is drawn"
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_store(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as many as there are)")
+    add_threads(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

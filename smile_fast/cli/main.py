@@ -9,6 +9,7 @@ from smile_fast import __version__
 from smile_runtime.arguments import Parser
 from smile_runtime.errors import InputError
 from smile_runtime.terminal import print_anything
+from smile_runtime.threads import share_machine
 
 # In the order of the work; the module of a command is its name with underscores.
 COMMANDS = (
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = build_parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed the help, the version or what is wrong
         return int(stop.code or 0)
+    share_machine()  # the command has not imported anything yet that looks at it
     try:
         return int(arguments.run(arguments) or 0)
     except InputError as error:

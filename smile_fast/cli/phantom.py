@@ -1,8 +1,9 @@
 """``smile-fast phantom``: a synthetic abdominal CT cohort."""
 
 import argparse
-import os
 from pathlib import Path
+
+from smile_runtime.threads import usable_cpus
 
 HELP = "make a synthetic abdominal CT cohort"
 
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="paint the label maps of DIR (*.nii.gz and labels.json) instead of procedural anatomy",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=usable_cpus(), help="processes (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="replace a phantom cohort that stands in OUT")
 
 

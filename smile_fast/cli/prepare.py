@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", type=Path, help="nnU-Net raw folder with annotations.csv")
     parser.add_argument("store", metavar="STORE", type=Path, help="folder to write; new, or to be continued")
     parser.add_argument("--annotations", metavar="FILE", type=Path, help="default: DATASET/annotations.csv")
-    parser.add_argument("--workers", metavar="N", type=int, help="processes (default: one a CPU)")
+    parser.add_argument(
+        "--workers", metavar="N", type=int, help="processes (default: one for each CPU that it may use)"
+    )
     parser.add_argument(
         "--force", action="store_true", help="convert every case again; replaces another cohort's store"
     )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from smile_fast.cli.run_options import add_store
+from smile_fast.cli.run_options import add_store, add_threads
 from smile_fast.settings import declared
 from smile_fast.training.config import TrainConfig
 from smile_runtime.errors import InputError
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--undo", type=int, metavar="KEEP", help="drop all rounds after round KEEP (0: all) and stop")
     add_store(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as many as there are)")
+    add_threads(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -12,3 +12,14 @@ def add_store(parser: argparse.ArgumentParser, runs: str = "RUN") -> None:
         metavar="STORE",
         help=f"where the store of {runs} is now, if it was moved after the training",
     )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--threads``."""
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="CPU threads (0: OMP_NUM_THREADS if it is set, else the CPUs that it may use)",
+    )

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from smile_fast.cli.run_options import add_threads
 from smile_fast.models.config import ModelConfig
 from smile_fast.settings import Setting, declared, default_of, option_of
 from smile_fast.training.config import TrainConfig
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="go on where RUN stopped, under its own settings")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as many as there are)")
+    add_threads(parser)
     groups: dict[str, Any] = {title: parser.add_argument_group(title) for title in _GROUPS}
     for name, (entry, default) in _options().items():
         # An option that is not given stays out of the namespace, so that --resume can tell.

@@ -1,6 +1,5 @@
 """From a raw dataset to the fast store: check every case, convert it, quarantine what is broken."""
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from smile_runtime.io.files import read_json, reason, sha256, write_json
 from smile_runtime.io.nifti import Volume, read_image, read_labels
 from smile_runtime.label_map import VOID
 from smile_runtime.progress import progress
+from smile_runtime.threads import usable_cpus
 from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.hounsfield import range_hu, range_warning
 from smile_runtime.volume.preprocessing import BodyRule, body_box, canonical_affine, to_slices
@@ -124,7 +124,7 @@ def prepare(
     done = run_jobs(
         _prepare_case,
         jobs,
-        workers or os.cpu_count() or 1,
+        workers or usable_cpus(),
         advice="run it again with fewer --workers, finished cases are kept",
     )
     outcomes = {outcome.case: outcome for outcome in progress(done, total=len(jobs), label="preparing cases")}

@@ -11,6 +11,7 @@ from multiprocessing.connection import wait
 from typing import TypeVar
 
 from smile_runtime.errors import InputError
+from smile_runtime.threads import default_threads, set_threads
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -40,7 +41,8 @@ def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, *, adv
             raise InputError(f"memory: there is too little; {advice}") from None
         return
     # spawn: a fork of a process with torch's threads may deadlock.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    context, share = multiprocessing.get_context("spawn"), max(1, default_threads() // workers)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(share,))
     try:
         for future in as_completed([pool.submit(function, job) for job in jobs]):
             yield future.result()
@@ -50,8 +52,9 @@ def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, *, adv
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even when it was killed without a word."""
+def _start_worker(threads: int) -> None:
+    """Take a share of the threads; leave Ctrl-C to the parent, and end with it even when it was killed."""
+    set_threads(threads)  # numpy is not loaded before the first job arrives
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,6 +1,5 @@
 """Counting the voxels of label maps, with the check that their values mean something."""
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +12,7 @@ from smile_runtime.errors import InputError
 from smile_runtime.io.nifti import read_labels
 from smile_runtime.label_map import VOID
 from smile_runtime.progress import progress
+from smile_runtime.threads import usable_cpus
 from smile_runtime.volume.histograms import slice_histograms
 
 
@@ -59,7 +59,7 @@ def count_cases(dataset: RawDataset, cases: Iterable[RawCase]) -> dict[str, Case
     cases = list(cases)
     counts: dict[str, CaseCounts] = {}
     problems: dict[str, str] = {}
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # inflating releases the GIL
+    with ThreadPoolExecutor(min(4, usable_cpus())) as pool:  # inflating releases the GIL
         futures = {case.name: pool.submit(count_case, case, dataset) for case in cases}
         try:
             for name in progress(futures, total=len(futures), label="reading label maps"):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason
+from smile_runtime.threads import default_threads, usable_cpus
 
 # Every folder that a demo made carries this file: only such a folder is ever replaced.
 _MARK = ".smile-fast-demo"
@@ -58,20 +59,16 @@ class Commands:
         self._run(name, [sys.executable, "-c", code, *map(str, arguments)], 0, False)
 
     def in_parallel(self, jobs: Mapping[str, Sequence[object]]) -> None:
-        """Run several `smile-fast` commands at once, each on its share of the cores: small networks scale badly."""
-        cores = len(os.sched_getaffinity(0))
-        lanes = max(1, min(len(jobs), cores))
+        """Run several `smile-fast` commands at once, each on its share of the threads: small networks scale badly."""
+        lanes = min(len(jobs), usable_cpus())
+        share = max(1, default_threads() // lanes)
         with ThreadPoolExecutor(lanes) as pool:
-            tasks = [
-                pool.submit(self.smile_fast, name, *arguments, threads=max(1, cores // lanes))
-                for name, arguments in jobs.items()
-            ]
+            tasks = [pool.submit(self.smile_fast, name, *arguments, threads=share) for name, arguments in jobs.items()]
             for task in tasks:
                 task.result()
 
     def _run(self, name: str, command: list[str], threads: int, show: bool) -> None:
-        # Threads that spin while they wait make a training several times slower on a machine that others use too.
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
         if threads:
             environment["OMP_NUM_THREADS"] = str(threads)
         started = time.monotonic()

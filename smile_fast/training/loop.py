@@ -31,7 +31,7 @@ from smile_fast.training.optimization import (
 from smile_fast.training.relabel import relabel
 from smile_fast.training.rounds import Round, existing_rounds
 from smile_fast.training.run import Run, load_model_state
-from smile_fast.training.schedule import Pace, Position, learning_rate, step_seed
+from smile_fast.training.schedule import Course, Position, learning_rate, step_seed
 from smile_fast.training.validation import validate
 from smile_fast.training.view import TrainingView
 from smile_fast.training.weights import load_weights, weights_file
@@ -130,10 +130,11 @@ class Trainer:
         """All steps of one round, and the checkpoint at its end, which is the start of the next one."""
         config, position = self.config, self.position
         source = BatchSource.of(config, view, position.round)
-        pace = Pace(config, position.round, source.steps_per_epoch)
+        course = Course(config, source.steps_per_epoch)
+        pace = course.paces[position.round]
         loss_of = _loss(config, view, self.device)
         self.model.train()
-        self.metrics.start_round(position.round)
+        self.metrics.start_round(position, course)
         saved_at = time.monotonic()
         started = saved_at - position.seconds
         with closing(source.iterate(position.step)) as batches:
@@ -144,7 +145,8 @@ class Trainer:
                 position.total_steps += 1
                 position.seconds = time.monotonic() - started
                 if position.step % _LOG_STEPS == 0:
-                    self.metrics.write_step(position, pace.progress(position))
+                    self.metrics.write_step(position)
+                self.metrics.show(position)
                 if pace.validates(position):
                     self.metrics.write_validation(position, validate(self.final_model, self.validation_view))
                 if self.stop.is_set() or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:

@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +13,14 @@ from torch import Tensor
 
 from smile_fast.training.objectives import StepLoss
 from smile_fast.training.run import Run
-from smile_fast.training.schedule import Position
+from smile_fast.training.schedule import Course, Position, default_epochs
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, reason
-from smile_runtime.progress import clock
+from smile_runtime.progress import Progress, clock
 
-_PLAIN_SECONDS = 10.0
+# Share of the default's epochs under which a budget is said to be short.
+_SHORT = 0.5
+_TICK = 1e-6  # seconds: less than any step takes, and never 0
 
 
 class MetricsLog:
@@ -31,10 +32,10 @@ class MetricsLog:
     """
 
     def __init__(self, run: Run, keep_until: int) -> None:
-        self._organs, self._last_round, self._method = run.organs, run.config.last_round, run.config.method
+        self._run, self._config, self._organs = run, run.config, run.organs
         self._collected: list[tuple[StepLoss, float]] = []  # with the learning rate
-        self._printed_at = -math.inf  # the first line comes at once, however young the clock is
-        self._label = ""
+        self._bar: Progress | None = None
+        self._written = (0, 0.0)  # steps and seconds of the round when a line was last written
         kept = [line for line in read_metrics(run) if line["iteration"] <= keep_until]
         self._board = _tensorboard(run) if run.config.tensorboard else None
         self._path = run.metrics_path
@@ -43,13 +44,22 @@ class MetricsLog:
         with _writing(self._path):
             self._file = self._path.open("a", encoding="utf-8")
 
-    def start_round(self, number: int) -> None:
-        """Name the round for the terminal."""
-        self._label = self._method if number == 0 else f"{self._method}, round {number} of {self._last_round}"
+    def start_round(self, position: Position, course: Course) -> None:
+        """Begin, or go on with, a round: its progress is shown as a part of the whole training's."""
+        self._course, self._written = course, (position.step, position.seconds)
+        method, number, last = self._config.method, position.round, self._config.last_round
+        self._label = method if number == 0 else f"{method}, round {number}/{last}"
+        unit = " s" if self._config.budget else ""
+        self._bar = Progress(course.length, self._label, start=course.done(position), unit=unit)
 
     def add(self, loss: StepLoss, lr: float) -> None:
         """Take the loss of one step; nothing is read from the device yet."""
         self._collected.append((StepLoss(loss.loss.detach(), loss.sums, loss.counts), lr))
+
+    def show(self, position: Position) -> None:
+        """Show how far the training is; nothing is read from the device."""
+        if self._bar is not None:
+            self._bar.advance(self._course.done(position))
 
     def pending(self) -> dict[str, Tensor]:
         """What was collected and not yet written, for the checkpoint: an interrupted training must not lose it."""
@@ -65,7 +75,7 @@ class MetricsLog:
             steps = zip(*(pending[name].to(device) for name in StepLoss._fields), strict=True)
             self._collected = list(zip((StepLoss(*step) for step in steps), pending["lr"].tolist(), strict=True))
 
-    def write_step(self, position: Position, progress: float) -> None:
+    def write_step(self, position: Position) -> None:
         """Write the mean of the collected losses as one line."""
         steps, rates = zip(*self._collected, strict=True)
         loss = torch.stack([step.loss for step in steps]).mean().item()
@@ -77,6 +87,9 @@ class MetricsLog:
                 f"{self._path.parent}: the loss became {loss} at step {position.total_steps}; train again in a new "
                 "folder with a lower learning rate (--lr) or a limit of the gradient (--clip-norm)"
             )
+        steps_before, seconds_before = self._written
+        rate = (position.step - steps_before) / max(position.seconds - seconds_before, _TICK)
+        self._written = (position.step, position.seconds)
         per_organ = {o: s / n for o, s, n in zip(self._organs, sums, counts, strict=True) if n}
         line = {
             "iteration": position.total_steps,
@@ -85,21 +98,26 @@ class MetricsLog:
             "lr": rates[-1],
             "loss_per_organ": per_organ,
             "seconds": round(position.seconds, 2),
+            "steps_per_second": round(rate, 3),
         }
         self._write(line)
-        self._show(position, loss, progress)
+        if self._bar is not None:
+            self._bar.note = f"{rate:.3g} steps/s, loss {loss:.4f}"
 
     def write_validation(self, position: Position, dice: dict[str, float]) -> None:
         """Write the Dice of the validation cases as one line."""
         self._write({"iteration": position.total_steps, "round": position.round, "validation": dice})
 
     def end_round(self, position: Position) -> None:
-        """Write what is left of the round and close its progress line."""
+        """Write what is left of the round, close its bar, and say how much was done; after the last round, in all."""
         if self._collected:
-            self.write_step(position, 1.0)
+            self.write_step(position)
         self.flush()
-        end = "\n" if sys.stderr.isatty() else ""
-        print(f"{end}{self._label}: {position.step} steps in {position.seconds:.0f} s", file=sys.stderr)
+        self._close_bar()
+        if self._config.last_round:
+            print(self._amount(self._label, position.step, position.seconds), file=sys.stderr)
+        if position.round == self._config.last_round:
+            self._end(position.total_steps)
 
     def flush(self) -> None:
         """Bring everything that was written to the disk."""
@@ -107,7 +125,8 @@ class MetricsLog:
             self._file.flush()
 
     def close(self) -> None:
-        """Flush and close the files."""
+        """Flush and close the files, end the terminal's line."""
+        self._close_bar()
         with _writing(self._path):
             self._file.close()
         if self._board is not None:
@@ -124,15 +143,31 @@ class MetricsLog:
                 for organ, value in line.get(name, {}).items():
                     self._board.add_scalar(f"{name}/{organ}", value, line["iteration"])
 
-    def _show(self, position: Position, loss: float, progress: float) -> None:
-        now = time.monotonic()
-        tty = sys.stderr.isatty()
-        if now - self._printed_at < (0.2 if tty else _PLAIN_SECONDS):
-            return
-        self._printed_at = now
-        left = position.seconds * (1 - progress) / progress if progress else 0.0
-        text = f"{self._label}: {progress:4.0%}  step {position.step}  loss {loss:.4f}  {clock(left)} left"
-        print(f"\r{text}\x1b[K" if tty else text, end="" if tty else "\n", file=sys.stderr, flush=True)
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _amount(self, label: str, steps: int, seconds: float) -> str:
+        epochs = f"{steps / self._course.steps_per_epoch:.3g} epochs"
+        return f"{label}: {steps} steps, {epochs} in {clock(seconds)} ({steps / max(seconds, _TICK):.3g} steps/s)"
+
+    def _end(self, steps: int) -> None:
+        """Say what the whole training has done, in all processes that it took, and if its budget was too short."""
+        config = self._config
+        times = {line["round"]: line["seconds"] for line in read_metrics(self._run) if "seconds" in line}
+        seconds = sum(times.values())
+        label = f"{config.method}, all rounds" if config.last_round else config.method
+        print(self._amount(label, steps, seconds), file=sys.stderr)
+        epochs, wanted = steps / self._course.steps_per_epoch, default_epochs(config)
+        if config.budget and epochs < _SHORT * wanted:
+            rate = steps / max(seconds, _TICK)
+            minutes = math.ceil(wanted * self._course.steps_per_epoch / rate / 60)
+            print(
+                f"warning: --budget {config.budget:g}s: it gave {epochs:.3g} epochs of the {wanted:g} that are the "
+                f"default, at {rate:.3g} steps/s; give about {minutes}m, or train a smaller network (--width)",
+                file=sys.stderr,
+            )
 
 
 def read_metrics(run: Run) -> list[dict[str, Any]]:

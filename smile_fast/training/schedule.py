@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from smile_fast.settings import default_of
 from smile_fast.training.config import TrainConfig
 
 POLY_POWER = 0.9  # Chen et al., "DeepLab", TPAMI 2018, section 4.1
@@ -32,6 +33,15 @@ class Pace:
         self.steps = max(1, round(config.epochs * share * steps_per_epoch))
         self._every = max(1, round(config.validate_every * steps_per_epoch)) if config.validate_every else 0
 
+    @property
+    def length(self) -> float:
+        """Seconds of the round if there is a budget, else its steps."""
+        return self.seconds or self.steps
+
+    def done(self, position: Position) -> float:
+        """How much of the round's length is done; a step that uses up the budget counts in part."""
+        return min(self.length, position.seconds if self.seconds else position.step)
+
     def progress(self, position: Position) -> float:
         """Part of the round that is done, 0 to 1."""
         done = position.seconds / self.seconds if self.seconds else position.step / self.steps
@@ -40,6 +50,33 @@ class Pace:
     def validates(self, position: Position) -> bool:
         """Whether the validation cases are looked at after this step."""
         return self._every > 0 and position.step % self._every == 0
+
+
+class Course:
+    """The whole training, with all rounds.
+
+    Attributes:
+        paces: of the rounds. steps_per_epoch: as the rounds have it.
+    """
+
+    def __init__(self, config: TrainConfig, steps_per_epoch: int) -> None:
+        self.steps_per_epoch = steps_per_epoch
+        self.paces = [Pace(config, number, steps_per_epoch) for number in range(config.last_round + 1)]
+
+    @property
+    def length(self) -> float:
+        """Seconds of all rounds if there is a budget, else their steps."""
+        return sum(pace.length for pace in self.paces)
+
+    def done(self, position: Position) -> float:
+        """How much of the length is done."""
+        earlier = sum(pace.length for pace in self.paces[: position.round])
+        return earlier + self.paces[position.round].done(position)
+
+
+def default_epochs(config: TrainConfig) -> float:
+    """Epochs of all rounds together that a training without a budget has unless it is told otherwise."""
+    return float(default_of(TrainConfig, "epochs")) * (1.0 + config.last_round * config.round_share)
 
 
 def step_seed(seed: int, round_number: int, step: int) -> int:

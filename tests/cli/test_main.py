@@ -1,6 +1,7 @@
 """What all commands share: help, version, exit statuses, one sentence for a mistake."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -44,6 +45,40 @@ print(json.dumps([statuses, [name for name in {HEAVY!r} if name in sys.modules]]
     statuses, heavy = json.loads(done.stdout.splitlines()[-1])
     assert statuses == [2] + [0] * (len(COMMANDS) + 2)
     assert heavy == []
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, [None, "PASSIVE", "0"]),
+        ({"OMP_NUM_THREADS": "3"}, ["3", "PASSIVE", "0"]),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, [None, "ACTIVE", None]),
+    ],
+)
+def test_a_command_sets_its_threads_before_torch_is_loaded(given, found):
+    """What OpenMP finds when it is loaded, on one CPU of those that there are."""
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+    code = f"""
+import json, os, sys
+class Watching:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "numpy"):
+            found.setdefault(name, [os.environ.get(key) for key in {names!r}])
+found = {{}}
+sys.meta_path.insert(0, Watching())
+os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
+from smile_fast.cli.main import main
+status = main(["doctor"])
+import torch
+print(json.dumps([status, found, torch.get_num_threads()]))
+"""
+    environment = {name: text for name, text in os.environ.items() if name not in (*names, "GOMP_SPINCOUNT")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment | given, capture_output=True, text=True, check=True)
+    status, seen, threads = json.loads(done.stdout.splitlines()[-1])
+    wanted = [found[0] or "1", *found[1:]]
+    assert (status, seen) == (0, {"torch": wanted, "numpy": wanted})
+    assert 1 <= threads <= int(wanted[0])  # MKL takes no more than there are cores
 
 
 def test_version_as_a_module():

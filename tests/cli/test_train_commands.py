@@ -76,6 +76,10 @@ def test_each_method_trains(store, tmp_path, capsys, method):
     out, err = capsys.readouterr()
     assert out == f"trained: {run_folder / 'model.safetensors'}\n"
     run = Run.open(run_folder)
+    rounds = ", all rounds" if method == "smiler" else ""
+    steps = 4 if method == "smiler" else 3
+    assert re.search(rf"^{method}{rounds}: {steps} steps, \S+ epochs in \d\d:\d\d \(\S+ steps/s\)$", err, re.MULTILINE)
+    assert re.search(rf"^{method}: 3/{steps}[ ,]", err, re.MULTILINE)
     said = re.findall(r"^round 1 \(gamma \S+\), pseudo-label voxels kept: (.*)$", err, re.MULTILINE)
     totals = open_round(run.rounds_path, 1).totals() if method == "smiler" else {}
     assert said == [", ".join(f"{n['kept']:,} of {organ}" for organ, n in totals.items())] * (method == "smiler")

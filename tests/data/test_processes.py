@@ -28,6 +28,17 @@ def test_every_job_is_done_once(workers):
     assert list(run_jobs(double, [], workers, advice="")) == []
 
 
+def threads(job):
+    return os.environ["OMP_NUM_THREADS"]
+
+
+@pytest.mark.parametrize(("given", "share"), [("1", "1"), ("2", "1"), ("5", "2")])
+def test_workers_share_the_threads_of_the_command(monkeypatch, given, share):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert list(run_jobs(threads, [1, 2, 3], 2, advice="")) == [share] * 3
+    assert list(run_jobs(threads, [1], 2, advice="")) == [given]  # in this process
+
+
 def test_a_killed_worker_is_one_sentence():
     with pytest.raises(InputError, match="memory: a worker process was killed or had too little; buy some"):
         list(run_jobs(die, [1, 2], 2, advice="buy some"))

@@ -57,7 +57,7 @@ def test_metrics_tell_the_story(smiler):
     lines = read_metrics(smiler)
     assert [(line["iteration"], line["round"]) for line in lines] == [(9, 0), (13, 1), (17, 2)]
     for line in lines:
-        assert list(line) == ["iteration", "round", "loss", "lr", "loss_per_organ", "seconds"]
+        assert list(line) == ["iteration", "round", "loss", "lr", "loss_per_organ", "seconds", "steps_per_second"]
         assert set(line["loss_per_organ"]) == set(ORGANS)
         assert 0 < line["loss"] < 2
         last = {0: 8 / 9, 1: 3 / 4, 2: 3 / 4}[line["round"]]

@@ -1,16 +1,17 @@
 import json
 import sys
-from itertools import count
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from smile_fast.training import metrics as module
 from smile_fast.training.metrics import MetricsLog, read_metrics
 from smile_fast.training.objectives import StepLoss
-from smile_fast.training.schedule import Position
+from smile_fast.training.schedule import Course, Position
+from smile_runtime import progress
 from smile_runtime.errors import InputError
 from tests.runs import make_run
 
@@ -31,7 +32,6 @@ def at(total, number=0):
 @pytest.fixture
 def log(run):
     log = MetricsLog(run, keep_until=0)
-    log.start_round(0)
     yield log
     log.close()
 
@@ -39,9 +39,9 @@ def log(run):
 def test_a_line_is_the_mean_since_the_last_one(log, run):
     log.add(step_loss(1.0, (2.0, 3.0), (4, 6)), lr=0.5)
     log.add(step_loss(2.0, (4.0, 3.0), (8, 0)), lr=0.25)
-    log.write_step(at(2), 0.5)
+    log.write_step(at(2))
     log.add(step_loss(7.0), lr=0.125)
-    log.write_step(at(3), 0.75)
+    log.write_step(at(3))
     log.flush()
     first, second = read_metrics(run)
     assert first == {
@@ -51,20 +51,22 @@ def test_a_line_is_the_mean_since_the_last_one(log, run):
         "lr": 0.25,
         "loss_per_organ": {"liver": 0.5, "pancreas": 1.0},
         "seconds": 0.2,
+        "steps_per_second": 10.0,
     }
     assert (second["loss"], second["lr"]) == (7.0, 0.125)
     assert second["loss_per_organ"] == {"liver": 0.5}  # no pair of the pancreas was known
 
 
 def test_a_round_ends_with_what_is_left(log, run, capsys):
+    log.start_round(Position(), Course(run.config, 8))
     log.add(step_loss(1.0), lr=0.5)
     log.end_round(at(1))
-    log.start_round(1)
-    log.end_round(at(1, number=1))  # nothing new: no line
+    log.start_round(Position(1, 0, 1, 0.0), Course(run.config, 8))
+    log.end_round(Position(1, 3, 4, 0.5))  # nothing new: no line
     assert [line["iteration"] for line in read_metrics(run)] == [1]
-    err = capsys.readouterr().err
-    assert "smiler: 1 steps in 0 s" in err
-    assert "smiler, round 1 of 1: 1 steps" in err
+    err = capsys.readouterr().err.splitlines()
+    assert "smiler: 1 steps, 0.125 epochs in 00:00 (10 steps/s)" in err
+    assert "smiler, round 1/1: 3 steps, 0.375 epochs in 00:00 (6 steps/s)" in err
 
 
 def test_validation_has_lines_of_its_own(log, run):
@@ -78,7 +80,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(log, run, value):
     log.add(step_loss(1.0), lr=0.5)
     log.add(step_loss(value), lr=0.5)
     with pytest.raises(InputError, match=rf"run: the loss became {value} at step 2; .*lower learning rate \(--lr\)"):
-        log.write_step(at(2), 0.5)
+        log.write_step(at(2))
 
 
 def test_what_is_pending_survives_in_a_checkpoint(log, run, store, tmp_path):
@@ -90,7 +92,7 @@ def test_what_is_pending_survives_in_a_checkpoint(log, run, store, tmp_path):
     other.restore(log.pending(), torch.device("cpu"))
     for each in (log, other):
         each.add(step_loss(0.9), lr=0.7)
-        each.write_step(at(4), 1.0)
+        each.write_step(at(4))
         each.flush()
     other.close()
     assert read_metrics(other_run) == read_metrics(run)
@@ -151,33 +153,124 @@ def test_a_folder_in_its_place_is_one_sentence(run):
         MetricsLog(run, keep_until=0)
 
 
-def test_the_terminal_shows_progress(log, capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=count().__next__))  # a second between two lines
-    for total, fraction in ((10, 0.25), (20, 0.5)):
-        log.add(step_loss(0.5), lr=0.1)
-        log.write_step(Position(0, total, total, 60.0), fraction)
-    err = capsys.readouterr().err
-    assert "\rsmiler:  25%  step 10  loss 0.5000  03:00 left" in err
-    assert "\rsmiler:  50%  step 20  loss 0.5000  01:00 left" in err
-
-
-def test_elsewhere_it_prints_a_line_every_ten_seconds(log, capsys, monkeypatch):
+@pytest.fixture
+def now(monkeypatch):
+    """A clock that only moves when a test says so."""
     now = [0.0]
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    for total in range(10, 100, 10):
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def work(log, now, course, round_number=0, steps=20, before=0, seconds=3.0):
+    """Do some steps of a round as the training loop does, `seconds` each, and end it."""
+    log.start_round(Position(round_number, 0, before, 0.0), course)
+    for step in range(1, steps + 1):
+        now[0] += seconds
+        position = Position(round_number, step, before + step, step * seconds)
         log.add(step_loss(0.5), lr=0.1)
-        log.write_step(at(total), total / 100)
-        now[0] += 4.0
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split()[3] for line in lines] == ["10", "40", "70"]
-    assert not any("\r" in line for line in lines)
+        if step % 10 == 0:
+            log.write_step(position)
+        log.show(position)
+    log.end_round(position)
 
 
-def test_hours_are_hours(log, capsys):
+def test_a_terminal_gets_a_bar_of_the_whole_training(log, run, capsys, monkeypatch, now):
+    """20 steps on human labels, 10 in the round: after 3 s a step, 90 s in all."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    course = Course(replace(run.config, epochs=2.5), 8)
+    work(log, now, course)
+    work(log, now, course, 1, steps=10, before=20)
+    states = capsys.readouterr().err.split("\r\x1b[K")
+    assert "smiler [........................] 0/30 --:-- left" in states
+    assert "smiler [########................] 10/30 01:00 left, 0.333 steps/s, loss 0.5000" in states
+    assert "smiler, round 1/1 [####################....] 25/30 00:15 left" in states
+    assert states[-1].startswith("smiler, round 1/1 [########################] 30/30 in 00:30, 0.333 steps/s, ")
+
+
+def test_elsewhere_it_prints_a_line_every_ten_seconds(log, run, capsys, now):
+    work(log, now, Course(replace(run.config, epochs=2.5), 8), steps=10)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left" in line]
+    assert lines == [
+        "smiler: 4/30, 00:12 passed, 01:18 left",
+        "smiler: 8/30, 00:24 passed, 01:06 left",
+        "smiler: 10/30, 00:30 passed, 01:00 left, 0.333 steps/s, loss 0.5000",
+    ]
+
+
+def test_a_resumed_training_expects_its_end_by_its_own_pace(log, run, capsys, now):
+    log.start_round(Position(0, 8, 8, 800.0), Course(replace(run.config, epochs=2.5), 8))
+    now[0] += 20
+    log.show(Position(0, 12, 12, 820.0))
+    assert capsys.readouterr().err == "smiler: 12/30, 00:20 passed, 01:30 left\n"
     log.add(step_loss(0.5), lr=0.1)
-    log.write_step(Position(0, 10, 10, 3661.0), 0.5)
-    assert "1:01:01 left" in capsys.readouterr().err
+    log.write_step(Position(0, 12, 12, 820.0))
+    log.close()
+    assert read_metrics(run)[-1]["steps_per_second"] == 0.2
+
+
+def test_an_end_by_an_error_ends_the_terminals_line(log, run, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    log.start_round(Position(), Course(run.config, 8))
+    log.close()
+    assert capsys.readouterr().err.endswith(" left\n")
+
+
+def budgeted(path, store, **settings):
+    run = make_run(path, store, trained=False, **settings)
+    return run, MetricsLog(run, keep_until=0)
+
+
+def test_with_a_budget_the_bar_shows_its_time(store, tmp_path, capsys, monkeypatch, now):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run, log = budgeted(tmp_path / "run", store, method="smiler", rounds=2, budget=90.0)
+    with closing(log):
+        work(log, now, Course(run.config, 8), steps=15)  # 45 s are the share of the human labels
+        work(log, now, Course(run.config, 8), 1, steps=8, before=15)  # a second more than 22.5 s
+    err = capsys.readouterr().err
+    assert "smiler [####....................] 15/90 s 01:15 left" in err
+    assert "smiler, round 1/2 [################........] 60/90 s 00:30 left" in err
+    assert "smiler, round 1/2 [##################......] 67/90 s 00:24 left" in err
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "warning"),
+    [
+        ({"budget": 60.0}, 20, "it gave 2.5 epochs of the 20 that are the default, at 0.333 steps/s; give about 8m, "),
+        ({"budget": 60.0}, 79, "it gave 9.88 epochs of the 20 that are the default, at 0.333 steps/s; give about 8m, "),
+        ({"budget": 60.0}, 80, None),
+        ({"epochs": 2.5}, 20, None),  # as asked for
+    ],
+)
+def test_a_budget_that_was_too_short_is_said(store, tmp_path, capsys, now, settings, steps, warning):
+    run, log = budgeted(tmp_path / "run", store, method="smile", **settings)
+    with closing(log):
+        work(log, now, Course(run.config, 8), steps=steps)
+    err = capsys.readouterr().err.splitlines()
+    done = f"smile: {steps} steps, {steps / 8:.3g} epochs in {progress.clock(3 * steps)} (0.333 steps/s)"
+    said = [line for line in err if line.startswith("warning")]
+    assert err[-1 - len(said)] == done
+    assert len(said) == (warning is not None)
+    if warning is not None:
+        assert said[0].startswith(f"warning: --budget 60s: {warning}")
+
+
+def test_the_rounds_count_in_what_was_done_and_in_what_is_the_default(store, tmp_path, capsys, now):
+    """A half more of 20 epochs for each of two rounds: 40 in all. Half of the steps were done before it was resumed."""
+    run, log = budgeted(tmp_path / "run", store, method="smiler", rounds=2, budget=90.0)
+    with closing(log):
+        work(log, now, Course(run.config, 8), steps=16)
+    log = MetricsLog(run, keep_until=16)
+    with closing(log):
+        work(log, now, Course(run.config, 8), 1, steps=8, before=16)
+        assert "warning" not in capsys.readouterr().err  # the training goes on
+        work(log, now, Course(run.config, 8), 2, steps=8, before=24, seconds=6.0)
+    err = capsys.readouterr().err
+    assert "\nsmiler, all rounds: 32 steps, 4 epochs in 02:00 (0.267 steps/s)\n" in err
+    assert (
+        "warning: --budget 90s: it gave 4 epochs of the 40 that are the default, at 0.267 steps/s; give about 20m"
+        in err
+    )
 
 
 def test_tensorboard_is_optional(store, tmp_path, monkeypatch):
@@ -210,7 +303,7 @@ def test_tensorboard_gets_the_same_numbers(store, tmp_path, monkeypatch):
     run = make_run(tmp_path / "board", store, trained=False, tensorboard=True)
     log = MetricsLog(run, keep_until=0)
     log.add(step_loss(1.5), lr=0.25)
-    log.write_step(at(7), 0.5)
+    log.write_step(at(7))
     log.write_validation(at(7), {"liver": 0.75})
     log.close()
     assert Board.last.scalars == [

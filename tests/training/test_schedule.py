@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from smile_fast.training.config import TrainConfig
-from smile_fast.training.schedule import Pace, Position, learning_rate, step_seed
+from smile_fast.training.schedule import Course, Pace, Position, default_epochs, learning_rate, step_seed
 from tests.tolerances import WARM_UP_MIDDLE
 
 
@@ -38,6 +38,28 @@ def test_a_budget_is_shared_among_the_rounds():
     assert [Pace(config, number, 9).seconds for number in (0, 1, 2)] == [pytest.approx(s) for s in (50.0, 20.0, 20.0)]
     assert Pace(TrainConfig(budget=90.0), 0, 9).seconds == 90
     assert Pace(config, 1, 9).progress(Position(round=1, step=1000, seconds=5.0)) == pytest.approx(0.25)
+
+
+def test_the_course_of_all_rounds_in_steps():
+    course = Course(TrainConfig(method="smiler", epochs=2.5, round_share=0.4), steps_per_epoch=9)
+    assert course.length == 22 + 9 + 9
+    assert course.done(Position(step=7, seconds=1000.0)) == 7
+    assert course.done(Position(round=1)) == 22
+    assert course.done(Position(round=2, step=4)) == 22 + 9 + 4
+    assert Course(TrainConfig(epochs=2.5), 9).length == 22
+
+
+def test_the_course_of_all_rounds_in_seconds():
+    course = Course(TrainConfig(method="smiler", budget=90.0, rounds=2, round_share=0.4), steps_per_epoch=9)
+    assert course.length == pytest.approx(90)
+    assert course.done(Position(step=1000, seconds=49.0)) == 49
+    assert course.done(Position(round=1, seconds=25.0)) == pytest.approx(70)  # of its 20 s no more than all are done
+    assert course.done(Position(round=2, step=1)) == pytest.approx(70)
+
+
+def test_the_epochs_that_a_training_has_by_default():
+    assert default_epochs(TrainConfig(method="smile", epochs=3, rounds=5)) == 20
+    assert default_epochs(TrainConfig(method="smiler", epochs=3, rounds=2, round_share=0.25)) == 30
 
 
 def test_validation_comes_every_so_many_steps():

@@ -57,7 +57,7 @@ class Model:
 
         Args:
             path: An ``.onnx`` file exported by smile-fast.
-            threads: CPU threads of one inference; all cores if None.
+            threads: CPU threads of one inference; `smile_runtime.threads.default_threads` if None.
             provider: ``cpu``, ``cuda`` or ``tensorrt``. One that is asked for and does not work is an error.
 
         Raises:

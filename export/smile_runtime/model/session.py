@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from smile_runtime.errors import InputError, first_line
+from smile_runtime.threads import default_threads
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -44,7 +45,7 @@ def open_session(
     Args:
         content: The model.
         path: Its file, for messages.
-        threads: CPU threads of one inference; all cores if None.
+        threads: CPU threads of one inference; `default_threads` if None.
         provider: One of `PROVIDERS`.
 
     Raises:
@@ -60,7 +61,9 @@ def open_session(
         raise InputError(f"provider {provider!r}: not in this installation of onnxruntime; {_remedy()}")
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised below; the log would only repeat it on stderr
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or default_threads()
+    for pool in ("intra_op", "inter_op"):  # threads that spin while they wait steal the time of others' work
+        options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     # Left to guess, onnxruntime takes a file with "ORTM" in it for its own format, past all that was checked.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     # A plan of the memory for each new size of a batch doubles what a session holds, and body boxes differ.

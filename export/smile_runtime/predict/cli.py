@@ -10,6 +10,7 @@ from smile_runtime import __version__
 from smile_runtime.arguments import Parser
 from smile_runtime.errors import InputError
 from smile_runtime.terminal import print_anything
+from smile_runtime.threads import share_machine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     print_anything()
     args = _parser().parse_args(argv)
+    share_machine()  # nothing that looks at it has been imported yet
     signal.signal(signal.SIGTERM, _terminate)
     try:
         _predict(args)
@@ -72,7 +74,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ORGANS",
         help="keep only the largest connected component of: all, or organ,organ (needs scipy)",
     )
-    work.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    work.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads (default: OMP_NUM_THREADS if it is set, else the CPUs that it may use)",
+    )
     work.add_argument("--batch", type=int, metavar="N", help="slices per inference (default: by their size)")
     work.add_argument(
         "--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu", help="where to compute (default: cpu)"

@@ -110,7 +110,7 @@ class Predictor:
     Attributes:
         model: The loaded model.
         body: By which rule the air is left out; None leaves nothing out.
-        threads: CPU threads that were asked for; None for all cores.
+        threads: CPU threads that were asked for; None for the default.
         provider: Where it computes.
     """
 
@@ -128,7 +128,7 @@ class Predictor:
 
         Args:
             model_path: An ``.onnx`` file exported by smile-fast.
-            threads: CPU threads; all cores if None.
+            threads: CPU threads; `smile_runtime.threads.default_threads` if None.
             provider: ``cpu``, ``cuda`` or ``tensorrt``.
             batch: Slices per inference; if None, as many as one slice of 512 x 512 has pixels (16 such slices on a
                 GPU) and as 4 GiB hold with this model's organs, at least 1. Halved while memory is short.

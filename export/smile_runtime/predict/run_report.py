@@ -16,6 +16,7 @@ import onnxruntime
 from smile_runtime import __version__
 from smile_runtime.io.files import printable, write_json
 from smile_runtime.predict.predictor import Prediction, Predictor
+from smile_runtime.threads import default_threads
 
 SCHEMA = 1
 WRITTEN, KEPT, FAILED = "written", "already complete", "failed"
@@ -86,7 +87,7 @@ class RunReport:
             "platform": platform.platform(),
             "model": {"path": printable(model.path), "sha256": model.sha256, "organs": list(model.card.organs)},
             "provider": {"asked": predictor.provider, "active": model.providers},
-            "threads": predictor.threads or _cores(),
+            "threads": predictor.threads or default_threads(),
             "settings": predictor.settings,
             "peak_memory_bytes": peak_memory(),
             "counts": {status: self.count(status) for status in (WRITTEN, KEPT, FAILED)},
@@ -100,11 +101,6 @@ class RunReport:
             InputError: ``path`` cannot be written.
         """
         write_json(path, self.to_json())
-
-
-def _cores() -> int:
-    """Those this process may use; macOS knows only how many there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory() -> int:

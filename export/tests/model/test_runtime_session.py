@@ -19,11 +19,13 @@ class Pretending(ort.InferenceSession):
 
     asked: list[str]
     options: dict[str, dict[str, str]]
+    session: ort.SessionOptions
     active: list[str] | None = None
 
     def __init__(self, content, options, providers):
         type(self).asked = [name for name, _ in providers]
         type(self).options = dict(providers)
+        type(self).session = options
         super().__init__(content, options, providers=["CPUExecutionProvider"])
 
     def get_providers(self):
@@ -81,6 +83,17 @@ def test_float32_is_float32_on_a_gpu(threshold_model, pretending, provider, monk
     monkeypatch.setattr("smile_runtime.model.exported.DEVICES", {})
     Model(threshold_model, provider=provider)
     assert pretending.options["CUDAExecutionProvider"]["use_tf32"] == "0"
+
+
+@pytest.mark.parametrize(("asked", "given", "threads"), [(None, "3", 3), (None, None, 5), (2, "3", 2)])
+def test_threads_are_those_of_a_shared_machine(threshold_model, pretending, monkeypatch, asked, given, threads):
+    """As many as are asked for, else as the user says, else as CPUs may be used; and none of them spins."""
+    monkeypatch.setattr("smile_runtime.threads.usable_cpus", lambda: 5)
+    monkeypatch.setenv("OMP_NUM_THREADS", given or "")
+    Model(threshold_model, threads=asked)
+    assert pretending.session.intra_op_num_threads == threads
+    for pool in ("intra_op", "inter_op"):
+        assert pretending.session.get_session_config_entry(f"session.{pool}.allow_spinning") == "0"
 
 
 def test_an_unknown_provider(threshold_model):
