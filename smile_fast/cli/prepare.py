@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HELP = "check every case and convert it to the fast store"
-_SHOWN = 8  # names of cases a line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from smile_fast.data.dataset import RawDataset
     from smile_fast.data.prepare import prepare
+    from smile_fast.text_table import listed
 
     dataset = RawDataset.open(args.dataset)
     done = prepare(
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     )
     print_empty(done.empty)
     for warning, cases in done.doubted.items():
-        print(f"warning: {_listed(cases)}: {warning}", file=sys.stderr)
+        print(f"warning: {listed(cases)}: {warning}", file=sys.stderr)
     train = sum(info.split == "train" for info in done.store.cases.values())
     print(
         f"{args.store}: {train} training and {len(done.store.cases) - train} held-out cases "
@@ -53,13 +53,10 @@ def run(args: argparse.Namespace) -> None:
 
 def print_empty(empty: Mapping[str, Sequence[str]]) -> None:
     """Print a note for each organ that is declared annotated in cases (organ -> cases) without a voxel of it."""
+    from smile_fast.text_table import listed
+
     for organ, cases in empty.items():
         print(
             f"note: {organ} is declared annotated but has no voxel in {len(cases)} cases "
-            f"({_listed(cases)}); right if it lies outside the scan, else declare it missing or absent"
+            f"({listed(cases)}); right if it lies outside the scan, else declare it missing or absent"
         )
-
-
-def _listed(cases: Sequence[str]) -> str:
-    more = f", ... ({len(cases) - _SHOWN} more)" if len(cases) > _SHOWN else ""
-    return ", ".join(cases[:_SHOWN]) + more

@@ -155,7 +155,10 @@ def test_audit_of_a_dataset_and_of_its_store_agree(cohort, tmp_path, capsys):
     dataset_json, store_json, store = tmp_path / "dataset.json", tmp_path / "store.json", tmp_path / "store"
     assert main(["audit", str(cohort), "--json", str(dataset_json)]) == 0
     out = capsys.readouterr().out
-    assert "liver: 67% of the annotations are missing (2 of 3 cases); a background-for-missing training sees 2.0" in out
+    assert (
+        "liver: 67% of the annotations are missing (2 of 3 cases, 67% of the slices, 67% of the voxels); "
+        "a background-for-missing training sees 2.0"
+    ) in out
     assert main(["prepare", str(cohort), str(store), "--workers", "1"]) == 0
     assert main(["audit", str(store), "--json", str(store_json)]) == 0
     assert dataset_json.read_text() == store_json.read_text()

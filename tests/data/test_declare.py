@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from smile_fast.data.dataset import RawDataset
@@ -6,7 +7,7 @@ from smile_fast.data.voxel_counts import count_cases
 from smile_fast.supervision.audit import CaseCounts
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
-from tests.cohorts import SHAPE, describe, edit_label, make_cohort
+from tests.cohorts import SHAPE, describe, edit_label, label_map, make_cohort, write_nifti
 
 VOXELS = SHAPE[0] * SHAPE[1] * SHAPE[2]
 ANNOTATED, MISSING, ABSENT = State.ANNOTATED, State.MISSING, State.ABSENT
@@ -48,14 +49,31 @@ def test_counts_voxels_and_void(dataset):
 
     edit_label(dataset.path, "case_00", void)
     counts = count_cases(dataset, dataset.cases)
-    assert counts["case_00"] == CaseCounts(voxels=VOXELS, void=5, organs=(8 * 10 * 6, 4 * 3 * 3, 5 * 6 * 3))
-    assert counts["case_02"] == CaseCounts(voxels=VOXELS, void=0, organs=(8 * 10 * 6, 0, 0))
+    assert counts["case_00"] == CaseCounts(
+        voxels=VOXELS, void=5, organs=(8 * 10 * 6, 4 * 3 * 3, 5 * 6 * 3), slices=8, drawn=(6, 3, 3), gaps=(0, 0, 0)
+    )
+    assert counts["case_02"] == CaseCounts(
+        voxels=VOXELS, void=0, organs=(8 * 10 * 6, 0, 0), slices=8, drawn=(6, 0, 0), gaps=(0, 0, 0)
+    )
+
+
+def test_slices_are_axial_in_whatever_order_the_file_has_its_axes(tmp_path):
+    """Every other axial slice is drawn; the file's last axis runs from left to right."""
+    dataset = RawDataset.open(make_cohort(tmp_path / "cohort", train=1))
+    labels = label_map()
+    labels[:, :, 1::2] = 0
+    axes = np.array([[0, 0, 1.5, 0], [0, 1.5, 0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]])
+    write_nifti(dataset.cases[0].label, labels.transpose(2, 1, 0), axes)
+    counts = count_cases(dataset, dataset.cases)["case_00"]
+    assert (counts.slices, counts.drawn, counts.gaps) == (8, (3, 2, 1), (2, 1, 0))
 
 
 def test_the_ignore_label_is_void(dataset):
     describe(dataset.path, {"background": 0, "liver": 1, "pancreas": 2, "ignore": 3}, 2)
     counts = count_cases(other := RawDataset.open(dataset.path), other.cases)
-    assert counts["case_00"] == CaseCounts(voxels=VOXELS, void=5 * 6 * 3, organs=(8 * 10 * 6, 4 * 3 * 3))
+    assert counts["case_00"] == CaseCounts(
+        voxels=VOXELS, void=5 * 6 * 3, organs=(8 * 10 * 6, 4 * 3 * 3), slices=8, drawn=(6, 3), gaps=(0, 0)
+    )
 
 
 def test_broken_label_maps_are_named_together(dataset):
