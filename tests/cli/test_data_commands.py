@@ -92,6 +92,55 @@ def test_declare_takes_an_explicit_assumption(undeclared, capsys, flag, state):
     assert main(["declare", str(undeclared), flag, "--force"]) == 0
 
 
+def test_declare_sets_states_by_patterns(undeclared, capsys):
+    rules = ["--set", "case_0[01]:liver=missing", "--set=case_01:liver=annotated", "--set=*_02:*=missing"]
+    assert main(["declare", str(undeclared), *rules, "--assume-absent"]) == 0
+    path = undeclared / "annotations.csv"
+    assert states(path) == {
+        "case_00": {"liver": State.MISSING, "pancreas": State.ANNOTATED, "spleen": State.ANNOTATED},
+        "case_01": {"liver": State.ANNOTATED, "pancreas": State.ABSENT, "spleen": State.ANNOTATED},
+        "case_02": dict.fromkeys(ORGANS, State.MISSING),
+    }
+    out = capsys.readouterr().out
+    assert "set case_0[01]:liver=missing: 2 (case, organ) pairs" in out
+    assert out.splitlines()[-1] == f"wrote {path}: 4 missing, 4 annotated, 1 absent"
+
+
+def test_declare_drafts_what_no_rule_has_set(undeclared, capsys):
+    assert main(["declare", str(undeclared), "--set", "case_02:*=missing"]) == 2
+    draft = undeclared / "annotations.draft.csv"
+    assert [line for line in draft.read_text().splitlines() if line.endswith("?")] == ["case_01,pancreas,?"]
+    assert capsys.readouterr().out.splitlines()[-1] == f"wrote {draft}: a draft"
+
+
+def test_declare_refuses_a_rule_that_matches_nothing(undeclared, capsys):
+    before = tree(undeclared)
+    assert main(["declare", str(undeclared), "--assume-missing", "--set", "site_b_*:liver=missing"]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: --set: 'site_b_*:liver=missing' matches no case; write")
+    assert (out, tree(undeclared)) == ("", before)  # before a label map is read
+
+
+def test_declare_and_audit_say_what_seems_to_be_drawn_in_part(cohort, capsys):
+    """Every other slice of the liver in one case: 3 of its 6 slices, 2 gaps between them."""
+
+    def every_other_slice(labels):
+        labels[:, :, 2::2] *= labels[:, :, 2::2] != 1
+
+    edit_label(cohort, "case_01", every_other_slice)
+    assert main(["audit", str(cohort)]) == 0
+    (sentence,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("liver: ")]
+    assert "no method sees a wrong label" not in sentence
+    assert "In 1 of the 3 cases in which it should be drawn" in sentence
+    assert "2 of the 5 slices between its first and its last do not show it (case_01)" in sentence
+    assert main(["declare", str(cohort), "--force"]) == 0
+    said = "note: liver is not in every slice between its first and its last in 1 cases (case_01)"
+    assert said in capsys.readouterr().out
+    assert main(["declare", str(cohort), "--force", "--set", "case_01:liver=missing"]) == 0
+    assert main(["audit", str(cohort)]) == 0
+    assert "Drawn in part in 1 of the 1 cases in which it is declared missing." in capsys.readouterr().out
+
+
 def test_declare_needs_no_assumption_where_everything_is_drawn(cohort, tmp_path):
     (cohort / "annotations.csv").unlink()
     output = tmp_path / "elsewhere.csv"
