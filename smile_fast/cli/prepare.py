@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from smile_fast.data.dataset import RawDataset
     from smile_fast.data.prepare import prepare
+    from smile_fast.data.same_scans import leak_warning, repeat_warning
     from smile_fast.text_table import listed
 
     dataset = RawDataset.open(args.dataset)
@@ -41,11 +42,22 @@ def run(args: argparse.Namespace) -> None:
         skip_broken=args.skip_broken,
     )
     print_empty(done.empty)
-    for warning, cases in done.doubted.items():
-        print(f"warning: {listed(cases)}: {warning}", file=sys.stderr)
-    train = sum(info.split == "train" for info in done.store.cases.values())
+    for doubt, cases in done.doubted.items():
+        print(f"warning: {listed(cases)}: {doubt}", file=sys.stderr)
+    if done.unseen:
+        print(
+            f"warning: {args.store}: no training case shows a voxel of {listed(done.unseen)} that training may see, so "
+            "it cannot be learned; annotate it in some of them",
+            file=sys.stderr,
+        )
+    train, test = (
+        [name for name, info in done.store.cases.items() if info.split == split] for split in ("train", "test")
+    )
+    repeats = (repeat_warning(done.store, cases) for cases in (train, test))
+    for warning in filter(None, (leak_warning(done.store, train, test), *repeats)):
+        print(f"warning: {warning}", file=sys.stderr)
     print(
-        f"{args.store}: {train} training and {len(done.store.cases) - train} held-out cases "
+        f"{args.store}: {len(train)} training and {len(test)} held-out cases "
         f"({done.converted} converted, {done.kept} unchanged, {len(done.quarantined)} quarantined), "
         f"{len(dataset.organs)} organs"
     )

@@ -43,6 +43,7 @@ class Prepared:
         quarantined: case -> one sentence.
         empty: organ -> cases in which it is declared annotated but has no voxel.
         doubted: warning -> cases whose values are hardly Hounsfield units.
+        unseen: organs of which no training case shows a voxel that training may see.
     """
 
     store: Store
@@ -51,6 +52,7 @@ class Prepared:
     quarantined: dict[str, str]
     empty: dict[str, list[str]]
     doubted: dict[str, list[str]]
+    unseen: list[str]
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,8 @@ def prepare(
 
     Raises:
         InputError: unusable annotations, an unwritable or foreign `out`, or one that another process writes now, a full
-            disk; or cases were quarantined and
-            `skip_broken` is false, or no training case is left. Whatever was converted stays for the next call.
+            disk; or cases were quarantined and `skip_broken` is false, or no training case is left, or none of them
+            shows an organ. Whatever was converted stays for the next call.
     """
     out = Path(out)
     if workers is not None and workers < 1:
@@ -159,6 +161,14 @@ def _prepare(
         )
     if not any(info.split == "train" for info in infos):
         raise InputError(f"{out}: every training case is broken, see {out / QUARANTINE}; nothing can be trained")
+    unseen = [
+        organ for organ in dataset.organs if not any(organ in info.runs for info in infos if info.split == "train")
+    ]
+    if len(unseen) == len(dataset.organs):
+        raise InputError(
+            f"{out}: nothing is annotated, no training case shows a voxel of an organ that training may see; correct "
+            f"{FILE_NAME} or the label maps, and run again"
+        )
     write_index(out, dataset.organs, infos)
     kept = sum(outcome.kept for outcome in ordered)
     empty: dict[str, list[str]] = {}
@@ -168,7 +178,7 @@ def _prepare(
             empty.setdefault(organ, []).append(outcome.case)
         if outcome.warning is not None:
             doubted.setdefault(outcome.warning, []).append(outcome.case)
-    return Prepared(Store.open(out), len(infos) - kept, kept, quarantined, empty, doubted)
+    return Prepared(Store.open(out), len(infos) - kept, kept, quarantined, empty, doubted, unseen)
 
 
 def _make_folder(out: Path) -> None:

@@ -250,7 +250,7 @@ def test_prepare_doubts_images_without_air(tmp_path, capsys):
     path = make_cohort(tmp_path / "cohort", train=12)
     annotate(path)
     for number in range(10, 12):
-        write_nifti(path / "imagesTr" / f"case_{number}_0000.nii.gz", other_image())
+        write_nifti(path / "imagesTr" / f"case_{number}_0000.nii.gz", other_image() + number)
     names = ", ".join(f"case_{number:02}" for number in range(8))
     for kept in (0, 12):
         assert main(["prepare", str(path), str(tmp_path / "store"), "--workers", "1"]) == 0
@@ -258,6 +258,43 @@ def test_prepare_doubts_images_without_air(tmp_path, capsys):
         assert f"({12 - kept} converted, {kept} unchanged" in out
         (warning,) = [line for line in err.splitlines() if line.startswith("warning: ")]
         assert warning == f"warning: {names}, ... (2 more): {range_warning((-199, 100))}"
+
+
+@pytest.mark.parametrize("state", ["hidden", "missing"])
+def test_prepare_refuses_a_cohort_without_annotations(tmp_path, capsys, state):
+    """In the training cases; the held-out one is drawn."""
+    path = make_cohort(tmp_path / "cohort", train=2, test=1)
+    if state == "missing":
+        for case in CASES[:2]:
+            edit_label(path, case, lambda labels: label_map(without=ORGANS))
+    file = annotate(path, {(case, organ): state for case in CASES[:2] for organ in ORGANS})
+    store = tmp_path / "store"
+    assert main(["prepare", str(path), str(store), "--workers", "1"]) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert error == (
+        f"error: {store}: nothing is annotated, no training case shows a voxel of an organ that training may see; "
+        "correct annotations.csv or the label maps, and run again"
+    )
+    assert not (store / "index.json").exists()
+    edit_label(path, "case_00", lambda labels: label_map())
+    file.write_text(file.read_text().replace("case_00,liver,hidden", "case_00,liver,annotated"))
+    assert main(["prepare", str(path), str(store), "--workers", "1"]) == 0
+
+
+def test_prepare_names_the_organs_that_are_annotated_nowhere(tmp_path, capsys):
+    without = {case: ["spleen"] for case in CASES[:2]}
+    path = make_cohort(tmp_path / "cohort", train=2, test=1, without=without)
+    annotate(
+        path, {(case, "pancreas"): "hidden" for case in CASES[:2]} | {(case, "spleen"): "missing" for case in CASES}
+    )
+    store = tmp_path / "store"
+    for _ in range(2):  # kept cases, too
+        assert main(["prepare", str(path), str(store), "--workers", "1"]) == 0
+        (warning,) = [line for line in capsys.readouterr().err.splitlines() if "no training case" in line]
+        assert warning == (
+            f"warning: {store}: no training case shows a voxel of pancreas, spleen that training may see, so it cannot "
+            "be learned; annotate it in some of them"
+        )
 
 
 def test_help_needs_nothing_heavy():
