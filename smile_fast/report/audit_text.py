@@ -77,7 +77,8 @@ def _drawn_in_part(row: OrganAudit) -> str:
 
 def _cells(row: OrganAudit) -> tuple[str, ...]:
     base, smile = row.baseline, row.smile
-    tp_fn = "?" if base.fn is None else "inf" if base.fn == 0 else f"{base.tp_fn:.2f}"
+    perfect = base.fn == 0 and not row.gapped  # where gaps were left out of the drawing, FN are more than were counted
+    tp_fn = "inf" if perfect else "?" if not base.fn else f"{base.tp_fn:.2f}"
     return (
         row.organ,
         *("-" if share is None else f"{share:.2f}" for share in (row.alpha, row.alpha_slices, row.alpha_voxels)),
@@ -91,7 +92,7 @@ def _cells(row: OrganAudit) -> tuple[str, ...]:
         _count(smile.tn),
         _count(smile.ambiguous),
         f"{row.epsilon:.2%}",
-        row.basis,
+        f"{row.basis}, gaps" if row.gapped else row.basis,
     )
 
 

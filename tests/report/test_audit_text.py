@@ -3,7 +3,7 @@ import json
 import pytest
 
 from smile_fast.report.audit_text import audit_record, audit_sentence, audit_table
-from smile_fast.supervision.audit import CaseCounts, audit
+from smile_fast.supervision.audit import Audit, CaseCounts, audit
 from smile_fast.supervision.states import State
 
 A, M, H, X = State.ANNOTATED, State.MISSING, State.HIDDEN, State.ABSENT
@@ -59,6 +59,10 @@ def test_an_organ_that_is_drawn_in_part_is_never_called_right():
         "its last do not show it (0, 1, 2): where it was drawn in part, every method learns wrong labels of it, unless "
         "you declare it missing there."
     )
+    head, _, row = audit_table(Audit(("0", "1", "2"), 300, (one_organ([A, A, A], gaps=4),), {})).splitlines()
+    assert head.split()[9] == "TP/FN"
+    assert row.split()[8] == "?"  # not inf
+    assert row.endswith("measured, gaps")
     assert audit_sentence(one_organ([A, A], gaps=4)).startswith(
         "liver: annotated in every case where it is present (2). In 2 of the 2"
     )
