@@ -1,4 +1,4 @@
-"""Tables of plain text, as the commands print them."""
+"""Plain text as the commands print it: tables, and lists that may be long."""
 
 from collections.abc import Collection, Sequence
 
@@ -21,3 +21,9 @@ def text_table(rows: Sequence[Sequence[str]], *, rules: Collection[int] = (1,)) 
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([name.ljust(widths[0]), *aligned]))
     return lines
+
+
+def listed(names: Sequence[str], shown: int = 8) -> str:
+    """The first names of a list that may hold thousands."""
+    more = f", ... ({len(names) - shown} more)" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

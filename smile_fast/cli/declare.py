@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from smile_fast.supervision.states import State
 
 HELP = "draft annotations.csv from the label maps, asking about what they do not show"
-_SHOWN = 8  # names of cases a line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +18,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "An organ with voxels in a case is drafted as annotated. An organ without any is missing (not drawn) "
         "or absent (it is not there): the label map looks the same, so you have to say which. On a terminal you are "
-        "asked; elsewhere a draft with '?' is written for you to fill in."
+        "asked; elsewhere a draft with '?' is written for you to fill in. --set says it of as many cases as a pattern "
+        "matches, also of organs with voxels: those that were drawn in part are missing."
     )
     parser.add_argument("dataset", metavar="DATASET", type=Path, help="nnU-Net raw folder")
+    parser.add_argument(
+        "--set",
+        metavar="PATTERN:ORGAN=STATE",
+        action="append",
+        default=[],
+        help="state (annotated, missing, absent, hidden) of an organ, or of each (*), in the cases whose names match a "
+        "glob, e.g. 'site_b_*:pancreas=missing'; may be repeated, later ones win",
+    )
     assume = parser.add_mutually_exclusive_group()
     assume.add_argument("--assume-missing", action="store_true", help="an organ without voxels was not drawn")
     assume.add_argument("--assume-absent", action="store_true", help="an organ without voxels is not in the body")
@@ -34,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from smile_fast.data.annotations import FILE_NAME, write_annotations
     from smile_fast.data.dataset import RawDataset
-    from smile_fast.data.declare import draft, draft_path
+    from smile_fast.data.declare import Rule, draft, draft_path
     from smile_fast.supervision.states import State
     from smile_runtime.errors import InputError
     from smile_runtime.io.files import check_writable, refuse_overwrite
@@ -48,8 +56,12 @@ def run(args: argparse.Namespace) -> None:
         refuse_overwrite(file, dataset.files())
     check_writable(output)
 
+    rules = [Rule.read(option, dataset) for option in args.set]
     drafted = draft(dataset)
     _print_summary(drafted)
+    for rule in rules:
+        drafted = drafted.assign(rule)
+        print(f"set {rule.option}: {len(rule.pairs)} (case, organ) pairs")
     answers: dict[str, State] = {}
     if args.assume_missing or args.assume_absent:
         assumed = State.MISSING if args.assume_missing else State.ABSENT
@@ -64,6 +76,7 @@ def run(args: argparse.Namespace) -> None:
                 "or pass --force to draft it again"
             )
         write_annotations(unfinished, decided.states, dataset.names(), dataset.organs)
+        print(f"wrote {unfinished}: a draft")
         pairs = sum(map(len, decided.undecided.values()))
         raise InputError(
             f"{unfinished}: {pairs} (case, organ) pairs have no voxel and are undecided; replace every '?' in it by "
@@ -72,13 +85,15 @@ def run(args: argparse.Namespace) -> None:
     if _interactive() and not args.yes and not _confirm(f"Write {output}?"):
         raise InputError(f"{output}: not confirmed, not written; edit the label maps or write the file by hand")
     write_annotations(output, decided.declarations(), dataset.names(), dataset.organs)
-    print(f"wrote {output}: {_totals(decided)}")
     if unfinished.exists():
         print(f"{unfinished} is no longer needed")
+    print(f"wrote {output}: {_totals(decided)}")
 
 
 def _print_summary(drafted: "Draft") -> None:
     """What has voxels, and per organ what is undecided; readable for a thousand cases."""
+    from smile_fast.text_table import listed
+
     cases = list(drafted.states)
     organs = list(drafted.states[cases[0]])
     undecided = drafted.undecided
@@ -88,12 +103,16 @@ def _print_summary(drafted: "Draft") -> None:
         gone = undecided.get(organ, [])
         line = f"  {organ:<{width}}  annotated in {len(cases) - len(gone)}"
         if gone:
-            more = f", ... ({len(gone) - _SHOWN} more)" if len(gone) > _SHOWN else ""
-            line += f"; missing or absent? in {len(gone)}: {', '.join(gone[:_SHOWN])}{more}"
+            line += f"; missing or absent? in {len(gone)}: {listed(gone)}"
         print(line)
     print(
         "An organ with voxels is taken to be drawn wherever it exists; declare it missing where it was drawn in part."
     )
+    for organ, gapped in drafted.gapped.items():
+        print(
+            f"note: {organ} is not in every slice between its first and its last in {len(gapped)} cases "
+            f"({listed(gapped)}); where it was drawn in part, say so: --set '{gapped[0]}:{organ}=missing'"
+        )
 
 
 def _ask(drafted: "Draft") -> "dict[str, State]":

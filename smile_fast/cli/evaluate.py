@@ -1,6 +1,7 @@
 """`smile-fast evaluate`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from smile_fast.cli.run_options import add_store, add_threads
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Score the cases, print the table, write it into RUN as JSON and CSV."""
     from smile_fast.cli.train import choose_device
+    from smile_fast.data.same_scans import leak_warning
     from smile_fast.evaluation import evaluate_run, format_table, write_evaluation
     from smile_fast.training.run import Run
 
@@ -50,6 +52,9 @@ def run(arguments: argparse.Namespace) -> None:
         predictions=arguments.predictions,
         device=choose_device(arguments.device, arguments.threads),
     )
+    scored = [] if arguments.split == "train" else run.cases(arguments.split)
+    if leak := leak_warning(run.store, run.cases("train"), scored):
+        print(f"warning: {leak}", file=sys.stderr)
     path = write_evaluation(evaluation, run.path)
     print(format_table(evaluation))
     print(f"wrote the scores of split {arguments.split} to {path} and {path.stem}.csv")

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HELP = "check every case and convert it to the fast store"
-_SHOWN = 8  # names of cases a line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +31,8 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from smile_fast.data.dataset import RawDataset
     from smile_fast.data.prepare import prepare
+    from smile_fast.data.same_scans import leak_warning, repeat_warning
+    from smile_fast.text_table import listed
 
     dataset = RawDataset.open(args.dataset)
     print_unlabelled(dataset.unlabelled)
@@ -44,11 +45,22 @@ def run(args: argparse.Namespace) -> None:
         skip_broken=args.skip_broken,
     )
     print_empty(done.empty)
-    for warning, cases in done.doubted.items():
-        print(f"warning: {_listed(cases)}: {warning}", file=sys.stderr)
-    train = sum(info.split == "train" for info in done.store.cases.values())
+    for doubt, cases in done.doubted.items():
+        print(f"warning: {listed(cases)}: {doubt}", file=sys.stderr)
+    if done.unseen:
+        print(
+            f"warning: {args.store}: no training case shows a voxel of {listed(done.unseen)} that training may see, so "
+            "it cannot be learned; annotate it in some of them",
+            file=sys.stderr,
+        )
+    train, test = (
+        [name for name, info in done.store.cases.items() if info.split == split] for split in ("train", "test")
+    )
+    repeats = (repeat_warning(done.store, cases) for cases in (train, test))
+    for warning in filter(None, (leak_warning(done.store, train, test), *repeats)):
+        print(f"warning: {warning}", file=sys.stderr)
     print(
-        f"{args.store}: {train} training and {len(done.store.cases) - train} held-out cases "
+        f"{args.store}: {len(train)} training and {len(test)} held-out cases "
         f"({done.converted} converted, {done.kept} unchanged, {len(done.quarantined)} quarantined), "
         f"{len(dataset.organs)} organs"
     )
@@ -64,13 +76,10 @@ def print_unlabelled(cases: Sequence[str]) -> None:
 
 def print_empty(empty: Mapping[str, Sequence[str]]) -> None:
     """Print a note for each organ that is declared annotated in cases (organ -> cases) without a voxel of it."""
+    from smile_fast.text_table import listed
+
     for organ, cases in empty.items():
         print(
             f"note: {organ} is declared annotated but has no voxel in {len(cases)} cases "
-            f"({_listed(cases)}); right if it lies outside the scan, else declare it missing or absent"
+            f"({listed(cases)}); right if it lies outside the scan, else declare it missing or absent"
         )
-
-
-def _listed(cases: Sequence[str]) -> str:
-    more = f", ... ({len(cases) - _SHOWN} more)" if len(cases) > _SHOWN else ""
-    return ", ".join(cases[:_SHOWN]) + more

@@ -2,11 +2,15 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smile_fast.cli.run_options import add_store, add_threads
 from smile_fast.settings import declared
 from smile_fast.training.config import TrainConfig
 from smile_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from smile_fast.training.run import Run
 
 HELP = "write one more relabelling round of a trained run, to look at what it would add, or undo rounds"
 
@@ -26,12 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write one more round, or drop rounds."""
-    from smile_fast.cli.train import choose_device
-    from smile_fast.training.relabel import relabel
-    from smile_fast.training.rounds import Round, existing_rounds, undo_rounds
+    from smile_fast.data.folder_lock import locked
     from smile_fast.training.run import Run
 
     run = Run.open(arguments.run_folder, arguments.store)
+    with locked(run.path):
+        _relabel(run, arguments)
+
+
+def _relabel(run: "Run", arguments: argparse.Namespace) -> None:
+    from smile_fast.cli.train import choose_device
+    from smile_fast.training.relabel import relabel
+    from smile_fast.training.rounds import Round, existing_rounds, undo_rounds
+
     if arguments.undo is not None:
         if arguments.round is not None or arguments.gamma is not None or arguments.scope is not None:
             raise InputError("--undo: drops rounds and writes none; leave --round, --gamma and --scope out")

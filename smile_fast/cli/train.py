@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Create or open the run, and train it."""
+    from smile_fast.data.folder_lock import locked
     from smile_fast.training.interrupt import Interrupted
     from smile_fast.training.loop import train
     from smile_fast.training.metrics import read_metrics
@@ -50,16 +51,17 @@ def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device, arguments.threads)
     run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device))
     print(f"pixels: {run.pixel_space}")
-    try:
-        train(run, weights=arguments.weights, resume=arguments.resume, device=device)
-    except (InputError, KeyboardInterrupt):
-        # Nothing was trained: the folder would only stand in the way of the next try.
-        if not (arguments.resume or run.model_path.exists() or run.checkpoint_path.exists() or read_metrics(run)):
-            run.discard()
-        raise
-    except Interrupted as stopped:
-        print(f"stopped; go on with: smile-fast train {arguments.store} {arguments.run_folder} --resume")
-        return 128 + stopped.number  # what a shell says of a process that ended by this signal
+    with locked(run.path):
+        try:
+            train(run, weights=arguments.weights, resume=arguments.resume, device=device)
+        except (InputError, KeyboardInterrupt):
+            # Nothing was trained: the folder would only stand in the way of the next try.
+            if not (arguments.resume or run.model_path.exists() or run.checkpoint_path.exists() or read_metrics(run)):
+                run.discard()
+            raise
+        except Interrupted as stopped:
+            print(f"stopped; go on with: smile-fast train {arguments.store} {arguments.run_folder} --resume")
+            return 128 + stopped.number  # what a shell says of a process that ended by this signal
     print(f"trained: {run.model_path}")
     return 0
 

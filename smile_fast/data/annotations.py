@@ -15,6 +15,7 @@ Declarations = dict[str, dict[str, State]]
 
 COLUMNS = ("case", "organ", "state")
 FILE_NAME = "annotations.csv"
+_DELIMITERS = ",;\t"  # spreadsheets write semicolons where the comma is the decimal mark, and tabs for "text"
 UNDECIDED = "?"
 """The state of a pair that `declare` could not know and that a human has yet to fill in."""
 
@@ -23,7 +24,8 @@ def read_annotations(path: Path, cases: Sequence[str], organs: Sequence[str], *,
     """Read and check the declarations of a dataset.
 
     Args:
-        path: a CSV file in UTF-8 with the header ``case,organ,state``.
+        path: a CSV file in UTF-8 with the header ``case,organ,state``; its fields are parted by commas, semicolons or
+            tabs, whichever the header has.
         cases: the dataset's cases.
         organs: the dataset's organs.
         others: whether the file may have rows of other cases, which are skipped: a store without the broken cases.
@@ -41,8 +43,6 @@ def read_annotations(path: Path, cases: Sequence[str], organs: Sequence[str], *,
     found: dict[tuple[str, str], tuple[State, int]] = {}
     for line, row in _rows(path):
         where = f"{path}, line {line}"
-        if len(row) != len(COLUMNS):
-            raise InputError(f"{where}: a row of {len(row)} fields; write {','.join(COLUMNS)}")
         case, organ, text = map(normal_name, row)
         if case not in known_cases:
             if others:
@@ -96,7 +96,7 @@ def write_annotations(
 
 
 def _rows(path: Path) -> Iterable[tuple[int, list[str]]]:
-    """Yield (line number, fields) of every row below the header."""
+    """Yield (line number, the three fields without blanks around them) of every row below the header."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -112,14 +112,21 @@ def _rows(path: Path) -> Iterable[tuple[int, list[str]]]:
         raise InputError(f"{path}: not a text file in UTF-8; save it as CSV (UTF-8)") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({reason(error)}); check its permissions") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    first = text.partition("\n")[0]
+    delimiter = max(_DELIMITERS, key=first.count)  # of several, and of none, the first
+    wanted = delimiter.join(COLUMNS)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
         if tuple(field.strip() for field in header) != COLUMNS:
-            raise InputError(f"{path}, line 1: the header is '{','.join(header)[:80]}'; write '{','.join(COLUMNS)}'")
+            raise InputError(f"{path}, line 1: the header is '{delimiter.join(header)[:80]}'; write '{wanted}'")
         for row in reader:
-            if row:
-                yield reader.line_num, row
+            fields = [field.strip() for field in row]
+            if not any(fields):  # an empty line, or the empty cells below a table
+                continue
+            if len(fields) != len(COLUMNS):
+                raise InputError(f"{path}, line {reader.line_num}: a row of {len(fields)} fields; write {wanted}")
+            yield reader.line_num, fields
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error}); correct the line") from None
 

@@ -1,7 +1,8 @@
 """Draft annotations.csv from the label maps, without guessing what they do not show."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from smile_fast.data.annotations import Declarations
@@ -9,6 +10,52 @@ from smile_fast.data.dataset import RawDataset
 from smile_fast.data.voxel_counts import count_cases
 from smile_fast.supervision.audit import CaseCounts
 from smile_fast.supervision.states import State
+from smile_fast.text_table import listed
+from smile_runtime.errors import InputError
+from smile_runtime.names import normal_name
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The state of many pairs in one line.
+
+    Attributes:
+        option: PATTERN:ORGAN=STATE, as it was written.
+        pairs: the (case, organ) pairs that it matches.
+        state: theirs.
+    """
+
+    option: str
+    pairs: tuple[tuple[str, str], ...]
+    state: State
+
+    @classmethod
+    def read(cls, option: str, dataset: RawDataset) -> "Rule":
+        """Read what was given with --set.
+
+        Args:
+            option: PATTERN:ORGAN=STATE; PATTERN is a case's name or a glob of names, ORGAN an organ or * for each.
+            dataset: the cohort.
+
+        Raises:
+            InputError: it has another form, or matches no case, no organ or no state.
+        """
+        head, _, text = normal_name(option).rpartition("=")
+        # Names may hold colons: the organ is the longest that the text ends with.
+        organ = max((name for name in (*dataset.organs, "*") if head.endswith(f":{name}")), key=len, default=None)
+        if organ is None:
+            raise InputError(
+                f"--set: '{option}' names no organ, the organs are {listed(dataset.organs)}; write "
+                "PATTERN:ORGAN=STATE, with * for each organ"
+            )
+        pattern = head.removesuffix(f":{organ}")
+        cases = [case for case in dataset.names() if case == pattern or fnmatchcase(case, pattern)]
+        if not cases:
+            raise InputError(f"--set: '{option}' matches no case; write a case's name, or a glob such as site_b_*")
+        if text not in [state.value for state in State]:
+            raise InputError(f"--set: '{option}' has the unknown state '{text}'; use one of {', '.join(State)}")
+        organs = dataset.organs if organ == "*" else (organ,)
+        return cls(option, tuple((case, name) for case in cases for name in organs), State(text))
 
 
 @dataclass(frozen=True)
@@ -18,9 +65,14 @@ class Draft:
     Attributes:
         states: case -> organ -> annotated where the organ has voxels, None (undecided) where it has none: it
             was not drawn, or it is not there; the label map looks the same.
+        drawn: the (case, organ) pairs with voxels.
+        gapped: organ -> cases in which slices without it lie between slices with it: it may be drawn in part. Organs
+            without such a case are left out.
     """
 
     states: dict[str, dict[str, State | None]]
+    drawn: frozenset[tuple[str, str]]
+    gapped: dict[str, list[str]]
 
     @property
     def undecided(self) -> dict[str, list[str]]:
@@ -32,17 +84,35 @@ class Draft:
                     organs.setdefault(organ, []).append(case)
         return organs
 
+    def assign(self, rule: "Rule") -> "Draft":
+        """Set the state of the pairs of a rule, whatever the draft says of them.
+
+        Raises:
+            InputError: the rule calls absent what has voxels.
+        """
+        drawn = [f"{case}/{organ}" for case, organ in rule.pairs if (case, organ) in self.drawn]
+        if rule.state is State.ABSENT and drawn:
+            raise InputError(
+                f"--set: '{rule.option}' calls absent what has voxels ({listed(drawn)}); write another state, or "
+                "correct the label maps"
+            )
+        states: dict[str, dict[str, State | None]] = {case: dict(own) for case, own in self.states.items()}
+        for case, organ in rule.pairs:
+            states[case][organ] = rule.state
+        return replace(self, states=states)
+
     def decide(self, answers: Mapping[str, State]) -> "Draft":
         """Fill in the undecided pairs of some organs.
 
         Args:
             answers: organ -> missing or absent; other organs stay as they are.
         """
-        return Draft(
-            {
+        return replace(
+            self,
+            states={
                 case: {organ: answers.get(organ) if state is None else state for organ, state in states.items()}
                 for case, states in self.states.items()
-            }
+            },
         )
 
     def declarations(self) -> Declarations:
@@ -70,15 +140,18 @@ def draft(dataset: RawDataset) -> Draft:
 
 def draft_from_counts(counts: Mapping[str, CaseCounts], dataset: RawDataset) -> Draft:
     """Draft the declarations from voxel counts."""
-    return Draft(
-        {
-            case: {
-                organ: State.ANNOTATED if voxels else None
-                for organ, voxels in zip(dataset.organs, counts[case].organs, strict=True)
-            }
-            for case in dataset.names()
-        }
-    )
+    pairs = [
+        (case, organ, voxels, gaps)
+        for case in dataset.names()
+        for organ, voxels, gaps in zip(dataset.organs, counts[case].organs, counts[case].gaps, strict=True)
+    ]
+    states: dict[str, dict[str, State | None]] = {}
+    gapped: dict[str, list[str]] = {}
+    for case, organ, voxels, gaps in pairs:
+        states.setdefault(case, {})[organ] = State.ANNOTATED if voxels else None
+        if gaps:
+            gapped.setdefault(organ, []).append(case)
+    return Draft(states, frozenset((case, organ) for case, organ, voxels, _ in pairs if voxels), gapped)
 
 
 def draft_path(output: Path) -> Path:

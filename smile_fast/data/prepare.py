@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.data.annotations import FILE_NAME, read_annotations
+from smile_fast.data.annotations import FILE_NAME, Declarations, read_annotations
 from smile_fast.data.arrays import write_array
 from smile_fast.data.case_info import IMAGE, LABELS, CaseInfo, StoredBox, gather_counts
 from smile_fast.data.dataset import RawCase, RawDataset
+from smile_fast.data.folder_lock import LOCK, locked
 from smile_fast.data.processes import run_jobs
 from smile_fast.data.store import CASE_FILE, CASES, INDEX, QUARANTINE, SCHEMA, Store, read_sources, write_index
 from smile_fast.data.voxel_counts import check_values
@@ -42,6 +43,7 @@ class Prepared:
         quarantined: case -> one sentence.
         empty: organ -> cases in which it is declared annotated but has no voxel.
         doubted: warning -> cases whose values are hardly Hounsfield units.
+        unseen: organs of which no training case shows a voxel that training may see.
     """
 
     store: Store
@@ -50,6 +52,7 @@ class Prepared:
     quarantined: dict[str, str]
     empty: dict[str, list[str]]
     doubted: dict[str, list[str]]
+    unseen: list[str]
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,30 @@ def prepare(
         report: gets one sentence for every broken case, after the last case.
 
     Raises:
-        InputError: unusable annotations, an unwritable or foreign `out`, a full disk; or cases were quarantined and
-            `skip_broken` is false, or no training case is left. Whatever was converted stays for the next call.
+        InputError: unusable annotations, an unwritable or foreign `out`, or one that another process writes now, a full
+            disk; or cases were quarantined and `skip_broken` is false, or no training case is left, or none of them
+            shows an organ. Whatever was converted stays for the next call.
     """
     out = Path(out)
     if workers is not None and workers < 1:
         raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more")
     path = dataset.path / FILE_NAME if annotations is None else Path(annotations)
     declarations = read_annotations(path, dataset.names(), dataset.organs)
+    _make_folder(out)
+    with locked(out):
+        return _prepare(dataset, out, declarations, workers or usable_cpus(), force, skip_broken, report)
+
+
+def _prepare(
+    dataset: RawDataset,
+    out: Path,
+    declarations: Declarations,
+    workers: int,
+    force: bool,
+    skip_broken: bool,
+    report: Callable[[str], None],
+) -> Prepared:
+    """Do what `prepare` says, while nobody else writes the folder."""
     indexed = _claim(out, dataset, force)
     bare = replace(dataset, cases=())
     jobs = [
@@ -124,7 +143,7 @@ def prepare(
     done = run_jobs(
         _prepare_case,
         jobs,
-        workers or usable_cpus(),
+        workers,
         advice="run it again with fewer --workers, finished cases are kept",
     )
     outcomes = {outcome.case: outcome for outcome in progress(done, total=len(jobs), label="preparing cases")}
@@ -142,6 +161,14 @@ def prepare(
         )
     if not any(info.split == "train" for info in infos):
         raise InputError(f"{out}: every training case is broken, see {out / QUARANTINE}; nothing can be trained")
+    unseen = [
+        organ for organ in dataset.organs if not any(organ in info.runs for info in infos if info.split == "train")
+    ]
+    if len(unseen) == len(dataset.organs):
+        raise InputError(
+            f"{out}: nothing is annotated, no training case shows a voxel of an organ that training may see; correct "
+            f"{FILE_NAME} or the label maps, and run again"
+        )
     write_index(out, dataset.organs, infos)
     kept = sum(outcome.kept for outcome in ordered)
     empty: dict[str, list[str]] = {}
@@ -151,35 +178,41 @@ def prepare(
             empty.setdefault(organ, []).append(outcome.case)
         if outcome.warning is not None:
             doubted.setdefault(outcome.warning, []).append(outcome.case)
-    return Prepared(Store.open(out), len(infos) - kept, kept, quarantined, empty, doubted)
+    return Prepared(Store.open(out), len(infos) - kept, kept, quarantined, empty, doubted, unseen)
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: the store cannot be written there ({reason(error)}); give another folder") from error
 
 
 def _claim(out: Path, dataset: RawDataset, force: bool) -> set[str]:
     """Make sure that `out` may be written; returns the cases that a store in it describes and that may be kept."""
     indexed: set[str] = set()
     try:
-        if out.exists():
-            entries = {entry.name for entry in out.iterdir()}
-            if "dataset.json" in entries or (entries and CASES not in entries):
-                raise InputError(f"{out}: holds other files; give a new or empty folder for the store")
-            if force:
-                (out / INDEX).unlink(missing_ok=True)  # no case of it will be kept
-            else:
-                if INDEX in entries:
-                    organs, sources = read_sources(out)
-                    if organs != dataset.organs:
-                        raise InputError(
-                            f"{out}: holds a store of other organs; give another folder, or --force to replace it"
-                        )
-                    indexed = set(sources)
-                else:
-                    sources = _converted(out)
-                if sources and not _share_a_file(sources, dataset):
+        entries = {entry.name for entry in out.iterdir()} - {LOCK}
+        if "dataset.json" in entries or (entries and CASES not in entries):
+            raise InputError(f"{out}: holds other files; give a new or empty folder for the store")
+        if force:
+            (out / INDEX).unlink(missing_ok=True)  # no case of it will be kept
+        else:
+            if INDEX in entries:
+                organs, sources = read_sources(out)
+                if organs != dataset.organs:
                     raise InputError(
-                        f"{out}: holds a store that was made from other files than those of {dataset.path}; give "
-                        "another folder, or --force to replace it"
+                        f"{out}: holds a store of other organs; give another folder, or --force to replace it"
                     )
-        (out / CASES).mkdir(parents=True, exist_ok=True)
+                indexed = set(sources)
+            else:
+                sources = _converted(out)
+            if sources and not _share_a_file(sources, dataset):
+                raise InputError(
+                    f"{out}: holds a store that was made from other files than those of {dataset.path}; give "
+                    "another folder, or --force to replace it"
+                )
+        (out / CASES).mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: the store cannot be written there ({reason(error)}); give another folder") from error
     return indexed

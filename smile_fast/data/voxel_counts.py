@@ -14,6 +14,7 @@ from smile_runtime.label_map import VOID
 from smile_runtime.progress import progress
 from smile_runtime.threads import usable_cpus
 from smile_runtime.volume.histograms import slice_histograms
+from smile_runtime.volume.preprocessing import slice_geometry, slices_view
 
 
 def check_values(case: RawCase, histogram: NDArray[np.int64], dataset: RawDataset) -> None:
@@ -42,12 +43,10 @@ def count_case(case: RawCase, dataset: RawDataset) -> CaseCounts:
     Raises:
         InputError: the file is unreadable or has a value that dataset.json does not name.
     """
-    data = read_labels(case.label).data
-    histogram = slice_histograms(np.moveaxis(data, -1, 0)).sum(axis=0)
-    check_values(case, histogram, dataset)
-    void = int(histogram[VOID] + (0 if dataset.ignore is None else histogram[dataset.ignore]))
-    organs = tuple(histogram[1 : len(dataset.organs) + 1].tolist())
-    return CaseCounts(voxels=data.size, void=void, organs=organs)
+    label = read_labels(case.label)
+    histograms = slice_histograms(slices_view(label.data, slice_geometry(label.affine, label.data.shape)))  # [D, 256]
+    check_values(case, histograms.sum(axis=0), dataset)
+    return CaseCounts.of(histograms, len(dataset.organs), dataset.ignore)
 
 
 def count_cases(dataset: RawDataset, cases: Iterable[RawCase]) -> dict[str, CaseCounts]:

@@ -3,10 +3,10 @@
 from typing import Any
 
 from smile_fast.supervision.audit import Audit, OrganAudit
-from smile_fast.text_table import text_table
+from smile_fast.text_table import listed, text_table
 
 _HEAD = (
-    *("organ", "alpha", "beta", "base TP", "FN", "TN", "TP/FN"),
+    *("organ", "alpha", "slices", "voxels", "beta", "base TP", "FN", "TN", "TP/FN"),
     *("SMILE TP", "FN", "TN", "ignored", "epsilon", "basis"),
 )
 
@@ -26,17 +26,29 @@ def audit_record(audit: Audit) -> dict[str, Any]:
 
 def audit_sentence(row: OrganAudit) -> str:
     """Say in words what a training that takes missing for background would learn wrong of an organ."""
+    return " ".join(filter(None, (_wrong_labels(row), _drawn_in_part(row))))
+
+
+def _wrong_labels(row: OrganAudit) -> str:
     present = row.annotated + row.missing + row.hidden
     gone = row.missing + row.hidden
     if row.alpha is None:
         return f"{row.organ}: declared absent in every case; there is nothing to learn but its absence."
     if gone == 0:
-        return (
-            f"{row.organ}: annotated in every case where it is present ({present}); no method sees a wrong label of it."
-        )
-    lead = f"{row.organ}: {row.alpha:.0%} of the annotations are missing ({gone} of {present} cases);"
+        lead = f"{row.organ}: annotated in every case where it is present ({present})"
+        if row.empty:
+            return f"{lead}, but without a voxel in {row.empty} of them."
+        return f"{lead}." if row.gapped else f"{lead}; no method sees a wrong label of it."
+    sizes = "".join(
+        f", {share:.0%} of the {unit}"
+        for share, unit in ((row.alpha_slices, "slices"), (row.alpha_voxels, "voxels"))
+        if share is not None
+    )
+    lead = f"{row.organ}: {row.alpha:.0%} of the annotations are missing ({gone} of {present} cases{sizes});"
     if row.baseline.fn is None:
         return f"{lead} no case shows its size, so the wrong labels cannot be estimated."
+    if row.baseline.fn == 0 and row.basis == "estimated":
+        return f"{lead} what is drawn there is as large as it is elsewhere, so wrong labels cannot be estimated."
     if row.baseline.fn == 0:
         return f"{lead} yet no voxel of it lies there, so a background-for-missing training sees no wrong label of it."
     if row.baseline.tp == 0:
@@ -47,12 +59,29 @@ def audit_sentence(row: OrganAudit) -> str:
     )
 
 
+def _drawn_in_part(row: OrganAudit) -> str:
+    """What shows that the organ was drawn in a part of its slices only, and what that means; often nothing."""
+    sentences = []
+    if row.partial:
+        sentences.append(f"Drawn in part in {row.partial} of the {row.missing} cases in which it is declared missing.")
+    if row.gapped:
+        extent = row.gapped_drawn + row.gapped_empty
+        sentences.append(
+            f"In {len(row.gapped)} of the {row.annotated + row.hidden} cases in which it should be drawn wherever it "
+            f"exists, {row.gapped_empty} of the {extent} slices between its first and its last do not show it "
+            f"({listed(row.gapped)}): where it was drawn in part, every method learns wrong labels of it, unless you "
+            "declare it missing there."
+        )
+    return " ".join(sentences)
+
+
 def _cells(row: OrganAudit) -> tuple[str, ...]:
     base, smile = row.baseline, row.smile
-    tp_fn = "?" if base.fn is None else "inf" if base.fn == 0 else f"{base.tp_fn:.2f}"
+    perfect = base.fn == 0 and not row.gapped  # where gaps were left out of the drawing, FN are more than were counted
+    tp_fn = "inf" if perfect else "?" if not base.fn else f"{base.tp_fn:.2f}"
     return (
         row.organ,
-        "-" if row.alpha is None else f"{row.alpha:.2f}",
+        *("-" if share is None else f"{share:.2f}" for share in (row.alpha, row.alpha_slices, row.alpha_voxels)),
         "?" if row.beta is None else f"{row.beta:.2%}",
         _count(base.tp),
         _count(base.fn),
@@ -63,7 +92,7 @@ def _cells(row: OrganAudit) -> tuple[str, ...]:
         _count(smile.tn),
         _count(smile.ambiguous),
         f"{row.epsilon:.2%}",
-        row.basis,
+        f"{row.basis}, gaps" if row.gapped else row.basis,
     )
 
 

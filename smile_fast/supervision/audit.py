@@ -17,6 +17,13 @@ For organ k, over the audited cases i with N_i voxels that are not void, of whic
     epsilon_k  = drawn voxels of other organs in the cases where k is missing or hidden / all voxels:
                  the certain negatives that SMILE keeps there
 
+Alpha counts cases; where these differ in size, the same share of slices and of voxels says more: those that lie in
+cases in which k is missing or hidden, of those in all cases in which k is not absent.
+
+An organ counts as drawn in part in a case that is declared missing but shows it, and in one where it should be drawn
+wherever it exists (annotated or hidden), but slices without it lie between slices with it. Slices that are void from
+edge to edge are no such gap: nothing is learned there.
+
 With cases of one size, as shares of all voxels: TP = (1 - alpha) beta, FN = alpha beta, and SMILE's TN is
 (1 - alpha)(1 - beta) + epsilon. So the baseline's TP : FN is (1 - alpha) : alpha, and beyond alpha = 0.5 it sees more
 wrong labels of the organ than right ones.
@@ -44,11 +51,51 @@ class CaseCounts:
         voxels: all voxels.
         void: voxels on which nothing is supervised.
         organs: [K] drawn voxels of each organ.
+        slices: all axial slices.
+        drawn: [K] slices that show each organ.
+        gaps: [K] slices between the first and the last of those that do not show it, though they are not all void.
     """
 
     voxels: int
     void: int
     organs: tuple[int, ...]
+    slices: int
+    drawn: tuple[int, ...]
+    gaps: tuple[int, ...]
+
+    @property
+    def usable(self) -> int:
+        """Voxels that are not void."""
+        return self.voxels - self.void
+
+    @classmethod
+    def of(
+        cls,
+        histograms: NDArray[np.int64],  # [D, 256]
+        organs: int,
+        ignore: int | None = None,
+    ) -> "CaseCounts":
+        """Count a case by the histograms of its axial slices.
+
+        Args:
+            histograms: [D, 256] voxels of each label value in each slice.
+            organs: K.
+            ignore: a value that stands for void beside 255.
+        """
+        voxels, void = histograms.sum(axis=1), histograms[:, VOID].copy()  # [D]
+        if ignore is not None:
+            void += histograms[:, ignore]
+        shown = histograms[:, 1 : organs + 1] > 0  # [D, K]
+        inside = np.logical_or.accumulate(shown) & np.logical_or.accumulate(shown[::-1])[::-1]
+        gaps = inside & ~shown & (void < voxels)[:, None]
+        return cls(
+            voxels=int(voxels.sum()),
+            void=int(void.sum()),
+            organs=tuple(histograms[:, 1 : organs + 1].sum(axis=0).tolist()),
+            slices=len(histograms),
+            drawn=tuple(shown.sum(axis=0).tolist()),
+            gaps=tuple(gaps.sum(axis=0).tolist()),
+        )
 
 
 @dataclass(frozen=True)
@@ -80,6 +127,12 @@ class OrganAudit:
         organ: its name.
         annotated: number of cases in this state; likewise `missing`, `hidden` and `absent`.
         alpha: share of missing annotations, None when the organ is absent everywhere.
+        alpha_slices: share of the slices that lie in cases whose annotation is missing, likewise.
+        alpha_voxels: the same share of the voxels that are not void.
+        empty: number of cases in which it is annotated, but has no voxel.
+        partial: number of cases in which it is missing and yet drawn in part.
+        gapped: cases in which it is annotated or hidden, but its drawn slices have gaps.
+        gapped_drawn: slices that show it in those cases. gapped_empty: slices between them that do not.
         beta: share of voxels that the organ occupies, None when it was drawn nowhere.
         epsilon: share of voxels that are certain negatives although the organ's annotation is missing.
         wrong_share: FN / (TP + FN) of the baseline, None when unknown.
@@ -94,6 +147,13 @@ class OrganAudit:
     hidden: int
     absent: int
     alpha: float | None
+    alpha_slices: float | None
+    alpha_voxels: float | None
+    empty: int
+    partial: int
+    gapped: tuple[str, ...]
+    gapped_drawn: int
+    gapped_empty: int
     beta: float | None
     epsilon: float
     wrong_share: float | None
@@ -161,7 +221,7 @@ def audit(
                     "the label map"
                 )
     states = {case: [declarations[case][organ] for organ in organs] for case in counts}
-    voxels = sum(count.voxels - count.void for count in counts.values())
+    voxels = sum(count.usable for count in counts.values())
     rows = tuple(_audit_organ(k, organ, counts, states, voxels) for k, organ in enumerate(organs))
     empty = {
         organ: [case for case in counts if states[case][k] is State.ANNOTATED and not counts[case].organs[k]]
@@ -186,9 +246,7 @@ def audit_store(
     """
     counts = {}
     for case in declarations if cases is None else cases:
-        histogram = slice_histograms(store.read_labels(case)).sum(axis=0)
-        organs = tuple(histogram[1 : len(store.organs) + 1].tolist())
-        counts[case] = CaseCounts(voxels=int(histogram.sum()), void=int(histogram[VOID]), organs=organs)
+        counts[case] = CaseCounts.of(slice_histograms(store.read_labels(case)), len(store.organs))
     return audit(counts, declarations, store.organs)
 
 
@@ -198,17 +256,20 @@ def _audit_organ(
     """One row of the table."""
     number = {state: sum(states[case][k] is state for case in counts) for state in State}
     shares = [
-        count.organs[k] / max(count.voxels - count.void, 1)
+        count.organs[k] / max(count.usable, 1)
         for case, count in counts.items()
         if states[case][k] in (State.ANNOTATED, State.HIDDEN)
     ]
     beta = fmean(shares) if shares else None
-    present = len(counts) - number[State.ABSENT]
-    alpha = (number[State.MISSING] + number[State.HIDDEN]) / present if present else None
+    unknown = [case for case in counts if states[case][k] in (State.MISSING, State.HIDDEN)]
+    present = [case for case in counts if states[case][k] is not State.ABSENT]
+    gapped = [
+        case for case in counts if states[case][k] in (State.ANNOTATED, State.HIDDEN) and counts[case].gaps[k] > 0
+    ]
 
     seen = wrong = negatives = recovered = 0
     for case, count in counts.items():
-        state, usable = states[case][k], count.voxels - count.void
+        state, usable = states[case][k], count.usable
         drawn = count.organs[k]
         if state is State.HIDDEN:
             wrong += drawn
@@ -240,7 +301,14 @@ def _audit_organ(
         missing=number[State.MISSING],
         hidden=number[State.HIDDEN],
         absent=number[State.ABSENT],
-        alpha=alpha,
+        alpha=_share(len(unknown), len(present)),
+        alpha_slices=_share(sum(counts[case].slices for case in unknown), sum(counts[case].slices for case in present)),
+        alpha_voxels=_share(sum(counts[case].usable for case in unknown), sum(counts[case].usable for case in present)),
+        empty=sum(states[case][k] is State.ANNOTATED and not count.organs[k] for case, count in counts.items()),
+        partial=sum(states[case][k] is State.MISSING and count.organs[k] > 0 for case, count in counts.items()),
+        gapped=tuple(gapped),
+        gapped_drawn=sum(counts[case].drawn[k] for case in gapped),
+        gapped_empty=sum(counts[case].gaps[k] for case in gapped),
         beta=beta,
         epsilon=recovered / max(voxels, 1),
         wrong_share=wrong / (seen + wrong) if known and seen + wrong else None,
@@ -248,3 +316,7 @@ def _audit_organ(
         baseline=baseline,
         smile=smile,
     )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

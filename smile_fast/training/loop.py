@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from smile_fast.data.same_scans import leak_warning
 from smile_fast.models import Segmenter
 from smile_fast.supervision import Policy
 from smile_fast.training.augment import Augmentation
@@ -19,6 +20,7 @@ from smile_fast.training.batches import Batch, BatchSource
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.interrupt import Stop, stop_signals
+from smile_fast.training.learnable import check_learnable
 from smile_fast.training.metrics import MetricsLog
 from smile_fast.training.objectives import Loss, MaskedHeads, MissingIsBackground, StepLoss
 from smile_fast.training.optimization import (
@@ -55,11 +57,15 @@ def train(run: Run, *, weights: Path | None = None, resume: bool = False, device
 
     Raises:
         Interrupted: after SIGTERM or Ctrl-C, when the checkpoint is on disk.
-        InputError: for a damaged checkpoint, unusable weights, or a disk that cannot be written.
+        InputError: if nothing is annotated; for a damaged checkpoint, unusable weights, or a disk that cannot be
+            written.
     """
     config = run.config
     torch.manual_seed(config.seed)
     human_view = run.view("train")
+    leak = leak_warning(run.store, run.cases("train"), [*run.cases("validation"), *run.cases("test")])
+    for warning in filter(None, [*check_learnable(human_view, config), leak]):
+        print(f"warning: {warning}", file=sys.stderr)
     model = Segmenter(config.model)
     model.set_prior(human_view.prior(missing_is_background=config.method == "baseline"))
     if weights is not None and not resume:

@@ -14,6 +14,7 @@ import torch
 
 from smile_fast import __version__
 from smile_fast.data.annotations import Declarations, read_annotations, write_annotations
+from smile_fast.data.folder_lock import LOCK, locked
 from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
 from smile_fast.training.checkpoint import Checkpoint
@@ -79,10 +80,9 @@ class Run:
         """Make the folder of a new run and write what is known before the first step.
 
         Raises:
-            InputError: if the folder already holds something, or cannot be written.
+            InputError: if the folder already holds something, cannot be written, or is written by another process.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"{path}: already exists and is not empty; give a new folder, or --resume to go on in it")
+        _refuse_used(path)
         splits = split_cases(store, config)
         config = config.of_cohort(store.organs, [store.cases[case].spacing for case in splits["train"]])
         config = replace(config, crop_size=config.crop_size or _whole_slice(store, splits["train"], config))
@@ -101,13 +101,15 @@ class Run:
             "sources": sources,
             "weights": None,
         }
-        try:
-            write_annotations(path / "annotations.csv", declarations, list(store.cases), store.organs)
-            write_json(path / "environment.json", environment(device))
-            write_json(path / "config.json", record)
-        except InputError:
-            run.discard()
-            raise
+        with locked(path):
+            _refuse_used(path)  # it may have been, since it was looked at
+            try:
+                write_annotations(path / "annotations.csv", declarations, list(store.cases), store.organs)
+                write_json(path / "environment.json", environment(device))
+                write_json(path / "config.json", record)
+            except InputError:
+                run.discard()
+                raise
         return run
 
     def record_weights(self, path: Path) -> None:
@@ -246,6 +248,11 @@ class Run:
         model = Segmenter(self.config.model)
         load_model_state(model, Checkpoint.load(self.model_path), self.model_path)
         return model.eval()
+
+
+def _refuse_used(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+        raise InputError(f"{path}: already exists and is not empty; give a new folder, or --resume to go on in it")
 
 
 def load_model_state(model: Segmenter, checkpoint: Checkpoint, path: Path) -> None:

@@ -150,6 +150,55 @@ def test_declare_takes_an_explicit_assumption(undeclared, capsys, flag, state):
     assert main(["declare", str(undeclared), flag, "--force"]) == 0
 
 
+def test_declare_sets_states_by_patterns(undeclared, capsys):
+    rules = ["--set", "case_0[01]:liver=missing", "--set=case_01:liver=annotated", "--set=*_02:*=missing"]
+    assert main(["declare", str(undeclared), *rules, "--assume-absent"]) == 0
+    path = undeclared / "annotations.csv"
+    assert states(path) == {
+        "case_00": {"liver": State.MISSING, "pancreas": State.ANNOTATED, "spleen": State.ANNOTATED},
+        "case_01": {"liver": State.ANNOTATED, "pancreas": State.ABSENT, "spleen": State.ANNOTATED},
+        "case_02": dict.fromkeys(ORGANS, State.MISSING),
+    }
+    out = capsys.readouterr().out
+    assert "set case_0[01]:liver=missing: 2 (case, organ) pairs" in out
+    assert out.splitlines()[-1] == f"wrote {path}: 4 missing, 4 annotated, 1 absent"
+
+
+def test_declare_drafts_what_no_rule_has_set(undeclared, capsys):
+    assert main(["declare", str(undeclared), "--set", "case_02:*=missing"]) == 2
+    draft = undeclared / "annotations.draft.csv"
+    assert [line for line in draft.read_text().splitlines() if line.endswith("?")] == ["case_01,pancreas,?"]
+    assert capsys.readouterr().out.splitlines()[-1] == f"wrote {draft}: a draft"
+
+
+def test_declare_refuses_a_rule_that_matches_nothing(undeclared, capsys):
+    before = tree(undeclared)
+    assert main(["declare", str(undeclared), "--assume-missing", "--set", "site_b_*:liver=missing"]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: --set: 'site_b_*:liver=missing' matches no case; write")
+    assert (out, tree(undeclared)) == ("", before)  # before a label map is read
+
+
+def test_declare_and_audit_say_what_seems_to_be_drawn_in_part(cohort, capsys):
+    """Every other slice of the liver in one case: 3 of its 6 slices, 2 gaps between them."""
+
+    def every_other_slice(labels):
+        labels[:, :, 2::2] *= labels[:, :, 2::2] != 1
+
+    edit_label(cohort, "case_01", every_other_slice)
+    assert main(["audit", str(cohort)]) == 0
+    (sentence,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("liver: ")]
+    assert "no method sees a wrong label" not in sentence
+    assert "In 1 of the 3 cases in which it should be drawn" in sentence
+    assert "2 of the 5 slices between its first and its last do not show it (case_01)" in sentence
+    assert main(["declare", str(cohort), "--force"]) == 0
+    said = "note: liver is not in every slice between its first and its last in 1 cases (case_01)"
+    assert said in capsys.readouterr().out
+    assert main(["declare", str(cohort), "--force", "--set", "case_01:liver=missing"]) == 0
+    assert main(["audit", str(cohort)]) == 0
+    assert "Drawn in part in 1 of the 1 cases in which it is declared missing." in capsys.readouterr().out
+
+
 def test_declare_needs_no_assumption_where_everything_is_drawn(cohort, tmp_path):
     (cohort / "annotations.csv").unlink()
     output = tmp_path / "elsewhere.csv"
@@ -213,7 +262,10 @@ def test_audit_of_a_dataset_and_of_its_store_agree(cohort, tmp_path, capsys):
     dataset_json, store_json, store = tmp_path / "dataset.json", tmp_path / "store.json", tmp_path / "store"
     assert main(["audit", str(cohort), "--json", str(dataset_json)]) == 0
     out = capsys.readouterr().out
-    assert "liver: 67% of the annotations are missing (2 of 3 cases); a background-for-missing training sees 2.0" in out
+    assert (
+        "liver: 67% of the annotations are missing (2 of 3 cases, 67% of the slices, 67% of the voxels); "
+        "a background-for-missing training sees 2.0"
+    ) in out
     assert main(["prepare", str(cohort), str(store), "--workers", "1"]) == 0
     assert main(["audit", str(store), "--json", str(store_json)]) == 0
     assert dataset_json.read_text() == store_json.read_text()
@@ -256,7 +308,7 @@ def test_prepare_doubts_images_without_air(tmp_path, capsys):
     path = make_cohort(tmp_path / "cohort", train=12)
     annotate(path)
     for number in range(10, 12):
-        write_nifti(path / "imagesTr" / f"case_{number}_0000.nii.gz", other_image())
+        write_nifti(path / "imagesTr" / f"case_{number}_0000.nii.gz", other_image() + number)
     names = ", ".join(f"case_{number:02}" for number in range(8))
     for kept in (0, 12):
         assert main(["prepare", str(path), str(tmp_path / "store"), "--workers", "1"]) == 0
@@ -264,6 +316,43 @@ def test_prepare_doubts_images_without_air(tmp_path, capsys):
         assert f"({12 - kept} converted, {kept} unchanged" in out
         (warning,) = [line for line in err.splitlines() if line.startswith("warning: ")]
         assert warning == f"warning: {names}, ... (2 more): {range_warning((-199, 100))}"
+
+
+@pytest.mark.parametrize("state", ["hidden", "missing"])
+def test_prepare_refuses_a_cohort_without_annotations(tmp_path, capsys, state):
+    """In the training cases; the held-out one is drawn."""
+    path = make_cohort(tmp_path / "cohort", train=2, test=1)
+    if state == "missing":
+        for case in CASES[:2]:
+            edit_label(path, case, lambda labels: label_map(without=ORGANS))
+    file = annotate(path, {(case, organ): state for case in CASES[:2] for organ in ORGANS})
+    store = tmp_path / "store"
+    assert main(["prepare", str(path), str(store), "--workers", "1"]) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert error == (
+        f"error: {store}: nothing is annotated, no training case shows a voxel of an organ that training may see; "
+        "correct annotations.csv or the label maps, and run again"
+    )
+    assert not (store / "index.json").exists()
+    edit_label(path, "case_00", lambda labels: label_map())
+    file.write_text(file.read_text().replace("case_00,liver,hidden", "case_00,liver,annotated"))
+    assert main(["prepare", str(path), str(store), "--workers", "1"]) == 0
+
+
+def test_prepare_names_the_organs_that_are_annotated_nowhere(tmp_path, capsys):
+    without = {case: ["spleen"] for case in CASES[:2]}
+    path = make_cohort(tmp_path / "cohort", train=2, test=1, without=without)
+    annotate(
+        path, {(case, "pancreas"): "hidden" for case in CASES[:2]} | {(case, "spleen"): "missing" for case in CASES}
+    )
+    store = tmp_path / "store"
+    for _ in range(2):  # kept cases, too
+        assert main(["prepare", str(path), str(store), "--workers", "1"]) == 0
+        (warning,) = [line for line in capsys.readouterr().err.splitlines() if "no training case" in line]
+        assert warning == (
+            f"warning: {store}: no training case shows a voxel of pancreas, spleen that training may see, so it cannot "
+            "be learned; annotate it in some of them"
+        )
 
 
 def test_help_needs_nothing_heavy():

@@ -27,6 +27,13 @@ from tests.training.test_config import WRONG
 TRAIN = "train store new --backbone resnet18 --width 8 --rates 1 --crop-size 32 --batch-size 2 --epochs 0.2"
 RESUME = "train store stopped --resume"
 
+
+def nothing_annotated() -> None:
+    """other.csv: the run's annotations, of which training may see none."""
+    text = Path("run/annotations.csv").read_text()
+    Path("other.csv").write_text(text.replace("annotated", "hidden").replace("missing", "hidden"))
+
+
 BAD = [
     # train: the store
     Bad("no store", TRAIN.replace("store", "nowhere"), "nowhere: no store, it has no index.json; make one with"),
@@ -71,6 +78,15 @@ BAD = [
     Bad("no annotations", f"{TRAIN} --annotations nowhere.csv", "nowhere.csv: there is no such file"),
     Bad(
         "unknown state", f"{TRAIN} --annotations other.csv", "unknown state 'drawn'", annotations("annotated", "drawn")
+    ),
+    *(
+        Bad(
+            f"nothing annotated for {method}",
+            f"{TRAIN} --annotations other.csv --method {method}",
+            "store: nothing is annotated, the 3 training cases show no voxel of an organ that training may learn from",
+            nothing_annotated,
+        )
+        for method in ("baseline", "smile", "smiler")
     ),
     Bad(
         "a row is gone",

@@ -26,7 +26,7 @@ from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import sha256
 from tests.cohorts import tree
-from tests.runs import balance, ct
+from tests.runs import balance, ct, make_store, truth
 from tests.trainings import (
     CURRICULUM,
     TINY,
@@ -87,6 +87,32 @@ def test_each_method_trains(store, tmp_path, capsys, method):
     assert steps_of(run) == (4 if method == "smiler" else 3)
     assert existing_rounds(run.rounds_path) == ([1] if method == "smiler" else [])
     assert not run.load_model().training
+
+
+def test_what_cannot_be_learned_is_said_before_the_first_step(store, tmp_path, capsys):
+    states = {case: {**own, "pancreas": State.HIDDEN} for case, own in store.declarations().items()}
+    write_annotations(tmp_path / "hidden.csv", states, list(store.cases), store.organs)
+    assert train(store, tmp_path / "run", "--annotations", str(tmp_path / "hidden.csv"), epochs=0.2) == 0
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == (
+        f"warning: {store.path}: the 3 training cases show no voxel of pancreas that training may learn from, so it "
+        "cannot be found; annotate it in some of them"
+    )
+    assert not [line for line in others if line.startswith("warning: ")]
+
+
+def test_a_scan_in_training_and_test_is_said_by_train_and_evaluate(tmp_path, capsys):
+    labels = {case: truth() for case in ("train_0", "train_1", "test_0", "test_1")}
+    doubled = make_store(tmp_path / "store", labels, images={"test_1": ct(1)})
+    said = (
+        f"warning: {doubled.path}: the same scan is in training and among the cases to score (train_1 and test_1), "
+        "whose scores will be too good; take one of them out of the dataset"
+    )
+    assert train(doubled, tmp_path / "run", epochs=0.1) == 0
+    assert capsys.readouterr().err.count(said) == 1
+    for split, count in (("test", 1), ("train", 0)):
+        assert main(["evaluate", str(tmp_path / "run"), "--no-surface", "--split", split]) == 0
+        assert capsys.readouterr().err.count(said) == count
 
 
 def test_every_option_arrives(store, tmp_path):

@@ -39,14 +39,39 @@ def test_names_agree_however_they_are_spelled(tmp_path):
         GOOD.replace("left kidney", '"left kidney"'),
         GOOD.replace(",", " , "),
         "case,organ,state\n" + "\n".join(reversed(GOOD.splitlines()[1:])),
+        GOOD.replace(",", ";"),
+        GOOD.replace(",", "\t"),
+        "\ufeff" + GOOD.replace(",", ";").replace("\n", "\r\n"),
+        '"case";"organ";"state"\n' + GOOD.partition("\n")[2].replace(",", " ; "),
+        GOOD + ",,\n , ,\n",
     ],
-    ids=["plain", "crlf", "bom", "no-newline", "blank-lines", "quotes", "spaces", "any-order"],
+    ids=[
+        "plain",
+        "crlf",
+        "bom",
+        "no-newline",
+        "blank-lines",
+        "quotes",
+        "spaces",
+        "any-order",
+        "semicolons",
+        "tabs",
+        "bom-semicolons-crlf",
+        "quoted-semicolons",
+        "empty-cells",
+    ],
 )
 def test_reads_what_spreadsheets_write(tmp_path, text):
     declarations = read(tmp_path, text)
     assert declarations == EXPECTED
     assert list(declarations) == CASES
     assert list(declarations["b"]) == ORGANS
+
+
+def test_organs_with_commas_stand_in_files_with_semicolons(tmp_path):
+    file = tmp_path / "annotations.csv"
+    file.write_text("case;organ;state\na;liver, left lobe;missing\n")
+    assert read_annotations(file, ["a"], ["liver, left lobe"]) == {"a": {"liver, left lobe": State.MISSING}}
 
 
 def test_written_declarations_are_read_back(tmp_path):
@@ -65,7 +90,11 @@ def test_written_declarations_are_read_back(tmp_path):
     [
         ("", "line 1: the header is ''; write 'case,organ,state'"),
         (GOOD.replace("case,organ", "organ,case"), "line 1: the header is"),
-        (GOOD.replace(",", ";"), "line 1: the header is"),
+        ("organ;case;state\n", "line 1: the header is 'organ;case;state'; write 'case;organ;state'"),
+        ("case:organ:state\n", "line 1: the header is 'case:organ:state'; write 'case,organ,state'"),
+        (GOOD.replace(",", ";") + "a,liver,hidden\n", "line 6: a row of 1 fields; write case;organ;state"),
+        (GOOD.replace(",", "\t").replace("hidden", "done"), "line 4: case b, organ liver has the unknown state 'done'"),
+        (GOOD.replace("a,liver,annotated", "a,liver,annotated,"), "line 2: a row of 4 fields; write case,organ,state"),
         (GOOD.replace("a,liver,annotated", "a,liver"), "line 2: a row of 2 fields; write case,organ,state"),
         (GOOD + "c,liver,missing\n", "line 6: the dataset has no case 'c'"),
         (GOOD + "a,appendix,missing\n", "line 6: dataset.json has no organ 'appendix', its organs are liver, left kid"),

@@ -157,7 +157,9 @@ def test_page_tells_what_was_run(page):
 
 def test_page_audits_the_training_labels_once_for_both_runs(page):
     assert page.text["audit"].count("Labels of smiler run, baseline") == 1
-    assert "liver: 33% of the annotations are missing (1 of 3 cases)" in page.text["audit"]
+    liver = "liver: 33% of the annotations are missing (1 of 3 cases, 33% of the slices, 33% of the voxels)"
+    assert liver in page.text["audit"]
+    assert "α, slices" in page.text["audit"]
 
 
 def test_page_compares_the_scores(page, smiler, baseline):

@@ -11,9 +11,14 @@ from tests.tolerances import FLOAT64_SHARE
 A, M, H, X = State.ANNOTATED, State.MISSING, State.HIDDEN, State.ABSENT
 
 
+def counted(voxels, void, organs, slices=10):
+    """A case in which every organ is drawn in one slice, if at all."""
+    return CaseCounts(voxels, void, organs, slices, tuple(int(drawn > 0) for drawn in organs), (0,) * len(organs))
+
+
 def one_organ(states, voxels=100, drawn=10):
     """Cases of 100 voxels with 10 of the liver, drawn wherever it is annotated or hidden."""
-    counts = {str(case): CaseCounts(voxels, 0, (drawn if state in (A, H) else 0,)) for case, state in enumerate(states)}
+    counts = {str(case): counted(voxels, 0, (drawn if state in (A, H) else 0,)) for case, state in enumerate(states)}
     declarations = {str(case): {"liver": state} for case, state in enumerate(states)}
     return audit(counts, declarations, ["liver"]).organs[0]
 
@@ -61,7 +66,7 @@ def test_what_cannot_be_known_is_none():
 
 
 def test_a_partial_drawing_reduces_the_estimate():
-    counts = {"a": CaseCounts(100, 0, (20,)), "b": CaseCounts(200, 0, (15,)), "c": CaseCounts(100, 0, (30,))}
+    counts = {"a": counted(100, 0, (20,)), "b": counted(200, 0, (15,)), "c": counted(100, 0, (30,))}
     row = audit(counts, {"a": {"liver": A}, "b": {"liver": M}, "c": {"liver": M}}, ["liver"]).organs[0]
     assert row.beta == 0.2  # of the annotated case alone
     assert row.baseline.tp == 65
@@ -69,7 +74,7 @@ def test_a_partial_drawing_reduces_the_estimate():
 
 
 def test_epsilon_is_what_other_organs_tell():
-    counts = {"a": CaseCounts(100, 10, (20, 30, 5)), "b": CaseCounts(100, 0, (10, 40, 5))}
+    counts = {"a": counted(100, 10, (20, 30, 5)), "b": counted(100, 0, (10, 40, 5))}
     states = {"a": {"liver": A, "spleen": H, "kidney": A}, "b": {"liver": H, "spleen": A, "kidney": M}}
     report = audit(counts, states, ["liver", "spleen", "kidney"])
     assert report.voxels == 190
@@ -122,8 +127,64 @@ def test_agrees_with_the_tables_that_training_uses(seed):
             assert row.baseline.fn == naive_fn
 
 
+def test_slices_and_voxels_say_more_than_cases():
+    """The one scan of 20 that lacks the organ is as long as 54 others: 5% of the cases, 74% of the slices."""
+    counts = {str(n): counted(100, 0, (10,), slices=10) for n in range(19)} | {
+        "long": counted(9_000, 0, (0,), slices=540)
+    }
+    states = {case: {"liver": A} for case in counts} | {"long": {"liver": M}}
+    row = audit(counts, states, ["liver"]).organs[0]
+    assert (row.alpha, row.alpha_slices, row.alpha_voxels) == (1 / 20, 540 / 730, 9_000 / 10_900)
+    counts["gone"], states["gone"] = counted(5_000, 0, (0,), slices=500), {"liver": X}
+    assert audit(counts, states, ["liver"]).organs[0].alpha_slices == 540 / 730  # nothing can be missing there
+    nothing = one_organ([X])
+    assert (nothing.alpha, nothing.alpha_slices, nothing.alpha_voxels) == (None, None, None)
+
+
+def test_void_voxels_are_no_missing_ones():
+    counts = {"a": counted(100, 50, (10,)), "b": counted(100, 100, (0,))}
+    assert audit(counts, {"a": {"liver": A}, "b": {"liver": M}}, ["liver"]).organs[0].alpha_voxels == 0
+    assert audit({"b": counts["b"]}, {"b": {"liver": M}}, ["liver"]).organs[0].alpha_voxels is None
+
+
+def histograms(rows):
+    """Slices of 100 voxels: (voxels of organ 1, of organ 2, void) in each."""
+    found = np.zeros((len(rows), 256), np.int64)
+    for line, (one, two, void) in zip(found, rows, strict=True):
+        line[[0, 1, 2, VOID]] = 100 - one - two - void, one, two, void
+    return found
+
+
+def test_gaps_are_slices_within_an_organ_that_do_not_show_it():
+    rows = [(0, 0, 0), (5, 0, 0), (0, 7, 0), (5, 7, 0), (0, 0, 90), (5, 0, 0), (0, 0, 0), (0, 7, 0)]
+    counts = CaseCounts.of(histograms(rows), 2)
+    assert counts == CaseCounts(800, 90, (15, 21), 8, (3, 3), (2, 3))
+    assert CaseCounts.of(histograms(rows), 3).drawn == (3, 3, 0)  # an organ without a voxel has no gap
+    assert CaseCounts.of(histograms(rows), 3).gaps == (2, 3, 0)
+
+
+def test_slices_that_are_void_from_edge_to_edge_are_no_gaps():
+    """The right way to draw every other slice: nothing is learned in between."""
+    rows = [(5, 0, 0), (0, 0, 100), (5, 0, 0), (0, 0, 99), (5, 0, 0)]
+    assert CaseCounts.of(histograms(rows), 1).gaps == (1,)
+    ignored = histograms(rows)
+    ignored[:, 9], ignored[:, VOID] = ignored[:, VOID].copy(), 0
+    assert CaseCounts.of(ignored, 1).gaps == (2,)
+    assert CaseCounts.of(ignored, 1, ignore=9) == CaseCounts.of(histograms(rows), 1)
+
+
+def test_what_is_drawn_in_part_is_found_in_every_state():
+    gap = CaseCounts(1000, 0, (30,), 10, (3,), (6,))
+    whole, nothing = CaseCounts(1000, 0, (30,), 10, (3,), (0,)), CaseCounts(1000, 0, (0,), 10, (0,), (0,))
+    counts = {"a": gap, "b": whole, "c": gap, "d": gap, "e": nothing, "f": nothing}
+    states = {case: {"liver": state} for case, state in zip(counts, (A, A, H, M, M, A), strict=True)}
+    row = audit(counts, states, ["liver"]).organs[0]
+    assert (row.gapped, row.gapped_drawn, row.gapped_empty) == (("a", "c"), 6, 12)
+    assert (row.partial, row.empty) == (1, 1)  # d is declared for what it is
+
+
 def test_refuses_contradictions_and_nothing():
     with pytest.raises(InputError, match="case a: 3 voxels of liver, which is declared absent"):
-        audit({"a": CaseCounts(10, 0, (3,))}, {"a": {"liver": X}}, ["liver"])
+        audit({"a": counted(10, 0, (3,))}, {"a": {"liver": X}}, ["liver"])
     with pytest.raises(InputError, match="no case to audit"):
         audit({}, {}, ["liver"])
