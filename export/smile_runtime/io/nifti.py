@@ -15,7 +15,8 @@ import numpy.typing as npt
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, check_readable, reason
 from smile_runtime.io.gzip import MAX_RATIO, inflate
-from smile_runtime.io.nifti_header import MAX_BYTES, Header, affine_mm, parse_header, stores_uint8
+from smile_runtime.io.nifti_geometry import header_geometry
+from smile_runtime.io.nifti_header import MAX_BYTES, Header, parse_header, stores_uint8
 from smile_runtime.io.nifti_voxels import HU, Kind, Labels, Voxels
 
 Array = npt.NDArray[Any]
@@ -43,12 +44,14 @@ class Volume:
             finite and invertible.
         path: Where it came from.
         header: The file's header, so that a label map can be written on exactly the same grid.
+        warnings: What has to be known of its geometry: ``what is wrong; what to do``, alike for all files it applies to.
     """
 
     data: Array
     affine: npt.NDArray[np.float64]
     path: Path
     header: nib.Nifti1Header | None = field(default=None, repr=False)
+    warnings: tuple[str, ...] = ()
 
 
 def read_image(path: str | os.PathLike[str]) -> Volume:
@@ -205,7 +208,7 @@ def _read(path: str | os.PathLike[str], kind: Kind) -> Volume:
         raise InputError(f"{name}: cannot be read ({reason(error)}); check its permissions") from error
     except MemoryError as error:
         raise InputError(f"{name}: does not fit into this machine's memory; free some, or crop the scan") from error
-    return Volume(data, header.affine, name, header.nifti)
+    return Volume(data, header.affine, name, header.nifti, header.warnings)
 
 
 def _read_plain(file: BinaryIO, path: Path, kind: Kind) -> tuple[Header, Array]:
@@ -310,7 +313,7 @@ def _header(
     header.set_data_shape(shape)
     header.set_slope_inter(1.0, 0.0)
     if like is not None:
-        if not np.array_equal(affine, affine_mm(like)):
+        if not np.array_equal(affine, header_geometry(like)[0]):
             raise ValueError("the affine is not that of the header")
         for name in _GEOMETRY_FIELDS:
             header[name] = like[name]

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Prediction:
         times: The three, by name.
         box: Which part of the volume was computed.
         skipped_slices: Slices that were not, because they show no body.
+        doubts: What has to be known of the scan's header.
     """
 
     path: Path
@@ -67,11 +68,12 @@ class Prediction:
     times: dict[str, float] = field(default_factory=dict)
     box: dict[str, Any] = field(default_factory=dict)
     skipped_slices: int = 0
+    doubts: tuple[str, ...] = ()
 
     @property
     def warning(self) -> str | None:
-        """What its reader has to know: that no body was found, or that the voxels are hardly Hounsfield units."""
-        found = []
+        """What its reader has to know: of the header, that no body was found, that the voxels are hardly HU."""
+        found = list(self.doubts)
         if self.box.get("slices") == 0:
             found.append("no body was found, so nothing was computed; if the scan shows one, use --no-crop")
         if (doubt := range_warning(self.range_hu)) is not None:
@@ -288,7 +290,7 @@ class Predictor:
         if picture:
             scan.picture = preview(slices, labels, scan.geometry.spacing, self.card.window)
         scan.labels = labels
-        scan.volume = Volume(np.empty((0, 0, 0), np.int16), scan.volume.affine, scan.volume.path, scan.volume.header)
+        scan.volume = replace(scan.volume, data=np.empty((0, 0, 0), np.int16))
         scan.times["inference"] = time.monotonic() - start
 
     def save(
@@ -311,6 +313,7 @@ class Predictor:
         millilitres = volumes_ml(scan.labels, organs, float(abs(np.linalg.det(volume.affine[:3, :3]))))
         made_from = {"sha256": scan.sha256, "shape": list(scan.geometry.shape)}
         facts = {"scan": made_from, "volumes_ml": millilitres, "box": box.to_json(), "range_hu": list(scan.range_hu)}
+        facts["warnings"] = list(volume.warnings)
         note = json.dumps({"organs": organs, "settings": self.settings, **facts}, ensure_ascii=False)
         labels, shown = from_slices(scan.labels, scan.geometry), fingerprint(note)
         if preview_png is not None:
@@ -357,6 +360,7 @@ class Predictor:
             box=facts["box"],
             skipped_slices=int(facts["box"]["of"]) - int(facts["box"]["slices"]),
             range_hu=(facts["range_hu"][0], facts["range_hu"][1]),
+            doubts=tuple(map(str, facts["warnings"])),
         )
 
 
