@@ -201,6 +201,6 @@ FLOAT64_DISTANCE = {"rtol": 1e-12, "atol": 1e-12}
 # Marching cubes cut the edges and corners of a block of some ten voxels a side.
 SURFACE_AREA = {"rel": 0.03}
 
-# Two balls of 30 mm whose surfaces are steps of voxels: 1 mm on one lattice, 5 x 1.5 x 1 mm on the other. Column lengths
-# of a lattice tilted by 25 degrees would add 10% to a volume.
+# Two balls of 30 mm whose surfaces are steps of voxels: 1 mm on one lattice, 5 x 1.5 x 1 mm on the other. Column
+# lengths of a lattice tilted by 25 degrees would add 10% to a volume.
 BALL_ON_LATTICES = {"ml": {"rel": 0.02}, "dice": {"abs": 0.01}, "nsd": {"abs": 0.05}, "hd95_mm": {"abs": 0.5}}

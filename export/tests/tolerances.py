@@ -13,3 +13,6 @@ SAME_HEADER_MM = 1e-5
 
 # mm; what two programs that write one grid may differ in, by rounding to four digits.
 ROUNDED_HEADER_MM = 2e-4
+
+# Share of padding that is found where its edge moves by a pixel or two from slice to slice, as tissue may by chance.
+PADDING_FOUND = 0.99

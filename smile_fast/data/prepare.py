@@ -27,6 +27,7 @@ from smile_runtime.label_map import VOID
 from smile_runtime.progress import progress
 from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.hounsfield import range_hu, range_warning
+from smile_runtime.volume.padding import Padding, padding_to_air
 from smile_runtime.volume.preprocessing import BodyRule, body_box, canonical_affine, to_slices
 
 _READING = 1
@@ -238,6 +239,7 @@ def _prepare_case(job: _Job) -> _Outcome:
     }
     info = replace(converted.info, arrays=arrays)
     entry = info.to_json() | _provenance(job) | {"range_hu": converted.range_hu, "warnings": converted.warnings}
+    entry["padding"] = None if converted.padding is None else converted.padding.to_json()
     write_json(job.folder / CASE_FILE, entry)  # last: it vouches for the arrays
     return _Outcome(name, info=info, empty=_empty(info), warnings=converted.warnings)
 
@@ -248,6 +250,7 @@ class _Converted:
     labels: NDArray[np.uint8]  # [D, H, W]
     info: CaseInfo  # without the checksums: nothing is written yet
     range_hu: tuple[int, int]
+    padding: Padding | None
     warnings: tuple[str, ...]
 
 
@@ -255,8 +258,9 @@ def _convert(job: _Job, sources: dict[str, str]) -> _Converted:
     """Read and check a case, and bring it into slices order."""
     case, dataset = job.case, job.dataset
     image, label = read_image(case.image), read_labels(case.label)
-    values = range_hu(image)
     slices, geometry = to_slices(image.data, image.affine)
+    padding = padding_to_air(slices)
+    values = range_hu(replace(image, data=slices), padding)
     labels, _ = to_slices(_on_image(case, image, label), image.affine)
     histograms = slice_histograms(labels)
     check_values(case, histograms.sum(axis=0), dataset)
@@ -287,7 +291,7 @@ def _convert(job: _Job, sources: dict[str, str]) -> _Converted:
         body=StoredBox(body_box(slices, geometry.spacing, BodyRule()), BodyRule()),
     )
     warnings = (range_warning(values), *image.warnings, *(f"label map: {warning}" for warning in label.warnings))
-    return _Converted(slices, labels, info, values, tuple(filter(None, warnings)))
+    return _Converted(slices, labels, info, values, padding, tuple(filter(None, warnings)))
 
 
 def _on_image(case: RawCase, image: Volume, label: Volume) -> NDArray[np.uint8]:  # [X, Y, Z]

@@ -44,7 +44,7 @@ class Volume:
             finite and invertible.
         path: Where it came from.
         header: The file's header, so that a label map can be written on exactly the same grid.
-        warnings: What has to be known of its geometry: ``what is wrong; what to do``, alike for all files it applies to.
+        warnings: What has to be known of its geometry, ``what is wrong; what to do``: the same text for all files.
     """
 
     data: Array
