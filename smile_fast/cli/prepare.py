@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> None:
         skip_broken=args.skip_broken,
     )
     print_empty(done.empty)
+    if done.padded:
+        print(f"note: padding outside of what was measured is read as air in {_listed(done.padded)}")
     for warning, cases in done.doubted.items():
         print(f"warning: {_listed(cases)}: {warning}", file=sys.stderr)
     train = sum(info.split == "train" for info in done.store.cases.values())

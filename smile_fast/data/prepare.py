@@ -45,6 +45,7 @@ class Prepared:
         quarantined: case -> one sentence.
         empty: organ -> cases in which it is declared annotated but has no voxel.
         doubted: warning -> cases whose values are hardly Hounsfield units, or whose header says too little or too much.
+        padded: cases with padding that was read as air.
     """
 
     store: Store
@@ -53,6 +54,7 @@ class Prepared:
     quarantined: dict[str, str]
     empty: dict[str, list[str]]
     doubted: dict[str, list[str]]
+    padded: list[str]
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class _Outcome:
     kept: bool = False
     empty: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    padded: bool = False
 
 
 def prepare(
@@ -154,7 +157,8 @@ def prepare(
             empty.setdefault(organ, []).append(outcome.case)
         for warning in outcome.warnings:
             doubted.setdefault(warning, []).append(outcome.case)
-    return Prepared(Store.open(out), len(infos) - kept, kept, quarantined, empty, doubted)
+    padded = [outcome.case for outcome in ordered if outcome.padded]
+    return Prepared(Store.open(out), len(infos) - kept, kept, quarantined, empty, doubted, padded)
 
 
 def _claim(out: Path, dataset: RawDataset, force: bool) -> set[str]:
@@ -219,8 +223,8 @@ def _prepare_case(job: _Job) -> _Outcome:
     try:
         sources = {"image": sha256(job.case.image), "label": sha256(job.case.label)}
         if not job.force and (found := _up_to_date(job, sources)) is not None:
-            info, warnings = found
-            return _Outcome(name, info=info, kept=True, empty=_empty(info), warnings=warnings)
+            info, warnings, padded = found
+            return _Outcome(name, info=info, kept=True, empty=_empty(info), warnings=warnings, padded=padded)
         converted = _convert(job, sources)
     except InputError as error:
         problem = str(error)
@@ -241,7 +245,8 @@ def _prepare_case(job: _Job) -> _Outcome:
     entry = info.to_json() | _provenance(job) | {"range_hu": converted.range_hu, "warnings": converted.warnings}
     entry["padding"] = None if converted.padding is None else converted.padding.to_json()
     write_json(job.folder / CASE_FILE, entry)  # last: it vouches for the arrays
-    return _Outcome(name, info=info, empty=_empty(info), warnings=converted.warnings)
+    padded = converted.padding is not None
+    return _Outcome(name, info=info, empty=_empty(info), warnings=converted.warnings, padded=padded)
 
 
 @dataclass(frozen=True)
@@ -313,8 +318,8 @@ def _on_image(case: RawCase, image: Volume, label: Volume) -> NDArray[np.uint8]:
         ) from None
 
 
-def _up_to_date(job: _Job, sources: dict[str, str]) -> tuple[CaseInfo, tuple[str, ...]] | None:
-    """The stored case and its warnings, if it was made from these sources under this declaration and is intact."""
+def _up_to_date(job: _Job, sources: dict[str, str]) -> tuple[CaseInfo, tuple[str, ...], bool] | None:
+    """The stored case, its warnings and whether it is padded, if it was made from these sources and states, and intact."""
     try:
         entry = read_json(job.folder / CASE_FILE, "convert the case again")
         info = CaseInfo.from_json(entry, job.dataset.organs)
@@ -326,9 +331,9 @@ def _up_to_date(job: _Job, sources: dict[str, str]) -> tuple[CaseInfo, tuple[str
             job.states,
             arrays,
         )
-        warnings = tuple(str(warning) for warning in entry["warnings"])
+        warnings, padded = tuple(str(warning) for warning in entry["warnings"]), entry["padding"] is not None
         known = all(entry.get(key) == value for key, value in _provenance(job).items())
-        return (info, warnings) if same and known and info.body.answers(BodyRule()) else None
+        return (info, warnings, padded) if same and known and info.body.answers(BodyRule()) else None
     except (OSError, InputError, ValueError, TypeError, KeyError, AttributeError):
         return None  # whatever is wrong with it, the case is converted again
 

@@ -21,7 +21,10 @@ def test_padding_is_air_in_the_store_and_in_production(tmp_path):
     padded = np.where(outside[..., None], 0, scan).astype(np.int16)
     file = cohort / "imagesTr" / "case_01_0000.nii.gz"
     write_nifti(file, padded)
-    store = prepare(RawDataset.open(cohort), tmp_path / "store", workers=1).store
+    for kept in (0, 2):
+        done = prepare(RawDataset.open(cohort), tmp_path / "store", workers=1)
+        assert (done.kept, done.padded) == (kept, ["case_01"])
+    store = done.store
     stored = store.read_image("case_01")
     assert np.array_equal(stored, np.where(outside[..., None], AIR_HU, scan)[::-1, ::-1].transpose(2, 1, 0))
     produced = read_image(file)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, check_readable, reason
+from smile_runtime.io.grids import same_grid
 from smile_runtime.io.gzip import MAX_RATIO, inflate
 from smile_runtime.io.nifti_geometry import header_geometry
 from smile_runtime.io.nifti_header import MAX_BYTES, Header, parse_header, stores_uint8
@@ -322,7 +323,6 @@ def _header(
     header.set_xyzt_units("mm")
     header.set_sform(affine, code="scanner")
     header.set_qform(affine, code="scanner")
-    sheared = not np.allclose(header.get_qform(), affine, rtol=0, atol=1e-3)  # mm; a quaternion knows no shear
-    if sheared:
+    if not same_grid(affine, header.get_qform(), shape):  # a quaternion knows no shear
         header["qform_code"] = 0
     return header
