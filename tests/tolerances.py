@@ -200,3 +200,14 @@ def twice_rounded(dtype: torch.dtype) -> dict[str, float]:
     """Two ways to the same product that round twice each; below the smallest normal number a rounding is absolute."""
     finfo = torch.finfo(dtype)
     return {"rtol": 2 * finfo.eps, "atol": 2 * finfo.tiny * finfo.eps}
+
+
+# Distances between places of some ten mm in float64, summed in another order.
+FLOAT64_DISTANCE = {"rtol": 1e-12, "atol": 1e-12}
+
+# Marching cubes cut the edges and corners of a block of some ten voxels a side.
+SURFACE_AREA = {"rel": 0.03}
+
+# Two balls of 30 mm whose surfaces are steps of voxels: 1 mm on one lattice, 5 x 1.5 x 1 mm on the other. Column
+# lengths of a lattice tilted by 25 degrees would add 10% to a volume.
+BALL_ON_LATTICES = {"ml": {"rel": 0.02}, "dice": {"abs": 0.01}, "nsd": {"abs": 0.05}, "hd95_mm": {"abs": 0.5}}

@@ -7,3 +7,12 @@ AFFINE_RELATIVE = 1e-6
 # mm; one voxel's place computed by two affines in float64, at up to some hundred mm: 1e-16 of them for each of a few
 # additions.
 SAME_PLACE_MM = 1e-9
+
+# mm; places of a few cm that went through a quaternion of float32 and back.
+SAME_HEADER_MM = 1e-5
+
+# mm; what two programs that write one grid may differ in, by rounding to four digits.
+ROUNDED_HEADER_MM = 2e-4
+
+# Share of padding that is found where its edge moves by a pixel or two from slice to slice, as tissue may by chance.
+PADDING_FOUND = 0.99

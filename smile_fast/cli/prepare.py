@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from smile_fast.data.prepare import prepare
     from smile_fast.data.same_scans import leak_warning, repeat_warning
     from smile_fast.text_table import listed
+    from smile_runtime.volume.pixel_size import range_text
 
     dataset = RawDataset.open(args.dataset)
     print_unlabelled(dataset.unlabelled)
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
         skip_broken=args.skip_broken,
     )
     print_empty(done.empty)
+    if done.padded:
+        print(f"note: padding outside of what was measured is read as air in {listed(done.padded)}")
     for doubt, cases in done.doubted.items():
         print(f"warning: {listed(cases)}: {doubt}", file=sys.stderr)
     if done.unseen:
@@ -64,13 +67,18 @@ def run(args: argparse.Namespace) -> None:
         f"({done.converted} converted, {done.kept} unchanged, {len(done.quarantined)} quarantined), "
         f"{len(dataset.organs)} organs"
     )
+    spacings = [info.spacing for info in done.store.cases.values()]  # (z, y, x), mm
+    pixels, distances = [side for _, *sides in spacings for side in sides], [z for z, _, _ in spacings]
+    print(f"pixels of {range_text(pixels)} mm, slices {range_text(distances)} mm apart")
 
 
 def print_unlabelled(cases: Sequence[str]) -> None:
     """Print a note about the images of imagesTs that no label map makes a test case, if there are any."""
+    from smile_fast.text_table import listed
+
     if cases:
         print(
-            f"note: {len(cases)} images of imagesTs have no label map in labelsTs and are left alone: {_listed(cases)}"
+            f"note: {len(cases)} images of imagesTs have no label map in labelsTs and are left alone: {listed(cases)}"
         )
 
 

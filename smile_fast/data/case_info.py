@@ -114,6 +114,12 @@ class CaseInfo:
         counts.flags.writeable = False
         return counts
 
+    @property
+    def directions(self) -> NDArray[np.float64]:  # [3, 3]
+        """Unit columns: where the axes z, y, x point to; not at right angles if the gantry was tilted."""
+        steps = np.array(self.affine)[:3, 2::-1]
+        return np.asarray(steps / np.linalg.norm(steps, axis=0))
+
     def to_json(self) -> dict[str, Any]:
         """The case's entry of the index."""
         return {

@@ -20,16 +20,19 @@ from smile_fast.data.voxel_counts import check_values
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json, reason, sha256, write_json
+from smile_runtime.io.grids import OtherGridError, onto_grid
 from smile_runtime.io.nifti import Volume, read_image, read_labels
+from smile_runtime.io.nifti_geometry import NO_ORIENTATION
 from smile_runtime.label_map import VOID
 from smile_runtime.progress import progress
 from smile_runtime.threads import usable_cpus
 from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.hounsfield import range_hu, range_warning
+from smile_runtime.volume.padding import Padding, padding_to_air
 from smile_runtime.volume.preprocessing import BodyRule, body_box, canonical_affine, to_slices
 
-AFFINE_TOLERANCE_MM = 1e-3
-"""How far the label map's grid may lie from the image's, at any corner of the volume: rounding, not misplacement."""
+_READING = 1
+"""Rises whenever the same files may give other voxels or another grid than before."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Prepared:
         kept: cases that were up to date.
         quarantined: case -> one sentence.
         empty: organ -> cases in which it is declared annotated but has no voxel.
-        doubted: warning -> cases whose values are hardly Hounsfield units.
+        doubted: warning -> cases whose values are hardly Hounsfield units, or whose header says too little or too much.
+        padded: cases with padding that was read as air.
         unseen: organs of which no training case shows a voxel that training may see.
     """
 
@@ -52,6 +56,7 @@ class Prepared:
     quarantined: dict[str, str]
     empty: dict[str, list[str]]
     doubted: dict[str, list[str]]
+    padded: list[str]
     unseen: list[str]
 
 
@@ -72,7 +77,8 @@ class _Outcome:
     problem: str | None = None
     kept: bool = False
     empty: tuple[str, ...] = ()
-    warning: str | None = None
+    warnings: tuple[str, ...] = ()
+    padded: bool = False
 
 
 def prepare(
@@ -176,9 +182,10 @@ def _prepare(
     for outcome in ordered:
         for organ in outcome.empty:
             empty.setdefault(organ, []).append(outcome.case)
-        if outcome.warning is not None:
-            doubted.setdefault(outcome.warning, []).append(outcome.case)
-    return Prepared(Store.open(out), len(infos) - kept, kept, quarantined, empty, doubted, unseen)
+        for warning in outcome.warnings:
+            doubted.setdefault(warning, []).append(outcome.case)
+    padded = [outcome.case for outcome in ordered if outcome.padded]
+    return Prepared(Store.open(out), len(infos) - kept, kept, quarantined, empty, doubted, padded, unseen)
 
 
 def _make_folder(out: Path) -> None:
@@ -249,8 +256,8 @@ def _prepare_case(job: _Job) -> _Outcome:
     try:
         sources = {"image": sha256(job.case.image), "label": sha256(job.case.label)}
         if not job.force and (found := _up_to_date(job, sources)) is not None:
-            info, values = found
-            return _Outcome(name, info=info, kept=True, empty=_empty(info), warning=range_warning(values))
+            info, warnings, padded = found
+            return _Outcome(name, info=info, kept=True, empty=_empty(info), warnings=warnings, padded=padded)
         converted = _convert(job, sources)
     except InputError as error:
         problem = str(error)
@@ -268,9 +275,11 @@ def _prepare_case(job: _Job) -> _Outcome:
         LABELS: write_array(job.folder / LABELS, converted.labels),
     }
     info = replace(converted.info, arrays=arrays)
-    entry = info.to_json() | _provenance(job) | {"range_hu": converted.range_hu}
+    entry = info.to_json() | _provenance(job) | {"range_hu": converted.range_hu, "warnings": converted.warnings}
+    entry["padding"] = None if converted.padding is None else converted.padding.to_json()
     write_json(job.folder / CASE_FILE, entry)  # last: it vouches for the arrays
-    return _Outcome(name, info=info, empty=_empty(info), warning=range_warning(converted.range_hu))
+    padded = converted.padding is not None
+    return _Outcome(name, info=info, empty=_empty(info), warnings=converted.warnings, padded=padded)
 
 
 @dataclass(frozen=True)
@@ -279,16 +288,18 @@ class _Converted:
     labels: NDArray[np.uint8]  # [D, H, W]
     info: CaseInfo  # without the checksums: nothing is written yet
     range_hu: tuple[int, int]
+    padding: Padding | None
+    warnings: tuple[str, ...]
 
 
 def _convert(job: _Job, sources: dict[str, str]) -> _Converted:
     """Read and check a case, and bring it into slices order."""
     case, dataset = job.case, job.dataset
     image, label = read_image(case.image), read_labels(case.label)
-    _check_grids(case, image, label)
-    values = range_hu(image)
     slices, geometry = to_slices(image.data, image.affine)
-    labels, _ = to_slices(label.data, image.affine)
+    padding = padding_to_air(slices)
+    values = range_hu(replace(image, data=slices), padding)
+    labels, _ = to_slices(_on_image(case, image, label), image.affine)
     histograms = slice_histograms(labels)
     check_values(case, histograms.sum(axis=0), dataset)
     visible = histograms[:, 1 : len(dataset.organs) + 1].copy()  # [D, K]
@@ -317,27 +328,31 @@ def _convert(job: _Job, sources: dict[str, str]) -> _Converted:
         arrays={},
         body=StoredBox(body_box(slices, geometry.spacing, BodyRule()), BodyRule()),
     )
-    return _Converted(slices, labels, info, values)
+    warnings = (range_warning(values), *image.warnings, *(f"label map: {warning}" for warning in label.warnings))
+    return _Converted(slices, labels, info, values, padding, tuple(filter(None, warnings)))
 
 
-def _check_grids(case: RawCase, image: Volume, label: Volume) -> None:
-    if image.data.shape != label.data.shape:
+def _on_image(case: RawCase, image: Volume, label: Volume) -> NDArray[np.uint8]:  # [X, Y, Z]
+    """The labels in the image's order of axes, if they lie on its grid."""
+    try:
+        return onto_grid(label.data, label.affine, image.affine, image.data.shape)
+    except OtherGridError as error:
+        advice = "resample the label map onto the image's grid"
+        if NO_ORIENTATION in label.warnings:  # resampled by such a header, it would lie anywhere
+            advice = "its header does not say where it lies, export it again from the program that drew it"
+        if error.offset_mm is None:
+            raise InputError(
+                f"{case.label}: case {case.name} has an image of {_by(image.data.shape)} voxels and a label map of "
+                f"{_by(error.shape)}; {advice}"
+            ) from None
         raise InputError(
-            f"{case.label}: case {case.name} has an image of {_by(image.data.shape)} voxels and a label map of "
-            f"{_by(label.data.shape)}; resample the label map to the image's grid"
-        )
-    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)], dtype=np.float64)
-    corners[:, :3] *= np.array(image.data.shape) - 1
-    offset = np.abs(corners @ (image.affine - label.affine).T)[:, :3].max()
-    if not offset <= AFFINE_TOLERANCE_MM:
-        raise InputError(
-            f"{case.label}: case {case.name} has a label map that lies {offset:.3g} mm off its image (other affine); "
-            "resample the label map to the image's grid or correct its header"
-        )
+            f"{case.label}: case {case.name} has a label map that lies {error.offset_mm:.3g} mm off its image "
+            f"({error}); {advice}"
+        ) from None
 
 
-def _up_to_date(job: _Job, sources: dict[str, str]) -> tuple[CaseInfo, tuple[int, int]] | None:
-    """The stored case and its range of HU, if it was made from these sources under this declaration and is intact."""
+def _up_to_date(job: _Job, sources: dict[str, str]) -> tuple[CaseInfo, tuple[str, ...], bool] | None:
+    """The stored case, its warnings and whether it is padded, if it was made from these sources and is intact."""
     try:
         entry = read_json(job.folder / CASE_FILE, "convert the case again")
         info = CaseInfo.from_json(entry, job.dataset.organs)
@@ -349,16 +364,16 @@ def _up_to_date(job: _Job, sources: dict[str, str]) -> tuple[CaseInfo, tuple[int
             job.states,
             arrays,
         )
-        low, high = (int(value) for value in entry["range_hu"])
+        warnings, padded = tuple(str(warning) for warning in entry["warnings"]), entry["padding"] is not None
         known = all(entry.get(key) == value for key, value in _provenance(job).items())
-        return (info, (low, high)) if same and known and info.body.answers(BodyRule()) else None
+        return (info, warnings, padded) if same and known and info.body.answers(BodyRule()) else None
     except (OSError, InputError, ValueError, TypeError, KeyError, AttributeError):
         return None  # whatever is wrong with it, the case is converted again
 
 
 def _provenance(job: _Job) -> dict[str, Any]:
     """What case.json holds beyond the index entry."""
-    return {"schema": SCHEMA, "organs": list(job.dataset.organs), "ignore": job.dataset.ignore}
+    return {"schema": SCHEMA, "reading": _READING, "organs": list(job.dataset.organs), "ignore": job.dataset.ignore}
 
 
 def _empty(info: CaseInfo) -> tuple[str, ...]:

@@ -61,6 +61,7 @@ def evaluate_run(
             run.organs,
             store.cases[case].spacing,
             nsd_tolerance_mm=nsd_tolerance_mm,
+            directions=store.cases[case].directions,
         )
     return summarise(
         pairs,
@@ -83,9 +84,9 @@ def _network_predictor(run: "Run", device: "torch.device | str") -> Callable[[st
 
 def _folder_predictor(run: "Run", folder: Path) -> Callable[[str], NDArray[np.uint8]]:
     """Read predictions from a folder of NIfTI files and bring them into slices order."""
+    from smile_runtime.io.grids import OtherGridError, onto_grid
     from smile_runtime.io.nifti import read_labels
     from smile_runtime.io.scan_files import by_name, list_scans, refuse_dicom, stem
-    from smile_runtime.volume.preprocessing import canonical_affine, to_slices
 
     store, organs = run.store, len(run.organs)
     try:
@@ -97,16 +98,19 @@ def _folder_predictor(run: "Run", folder: Path) -> Callable[[str], NDArray[np.ui
 
     def predict(case: str) -> NDArray[np.uint8]:
         volume = read_labels(files.get(normal_name(case), folder / f"{case}.nii.gz"))
-        slices, _ = to_slices(volume.data, volume.affine)
         known = store.cases[case]
-        if slices.shape != tuple(known.shape) or not np.allclose(
-            canonical_affine(volume.affine, volume.data.shape), known.affine, atol=1e-3
-        ):
-            raise InputError(f"{volume.path}: lies on another grid than case {case}; predict the case's own image")
+        try:
+            labels = onto_grid(volume.data, volume.affine, np.array(known.affine), known.shape[::-1])  # [W, H, D]
+        except OtherGridError as error:
+            raise InputError(
+                f"{volume.path}: lies on another grid than case {case} ({error}); predict the case's own image, or "
+                "resample the labels onto its grid"
+            ) from None
+        slices = labels.transpose(2, 1, 0)  # [D, H, W]
         if int(slices.max(initial=0)) > organs:
             raise InputError(
                 f"{volume.path}: holds label {int(slices.max())}, the run knows 1 to {organs}; predict with its model"
             )
-        return np.asarray(slices, dtype=np.uint8)
+        return np.ascontiguousarray(slices)
 
     return predict

@@ -1,7 +1,5 @@
 """Dice, NSD and HD95 of one case. Needs numpy, scipy and surface-distance; knows neither runs nor stores."""
 
-import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +7,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_fast.evaluation.surfaces import surface_scores
 from smile_fast.supervision import State
 from smile_fast.supervision.overlap import joint_histogram, organ_dice
 from smile_runtime.errors import InputError
@@ -62,6 +61,7 @@ def score_case(
     spacing: tuple[float, float, float],
     *,
     nsd_tolerance_mm: float | None = NSD_TOLERANCE_MM,
+    directions: NDArray[np.float64] | None = None,  # [3, 3]
 ) -> list[PairScore]:
     """Score every organ of one case.
 
@@ -73,6 +73,7 @@ def score_case(
         organs: [K] names; organ k has label value k + 1.
         spacing: (z, y, x) mm.
         nsd_tolerance_mm: distance in mm up to which two surfaces agree; None leaves NSD and HD95 out.
+        directions: [3, 3] unit columns, where the axes z, y, x of the arrays point to; None for axes at right angles.
 
     Returns:
         [K] scores in the order of `organs`.
@@ -90,7 +91,8 @@ def score_case(
     joint = joint_histogram(truth, prediction)
     joint[VOID] = 0
     boxes = _bounding_boxes(truth, prediction, len(organs)) if nsd_tolerance_mm is not None else None
-    millilitres = math.prod(spacing) / 1000.0
+    steps = np.diag(spacing) if directions is None else directions * np.array(spacing)  # [3, 3] mm
+    millilitres = abs(float(np.linalg.det(steps))) / 1000.0
 
     scores = []
     for index, organ in enumerate(organs):
@@ -104,9 +106,7 @@ def score_case(
         if outcome is Outcome.SCORED and nsd_tolerance_mm is not None and boxes is not None:
             box = boxes[index]
             known = truth[box] != VOID
-            nsd, hd95 = _surface_scores(
-                truth[box] == value, (prediction[box] == value) & known, spacing, nsd_tolerance_mm
-            )
+            nsd, hd95 = surface_scores(truth[box] == value, (prediction[box] == value) & known, steps, nsd_tolerance_mm)
         scores.append(
             PairScore(
                 case=case,
@@ -146,20 +146,3 @@ def _bounding_boxes(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], org
             )
         )
     return boxes
-
-
-def _surface_scores(
-    truth: NDArray[np.bool_],
-    prediction: NDArray[np.bool_],
-    spacing: tuple[float, float, float],
-    tolerance_mm: float,
-) -> tuple[float, float]:
-    """Return (NSD, HD95 in mm) of two non-empty masks."""
-    import surface_distance
-
-    with warnings.catch_warnings():
-        # The library reaches scipy.ndimage under names that scipy deprecates; the functions are the same.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        distances = surface_distance.compute_surface_distances(truth, prediction, spacing)
-    nsd = surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm)
-    return float(nsd), float(surface_distance.compute_robust_hausdorff(distances, 95))

@@ -1,6 +1,8 @@
+import gzip
 import hashlib
 import json
 import re
+import struct
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +14,7 @@ from smile_fast.data.prepare import prepare
 from smile_fast.data.store import CASES, Store
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
+from smile_runtime.io.nifti_geometry import CONTRADICTORY, NO_ORIENTATION
 from smile_runtime.volume.preprocessing import BodyRule, body_box
 from tests.cohorts import (
     AFFINE,
@@ -307,18 +310,32 @@ def shift_labels(cohort, shift):  # mm, along x
     write_nifti(cohort / "labelsTr" / "case_00.nii.gz", label_map(), affine)
 
 
-@pytest.mark.parametrize("shift", [0.0, 9e-4], ids=["same", "rounded"])
+@pytest.mark.parametrize("shift", [0.0, 0.014], ids=["same", "rounded"])
 def test_grids_that_coincide_but_for_rounding_fit(cohort, out, shift):
     shift_labels(cohort, shift)
     assert run(cohort, out).quarantined == {}
 
 
-@pytest.mark.parametrize("shift", [2e-3, 3.0], ids=["off", "far"])
+@pytest.mark.parametrize("shift", [0.16, 3.0], ids=["off", "far"])  # of voxels of 1.5 mm
 def test_grids_must_coincide(cohort, out, shift):
     shift_labels(cohort, shift)
     with pytest.raises(InputError, match="1 of 4 cases"):
         run(cohort, out)
-    assert f"lies {shift:.3g} mm off its image" in (out / "quarantine.json").read_text()
+    quarantined = (out / "quarantine.json").read_text()
+    assert f"lies {shift:.3g} mm off its image (shifted by {shift:.3g}, 0, 0 mm); resample the label map" in quarantined
+    assert "header" not in quarantined
+
+
+@pytest.mark.parametrize("codes", ["LPS", "SRA", "PIL"])
+def test_a_label_map_in_another_order_of_axes_gives_the_same_bytes(cohort, tmp_path, codes):
+    plain = run(cohort, tmp_path / "plain").store
+    file = cohort / "labelsTr" / "case_00.nii.gz"
+    image = nib.load(file)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes))
+    nib.save(image.as_reoriented(turn), file)
+    turned = run(cohort, tmp_path / "turned").store
+    assert turned.cases["case_00"].arrays == plain.cases["case_00"].arrays
+    assert turned.cases["case_00"].runs == plain.cases["case_00"].runs
 
 
 def test_a_mirrored_label_map_does_not_fit(cohort, out):
@@ -326,6 +343,46 @@ def test_a_mirrored_label_map_does_not_fit(cohort, out):
     write_nifti(cohort / "labelsTr" / "case_00.nii.gz", label_map(), AFFINE * [-1, 1, 1, 1])
     done = run(cohort, out, skip_broken=True)
     assert list(done.quarantined) == ["case_00"]
+
+
+def without_codes(file):
+    image = nib.load(file)
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nib.save(image, file)
+
+
+def test_headers_without_codes_are_listed_again_by_every_call(cohort, out):
+    for folder, suffix in (("imagesTr", "_0000"), ("labelsTr", "")):
+        without_codes(cohort / folder / f"case_01{suffix}.nii.gz")
+    expected = {NO_ORIENTATION: ["case_01"], f"label map: {NO_ORIENTATION}": ["case_01"]}
+    for kept in (0, 4):
+        done = run(cohort, out)
+        assert (done.kept, done.quarantined) == (kept, {})
+        assert {warning: cases for warning, cases in done.doubted.items() if "header" in warning} == expected
+
+
+def test_a_label_map_without_codes_beside_an_image_with_them_is_not_to_be_resampled(cohort, out):
+    without_codes(cohort / "labelsTr" / "case_01.nii.gz")
+    (sentence,) = run(cohort, out, skip_broken=True).quarantined.values()
+    assert "mm off its image" in sentence
+    assert sentence.endswith("its header does not say where it lies, export it again from the program that drew it")
+
+
+def test_a_label_map_beside_an_image_whose_forms_disagree(cohort, out):
+    """The label map has pixdim's voxels, the image's sform has voxels of 1 mm."""
+    file = cohort / "imagesTr" / "case_02_0000.nii.gz"
+    image = nib.load(file)
+    image.set_qform(AFFINE, 1)
+    nib.save(image, file)
+    body = bytearray(gzip.decompress(file.read_bytes()))
+    body[252:256] = struct.pack("<2h", 1, 1)
+    body[280:328] = np.eye(4, dtype="<f4")[:3].tobytes()
+    file.write_bytes(gzip.compress(body))
+    done = run(cohort, out)
+    assert done.quarantined == {}
+    assert done.doubted[CONTRADICTORY] == ["case_02"]
+    assert done.store.cases["case_02"].spacing == (3.0, 1.5, 1.5)
 
 
 def test_processes_give_the_same_bytes(cohort, tmp_path):

@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, check_readable, reason
+from smile_runtime.io.grids import same_grid
 from smile_runtime.io.gzip import MAGIC, MAX_RATIO, inflate
-from smile_runtime.io.nifti_header import MAX_BYTES, Header, affine_mm, is_header, parse_header, stores_uint8
+from smile_runtime.io.nifti_geometry import header_geometry
+from smile_runtime.io.nifti_header import MAX_BYTES, Header, is_header, parse_header, stores_uint8
 from smile_runtime.io.nifti_voxels import HU, Kind, Labels, Voxels
 from smile_runtime.io.scan_files import refuse_dicom, stem
 
@@ -43,12 +45,14 @@ class Volume:
             finite and invertible.
         path: Where it came from.
         header: The file's header, so that a label map can be written on exactly the same grid.
+        warnings: What has to be known of its geometry, ``what is wrong; what to do``: the same text for all files.
     """
 
     data: Array
     affine: npt.NDArray[np.float64]
     path: Path
     header: nib.Nifti1Header | None = field(default=None, repr=False)
+    warnings: tuple[str, ...] = ()
 
 
 def read_image(path: str | os.PathLike[str]) -> Volume:
@@ -215,7 +219,7 @@ def _read(path: str | os.PathLike[str], kind: Kind) -> Volume:
         raise InputError(f"{name}: cannot be read ({reason(error)}); check its permissions") from error
     except MemoryError as error:
         raise InputError(f"{name}: does not fit into this machine's memory; free some, or crop the scan") from error
-    return Volume(data, header.affine, name, header.nifti)
+    return Volume(data, header.affine, name, header.nifti, header.warnings)
 
 
 def _read_plain(file: BinaryIO, path: Path, kind: Kind) -> tuple[Header, Array]:
@@ -320,7 +324,7 @@ def _header(
     header.set_data_shape(shape)
     header.set_slope_inter(1.0, 0.0)
     if like is not None:
-        if not np.array_equal(affine, affine_mm(like)):
+        if not np.array_equal(affine, header_geometry(like)[0]):
             raise ValueError("the affine is not that of the header")
         for name in _GEOMETRY_FIELDS:
             header[name] = like[name]
@@ -329,7 +333,6 @@ def _header(
     header.set_xyzt_units("mm")
     header.set_sform(affine, code="scanner")
     header.set_qform(affine, code="scanner")
-    sheared = not np.allclose(header.get_qform(), affine, rtol=0, atol=1e-3)  # mm; a quaternion knows no shear
-    if sheared:
+    if not same_grid(affine, header.get_qform(), shape):  # a quaternion knows no shear
         header["qform_code"] = 0
     return header

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 
 from smile_runtime.errors import InputError, first_line
+from smile_runtime.io.nifti_geometry import UNITS_MM, ContradictoryError, header_geometry, length_unit
 
 SIZES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # sizeof_hdr, the first field, is that of the version
 _MAGIC = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}
@@ -42,7 +43,6 @@ _MAX_VOXELS = 2**32  # four times a 1024 x 1024 x 1024 volume
 _MAX_OFFSET = 16 * 2**20  # bytes of header extensions: 50 ms of inflating on the word of a header
 _MAX_SPACING = 1000.0  # mm
 _MIN_SPACING = 1e-4  # mm
-_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, which every writer means as mm; m; mm; micrometres
 _MIN_DIRECTION_SINGULAR_VALUE = 1e-3  # of the affine's unit columns: 0 when two axes coincide
 
 
@@ -58,6 +58,7 @@ class Header:
         intercept: See ``slope``.
         affine: [4, 4] float64, finite and invertible.
         nifti: The header itself, to copy qform, sform and units from.
+        warnings: What has to be known of the affine.
     """
 
     shape: tuple[int, int, int]
@@ -67,6 +68,7 @@ class Header:
     intercept: float
     affine: npt.NDArray[np.float64]
     nifti: nib.Nifti1Header
+    warnings: tuple[str, ...]
 
     @property
     def voxel_bytes(self) -> int:
@@ -109,7 +111,8 @@ def parse_header(
         slope, intercept = 1.0, 0.0
     if not np.isfinite([slope, intercept]).all():
         raise InputError(f"{path}: scales its voxels by {slope} and {intercept}; make scl_slope and scl_inter finite")
-    return Header(shape, dtype, offset, slope, intercept, _affine(nifti, path), nifti)
+    affine, warnings = _geometry(nifti, path)
+    return Header(shape, dtype, offset, slope, intercept, affine, nifti, warnings)
 
 
 def _unpack(start: bytes, path: Path) -> nib.Nifti1Header:
@@ -186,7 +189,7 @@ def _offset(nifti: nib.Nifti1Header, path: Path) -> int:
     return int(offset)
 
 
-def _affine(nifti: nib.Nifti1Header, path: Path) -> npt.NDArray[np.float64]:
+def _geometry(nifti: nib.Nifti1Header, path: Path) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
     pixdim = nifti["pixdim"]
     used = [*pixdim[1:4]]
     if nifti["sform_code"] != 0:
@@ -198,12 +201,14 @@ def _affine(nifti: nib.Nifti1Header, path: Path) -> npt.NDArray[np.float64]:
     # As nibabel repairs what it loads; pixdim[0] has only to say whether the third axis is flipped.
     pixdim[0] = -1.0 if pixdim[0] == -1.0 else 1.0
     pixdim[1:4] = np.abs(pixdim[1:4])
-    if _unit(nifti) not in _UNITS_MM:
+    if length_unit(nifti) not in UNITS_MM:
         raise InputError(
-            f"{path}: damaged header, its unit of length is unknown (code {_unit(nifti)}); repair xyzt_units"
+            f"{path}: damaged header, its unit of length is unknown (code {length_unit(nifti)}); repair xyzt_units"
         )
     try:
-        affine = affine_mm(nifti)
+        affine, warnings = header_geometry(nifti)
+    except ContradictoryError as error:
+        raise InputError(f"{path}: {error}; convert it from DICOM again") from error
     except (ValueError, HeaderDataError) as error:
         raise InputError(
             f"{path}: damaged header, its orientation cannot be used ({first_line(error)}); copy it again"
@@ -214,15 +219,4 @@ def _affine(nifti: nib.Nifti1Header, path: Path) -> npt.NDArray[np.float64]:
         raise InputError(f"{path}: damaged header, its affine makes voxels of {text} mm; copy it again")
     if np.linalg.svd(affine[:3, :3] / spacing, compute_uv=False)[-1] < _MIN_DIRECTION_SINGULAR_VALUE:
         raise InputError(f"{path}: damaged header, its affine cannot be inverted; copy it again")
-    return affine
-
-
-def affine_mm(nifti: nib.Nifti1Header) -> npt.NDArray[np.float64]:
-    """The affine of a header whose unit is known, to millimetres."""
-    affine = np.array(nifti.get_best_affine(), dtype=np.float64)
-    affine[:3] *= _UNITS_MM[_unit(nifti)]
-    return affine
-
-
-def _unit(nifti: nib.Nifti1Header) -> int:
-    return int(nifti["xyzt_units"]) & 7  # the other bits are the unit of time
+    return affine, warnings

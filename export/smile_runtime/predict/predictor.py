@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from smile_runtime.progress import Progress
 from smile_runtime.volume.components import chosen_values, keep_largest_components
 from smile_runtime.volume.hounsfield import range_hu, range_warning
 from smile_runtime.volume.organ_volumes import volumes_ml
+from smile_runtime.volume.padding import Padding, padding_to_air
 from smile_runtime.volume.preprocessing import (
     BodyBox,
     BodyRule,
@@ -57,6 +58,8 @@ class Prediction:
         times: The three, by name.
         box: Which part of the volume was computed.
         skipped_slices: Slices that were not, because they show no body.
+        doubts: What has to be known of the scan's header.
+        padding: Which padding was read as air: its value and its voxels.
     """
 
     path: Path
@@ -67,11 +70,13 @@ class Prediction:
     times: dict[str, float] = field(default_factory=dict)
     box: dict[str, Any] = field(default_factory=dict)
     skipped_slices: int = 0
+    doubts: tuple[str, ...] = ()
+    padding: dict[str, int] | None = None
 
     @property
     def warning(self) -> str | None:
-        """What its reader has to know: that no body was found, or that the voxels are hardly Hounsfield units."""
-        found = []
+        """What its reader has to know: of the header, that no body was found, that the voxels are hardly HU."""
+        found = list(self.doubts)
         if self.box.get("slices") == 0:
             found.append("no body was found, so nothing was computed; if the scan shows one, use --no-crop")
         if (doubt := range_warning(self.range_hu)) is not None:
@@ -91,6 +96,7 @@ class Scan:
         range_hu: Its lowest and highest value.
         labels: [D, H, W] uint8 in slices order, once they are known.
         picture: The preview, if one is wanted.
+        padding: What was found outside of the reconstruction circle and set to air.
         times: Step -> seconds.
     """
 
@@ -101,6 +107,7 @@ class Scan:
     range_hu: tuple[int, int]
     labels: npt.NDArray[np.uint8] | None = None
     picture: Picture | None = None
+    padding: Padding | None = None
     times: dict[str, float] = field(default_factory=dict)
 
 
@@ -261,10 +268,13 @@ class Predictor:
         """
         start = time.monotonic()
         volume = read_image(scan)
-        values = range_hu(volume)
         geometry = slice_geometry(volume.affine, volume.data.shape)
-        box = body_box(slices_view(volume.data, geometry), geometry.spacing, self.body)
-        return Scan(volume, geometry, box, sha256(scan), values, times={"read": time.monotonic() - start})
+        slices = slices_view(volume.data, geometry)
+        padding = padding_to_air(slices)
+        values = range_hu(volume, padding)
+        box = body_box(slices, geometry.spacing, self.body)
+        times = {"read": time.monotonic() - start}
+        return Scan(volume, geometry, box, sha256(scan), values, padding=padding, times=times)
 
     def segment(
         self,
@@ -301,7 +311,7 @@ class Predictor:
         if picture:
             scan.picture = preview(slices, labels, scan.geometry.spacing, self.card.window)
         scan.labels = labels
-        scan.volume = Volume(np.empty((0, 0, 0), np.int16), scan.volume.affine, scan.volume.path, scan.volume.header)
+        scan.volume = replace(scan.volume, data=np.empty((0, 0, 0), np.int16))
         scan.times["inference"] = time.monotonic() - start
 
     def save(
@@ -324,6 +334,7 @@ class Predictor:
         millilitres = volumes_ml(scan.labels, organs, float(abs(np.linalg.det(volume.affine[:3, :3]))))
         made_from = {"sha256": scan.sha256, "shape": list(scan.geometry.shape)}
         facts = {"scan": made_from, "volumes_ml": millilitres, "box": box.to_json(), "range_hu": list(scan.range_hu)}
+        facts |= {"warnings": list(volume.warnings), "padding": scan.padding and scan.padding.to_json()}
         note = json.dumps({"organs": organs, "settings": self.settings, **facts}, ensure_ascii=False)
         labels, shown = from_slices(scan.labels, scan.geometry), fingerprint(note)
         if preview_png is not None:
@@ -370,6 +381,8 @@ class Predictor:
             box=facts["box"],
             skipped_slices=int(facts["box"]["of"]) - int(facts["box"]["slices"]),
             range_hu=(facts["range_hu"][0], facts["range_hu"][1]),
+            doubts=tuple(map(str, facts["warnings"])),
+            padding=facts["padding"] and {name: int(facts["padding"][name]) for name in ("hu", "voxels")},
         )
 
 

@@ -53,6 +53,7 @@ class RunReport:
                 "computed": prediction.box,
                 "skipped_slices": prediction.skipped_slices,
                 "range_hu": list(prediction.range_hu),
+                "padding": prediction.padding,
                 "volumes_ml": prediction.volumes_ml,
                 "warning": prediction.warning,
             }

@@ -114,8 +114,8 @@ def body_box(
 
     A block of 8 mm x 8 mm is dense when at least half of it lies above the threshold. What dense blocks enclose
     (lungs, gas) belongs to them. What is thinner than three blocks then is no body: noise in the air, wires, blankets,
-    a couch's shell. A thick couch, padding of 0 HU and whatever else is dense stays in, which costs time and nothing
-    else.
+    a couch's shell. A thick couch and whatever else is dense stays in, which costs time. Padding of 0 HU would stay in
+    too, and cost Dice: `smile_runtime.volume.padding` makes it air before.
 
     Args:
         slices: [D, H, W] int16 HU in slices order; any strides.

@@ -51,6 +51,12 @@ def cohort_pixel_size(spacings: Iterable[Sequence[float]]) -> float:
     return max(round(median, 3), 0.001)
 
 
+def range_text(lengths: Iterable[float]) -> str:
+    """The smallest and the largest length for a reader, three digits each; one number where they do not differ."""
+    shortest, *_, longest = (f"{length:.3g}" for length in sorted([*lengths] * 2))
+    return shortest if shortest == longest else f"{shortest} to {longest}"
+
+
 @dataclass(frozen=True)
 class PixelSpace:
     """The pixels that a network sees and those of the scans that it was trained on, as a model card records them.
@@ -114,7 +120,7 @@ class PixelSpace:
     def __str__(self) -> str:
         """For a reader."""
         seen = "every scan's own" if self.pixel_size is None else f"brought to {self.pixel_size:g} mm"
-        return f"{seen}, trained on scans of {_text(self.trained_pixels)} mm"
+        return f"{seen}, trained on scans of {range_text(self.trained_pixels)} mm"
 
     def scan_stride(self, pixel_spacing: Sequence[float]) -> int:
         """See `scan_stride`; `pixel_spacing` is (y, x) of the scan, mm."""
@@ -129,13 +135,13 @@ class PixelSpace:
         """
         brought = "" if self.pixel_size is None else f", brought to {self.pixel_size:g} mm"
         found = [
-            f"pixels of {side:.3g} mm are unlike those of the training, {_text(self.trained_pixels)} mm{brought}"
+            f"pixels of {side:.3g} mm are unlike those of the training, {range_text(self.trained_pixels)} mm{brought}"
             for side in dict.fromkeys(spacing[1:])
             if self._beyond(side, self.trained_pixels)
         ]
         if channels > 1 and self._beyond(spacing[0], self.trained_slices):
             found.append(
-                f"slices {spacing[0]:.3g} mm apart are unlike those of the training, {_text(self.trained_slices)} mm"
+                f"slices {spacing[0]:.3g} mm apart are unlike those of the training, {range_text(self.trained_slices)} mm"
             )
         return [f"{sentence}; look at the labels before they are used" for sentence in found]
 
@@ -151,8 +157,3 @@ def _side(pixel_spacing: Sequence[float]) -> float:
 
 def _is_length(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _text(trained: Range) -> str:
-    low, high = (f"{length:.3g}" for length in trained)
-    return low if low == high else f"{low} to {high}"
