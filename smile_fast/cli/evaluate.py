@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
     from smile_fast.cli.train import choose_device
     from smile_fast.data.same_scans import leak_warning
     from smile_fast.evaluation import evaluate_run, format_table, write_evaluation
+    from smile_fast.text_table import listed
     from smile_fast.training.run import Run
 
     run = Run.open(arguments.run_folder, arguments.store)
@@ -55,6 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
     scored = [] if arguments.split == "train" else run.cases(arguments.split)
     if leak := leak_warning(run.store, run.cases("train"), scored):
         print(f"warning: {leak}", file=sys.stderr)
+    for warning, cases in run.unlike_training(run.cases(arguments.split)).items():
+        print(f"warning: {listed(cases)}: {warning}", file=sys.stderr)
     path = write_evaluation(evaluation, run.path)
     print(format_table(evaluation))
     print(f"wrote the scores of split {arguments.split} to {path} and {path.stem}.csv")

@@ -17,6 +17,7 @@ from smile_fast.report.gallery import prediction_rows, pseudo_rows
 from smile_fast.report.palette import PSEUDO, organ_colours
 from smile_fast.report.score_blocks import score_blocks
 from smile_fast.supervision.audit import Audit, audit_store
+from smile_fast.text_table import listed
 from smile_fast.training.run import Run
 from smile_runtime.io.files import atomic_path
 from smile_runtime.progress import progress
@@ -82,6 +83,7 @@ def build_report(runs: Sequence[Run], say: Callable[[str], None] = lambda text: 
         "scores": scores,
         "unevaluated": [record.name for record in records if not record.evaluations],
         "curves": {record.name: training_chart(record.curves, record.run.organs, colours) for record in records},
+        "unlike_training": _unlike_training(records),
         "unvalidated": _unvalidated(records),
         "with_rounds": [record for record in records if record.rounds],
         "predictions": prediction_rows(records, colours),
@@ -190,6 +192,17 @@ def _audits(records: Sequence[RunRecord]) -> list[AuditBlock]:
         shown = progress(cases, total=len(cases), label="audit the labels")
         blocks.append(AuditBlock(", ".join(names), audit_store(record.run.store, record.states, shown)))
     return blocks
+
+
+def _unlike_training(records: Sequence[RunRecord]) -> list[str]:
+    """Say whose cases have pixels unlike those of its training, and which."""
+    return [
+        f"{record.name}, {listed(cases)}: {sentence}."
+        for record in records
+        for sentence, cases in record.run.unlike_training(
+            [case for split in ("validation", "test") for case in record.run.cases(split)]
+        ).items()
+    ]
 
 
 def _unvalidated(records: Sequence[RunRecord]) -> list[str]:

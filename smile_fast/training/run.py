@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -214,6 +215,14 @@ class Run:
         spacings = [self.store.cases[case].spacing for case in self.splits["train"]]
         model = self.config.model
         return PixelSpace.of(model.pixel_mm, model.output_stride, spacings, self.config.scale)
+
+    def unlike_training(self, cases: Sequence[str]) -> dict[str, list[str]]:
+        """Sentence -> cases whose pixels or slice distances are further from the training's than augmentation goes."""
+        space, found = self.pixel_space, dict[str, list[str]]()
+        for case in cases:
+            for sentence in space.warnings(self.store.cases[case].spacing, self.config.model.channels):
+                found.setdefault(sentence, []).append(case)
+        return found
 
     def declarations(self) -> Declarations:
         """State of every (case, organ) that the run was trained under."""

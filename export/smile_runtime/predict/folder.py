@@ -16,7 +16,8 @@ from smile_runtime.io.files import reason
 from smile_runtime.io.nifti import read_note, refuse_replacing_scan
 from smile_runtime.io.scan_files import by_name, describe_others, list_scans, refuse_dicom, stem
 from smile_runtime.names import normal_name
-from smile_runtime.predict.predictor import Prediction, Predictor, Scan
+from smile_runtime.predict.prediction import Prediction, Scan
+from smile_runtime.predict.predictor import Predictor
 from smile_runtime.predict.preview import fingerprint, picture_path, shown_labels
 from smile_runtime.predict.run_report import RunReport
 from smile_runtime.progress import Progress

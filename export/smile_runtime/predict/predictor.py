@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,18 @@ from smile_runtime import __version__
 from smile_runtime.errors import AllocationError, InputError
 from smile_runtime.io.buffers import zeros
 from smile_runtime.io.files import check_results, check_writable, parse_json, sha256
-from smile_runtime.io.nifti import Volume, check_suffix, read_image, read_note, refuse_replacing_scan, write_labels
+from smile_runtime.io.nifti import check_suffix, read_image, read_note, refuse_replacing_scan, write_labels
 from smile_runtime.model.exported import Model, ModelCard
-from smile_runtime.predict.preview import Picture, fingerprint, picture_path, preview, remove_other, write_png
+from smile_runtime.predict.prediction import Prediction, Scan
+from smile_runtime.predict.preview import fingerprint, picture_path, preview, remove_other, write_png
 from smile_runtime.progress import Progress
 from smile_runtime.volume.components import chosen_values, keep_largest_components
-from smile_runtime.volume.hounsfield import range_hu, range_warning
+from smile_runtime.volume.hounsfield import range_hu
 from smile_runtime.volume.organ_volumes import volumes_ml
-from smile_runtime.volume.padding import Padding, padding_to_air
+from smile_runtime.volume.padding import padding_to_air
 from smile_runtime.volume.preprocessing import (
     BodyBox,
     BodyRule,
-    SliceGeometry,
     body_box,
     from_slices,
     slice_context,
@@ -43,72 +43,6 @@ _BATCH_BYTES = 4 * 2**30
 # A pixel, and a pixel and organ; on a CPU ResNet-18 took 277 bytes a pixel for 3 organs and 1034 for 126 (6.2 an
 # organ), and ResNet-50 at most 470 for 3.
 _FEATURE_BYTES, _ORGAN_BYTES = 512, 8
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What was written for one scan.
-
-    Attributes:
-        path: The label map.
-        shape: (X, Y, Z) of the scan and of the label map.
-        volumes_ml: Organ -> volume, millilitres; 0.0 for an organ that was not found.
-        seconds: Wall time of reading, inference and writing together.
-        range_hu: The scan's lowest and highest value.
-        times: The three, by name.
-        box: Which part of the volume was computed.
-        skipped_slices: Slices that were not, because they show no body.
-        doubts: What has to be known of the scan's header.
-        padding: Which padding was read as air: its value and its voxels.
-    """
-
-    path: Path
-    shape: tuple[int, int, int]
-    volumes_ml: dict[str, float]
-    seconds: float
-    range_hu: tuple[int, int]
-    times: dict[str, float] = field(default_factory=dict)
-    box: dict[str, Any] = field(default_factory=dict)
-    skipped_slices: int = 0
-    doubts: tuple[str, ...] = ()
-    padding: dict[str, int] | None = None
-
-    @property
-    def warning(self) -> str | None:
-        """What its reader has to know: of the header, that no body was found, that the voxels are hardly HU."""
-        found = list(self.doubts)
-        if self.box.get("slices") == 0:
-            found.append("no body was found, so nothing was computed; if the scan shows one, use --no-crop")
-        if (doubt := range_warning(self.range_hu)) is not None:
-            found.append(doubt)
-        return "; ".join(found) or None
-
-
-@dataclass
-class Scan:
-    """A scan that was read, and what becomes of it.
-
-    Attributes:
-        volume: As its file has it; without its voxels once its labels are known.
-        geometry: How its slices lie in the file.
-        box: Which part of it is computed.
-        sha256: Of the file, hexadecimal.
-        range_hu: Its lowest and highest value.
-        labels: [D, H, W] uint8 in slices order, once they are known.
-        picture: The preview, if one is wanted.
-        padding: What was found outside of the reconstruction circle and set to air.
-        times: Step -> seconds.
-    """
-
-    volume: Volume
-    geometry: SliceGeometry
-    box: BodyBox
-    sha256: str
-    range_hu: tuple[int, int]
-    labels: npt.NDArray[np.uint8] | None = None
-    picture: Picture | None = None
-    padding: Padding | None = None
-    times: dict[str, float] = field(default_factory=dict)
 
 
 class Predictor:
@@ -273,8 +207,10 @@ class Predictor:
         padding = padding_to_air(slices)
         values = range_hu(volume, padding)
         box = body_box(slices, geometry.spacing, self.body)
+        unlike = self.card.pixels.warnings(geometry.spacing, self.card.channels) if self.card.pixels else []
+        doubts = (*volume.warnings, *unlike)
         times = {"read": time.monotonic() - start}
-        return Scan(volume, geometry, box, sha256(scan), values, padding=padding, times=times)
+        return Scan(volume, geometry, box, sha256(scan), values, doubts, padding=padding, times=times)
 
     def segment(
         self,
@@ -334,7 +270,7 @@ class Predictor:
         millilitres = volumes_ml(scan.labels, organs, float(abs(np.linalg.det(volume.affine[:3, :3]))))
         made_from = {"sha256": scan.sha256, "shape": list(scan.geometry.shape)}
         facts = {"scan": made_from, "volumes_ml": millilitres, "box": box.to_json(), "range_hu": list(scan.range_hu)}
-        facts |= {"warnings": list(volume.warnings), "padding": scan.padding and scan.padding.to_json()}
+        facts |= {"warnings": list(scan.doubts), "padding": scan.padding and scan.padding.to_json()}
         note = json.dumps({"organs": organs, "settings": self.settings, **facts}, ensure_ascii=False)
         labels, shown = from_slices(scan.labels, scan.geometry), fingerprint(note)
         if preview_png is not None:

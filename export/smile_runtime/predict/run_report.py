@@ -15,7 +15,8 @@ import onnxruntime
 
 from smile_runtime import __version__
 from smile_runtime.io.files import printable, write_json
-from smile_runtime.predict.predictor import Prediction, Predictor
+from smile_runtime.predict.prediction import Prediction
+from smile_runtime.predict.predictor import Predictor
 from smile_runtime.threads import default_threads
 
 SCHEMA = 1

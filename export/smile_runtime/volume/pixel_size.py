@@ -140,9 +140,8 @@ class PixelSpace:
             if self._beyond(side, self.trained_pixels)
         ]
         if channels > 1 and self._beyond(spacing[0], self.trained_slices):
-            found.append(
-                f"slices {spacing[0]:.3g} mm apart are unlike those of the training, {range_text(self.trained_slices)} mm"
-            )
+            trained = range_text(self.trained_slices)
+            found.append(f"slices {spacing[0]:.3g} mm apart are unlike those of the training, {trained} mm")
         return [f"{sentence}; look at the labels before they are used" for sentence in found]
 
     def _beyond(self, length: float, trained: Range) -> bool:
