@@ -4,6 +4,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from smile_runtime.model.exported import METADATA_KEY, ModelCard
+from smile_runtime.volume.pixel_size import PixelSpace
 
 DYNAMIC = ("N", "H", "W")
 
@@ -100,6 +101,32 @@ def neighbour_labels(slices):
     below[:, :-1] = inside[:, 1:]
     above = np.concatenate([inside[1:], inside[-1:]])
     return (inside + 2 * right + 4 * below + 8 * above).astype(np.uint8)
+
+
+SPACE = PixelSpace(0.8, 8, (0.6, 0.9), (1.0, 5.0), 0.1)
+
+
+def write_spacing_model(path, **changes):
+    """A model with a pixel size: 1 where HU > 10 times the rows' mm plus the columns' mm times 100."""
+    weights = helper.make_tensor("weights", TensorProto.DOUBLE, [2], [10.0, 100.0])
+    nodes = [
+        helper.make_node("Constant", [], ["weights"], value=weights),
+        helper.make_node("Mul", ["pixel_spacing", "weights"], ["weighted"]),
+        helper.make_node("ReduceSum", ["weighted"], ["threshold"], keepdims=0),
+        _int64("zero", 0),
+        helper.make_node("Gather", ["hu", "zero"], ["middle"], axis=1),
+        helper.make_node("Cast", ["middle"], ["x"], to=TensorProto.DOUBLE),
+        helper.make_node("Greater", ["x", "threshold"], ["above"]),
+        helper.make_node("Cast", ["above"], ["labels"], to=TensorProto.UINT8),
+    ]
+    spacing = helper.make_tensor_value_info("pixel_spacing", TensorProto.DOUBLE, [2])
+    options = {"inputs": [hu_input(), spacing], "card": threshold_card(pixels=SPACE)}
+    return save(path, **{"nodes": nodes, "outputs": [labels_output()], **options, **changes})
+
+
+def spacing_labels(slices, spacing):
+    """What the spacing model computes; spacing (y, x), mm."""
+    return (np.asarray(slices) > 10 * spacing[0] + 100 * spacing[1]).astype(np.uint8)
 
 
 def threshold_labels(slices):

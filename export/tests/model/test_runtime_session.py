@@ -5,7 +5,7 @@ import onnxruntime as ort
 import pytest
 from hostile_models import write_two_programs
 from nifti_files import random_hu
-from tiny_models import threshold_labels
+from tiny_models import spacing_labels, threshold_labels, write_spacing_model
 
 from smile_runtime.errors import InputError
 from smile_runtime.model.exported import Model
@@ -121,12 +121,21 @@ def test_device_buffers_compute_the_same_and_are_kept_while_the_shape_stays(thre
     kept = []
     for seed, shape in enumerate(shapes):
         hu = random_hu(shape, seed)
-        kept.append((buffers.labels(hu), threshold_labels(hu[:, 0])))
+        kept.append((buffers.labels(hu, {}), threshold_labels(hu[:, 0])))
     for labels, expected in kept:  # also after later batches: what was returned is not overwritten
         assert labels.dtype == np.uint8
         assert np.array_equal(labels, expected)
     hu_and_labels = [(shape, (shape[0], *shape[2:])) for shape in (shapes[0], shapes[3], shapes[4])]
     assert made == [made_one for pair in hu_and_labels for made_one in pair]
+
+
+def test_device_buffers_take_another_spacing_for_every_batch(tmp_path):
+    path = write_spacing_model(tmp_path / "spacing.onnx")
+    buffers = DeviceBuffers(ort.InferenceSession(path, providers=["CPUExecutionProvider"]), "cpu")
+    hu = random_hu((2, 1, 9, 8))
+    for spacing in ((1.0, 2.0), (0.5, 0.5)):
+        found = buffers.labels(hu, {"pixel_spacing": np.array(spacing)})
+        assert np.array_equal(found, spacing_labels(hu[:, 0], spacing))
 
 
 def test_a_model_on_a_device_uses_the_buffers(threshold_model, monkeypatch):
