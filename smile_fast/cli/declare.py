@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
     for rule in rules:
         drafted = drafted.assign(rule)
         print(f"set {rule.option}: {len(rule.pairs)} (case, organ) pairs")
+    _print_doubts(drafted)
     answers: dict[str, State] = {}
     if args.assume_missing or args.assume_absent:
         assumed = State.MISSING if args.assume_missing else State.ABSENT
@@ -90,6 +91,17 @@ def run(args: argparse.Namespace) -> None:
     print(f"wrote {output}: {_totals(decided)}")
 
 
+def _print_doubts(drafted: "Draft") -> None:
+    """Name the organs that are called annotated, though their slices have gaps."""
+    from smile_fast.text_table import listed
+
+    for organ, cases in drafted.doubtful.items():
+        print(
+            f"note: {organ} is not in every slice between its first and its last in {len(cases)} cases "
+            f"({listed(cases)}); where it was drawn in part, say so: --set '{cases[0]}:{organ}=missing'"
+        )
+
+
 def _print_summary(drafted: "Draft") -> None:
     """What has voxels, and per organ what is undecided; readable for a thousand cases."""
     from smile_fast.text_table import listed
@@ -108,11 +120,6 @@ def _print_summary(drafted: "Draft") -> None:
     print(
         "An organ with voxels is taken to be drawn wherever it exists; declare it missing where it was drawn in part."
     )
-    for organ, gapped in drafted.gapped.items():
-        print(
-            f"note: {organ} is not in every slice between its first and its last in {len(gapped)} cases "
-            f"({listed(gapped)}); where it was drawn in part, say so: --set '{gapped[0]}:{organ}=missing'"
-        )
 
 
 def _ask(drafted: "Draft") -> "dict[str, State]":

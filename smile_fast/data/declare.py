@@ -1,6 +1,6 @@
 """Draft annotations.csv from the label maps, without guessing what they do not show."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -66,13 +66,22 @@ class Draft:
         states: case -> organ -> annotated where the organ has voxels, None (undecided) where it has none: it
             was not drawn, or it is not there; the label map looks the same.
         drawn: the (case, organ) pairs with voxels.
-        gapped: organ -> cases in which slices without it lie between slices with it: it may be drawn in part. Organs
-            without such a case are left out.
+        gaps: the pairs with slices without the organ between slices with it.
     """
 
     states: dict[str, dict[str, State | None]]
     drawn: frozenset[tuple[str, str]]
-    gapped: dict[str, list[str]]
+    gaps: frozenset[tuple[str, str]]
+
+    @property
+    def doubtful(self) -> dict[str, list[str]]:
+        """Organ -> the cases in which it is annotated, but has gaps: it may be drawn in part; others are left out."""
+        organs: dict[str, list[str]] = {}
+        for case, states in self.states.items():
+            for organ, state in states.items():
+                if state is State.ANNOTATED and (case, organ) in self.gaps:
+                    organs.setdefault(organ, []).append(case)
+        return organs
 
     @property
     def undecided(self) -> dict[str, list[str]]:
@@ -140,18 +149,22 @@ def draft(dataset: RawDataset) -> Draft:
 
 def draft_from_counts(counts: Mapping[str, CaseCounts], dataset: RawDataset) -> Draft:
     """Draft the declarations from voxel counts."""
-    pairs = [
-        (case, organ, voxels, gaps)
+
+    def pairs(found: Mapping[str, Sequence[int]]) -> frozenset[tuple[str, str]]:
+        """The (case, organ) pairs of which there are some, given the numbers of each case by organ."""
+        return frozenset(
+            (case, organ)
+            for case, numbers in found.items()
+            for organ, number in zip(dataset.organs, numbers, strict=True)
+            if number
+        )
+
+    drawn = pairs({case: counts[case].organs for case in dataset.names()})
+    states: dict[str, dict[str, State | None]] = {
+        case: {organ: State.ANNOTATED if (case, organ) in drawn else None for organ in dataset.organs}
         for case in dataset.names()
-        for organ, voxels, gaps in zip(dataset.organs, counts[case].organs, counts[case].gaps, strict=True)
-    ]
-    states: dict[str, dict[str, State | None]] = {}
-    gapped: dict[str, list[str]] = {}
-    for case, organ, voxels, gaps in pairs:
-        states.setdefault(case, {})[organ] = State.ANNOTATED if voxels else None
-        if gaps:
-            gapped.setdefault(organ, []).append(case)
-    return Draft(states, frozenset((case, organ) for case, organ, voxels, _ in pairs if voxels), gapped)
+    }
+    return Draft(states, drawn, pairs({case: counts[case].gaps for case in dataset.names()}))
 
 
 def draft_path(output: Path) -> Path:

@@ -195,6 +195,7 @@ def test_declare_and_audit_say_what_seems_to_be_drawn_in_part(cohort, capsys):
     said = "note: liver is not in every slice between its first and its last in 1 cases (case_01)"
     assert said in capsys.readouterr().out
     assert main(["declare", str(cohort), "--force", "--set", "case_01:liver=missing"]) == 0
+    assert "note: " not in capsys.readouterr().out
     assert main(["audit", str(cohort)]) == 0
     assert "Drawn in part in 1 of the 1 cases in which it is declared missing." in capsys.readouterr().out
 

@@ -161,4 +161,6 @@ def test_a_draft_knows_the_gaps(dataset):
         labels[:, :, 2::2] *= labels[:, :, 2::2] != 1
 
     edit_label(dataset.path, "case_01", every_other_slice)
-    assert draft(dataset).gapped == {"liver": ["case_01"]}
+    drafted = draft(dataset)
+    assert drafted.doubtful == {"liver": ["case_01"]}
+    assert drafted.assign(Rule.read("case_01:liver=missing", dataset)).doubtful == {}
