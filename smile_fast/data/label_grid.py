@@ -19,19 +19,22 @@ def labels_on_image(case: RawCase, image: Volume, label: Volume) -> NDArray[np.u
     try:
         return onto_grid(label.data, label.affine, image.affine, image.data.shape)
     except OtherGridError as error:
-        # By a header that is wrong, or says nothing, a resampled label map would lie anywhere.
-        advice = "resample the label map onto the image's grid if a viewer shows the two in place, or export it again"
-        if NO_ORIENTATION in label.warnings:
-            advice = "its header does not say where it lies, export it again from the program that drew it"
         if error.offset_mm is None:
             raise InputError(
                 f"{case.label}: case {case.name} has an image of {_by(image.data.shape)} voxels and a label map of "
-                f"{_by(error.shape)}; {advice}"
+                f"{_by(error.shape)}; {resampling_advice(label)}"
             ) from None
         raise InputError(
             f"{case.label}: case {case.name} has a label map that lies {error.offset_mm:.3g} mm off its image "
-            f"({error}); {advice}"
+            f"({error}); {resampling_advice(label)}"
         ) from None
+
+
+def resampling_advice(label: Volume) -> str:
+    """What to do with a label map on another grid; by a header that is wrong it would be resampled to anywhere."""
+    if NO_ORIENTATION in label.warnings:
+        return "its header does not say where it lies, export it again from the program that drew it"
+    return "resample the label map onto the image's grid if a viewer shows the two in place, or export it again"
 
 
 def _by(shape: tuple[int, ...]) -> str:
