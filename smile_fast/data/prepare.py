@@ -14,15 +14,14 @@ from smile_fast.data.arrays import write_array
 from smile_fast.data.case_info import IMAGE, LABELS, CaseInfo, StoredBox, gather_counts
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.data.folder_lock import LOCK, locked
+from smile_fast.data.label_grid import labels_on_image
 from smile_fast.data.processes import run_jobs
 from smile_fast.data.store import CASE_FILE, CASES, INDEX, QUARANTINE, SCHEMA, Store, read_sources, write_index
 from smile_fast.data.voxel_counts import check_values
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json, reason, sha256, write_json
-from smile_runtime.io.grids import OtherGridError, onto_grid
-from smile_runtime.io.nifti import Volume, read_image, read_labels
-from smile_runtime.io.nifti_geometry import NO_ORIENTATION
+from smile_runtime.io.nifti import read_image, read_labels
 from smile_runtime.label_map import VOID
 from smile_runtime.progress import progress
 from smile_runtime.threads import usable_cpus
@@ -299,7 +298,7 @@ def _convert(job: _Job, sources: dict[str, str]) -> _Converted:
     slices, geometry = to_slices(image.data, image.affine)
     padding = padding_to_air(slices)
     values = range_hu(replace(image, data=slices), padding)
-    labels, _ = to_slices(_on_image(case, image, label), image.affine)
+    labels, _ = to_slices(labels_on_image(case, image, label), image.affine)
     histograms = slice_histograms(labels)
     check_values(case, histograms.sum(axis=0), dataset)
     visible = histograms[:, 1 : len(dataset.organs) + 1].copy()  # [D, K]
@@ -332,27 +331,8 @@ def _convert(job: _Job, sources: dict[str, str]) -> _Converted:
     return _Converted(slices, labels, info, values, padding, tuple(filter(None, warnings)))
 
 
-def _on_image(case: RawCase, image: Volume, label: Volume) -> NDArray[np.uint8]:  # [X, Y, Z]
-    """The labels in the image's order of axes, if they lie on its grid."""
-    try:
-        return onto_grid(label.data, label.affine, image.affine, image.data.shape)
-    except OtherGridError as error:
-        advice = "resample the label map onto the image's grid"
-        if NO_ORIENTATION in label.warnings:  # resampled by such a header, it would lie anywhere
-            advice = "its header does not say where it lies, export it again from the program that drew it"
-        if error.offset_mm is None:
-            raise InputError(
-                f"{case.label}: case {case.name} has an image of {_by(image.data.shape)} voxels and a label map of "
-                f"{_by(error.shape)}; {advice}"
-            ) from None
-        raise InputError(
-            f"{case.label}: case {case.name} has a label map that lies {error.offset_mm:.3g} mm off its image "
-            f"({error}); {advice}"
-        ) from None
-
-
 def _up_to_date(job: _Job, sources: dict[str, str]) -> tuple[CaseInfo, tuple[str, ...], bool] | None:
-    """The stored case, its warnings and whether it is padded, if it was made from these sources and is intact."""
+    """The stored case, its warnings and whether it is padded, if it is intact and made from these sources."""
     try:
         entry = read_json(job.folder / CASE_FILE, "convert the case again")
         info = CaseInfo.from_json(entry, job.dataset.organs)
@@ -385,7 +365,3 @@ def _write_quarantine(path: Path, quarantined: dict[str, str]) -> None:
         write_json(path, {"cases": quarantined})
     else:
         path.unlink(missing_ok=True)
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

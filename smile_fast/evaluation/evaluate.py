@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_fast.data.label_grid import resampling_advice
 from smile_fast.evaluation.results import Evaluation, summarise
 from smile_fast.evaluation.scores import NSD_TOLERANCE_MM, PairScore, score_case
 from smile_runtime.errors import InputError
@@ -104,7 +105,7 @@ def _folder_predictor(run: "Run", folder: Path) -> Callable[[str], NDArray[np.ui
         except OtherGridError as error:
             raise InputError(
                 f"{volume.path}: lies on another grid than case {case} ({error}); predict the case's own image, or "
-                "resample the labels onto its grid"
+                f"{resampling_advice(volume)}"
             ) from None
         slices = labels.transpose(2, 1, 0)  # [D, H, W]
         if int(slices.max(initial=0)) > organs:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from smile_fast.data.dataset import RawCase, RawDataset
+from smile_fast.data.label_grid import labels_on_image
 from smile_fast.supervision.overlap import dice
 from smile_runtime.errors import InputError
 from smile_runtime.io.nifti import read_image, read_labels
@@ -74,7 +75,8 @@ def _histograms(cases: Sequence[RawCase], organs: int) -> NDArray[np.int64]:
     """Voxels per HU bin, [case, raw or smoothed, organ value (0 is everything), bin]."""
     result = np.zeros((len(cases), 2, organs + 1, _BINS), np.int64)
     for case, counts in zip(cases, result, strict=True):
-        hu, labels = read_image(case.image).data, read_labels(case.label).data
+        image = read_image(case.image)
+        hu, labels = image.data, labels_on_image(case, image, read_labels(case.label))
         smooth = ndimage.uniform_filter(hu.astype(np.float32), 3, mode="nearest")
         for values, histogram in zip((hu, smooth), counts, strict=True):
             bins = np.clip((np.floor(values).astype(np.int64) - _LOW) // _STEP, 0, _BINS - 1)

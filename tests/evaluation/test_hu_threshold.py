@@ -98,3 +98,13 @@ def test_no_window_finds_a_phantoms_organs(tmp_path):
     scores = hu_threshold(RawDataset.open(tmp_path))
     assert scores.keys() == {"liver", "pancreas", "stomach"}
     assert max(scores.values()) < 0.5
+
+
+def test_label_maps_in_another_order_of_axes_give_the_same_windows(tmp_path):
+    dataset = RawDataset.open(make_cohort(tmp_path, train=2, test=1))
+    paint(dataset, {1: (200, 10)})
+    plain = best_windows(dataset)
+    for case in dataset.cases:
+        image = nib.load(case.label)
+        nib.save(image.as_reoriented(np.array([[2, 1], [0, -1], [1, 1]])), case.label)
+    assert best_windows(dataset) == plain

@@ -120,6 +120,17 @@ def test_claims_of_which_none_can_be_trusted_are_refused(tmp_path, fields):
         read_image(path)
 
 
+def test_volumes_of_a_tilted_scan_are_those_of_the_determinant(tmp_path, threshold_model):
+    """By column lengths they would be 10% larger."""
+    data = np.full((30, 40, 20), -1000, np.int16)
+    data[5:15, 5:25, 3:13] = 400
+    write(tmp_path / "a.nii", data, **header_fields(TILTED, 1, pixdim=TILTED_SIZES))
+    arguments = [str(threshold_model), str(tmp_path / "a.nii"), "-o", str(tmp_path / "b.nii"), "--no-crop"]
+    assert main([*arguments, "--volumes", str(tmp_path / "v.json")]) == 0
+    (volumes,) = json.loads((tmp_path / "v.json").read_text())["volumes"].values()
+    assert sum(volumes.values()) == pytest.approx(2000 * np.prod(SIZES) / 1000, rel=AFFINE_RELATIVE)
+
+
 def test_a_qform_that_is_none_does_not_speak(tmp_path):
     fields = header_fields(sform=RIGHT, sform_code=1, qform=RIGHT, qform_code=1) | {"quatern_b": np.nan}
     volume = read_image(write(tmp_path / "a.nii", np.ones(SHAPE, np.uint8), **fields))
