@@ -22,7 +22,7 @@ BOXES = {  # x, y, z
 class ThreadsForProcesses(ThreadPoolExecutor):
     """Stands for a pool of processes, in which a test cannot patch anything."""
 
-    def __init__(self, workers: int, context: object, initializer: object) -> None:
+    def __init__(self, workers: int, context: object, initializer: object, initargs: object) -> None:
         super().__init__(workers)
 
 

@@ -73,13 +73,16 @@ class Progress:
     def advance(self, done: float) -> None:
         """Say how many steps are done now."""
         self.done = done
-        now = time.monotonic()
-        if now - self._shown >= self._interval and done < self._total:
-            self._shown = now
-            if self._terminal:
-                _show(self._out, self._bar())
-            else:
-                _print(self._out, self._line())
+        if time.monotonic() - self._shown >= self._interval and done < self._total:
+            self.show()
+
+    def show(self) -> None:
+        """Show now how many steps are done, however short ago it was shown."""
+        self._shown = time.monotonic()
+        if self._terminal:
+            _show(self._out, self._bar())
+        else:
+            _print(self._out, self._line())
 
     def message(self, text: str) -> None:
         """Print a line that stays, whatever is being shown."""
@@ -89,11 +92,9 @@ class Progress:
 
     def close(self) -> None:
         """Show the end."""
+        self.show()
         if self._terminal:
-            _show(self._out, self._bar())
             _print(self._out, "")
-        else:
-            _print(self._out, self._line())
 
     def _line(self) -> str:
         passed = clock(time.monotonic() - self._start)

@@ -18,7 +18,9 @@ from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, reason
 from smile_runtime.progress import Progress, clock
 
-# Share of the default's epochs under which a budget is said to be short.
+# Share of the default's epochs under which a budget is said to be short. The learning rate falls to 0 all the same, so
+# that nothing else shows it. Measured on 24 phantoms (SMILE, half of the annotations, 2 seeds; mean Dice 0.756 after 20
+# epochs): half of the epochs cost 3 points, a quarter 9, an eighth 16.
 _SHORT = 0.5
 _TICK = 1e-6  # seconds: less than any step takes, and never 0
 
@@ -102,7 +104,9 @@ class MetricsLog:
         }
         self._write(line)
         if self._bar is not None:
-            self._bar.note = f"{rate:.3g} steps/s, loss {loss:.4f}"
+            first, self._bar.note = not self._bar.note, f"{rate:.3g} steps/s, loss {loss:.4f}"
+            if first:  # whoever has just begun a training wants to know when it ends
+                self._bar.show()
 
     def write_validation(self, position: Position, dice: dict[str, float]) -> None:
         """Write the Dice of the validation cases as one line."""

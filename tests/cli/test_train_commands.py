@@ -215,8 +215,7 @@ def test_a_run_starts_from_another_one(store, tmp_path, capsys):
 def test_progress_goes_to_stderr_and_time_is_printed(store, tmp_path, capsys):
     assert train(store, tmp_path / "run", epochs=1.2) == 0
     out, err = capsys.readouterr()
-    assert "smile:" in err
-    assert "step 10" in err
+    assert "smile: 10/11, " in err
     assert "step" not in out
     assert [line["iteration"] for line in read_metrics(Run.open(tmp_path / "run"))] == [10, 11]
 
