@@ -61,6 +61,10 @@ SAME_AFTER_RESAMPLING = 0.98
 AREA_OF_DISC = {"rel": 0.05}
 CENTRE_OF_DISC = {"abs": 0.5}
 
+# The same over 120 patches, each moved by a quarter of a pixel to one side or the other: 0.25 / sqrt(120) = 0.023, four
+# times that. All to one side would be 0.25.
+MEAN_CENTRE_OF_DISC = {"abs": 0.1}
+
 # Pixels of a scan: a triangle filter whose width is no whole number of them has its mass a little beside its middle.
 RESAMPLED_PLACE = {"rtol": 0.0, "atol": 0.2}
 

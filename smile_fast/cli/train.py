@@ -1,6 +1,7 @@
 """`smile-fast train`."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     device = choose_device(arguments.device, arguments.threads)
     run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device))
-    print(f"pixels: {run.pixel_space}")
+    print(f"pixels: {run.pixel_space}", file=sys.stderr)
     with locked(run.path):
         try:
             train(run, weights=arguments.weights, resume=arguments.resume, device=device)

@@ -43,7 +43,10 @@ def metadata(card: ModelCard, probabilities: str | None, name: str) -> dict[str,
     hu = {"type": "image", "format": "hounsfield", "num_channels": card.channels, "dtype": "int16"} | axial
     inputs: dict[str, Any] = {INPUT: hu | {"value_range": [-32768, 32767], "channel_def": {"0": _CHANNELS}}}
     if card.pixel_size is not None:
-        inputs[PIXEL_SPACING] = {"type": "tuples", "format": "mm of a slice's rows and columns", "dtype": "float64"}
+        lengths = {"type": "tuples", "format": "mm", "num_channels": 1, "dtype": "float64", "spatial_shape": [2]}
+        inputs[PIXEL_SPACING] = (
+            axial | lengths | {"value_range": [0, 1000], "channel_def": {"0": "side of a pixel along rows and columns"}}
+        )
     labels = {"type": "image", "format": "segmentation", "num_channels": 1, "dtype": "uint8"} | axial
     outputs = {
         LABELS: labels | {"value_range": [0, len(card.organs)], "channel_def": {"0": "background"} | organs},

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
@@ -68,8 +69,8 @@ def parity_samples(run: Run, store: Store, channels: int) -> list[Sample]:
 
     Where organs are they are cut to the body's box, as production cuts them. Organ voxels are counted by the index
     (visible labels); without any the box's middle slice is taken. The cases with the finest and with the coarsest
-    pixels are among them, and for a network with a pixel size the last slices of each case come a second time, as if
-    their pixels were of another size.
+    pixels are among them, and for a network with a pixel size the last slices of each case come a second time, in pixels
+    of another size.
     """
     samples = []
     for number, case in enumerate(_parity_cases(run, store)):
@@ -80,14 +81,21 @@ def parity_samples(run: Run, store: Store, channels: int) -> list[Sample]:
         for first in range(0, len(index), 2):
             samples.append(Sample(case, slice_context(box.crop(image), index[first : first + 2], channels), spacing))
         if run.config.model.pixel_mm is not None:
-            z, y, x = spacing
-            scale = OTHER_PIXELS[number % len(OTHER_PIXELS)]
-            samples.append(Sample(case, samples[-1].hu, (z, y * scale, x * scale)))
+            samples.append(_in_other_pixels(samples[-1], OTHER_PIXELS[number % len(OTHER_PIXELS)]))
         samples.append(Sample(case, slice_context(image, [0], channels), spacing))
         height, width = image.shape[1:]
         rows, columns = slice(height // 8, height - 1), slice(0, width - width // 5)
         samples.append(Sample(case, slice_context(image[:, rows, columns], index[:1], channels), spacing))
     return samples
+
+
+def _in_other_pixels(sample: Sample, scale: float) -> Sample:
+    """The same slices in pixels that are so many times as large."""
+    sizes = [max(1, round(size / scale)) for size in sample.hu.shape[2:]]
+    hu = functional.interpolate(torch.from_numpy(sample.hu).float(), sizes, mode="bilinear", antialias=True)
+    z, *pixels = sample.spacing
+    y, x = (side * old / new for side, old, new in zip(pixels, sample.hu.shape[2:], sizes, strict=True))
+    return Sample(sample.case, hu.round().short().numpy(), (z, y, x))
 
 
 def _parity_cases(run: Run, store: Store) -> list[str]:

@@ -79,6 +79,7 @@ def test_each_method_trains(store, tmp_path, capsys, method):
     rounds = ", all rounds" if method == "smiler" else ""
     steps = 4 if method == "smiler" else 3
     assert re.search(rf"^{method}{rounds}: {steps} steps, \S+ epochs in \d\d:\d\d \(\S+ steps/s\)$", err, re.MULTILINE)
+    assert err.startswith("pixels: brought to 1.414 mm, trained on scans of 1.41 mm\n")
     assert re.search(rf"^{method}: 3/{steps}[ ,]", err, re.MULTILINE)
     said = re.findall(r"^round 1 \(gamma \S+\), pseudo-label voxels kept: (.*)$", err, re.MULTILINE)
     totals = open_round(run.rounds_path, 1).totals() if method == "smiler" else {}
@@ -125,6 +126,7 @@ def test_every_option_arrives(store, tmp_path):
         "rates": (1, 2),
         "channels": 3,
         "window": (-100.0, 300.0),
+        "pixel_size": "0.75",
         "crop_size": 64,
         "batch_size": 3,
         "epochs": 0.1,
@@ -160,12 +162,13 @@ def test_every_option_arrives(store, tmp_path):
         patch.setattr(loop, "train", lambda run, **arguments: seen.append((run.config, arguments)))
         assert main(["train", str(store.path), str(tmp_path / "run"), *options(settings)]) == 0
     ((config, arguments),) = seen
-    # The store adds its organs, the method the head.
-    assert config == TrainConfig.from_options({**settings, "organs": store.organs})
+    # The store adds its organs and its pixel size, the method the head.
+    assert config == TrainConfig.from_options({**settings, "organs": store.organs, "pixel_mm": 0.75})
     assert {**config.to_json(), **config.model.to_json()} == {
         **settings,
         "model": config.model.to_json(),
         "organs": store.organs,
+        "pixel_mm": 0.75,
         "head": "sigmoid",
     }
     assert arguments == {"weights": None, "resume": False, "device": torch.device("cpu")}

@@ -19,9 +19,10 @@ from smile_fast.training.inference import predict_labels
 from smile_runtime.errors import InputError
 from smile_runtime.model.exported import METADATA_KEY, Model
 from smile_runtime.predict.predictor import Predictor
+from smile_runtime.volume.pixel_size import PixelSpace
 from smile_runtime.volume.preprocessing import slice_context
 from tests.exports import random_hu, shake_batchnorms, torch_answer
-from tests.runs import ORGANS, SHAPE, balance, ct, make_run, make_store, truth
+from tests.runs import ORGANS, SHAPE, SPACING, balance, ct, make_run, make_store, truth
 from tests.tolerances import EXPORTED_PROBABILITY
 
 MIN_IDENTICAL = REQUIREMENTS["fp32"].share
@@ -78,7 +79,7 @@ def test_file_holds_everything_and_nothing_of_this_machine(exported):
     for trace in (b"segmenter.py", b"Traceback", str(Path(smile_fast.__file__).parent).encode(), b"torch.onnx"):
         assert trace not in content
     inputs = [(info.name, info.type.tensor_type.elem_type) for info in model.graph.input]
-    assert inputs == [("hu", onnx.TensorProto.INT16)]
+    assert inputs == [("hu", onnx.TensorProto.INT16), ("pixel_spacing", onnx.TensorProto.DOUBLE)]
     sizes = [size.dim_param or size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim]
     assert sizes == ["N", 3, "H", "W"]
 
@@ -97,9 +98,11 @@ def test_card_tells_how_to_run_it_and_where_it_comes_from(exported, run, file):
     assert card.provenance["commit"] is None or re.fullmatch("[0-9a-f]{40}", card.provenance["commit"])
     assert str(run.path) not in card.to_json()
     assert card.parity["cases"] == ["test_0", "train_0"]
-    assert len(card.parity["sizes"]) == 2
+    assert len(card.parity["sizes"]) == 4  # a box that is the whole slice, a cut-out, and the slice in other pixels
+    assert len(card.parity["pixels_mm"]) == 3
     assert list(SHAPE[1:]) in card.parity["sizes"]
-    assert card.parity["slices"] == 8
+    assert card.parity["slices"] == 12
+    assert card.pixels == run.pixel_space == PixelSpace(1.414, 8, (2**0.5,) * 2, (4.0, 4.0), 0.15)
     assert set(card.parity["dice"]) == set(ORGANS)
     assert min(card.parity["dice"].values()) >= REQUIREMENTS["fp32"].dice
     assert card.parity["identical_share"] >= MIN_IDENTICAL
@@ -131,7 +134,7 @@ def other_network(run):
 
 def test_certificate_refuses_a_file_of_another_network(run, file):
     with pytest.raises(InputError, match=r"agree on \d+\.\d+% of the voxels only \(worst case test_0"):
-        certify(other_network(run), file, [Sample("test_0", random_hu((1, 40, 48), 3))])
+        certify(other_network(run), file, [Sample("test_0", random_hu((1, 40, 48), 3), SPACING)])
 
 
 def test_a_file_that_differs_is_not_left_behind(run, exported, tmp_path, monkeypatch, capsys):
@@ -156,10 +159,10 @@ class Answers:
     def __init__(self, model, card, change):
         self.card, self._model, self._change = card, model, change
 
-    def labels(self, hu):
+    def labels(self, hu, pixel_spacing):
         return self._change(torch_answer(self._model, hu)[0])
 
-    def probabilities(self, hu):
+    def probabilities(self, hu, pixel_spacing):
         return torch_answer(self._model, hu)[1]
 
 
@@ -173,7 +176,7 @@ def without_few_voxels_of_liver(labels):
 def test_certificate_refuses_an_organ_that_shrinks(run, file, precision, monkeypatch):
     """Three voxels of thousands pass as a share of all; an organ is more than a share of all."""
     card = replace(file.card, precision=precision)
-    samples = [Sample("test_0", random_hu((1, 160, 160), 3))]
+    samples = [Sample("test_0", random_hu((1, 160, 160), 3), SPACING)]
     model = run.load_model()
     assert certify(model, Answers(model, card, np.copy), samples)["identical_share"] == 1.0
     monkeypatch.setitem(REQUIREMENTS, precision, replace(REQUIREMENTS[precision], share=0.0, dice=1.0))
@@ -255,12 +258,26 @@ def test_an_unfinished_run_and_a_lost_store_are_refused(folder, tmp_path, capsys
 
 def test_parity_is_checked_where_organs_are(run):
     samples = parity_samples(run, run.store, channels=3)
-    assert [sample.case for sample in samples] == ["test_0"] * 3 + ["train_0"] * 3
+    assert [sample.case for sample in samples] == ["test_0"] * 4 + ["train_0"] * 4
     busiest, of_the_liver = samples[0].hu  # slices 1..4 show the liver, 2 and 3 the pancreas as well
     np.testing.assert_array_equal(busiest, ct(1)[1:4])
     np.testing.assert_array_equal(of_the_liver, ct(1)[0:3])
-    np.testing.assert_array_equal(samples[1].hu[0], ct(1)[[0, 0, 1]])
-    assert samples[2].hu.shape[2:] != samples[0].hu.shape[2:]
+    assert samples[1].hu.shape == (2, 3, round(40 / 0.6), 48 / 0.6)  # the same slices in finer pixels
+    assert samples[1].spacing == (4.0, 2.0 * 40 / 67, 1.0 * 48 / 80)
+    np.testing.assert_array_equal(samples[2].hu[0], ct(1)[[0, 0, 1]])
+    assert samples[3].hu.shape[2:] != samples[0].hu.shape[2:]
+    assert samples[5].hu.shape == (2, 3, round(40 / 1.7), round(48 / 1.7))  # and of the other case in coarser ones
+
+
+def test_parity_sees_the_finest_and_the_coarsest_pixels_of_a_cohort(tmp_path):
+    names = [f"train_{number:02}" for number in range(11)]
+    spacings = {name: (4.0, 1.0 + number % 9, 1.0 + number % 9) for number, name in enumerate(names)}
+    store = make_store(tmp_path / "store", dict.fromkeys(names, truth()), spacings=spacings)
+    for pixel_size, of_a_case in (("native", 3), ("auto", 4)):
+        run = make_run(tmp_path / pixel_size, store, pixel_size=pixel_size)
+        samples = parity_samples(run, store, channels=1)
+        assert len(samples) == 4 * of_a_case
+        assert {1.0, 9.0} < {sample.spacing[1] for sample in samples}
 
 
 def test_parity_cases_are_spread_over_a_large_cohort(tmp_path):

@@ -59,7 +59,14 @@ SCHEMA = {
     "ModelParameter": {"string_value": (1, STRING, None, False)},
 }
 ENUMS = {
-    "DataType": {"TYPE_INVALID": 0, "TYPE_UINT8": 2, "TYPE_INT16": 7, "TYPE_FP16": 10, "TYPE_FP32": 11},
+    "DataType": {
+        "TYPE_INVALID": 0,
+        "TYPE_UINT8": 2,
+        "TYPE_INT16": 7,
+        "TYPE_FP16": 10,
+        "TYPE_FP32": 11,
+        "TYPE_FP64": 12,
+    },
     "Kind": {"KIND_AUTO": 0, "KIND_GPU": 1, "KIND_CPU": 2},
 }
 
@@ -114,6 +121,19 @@ def test_triton_reads_the_config(model_config, precision, probabilities):
     assert found.dynamic_batching.max_queue_delay_microseconds > 0
     assert json.loads(found.parameters["organs"].string_value) == list(ORGANS)
     assert json.loads(found.parameters["window"].string_value) == [-160.0, 240.0]
+
+
+def test_triton_shares_no_batch_between_scans_of_other_pixels(model_config):
+    space = PixelSpace(0.8, 8, (0.6, 0.9), (1.0, 5.0), 0.15)
+    found = text_format.Parse(triton_config(card(pixels=space), "uint8", "a model"), model_config())
+    assert [(one.name, one.data_type, list(one.dims)) for one in found.input] == [
+        ("hu", 7, [-1, 3, -1, -1]),
+        ("pixel_spacing", 12, [2]),
+    ]
+    assert [list(one.dims) for one in found.output] == [[-1, -1, -1], [-1, 2, -1, -1]]
+    assert found.max_batch_size == 0
+    assert not found.HasField("dynamic_batching")
+    assert PixelSpace.from_json(json.loads(found.parameters["pixels"].string_value)) == space
 
 
 @pytest.mark.parametrize("rule", [None, BodyRule(-400, 7)])
@@ -200,7 +220,7 @@ def test_the_bundle_is_laid_out_as_monai_wants_it(written):
     assert {*wanted.split(), "copyright", "network_data_format"} <= set(found)
     tensor_keys = "type format modality num_channels spatial_shape dtype value_range is_patch_data channel_def".split()
     tensors = {**found["network_data_format"]["inputs"], **found["network_data_format"]["outputs"]}
-    assert set(tensors) == {"hu", "labels", "probabilities"}
+    assert set(tensors) == {"hu", "pixel_spacing", "labels", "probabilities"}
     for tensor in tensors.values():
         assert set(tensor) == set(tensor_keys)
     assert tensors["labels"]["channel_def"] == {"0": "background", "1": "liver", "2": "pancreas"}

@@ -18,7 +18,7 @@ from smile_fast.training.rounds import Round
 from smile_fast.training.view import TrainingView
 from smile_runtime.volume.pixel_size import scan_stride
 from tests.runs import make_run, make_store
-from tests.tolerances import AREA_OF_DISC, BRIGHT_DISC_DICE, CENTRE_OF_DISC
+from tests.tolerances import AREA_OF_DISC, BRIGHT_DISC_DICE, CENTRE_OF_DISC, MEAN_CENTRE_OF_DISC
 
 EXTENT = 96.0  # mm
 CENTRE, RADIUS = (40.3, 55.1), 18.0  # mm
@@ -85,8 +85,8 @@ def test_labels_are_not_moved_on_average(store):
             centres.append(disc(labels == 1)[1])
     rows, columns = np.array(centres).T
     assert min(rows.std(), columns.std()) > 0.1
-    assert rows.mean() == pytest.approx(CENTRE[0], abs=0.1)
-    assert columns.mean() == pytest.approx(CENTRE[1], abs=0.1)
+    assert rows.mean() == pytest.approx(CENTRE[0], **MEAN_CENTRE_OF_DISC)
+    assert columns.mean() == pytest.approx(CENTRE[1], **MEAN_CENTRE_OF_DISC)
 
 
 def test_cases_with_the_pixels_of_the_network_are_not_touched(store):
