@@ -327,7 +327,8 @@ def _convert(job: _Job, sources: dict[str, str]) -> _Converted:
         arrays={},
         body=StoredBox(body_box(slices, geometry.spacing, BodyRule()), BodyRule()),
     )
-    warnings = (range_warning(values), *image.warnings, *(f"label map: {warning}" for warning in label.warnings))
+    of_label = [f"label map: {warning}" for warning in label.warnings if warning not in image.warnings]
+    warnings = (range_warning(values), *image.warnings, *of_label)
     return _Converted(slices, labels, info, values, padding, tuple(filter(None, warnings)))
 
 
