@@ -70,14 +70,14 @@ class Progress:
         if self._terminal:
             _show(self._out, self._bar())
 
-    def advance(self, done: float) -> None:
-        """Say how many steps are done now."""
-        self.done = done
-        if time.monotonic() - self._shown >= self._interval and done < self._total:
-            self.show()
+    def advance(self, done: float, note: str = "") -> None:
+        """Say how many steps are done now; the first note is shown at once."""
+        news = bool(note) and not self.note
+        self.done, self.note = done, note
+        if done < self._total and (news or time.monotonic() - self._shown >= self._interval):
+            self._draw()
 
-    def show(self) -> None:
-        """Show now how many steps are done, however short ago it was shown."""
+    def _draw(self) -> None:
         self._shown = time.monotonic()
         if self._terminal:
             _show(self._out, self._bar())
@@ -92,7 +92,7 @@ class Progress:
 
     def close(self) -> None:
         """Show the end."""
-        self.show()
+        self._draw()
         if self._terminal:
             _print(self._out, "")
 

@@ -62,17 +62,20 @@ def test_a_job_that_was_begun_before(clock):
     """What was done before says nothing of the time that is left; a unit and a note are shown."""
     out = io.StringIO()
     bar = Progress(100.5, "train", out, start=40, unit=" s")
-    bar.note = "3 steps/s"
+    clock[0] += 5.0
+    bar.advance(50)
+    bar.advance(50.9, "3 steps/s")  # the first note comes at once
+    clock[0] += 5.0
+    bar.advance(60.2, "3 steps/s")
+    clock[0] += 10.0
+    bar.advance(70.5, "4 steps/s")
     clock[0] += 20.0
-    bar.advance(50.9)
-    bar.close()
-    clock[0] += 20.0
-    bar.advance(100.5)
+    bar.advance(100.5, "5 steps/s")
     bar.close()
     assert out.getvalue().splitlines() == [
-        "train: 50/100 s, 00:20 passed, 01:31 left, 3 steps/s",
-        "train: 50/100 s, 00:20 passed, 01:31 left, 3 steps/s",
-        "train: 100/100 s in 00:40, 3 steps/s",
+        "train: 50/100 s, 00:05 passed, 00:23 left, 3 steps/s",
+        "train: 70/100 s, 00:20 passed, 00:20 left, 4 steps/s",
+        "train: 100/100 s in 00:40, 5 steps/s",
     ]
 
 
@@ -80,9 +83,8 @@ def test_a_bar_has_one_line_on_a_narrow_terminal(clock, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     out = Terminal()
     bar = Progress(4, "predict", out)
-    bar.note = "loss 0.5"
     clock[0] += 1.0
-    bar.advance(1)
+    bar.advance(1, "loss 0.5")
     assert out.getvalue().split("\r\x1b[K")[2] == "predict [######..................] 1/4 "
 
 

@@ -150,9 +150,9 @@ class Trainer:
                 position.step += 1
                 position.total_steps += 1
                 position.seconds = time.monotonic() - started
-                self.metrics.show(position)
                 if position.step % _LOG_STEPS == 0:
                     self.metrics.write_step(position)
+                self.metrics.show(position)
                 if pace.validates(position):
                     self.metrics.write_validation(position, validate(self.final_model, self.validation_view))
                 if self.stop.is_set() or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:

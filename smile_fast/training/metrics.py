@@ -37,6 +37,7 @@ class MetricsLog:
         self._run, self._config, self._organs = run, run.config, run.organs
         self._collected: list[tuple[StepLoss, float]] = []  # with the learning rate
         self._bar: Progress | None = None
+        self._note = ""  # beside the bar
         self._written = (0, 0.0)  # steps and seconds of the round when a line was last written
         kept = [line for line in read_metrics(run) if line["iteration"] <= keep_until]
         self._board = _tensorboard(run) if run.config.tensorboard else None
@@ -52,6 +53,7 @@ class MetricsLog:
         method, number, last = self._config.method, position.round, self._config.last_round
         self._label = method if number == 0 else f"{method}, round {number}/{last}"
         unit = " s" if self._config.budget else ""
+        self._note = ""
         self._bar = Progress(course.length, self._label, start=course.done(position), unit=unit)
 
     def add(self, loss: StepLoss, lr: float) -> None:
@@ -61,7 +63,7 @@ class MetricsLog:
     def show(self, position: Position) -> None:
         """Show how far the training is; nothing is read from the device."""
         if self._bar is not None:
-            self._bar.advance(self._course.done(position))
+            self._bar.advance(self._course.done(position), self._note)
 
     def pending(self) -> dict[str, Tensor]:
         """What was collected and not yet written, for the checkpoint: an interrupted training must not lose it."""
@@ -103,10 +105,7 @@ class MetricsLog:
             "steps_per_second": round(rate, 3),
         }
         self._write(line)
-        if self._bar is not None:
-            first, self._bar.note = not self._bar.note, f"{rate:.3g} steps/s, loss {loss:.4f}"
-            if first:  # whoever has just begun a training wants to know when it ends
-                self._bar.show()
+        self._note = f"{rate:.3g} steps/s, loss {loss:.4f}"
 
     def write_validation(self, position: Position, dice: dict[str, float]) -> None:
         """Write the Dice of the validation cases as one line."""
@@ -149,6 +148,7 @@ class MetricsLog:
 
     def _close_bar(self) -> None:
         if self._bar is not None:
+            self._bar.note = self._note
             self._bar.close()
             self._bar = None
 

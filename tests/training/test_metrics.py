@@ -168,9 +168,9 @@ def work(log, now, course, round_number=0, steps=20, before=0, seconds=3.0):
         now[0] += seconds
         position = Position(round_number, step, before + step, step * seconds)
         log.add(step_loss(0.5), lr=0.1)
-        log.show(position)
         if step % 10 == 0:
             log.write_step(position)
+        log.show(position)
     log.end_round(position)
 
 
