@@ -69,8 +69,8 @@ def parity_samples(run: Run, store: Store, channels: int) -> list[Sample]:
 
     Where organs are they are cut to the body's box, as production cuts them. Organ voxels are counted by the index
     (visible labels); without any the box's middle slice is taken. The cases with the finest and with the coarsest
-    pixels are among them, and for a network with a pixel size the last slices of each case come a second time, in pixels
-    of another size.
+    pixels are among them. For a network with a pixel size the last slices of each case come a second time, in pixels of
+    another size.
     """
     samples = []
     for number, case in enumerate(_parity_cases(run, store)):

@@ -208,7 +208,7 @@ def test_bad_input_is_one_sentence(bad, capsys, monkeypatch):
     assert_refused(bad.command.split(), bad.message, capsys)
 
 
-# Three numbers, and a minus sign that looks like an option, are stopped by the parser already; the store gives pixel_mm.
+# Three numbers, and a minus sign that looks like an option, are stopped by the parser already; pixel_mm is no option.
 SETTINGS = [
     (name, value)
     for name, value in WRONG

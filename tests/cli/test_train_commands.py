@@ -94,7 +94,7 @@ def test_what_cannot_be_learned_is_said_before_the_first_step(store, tmp_path, c
     states = {case: {**own, "pancreas": State.HIDDEN} for case, own in store.declarations().items()}
     write_annotations(tmp_path / "hidden.csv", states, list(store.cases), store.organs)
     assert train(store, tmp_path / "run", "--annotations", str(tmp_path / "hidden.csv"), epochs=0.2) == 0
-    first, *others = capsys.readouterr().err.splitlines()
+    _, first, *others = capsys.readouterr().err.splitlines()
     assert first == (
         f"warning: {store.path}: the 3 training cases show no voxel of pancreas that training may learn from, so it "
         "cannot be found; annotate it in some of them"

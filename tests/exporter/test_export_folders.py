@@ -25,6 +25,7 @@ from smile_runtime.errors import InputError
 from smile_runtime.model.exported import Model, ModelCard
 from smile_runtime.predict.predictor import Predictor
 from smile_runtime.volume.body import BodyRule
+from smile_runtime.volume.pixel_size import PixelSpace
 from tests.runs import ORGANS, ct, make_run, make_store, truth
 
 INT32, STRING, INT64, MESSAGE, ENUM, UINT64 = 5, 9, 3, 11, 14, 4
@@ -192,11 +193,11 @@ def test_the_repository_is_as_triton_wants_it(written, model_config):
     assert files(repository) == ["my_run/1/model.onnx", "my_run/config.pbtxt"]
     found = text_format.Parse((repository / "my_run" / "config.pbtxt").read_text(), model_config())
     session = onnxruntime.InferenceSession(repository / "my_run" / "1" / "model.onnx")
-    types = {"tensor(uint8)": 2, "tensor(int16)": 7}
+    types = {"tensor(uint8)": 2, "tensor(int16)": 7, "tensor(double)": 12}
     for given, described in ((session.get_inputs(), found.input), (session.get_outputs(), found.output)):
         assert [(one.name, types[one.type]) for one in given] == [(one.name, one.data_type) for one in described]
         for one, other in zip(given, described, strict=True):
-            assert [size if isinstance(size, int) else -1 for size in one.shape[1:]] == list(other.dims)
+            assert [size if isinstance(size, int) else -1 for size in one.shape] == list(other.dims)
 
 
 def test_a_repository_keeps_its_other_models(run, quick, tmp_path, capsys):

@@ -177,7 +177,7 @@ def test_a_case_of_air_gets_an_empty_overlay(tmp_path, run):
 def test_certificate_and_int8_scales_see_what_production_computes(store, run, box):
     """Beside the box one whole slice and a cut-out of odd size: the certificate speaks of them too."""
     image = store.read_image("test_0")
-    cut, whole, odd = (sample.hu for sample in parity_samples(run, store, 1) if sample.case == "test_0")
+    cut, _, whole, odd = (sample.hu for sample in parity_samples(run, store, 1) if sample.case == "test_0")
     assert cut.shape[2:] == box.size
     assert [z for z in box.slices if (box.crop(image)[z] == cut[0, 0]).all()]
     np.testing.assert_array_equal(whole[0, 0], image[0])

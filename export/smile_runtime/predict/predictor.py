@@ -164,7 +164,7 @@ class Predictor:
             scale = self.card.pixels.output_stride / self.card.pixels.scan_stride(pixel_spacing)
             seen = math.ceil(pixels * scale**2)
         needed = seen * _FEATURE_BYTES + pixels * _ORGAN_BYTES * len(self.card.organs)
-        return max(1, min(_BATCH_PIXELS[self.provider] // max(seen, pixels), _BATCH_BYTES // needed))
+        return max(1, min(_BATCH_PIXELS[self.provider] // seen, _BATCH_BYTES // needed))
 
     def predict_file(
         self,

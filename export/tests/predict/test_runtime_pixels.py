@@ -62,13 +62,12 @@ def test_a_scan_unlike_those_of_the_training_is_warned_of(tmp_path, model, capsy
 
 
 def test_a_batch_holds_as_many_pixels_of_the_network(model, monkeypatch):
-    """Slices that the network sees twice as large in both directions, or half as large."""
-    monkeypatch.setattr("smile_runtime.predict.predictor._BATCH_PIXELS", {"cpu": 64 * 64 * 16})
+    """Slices that the network sees as they are, twice as large in both directions, or half as large."""
     predictor, asked = Predictor(model), []
     monkeypatch.setattr(predictor.model, "labels", lambda hu, spacing: asked.append(len(hu)) or hu[:, 0] * 0)
     for side in (0.8, 1.6, 0.4):
-        predictor.predict(np.zeros((16, 64, 64), np.int16), pixel_spacing=(side, side))
-    assert asked == [16, 4, 4, 4, 4, 16]
+        predictor.predict(np.zeros((16, 256, 256), np.int16), pixel_spacing=(side, side))
+    assert asked == [4] * 4 + [1] * 16 + [16]
 
 
 def test_a_pixel_size_needs_its_input(tmp_path):
