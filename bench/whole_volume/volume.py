@@ -3,6 +3,7 @@
 Weights are random: how long a convolution takes does not depend on them.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,9 @@ def feeds_of(predictor: Predictor, slices: Volume, box: BodyBox) -> list[NDArray
     fed: list[NDArray[np.int16]] = []
     infer = predictor.model.labels
 
-    def labels(hu: NDArray[np.int16]) -> NDArray[np.uint8]:
+    def labels(hu: NDArray[np.int16], pixel_spacing: Sequence[float] | None) -> NDArray[np.uint8]:
         fed.append(hu.copy())
-        return infer(hu)
+        return infer(hu, pixel_spacing)
 
     with patch.object(predictor.model, "labels", labels):
         predictor.predict(slices, box=box)

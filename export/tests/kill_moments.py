@@ -58,9 +58,9 @@ class Moments:
         def fsync_of(file, folder):
             return lambda descriptor: folder if stat.S_ISDIR(os.fstat(descriptor).st_mode) else file
 
-        def labels(model, hu):
+        def labels(model, hu, pixel_spacing):
             self.at(INFERENCE)
-            return real_labels(model, hu)
+            return real_labels(model, hu, pixel_spacing)
 
         real_labels, Model.labels = Model.labels, labels
         os.fsync = self.around(os.fsync, fsync_of(BEFORE_FILE, BEFORE_FOLDER), fsync_of(AFTER_FILE, AFTER_FOLDER))

@@ -311,7 +311,7 @@ MODELS = {
     "two cards": (model(metadata=[(METADATA_KEY, threshold_card().to_json())] * 2), "without a model card"),
     "card is no JSON": (card("organs: liver"), "cannot be used"),
     "card is a list": (card("[]"), "object"),
-    "another schema": (card(schema=3), "schema is 3"),
+    "another schema": (card(schema=4), "schema is 4"),
     "an older schema": (card(schema=1), "schema is 1, .*; export it again"),
     "no schema": (card(schema=None), "schema is None"),
     "no organs": (card(organs=[]), "organs"),

@@ -42,13 +42,14 @@ class Rule:
         """
         head, _, text = normal_name(option).rpartition("=")
         # Names may hold colons: the organ is the longest that the text ends with.
-        organ = max((name for name in (*dataset.organs, "*") if head.endswith(f":{name}")), key=len, default=None)
+        splits = [(head[:at], normal_name(head[at + 1 :])) for at, character in enumerate(head) if character == ":"]
+        pattern, organ = next(((before, name) for before, name in splits if name in (*dataset.organs, "*")), ("", None))
         if organ is None:
             raise InputError(
                 f"--set: '{option}' names no organ, the organs are {listed(dataset.organs)}; write "
                 "PATTERN:ORGAN=STATE, with * for each organ"
             )
-        pattern = head.removesuffix(f":{organ}")
+        pattern, text = normal_name(pattern), normal_name(text)
         cases = [case for case in dataset.names() if case == pattern or fnmatchcase(case, pattern)]
         if not cases:
             raise InputError(f"--set: '{option}' matches no case; write a case's name, or a glob such as site_b_*")

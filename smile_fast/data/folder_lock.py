@@ -31,7 +31,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            _remove(path)  # first: once it is let go, it may be another's
+            if _is_at(descriptor, path):  # not where the folder was removed, and made again by another process
+                _remove(path)  # first: once it is let go, it may be another's
             os.close(descriptor)
 
 
@@ -44,10 +45,8 @@ def _acquire(path: Path) -> int | None:
             return None  # who cannot write there will say so, about a file that matters
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return descriptor
-        except FileNotFoundError:
-            pass  # its last owner has removed it since it was opened, as if another file stood there: once more
+            if _is_at(descriptor, path):
+                return descriptor  # else its last owner has removed it since it was opened: once more
         except BlockingIOError:
             os.close(descriptor)
             raise InputError(
@@ -59,6 +58,14 @@ def _acquire(path: Path) -> int | None:
             os.close(descriptor)
             return None
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _remove(path: Path) -> None:

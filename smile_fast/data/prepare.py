@@ -30,9 +30,6 @@ from smile_runtime.volume.hounsfield import range_hu, range_warning
 from smile_runtime.volume.padding import Padding, padding_to_air
 from smile_runtime.volume.preprocessing import BodyRule, body_box, canonical_affine, to_slices
 
-_READING = 1
-"""Rises whenever the same files may give other voxels or another grid than before."""
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -354,7 +351,7 @@ def _up_to_date(job: _Job, sources: dict[str, str]) -> tuple[CaseInfo, tuple[str
 
 def _provenance(job: _Job) -> dict[str, Any]:
     """What case.json holds beyond the index entry."""
-    return {"schema": SCHEMA, "reading": _READING, "organs": list(job.dataset.organs), "ignore": job.dataset.ignore}
+    return {"schema": SCHEMA, "organs": list(job.dataset.organs), "ignore": job.dataset.ignore}
 
 
 def _empty(info: CaseInfo) -> tuple[str, ...]:

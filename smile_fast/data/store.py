@@ -26,8 +26,8 @@ from smile_runtime.label_map import MAX_ORGANS
 from smile_runtime.volume.preprocessing import BodyBox, BodyRule, body_box, whole_box
 
 FORMAT = "smile-fast store"
-SCHEMA = 2
-OLD_SCHEMAS = (1,)
+SCHEMA = 3  # also rises when the same files give other voxels or another grid
+OLD_SCHEMAS = (1, 2)
 """Their stores are not opened, but `prepare` knows whose they are: from the same dataset it makes them again."""
 INDEX = "index.json"
 QUARANTINE = "quarantine.json"

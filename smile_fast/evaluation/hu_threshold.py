@@ -12,6 +12,8 @@ from smile_fast.data.label_grid import labels_on_image
 from smile_fast.supervision.overlap import dice
 from smile_runtime.errors import InputError
 from smile_runtime.io.nifti import read_image, read_labels
+from smile_runtime.volume.padding import padding_to_air
+from smile_runtime.volume.preprocessing import slice_geometry, slices_view
 
 # Windows start and end on multiples of 2 HU within soft tissue; what lies outside falls into the end bins.
 _LOW, _HIGH, _STEP = -300, 500, 2
@@ -77,6 +79,7 @@ def _histograms(cases: Sequence[RawCase], organs: int) -> NDArray[np.int64]:
     for case, counts in zip(cases, result, strict=True):
         image = read_image(case.image)
         hu, labels = image.data, labels_on_image(case, image, read_labels(case.label))
+        padding_to_air(slices_view(hu, slice_geometry(image.affine, hu.shape)))
         smooth = ndimage.uniform_filter(hu.astype(np.float32), 3, mode="nearest")
         for values, histogram in zip((hu, smooth), counts, strict=True):
             bins = np.clip((np.floor(values).astype(np.int64) - _LOW) // _STEP, 0, _BINS - 1)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from smile_fast.settings import Settings, documented, setting
 from smile_runtime.label_map import MAX_ORGANS
-from smile_runtime.volume.pixel_size import scan_stride
+from smile_runtime.volume.pixel_size import PIXEL_SIZES, scan_stride
 
 
 @documented
@@ -61,15 +61,15 @@ class ModelConfig(Settings):
         count=2,
         metavar=("LOW", "HIGH"),
     )
+    head: Literal["sigmoid", "softmax"] = setting(
+        "sigmoid", "sigmoid (K independent organs) or softmax (K + 1 classes)", choices=("sigmoid", "softmax")
+    )
     pixel_mm: float | None = setting(
         None,
         "mm a pixel that slices are brought to; none for every scan's own pixels",
-        "a positive number",
-        lambda side: 0 < side < inf,
+        "{:g} to {:g} mm".format(*PIXEL_SIZES),
+        lambda side: PIXEL_SIZES[0] <= side <= PIXEL_SIZES[1],
         kind=float,
-    )
-    head: Literal["sigmoid", "softmax"] = setting(
-        "sigmoid", "sigmoid (K independent organs) or softmax (K + 1 classes)", choices=("sigmoid", "softmax")
     )
 
     def scan_stride(self, spacing: Sequence[float] | None) -> int:

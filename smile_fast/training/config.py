@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from smile_fast.models.config import ModelConfig
 from smile_fast.settings import Settings, declared, documented, setting, unusable
 from smile_runtime.errors import InputError
-from smile_runtime.volume.pixel_size import cohort_pixel_size
+from smile_runtime.volume.pixel_size import PIXEL_SIZES, cohort_pixel_size, range_text, reachable_pixel_sizes
 
 if TYPE_CHECKING:
     from smile_runtime.volume.preprocessing import BodyRule
@@ -29,12 +29,12 @@ def _not_negative(default: float, help: str, group: str) -> Any:
 
 
 def _millimetres(text: str) -> float | None:
-    """A positive number of mm, None for any other text."""
+    """A pixel size in mm, None for any other text."""
     try:
         number = float(text)
     except ValueError:
         return None
-    return number if 0 < number < inf else None
+    return number if PIXEL_SIZES[0] <= number <= PIXEL_SIZES[1] else None
 
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -144,7 +144,7 @@ class TrainConfig(Settings):
         "auto",
         "mm a pixel that slices are brought to, in training and then in production: a number, auto (the median of the "
         "training cases) or native (every scan's own pixels, whatever their size)",
-        "auto, native or a positive number of mm",
+        "auto, native or {:g} to {:g} mm".format(*PIXEL_SIZES),
         lambda text: text in ("auto", "native") or _millimetres(text) is not None,
         group="data",
         metavar="auto|native|MM",
@@ -218,11 +218,21 @@ class TrainConfig(Settings):
         Args:
             organs: names, in the order of their label values.
             spacings: (z, y, x) of the training cases, mm.
+
+        Raises:
+            InputError: the cases cannot all be brought to the pixel size.
         """
         if self.pixel_size == "auto":
             pixel_mm: float | None = cohort_pixel_size(spacings)
         else:
             pixel_mm = _millimetres(self.pixel_size)  # None for native
+        low, high = reachable_pixel_sizes(spacings, self.model.output_stride)
+        if pixel_mm is not None and not low <= pixel_mm <= high:
+            sides = range_text(side for _, *sides in spacings for side in sides)
+            raise InputError(
+                f"--pixel-size: the pixels of the training cases, {sides} mm, cannot all be brought to {pixel_mm:g} mm; "
+                f"give {low:.3g} to {high:.3g}, or native"
+            )
         return replace(self, model=replace(self.model, organs=organs, head=self.head, pixel_mm=pixel_mm))
 
     @property

@@ -189,8 +189,8 @@ def test_a_damaged_index_of_schema_1_is_refused(old, out, damage):
 def test_a_store_of_a_later_schema_is_replaced_only_by_force(cohort, out):
     run(cohort, out)
     index = json.loads((out / "index.json").read_text())
-    (out / "index.json").write_text(json.dumps(index | {"schema": 3}))
-    with pytest.raises(InputError, match=r"schema version 3, this version reads 2; .*prepare --force"):
+    (out / "index.json").write_text(json.dumps(index | {"schema": 4}))
+    with pytest.raises(InputError, match=r"schema version 4, this version reads 3; .*prepare --force"):
         run(cohort, out)
     assert run(cohort, out, force=True).converted == 4
 

@@ -233,7 +233,7 @@ def test_another_schema_version(path):
     index = json.loads((path / INDEX).read_text())
     index["schema"] = 99
     (path / INDEX).write_text(json.dumps(index))
-    with pytest.raises(InputError, match=r"schema version 99, this version reads 2; .*prepare --force"):
+    with pytest.raises(InputError, match=r"schema version 99, this version reads 3; .*prepare --force"):
         Store.open(path)
 
 
@@ -243,7 +243,7 @@ def test_a_store_of_schema_1_is_refused_with_what_to_do(path):
     with pytest.raises(InputError) as caught:
         Store.open(path)
     assert str(caught.value) == (
-        f"{path / INDEX}: schema version 1, this version reads 2; make the store again with 'smile-fast prepare' from "
+        f"{path / INDEX}: schema version 1, this version reads 3; make the store again with 'smile-fast prepare' from "
         "the same dataset"
     )
 

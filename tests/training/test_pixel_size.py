@@ -141,7 +141,18 @@ def test_a_run_says_which_pixels_it_sees(store, tmp_path):
         assert record["pixels"]["trained_slices"] == [3.0, 3.0]
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "median", "nan"])
+@pytest.mark.parametrize(("text", "status"), [("0.5", 0), ("4", 0), ("0.49", 2), ("4.1", 2)])
+def test_all_cases_must_be_brought_to_it(store, tmp_path, capsys, text, status):
+    """At most four times enlarged, the coarsest, and eight times reduced, the finest."""
+    options = ["--pixel-size", text, "--backbone", "resnet18", "--width", "8", "--epochs", "0.01", "--batch-size", "2"]
+    assert main(["train", str(store.path), str(tmp_path / "run"), "--crop-size", "32", *options]) == status
+    if status:
+        said = f"error: --pixel-size: the pixels of the training cases, 0.5 to 2 mm, cannot all be brought to {text} mm"
+        assert capsys.readouterr().err == f"{said}; give 0.5 to 4, or native\n"
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "median", "nan", "inf", "1e308", "1e-9"])
 def test_no_pixel_size(tmp_path, capsys, text):
     assert main(["train", str(tmp_path / "store"), str(tmp_path / "run"), f"--pixel-size={text}"]) == 2
     assert capsys.readouterr().err.startswith(f"error: --pixel-size: '{text}' cannot be used; give auto, native or ")

@@ -14,6 +14,8 @@ from typing import Any
 LARGEST_SCAN_STRIDE = 64  # what the kernels take, and 8 times finer than the network at output stride 8
 _MOST_ENLARGED = 4  # times finer than the scan: a wrong header must not ask for a slice of 100 million pixels
 
+PIXEL_SIZES = (0.01, 100.0)  # mm, of a network
+
 Range = tuple[float, float]
 
 
@@ -43,12 +45,19 @@ def scan_stride_limits(output_stride: int) -> tuple[int, int]:
     return output_stride // _MOST_ENLARGED, LARGEST_SCAN_STRIDE
 
 
+def reachable_pixel_sizes(spacings: Sequence[Sequence[float]], output_stride: int) -> Range:
+    """From which to which pixel size, mm, all scans of some spacings (z, y, x), mm, can be brought."""
+    smallest, largest = scan_stride_limits(output_stride)
+    sides = [_side(spacing[1:]) for spacing in spacings]
+    return max(sides) * smallest / output_stride, min(sides) * largest / output_stride
+
+
 def cohort_pixel_size(spacings: Iterable[Sequence[float]]) -> float:
     """The median side of the pixels of some cases, mm to three digits, given their spacings (z, y, x) in mm."""
     sides = sorted(_side(spacing[1:]) for spacing in spacings)
     middle = len(sides) // 2
     median = sides[middle] if len(sides) % 2 else (sides[middle - 1] + sides[middle]) / 2
-    return max(round(median, 3), 0.001)
+    return min(max(round(median, 3), PIXEL_SIZES[0]), PIXEL_SIZES[1])
 
 
 def range_text(lengths: Iterable[float]) -> str:
@@ -77,8 +86,11 @@ class PixelSpace:
 
     def __post_init__(self) -> None:
         """Check every number; a `ValueError` names the first that is wrong."""
-        if self.pixel_size is not None and not _is_length(self.pixel_size):
-            raise ValueError(f"pixels.pixel_size is {self.pixel_size!r}, null or a positive number is wanted")
+        if self.pixel_size is not None and not (
+            _is_length(self.pixel_size) and PIXEL_SIZES[0] <= self.pixel_size <= PIXEL_SIZES[1]
+        ):
+            wanted = "null or a number in {:g}..{:g}".format(*PIXEL_SIZES)
+            raise ValueError(f"pixels.pixel_size is {self.pixel_size!r}, {wanted} is wanted")
         if type(self.output_stride) is not int or not _MOST_ENLARGED <= self.output_stride <= LARGEST_SCAN_STRIDE:
             raise ValueError(
                 f"pixels.output_stride is {self.output_stride!r}, {_MOST_ENLARGED}..{LARGEST_SCAN_STRIDE} is wanted"
@@ -98,7 +110,8 @@ class PixelSpace:
         cls, pixel_size: float | None, output_stride: int, spacings: Sequence[Sequence[float]], tolerance: float
     ) -> "PixelSpace":
         """That of a network and of the spacings (z, y, x), mm, of the scans that it was trained on."""
-        sides, distances = [_side(spacing[1:]) for spacing in spacings], [spacing[0] for spacing in spacings]
+        sides = [side for spacing in spacings for side in spacing[1:]]
+        distances = [spacing[0] for spacing in spacings]
         return cls(
             pixel_size, output_stride, (min(sides), max(sides)), (min(distances), max(distances)), float(tolerance)
         )

@@ -57,7 +57,7 @@ def test_a_card_comes_back_as_it_went():
         ({"orientation": "RAS"}, "orientation"),
         ({"provenance": []}, "provenance"),
         ({"parity": None}, "parity"),
-        ({"schema": 3}, "schema"),
+        ({"schema": 4}, "schema"),
         ({"schema": 1}, "schema is 1"),
         ({"schema": True}, "schema is True"),
         ({"body": {}}, "body"),
@@ -118,7 +118,7 @@ def test_a_rule_for_the_body_that_cannot_be(numbers):
 def test_a_card_of_an_older_schema_is_refused():
     card = json.loads(threshold_card(organs=("liver",)).to_json()) | {"schema": 1}
     del card["body"], card["precision"]
-    with pytest.raises(InputError, match=r"schema is 1, this version of smile_runtime reads 2; export it again"):
+    with pytest.raises(InputError, match=r"schema is 1, this version of smile_runtime reads 3; export it again"):
         ModelCard.from_json(json.dumps(card))
 
 

@@ -88,7 +88,7 @@ def test_the_batch_follows_the_size_of_a_slice(threshold_model, monkeypatch):
     predictor = Predictor(threshold_model)
     seen = []
     real = predictor.model.labels
-    monkeypatch.setattr(predictor.model, "labels", lambda hu: (seen.append(hu.shape[0]), real(hu))[1])
+    monkeypatch.setattr(predictor.model, "labels", lambda hu, _: (seen.append(hu.shape[0]), real(hu))[1])
     predictor.predict(np.zeros((3, 512, 512), np.int16))
     predictor.predict(np.zeros((20, 128, 128), np.int16))
     assert seen == [1, 1, 1, 16, 4]
@@ -100,7 +100,7 @@ def test_on_a_gpu_the_batch_follows_the_number_of_organs(tmp_path, monkeypatch, 
     predictor = Predictor(write_threshold_model(tmp_path / "model.onnx", card=card))
     predictor.provider = "cuda"
     seen = []
-    monkeypatch.setattr(predictor.model, "labels", lambda hu: (seen.append(len(hu)), np.zeros_like(hu[:, 0]))[1])
+    monkeypatch.setattr(predictor.model, "labels", lambda hu, _: (seen.append(len(hu)), np.zeros_like(hu[:, 0]))[1])
     predictor.predict(np.zeros((batch + 1, 512, 512), np.int16))
     predictor.predict(np.zeros((2, 3000, 3000), np.int16))  # 9 million pixels: more than 4 GiB with any organs
     assert seen == [batch, 1, 1, 1]

@@ -128,7 +128,7 @@ def test_production_computes_the_box_only_and_the_whole_on_request(tmp_path, mon
     seen = []
     predictor = Predictor(cropping_model(tmp_path))
     real = predictor.model.labels
-    monkeypatch.setattr(predictor.model, "labels", lambda batch: (seen.append(batch.shape), real(batch))[1])
+    monkeypatch.setattr(predictor.model, "labels", lambda batch, _: (seen.append(batch.shape), real(batch))[1])
     prediction = predictor.predict_file(scan, tmp_path / "labels.nii.gz")
     box = body_box(hu, SPACING, RULE)
     expected = np.zeros(hu.shape, np.uint8)

@@ -41,7 +41,7 @@ def test_the_pixel_size_of_a_cohort_is_its_median():
     assert cohort_pixel_size([(5, 0.6, 0.6), (1, 0.7, 0.7), (3, 2.2, 2.2)]) == 0.7
     assert cohort_pixel_size([(5, 0.6, 0.6), (1, 0.8, 0.8)]) == 0.7
     assert cohort_pixel_size([(1, 0.50004, 2.0)]) == 1.0  # the side of a square of that size, to three digits
-    assert cohort_pixel_size([(1, 1e-5, 1e-5)]) == 0.001  # and never nothing
+    assert cohort_pixel_size([(1, 1e-5, 1e-5)]) == 0.01  # and never nothing
 
 
 SPACE = PixelSpace(0.8, 8, (0.6, 0.9), (1.0, 5.0), 0.15)
@@ -76,6 +76,11 @@ def test_each_side_of_a_pixel_is_looked_at():
     assert len(SPACE.warnings((9.0, 0.3, 2.0), 3)) == 3
 
 
+def test_training_scans_are_like_themselves():
+    for spacing in ((1.0, 0.5, 2.0), (3.0, 0.7, 0.7)):
+        assert PixelSpace.of(None, 8, [spacing], 0.0).warnings(spacing, 3) == []
+
+
 def test_a_card_keeps_it():
     for space in (SPACE, PixelSpace(None, 16, (0.7, 0.7), (2.0, 2.0), 0.0)):
         assert PixelSpace.from_json(json.loads(json.dumps(asdict(space)))) == space
@@ -88,6 +93,7 @@ def test_a_card_keeps_it():
     ("name", "value"),
     [
         ("pixel_size", 0),
+        ("pixel_size", 1e308),
         ("pixel_size", float("nan")),
         ("pixel_size", "0.8"),
         ("pixel_size", True),
