@@ -230,8 +230,8 @@ class TrainConfig(Settings):
         if pixel_mm is not None and not low <= pixel_mm <= high:
             sides = range_text(side for _, *sides in spacings for side in sides)
             raise InputError(
-                f"--pixel-size: the pixels of the training cases, {sides} mm, cannot all be brought to {pixel_mm:g} mm; "
-                f"give {low:.3g} to {high:.3g}, or native"
+                f"--pixel-size: the pixels of the training cases, {sides} mm, cannot all be brought to {pixel_mm:g} mm"
+                f"; give {low:.3g} to {high:.3g}, or native"
             )
         return replace(self, model=replace(self.model, organs=organs, head=self.head, pixel_mm=pixel_mm))
 
