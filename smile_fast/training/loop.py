@@ -99,8 +99,11 @@ class Trainer:
     def __init__(self, run: Run, model: Segmenter, device: torch.device, stop: Stop, *, resume: bool = False) -> None:
         self.run, self.config, self.device, self.stop = run, run.config, device, stop
         self.model = model.to(device)
-        # Convolutions are fastest in this layout on CUDA, and no slower in it on the CPU.
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a gap in the stubs
+        # Convolutions are fastest in channels_last on CUDA, and no slower in it on the CPU; but there the backward pass
+        # of those with 8 channels writes beyond its memory (torch 2.13, from some 208 x 256 pixels on).
+        crashes = device.type == "cpu" and self.config.model.width == 8
+        self.layout = torch.contiguous_format if crashes else torch.channels_last
+        self.model.to(memory_format=self.layout)  # type: ignore[call-overload]  # a gap in the stubs
         self.optimizer = build_optimizer(model, self.config)
         self.average = average_of(model, self.config.ema) if self.config.ema else None
         self.augment = Augmentation.of(self.config)
@@ -171,7 +174,7 @@ class Trainer:
         torch.manual_seed(seed)
         hu, labels = self.augment(_to(batch.hu, self.device), _to(batch.labels, self.device), seed)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            logits = self.model(hu.contiguous(memory_format=torch.channels_last))  # [N, M, h, w]
+            logits = self.model(hu.contiguous(memory_format=self.layout))  # [N, M, h, w]
         loss = loss_of(logits, labels, _to(batch.cases, self.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.loss.backward()  # type: ignore[no-untyped-call]

@@ -1,6 +1,8 @@
 """What a whole training does, and what it leaves in the run folder."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -363,3 +365,15 @@ def test_start_weights_are_reported_and_used(store, tmp_path, capsys):
 
 def test_a_run_is_opened_with_what_it_was_made_with(smiler):
     assert Run.open(smiler.path).config == smiler.config
+
+
+def test_the_narrowest_network_takes_large_patches(tmp_path):
+    """In a process of its own: what convolutions do to memory that is not theirs ends it."""
+    tiny_store(tmp_path / "store")
+    command = (
+        f"{sys.executable} -m smile_fast train {tmp_path / 'store'} {tmp_path / 'run'} --backbone resnet18 --width 8"
+    )
+    options = "--crop-size 256 --no-body-crop --batch-size 2 --epochs 0.3 --device cpu"
+    done = subprocess.run([*command.split(), *options.split()], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert steps_of(Run.open(tmp_path / "run")) == 3
