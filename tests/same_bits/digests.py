@@ -30,11 +30,14 @@ from torch import Tensor
 from smile_fast import ops
 from smile_fast.cli.main import main
 from smile_fast.supervision import Policy, State, build_tables
+from smile_fast.training.config import TrainConfig
 
 STATES = (State.ANNOTATED, State.MISSING, State.ABSENT, State.HIDDEN)
 HALF_PRECISION = (torch.float32, torch.bfloat16, torch.float16)
 THREADS = (1, 2)
 NETWORK = "--backbone resnet18 --width 8 --rates 1 --crop-size 64 --batch-size 4 --seed 3"
+if hasattr(TrainConfig, "pixel_size"):  # older commits know no other than this
+    NETWORK += " --pixel-size native"
 # Trainings of 18 to 36 steps on 6 phantoms of 12 slices; the high rate makes pseudo-labels within that few.
 TRAININGS = {
     "baseline": "--method baseline --epochs 1.1 --lr 0.02",

@@ -47,7 +47,8 @@ def padding_to_air(
     Padding is a constant that fills at least one corner of a slice and is no air; in each row it reaches from an edge
     to what was measured. Where its edge is another in each slice, single voxels of its very value that touch it may be
     taken for it. A scan whose lowest value fills the corners is left alone, unless no HU is that low: its
-    values were cut off there, and its air and fat are the same.
+    values were cut off there, and its air and fat are the same. So is one whose highest value fills a single corner of
+    slices. Of several constants, that of most corners is the padding.
 
     Args:
         slices: [D, H, W] int16 HU in slices order; any strides. Changed.
@@ -93,7 +94,10 @@ def _constant_corners(slices: npt.NDArray[np.int16]) -> tuple[int, npt.NDArray[n
     low, high = int(slices.min()), int(slices.max())
     if low == high or (value >= _AIR[0] and low >= min(value, MEASURED_AIR_HU)):
         return None
-    return value, (filled & (values == value)).any(axis=1)
+    corners_of_it = (filled & (values == value)).sum(axis=1)  # [D]
+    if value == high and corners_of_it.max() == 1:  # values were cut off there: bone or metal at an edge
+        return None
+    return value, corners_of_it > 0
 
 
 def _runs(
