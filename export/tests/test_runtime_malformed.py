@@ -87,6 +87,7 @@ def tiny_lie():
 
 SCANS = {
     "missing": (lambda folder: {"scan": folder / "none.nii.gz"}, "no such file"),
+    "missing, of any name": (lambda folder: {"scan": folder / "none"}, "no such file"),
     "an empty folder": (lambda folder: {"scan": make_folder(folder / "scan.nii.gz")}, "holds no scan"),
     "a pipe": (lambda folder: {"scan": make_pipe(folder / "scan.nii.gz")}, "pipe"),
     "below a file": (lambda folder: {"scan": write(folder / "a.nii") / "scan.nii"}, "not a directory"),

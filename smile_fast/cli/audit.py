@@ -17,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "share of voxels that the organ occupies; the labels of a training that takes missing for background (base) "
         "and of SMILE, in voxels: right ones (TP, TN), organ voxels called background (FN), those that SMILE ignores; "
         "epsilon, the share of voxels that SMILE keeps as certain negatives although the organ's annotation is missing "
-        "there. Measured where the missing annotations are hidden ones, else estimated from alpha and beta. Below the "
-        "table the same in words, and which organs seem to be drawn in a part of their slices only."
+        "there. TP/FN is inf where no label is wrong, and ? where that cannot be known. Measured where the missing "
+        "annotations are hidden ones, else estimated from alpha and beta. Below the table the same in words, and which "
+        "organs seem to be drawn in a part of their slices only."
     )
     parser.add_argument("dataset", metavar="DATASET", type=Path, help="nnU-Net raw folder, or a prepared store")
     parser.add_argument("--annotations", metavar="FILE", type=Path, help="default: DATASET/annotations.csv")

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--organs",
         default="liver,pancreas,stomach",
-        help="labelled organs, in the order of their values",
+        help="labelled organs with commas between them, in the order of their values (default: %(default)s)",
     )
     parser.add_argument(
         "--labelmaps",

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
     from smile_fast.data.dataset import RawDataset
     from smile_fast.data.prepare import prepare
     from smile_fast.data.same_scans import leak_warning, repeat_warning
+    from smile_fast.supervision.states import State
     from smile_fast.text_table import listed
     from smile_runtime.volume.pixel_size import range_text
 
@@ -54,6 +55,18 @@ def run(args: argparse.Namespace) -> None:
         print(
             f"warning: {args.store}: no training case shows a voxel of {listed(done.unseen)} that training may see, so "
             "it cannot be learned; annotate it in some of them",
+            file=sys.stderr,
+        )
+    training = [info for info in done.store.cases.values() if info.split == "train"]
+    in_part = [
+        organ
+        for organ in dataset.organs
+        if organ not in done.unseen and not any(info.states[organ] is State.ANNOTATED for info in training)
+    ]
+    if in_part:
+        print(
+            f"warning: {args.store}: {listed(in_part)} is annotated in no training case, only drawn in part; declare "
+            "it annotated where it is drawn as a whole",
             file=sys.stderr,
         )
     train, test = (

@@ -77,15 +77,17 @@ def _drawn_in_part(row: OrganAudit) -> str:
 
 def _cells(row: OrganAudit) -> tuple[str, ...]:
     base, smile = row.baseline, row.smile
-    perfect = base.fn == 0 and not row.gapped  # where gaps were left out of the drawing, FN are more than were counted
+    # What is drawn in cases that lack the annotation may be all of the organ there, or a part: FN are not known.
+    unknown = base.fn == 0 and row.basis == "estimated" and row.missing + row.hidden > 0
+    perfect = base.fn == 0 and not row.gapped and not unknown  # gaps: FN are more than were counted
     tp_fn = "inf" if perfect else "?" if not base.fn else f"{base.tp_fn:.2f}"
     return (
         row.organ,
         *("-" if share is None else f"{share:.2f}" for share in (row.alpha, row.alpha_slices, row.alpha_voxels)),
         "?" if row.beta is None else f"{row.beta:.2%}",
         _count(base.tp),
-        _count(base.fn),
-        _count(base.tn),
+        "?" if unknown else _count(base.fn),
+        "?" if unknown else _count(base.tn),
         tp_fn,
         _count(smile.tp),
         _count(smile.fn),

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.supervision import Policy
+from smile_fast.supervision import Policy, State
 from smile_fast.text_table import listed
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.view import TrainingView
@@ -19,7 +19,8 @@ def check_learnable(view: TrainingView, config: TrainConfig) -> list[str]:
         config: method and policy.
 
     Returns:
-        One sentence for the organs without a positive, and one for those without a negative, where there are such.
+        One sentence for the organs without a positive, one for those without a negative, and one for those that no case
+        shows as a whole, where there are such.
 
     Raises:
         InputError: no organ has a positive.
@@ -47,6 +48,17 @@ def check_learnable(view: TrainingView, config: TrainConfig) -> list[str]:
         warnings.append(
             f"{view.store.path}: no voxel of the {cases} is known not to be {listed(boundless)}, so everything will be "
             "called that; declare it annotated in some case where it is drawn as a whole, or absent in some"
+        )
+    in_part = [
+        organ
+        for k, organ in enumerate(view.organs)
+        if organ not in (*unseen, *boundless)
+        and not any(states[k] is State.ANNOTATED for states in view.states.values())
+    ]
+    if in_part and config.method != "baseline" and config.policy != "naive":
+        warnings.append(
+            f"{view.store.path}: {listed(in_part)} is annotated in none of the {cases}, only drawn in part, so nothing "
+            "but other organs is known not to be it; declare it annotated where it is drawn as a whole"
         )
     return warnings
 

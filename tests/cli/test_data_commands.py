@@ -356,6 +356,18 @@ def test_prepare_names_the_organs_that_are_annotated_nowhere(tmp_path, capsys):
         )
 
 
+def test_prepare_names_the_organs_that_are_drawn_in_part_only(tmp_path, capsys):
+    path = make_cohort(tmp_path / "cohort", train=2, test=1)
+    annotate(path, {(case, "liver"): "missing" for case in CASES[:2]})
+    store = tmp_path / "store"
+    assert main(["prepare", str(path), str(store), "--workers", "1"]) == 0
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "no training case" in line]
+    assert warning == (
+        f"warning: {store}: liver is annotated in no training case, only drawn in part; declare it annotated where it is "
+        "drawn as a whole"
+    )
+
+
 def test_help_needs_nothing_heavy():
     commands = ["declare", "simulate_missing", "audit", "prepare"]
     script = (

@@ -100,3 +100,13 @@ def test_json_and_table_hold_every_organ():
     assert rows[0].split()[:7] == ["liver", "0.50", "0.75", "0.50", "0.00%", "12.3k", "0"]
     assert "?" in rows[1]
     assert len({len(line) for line in (head, rule, *rows)}) == 1
+
+
+def test_wrong_labels_that_cannot_be_known_are_no_zero():
+    """All that is drawn of the liver where it is called missing is as large as where it is annotated: no FN are seen."""
+    counts = {str(case): CaseCounts(100, 0, (10,), 10, (2,), (0,)) for case in range(4)}
+    declarations = {str(case): {"liver": A if case == 0 else M} for case in range(4)}
+    found = audit(counts, declarations, ["liver"])
+    *_, row = audit_table(found).splitlines()
+    assert row.split()[6:9] == ["?", "?", "?"]
+    assert "wrong labels cannot be estimated" in audit_sentence(found.organs[0])

@@ -35,6 +35,7 @@ def said(path, liver, pancreas, without=(), **settings):
 
 
 UNSEEN = "the 2 training cases show no voxel of pancreas that training may learn from, so it cannot be found; annotate"
+IN_PART = "is annotated in none of the 2 training cases, only drawn in part, so nothing but other organs is known not"
 BOUNDLESS = "no voxel of the 2 training cases is known not to be liver, so everything will be called that; declare it"
 
 
@@ -65,7 +66,10 @@ def test_an_organ_that_is_annotated_nowhere_is_named(tmp_path, method, pancreas,
 
 
 def test_a_partial_drawing_is_something_to_learn_from(tmp_path):
-    assert said(tmp_path / "a", [A, A], [M, M]) == []
+    (warning,) = said(tmp_path / "a", [A, A], [M, M])
+    assert warning.startswith(f"pancreas {IN_PART}")
+    assert said(tmp_path / "n", [A, A], [M, M], policy="naive") == []  # all the rest is its background
+    assert said(tmp_path / "p", [A, A], [M, M], method="baseline") == []
     (warning,) = said(tmp_path / "b", [A, A], [M, M], policy="channel-drop")  # this policy looks at annotated ones only
     assert warning.startswith(UNSEEN)
     with pytest.raises(InputError, match="nothing is annotated"):
@@ -77,7 +81,8 @@ def test_an_organ_without_a_negative_is_named(tmp_path):
     first, second = said(tmp_path / "a", [M, M], [M, M], (2,))
     assert first.startswith(UNSEEN)
     assert second.startswith(BOUNDLESS)
-    assert said(tmp_path / "b", [M, M], [M, M]) == []  # each organ's voxels are negatives of the other
+    (in_part,) = said(tmp_path / "b", [M, M], [M, M])  # each organ's voxels are negatives of the other
+    assert in_part.startswith(f"liver, pancreas {IN_PART}")
     (unseen,) = said(tmp_path / "d", [M, M], [M, M], (2,), method="baseline")  # to it all the rest is background
     assert unseen.startswith(UNSEEN)
     (unseen,) = said(tmp_path / "e", [M, M], [M, M], (2,), policy="naive")

@@ -209,9 +209,9 @@ def _read(path: str | os.PathLike[str], kind: Kind) -> Volume:
     """A volume, read only after every claim that can be checked has been."""
     name = Path(path)
     refuse_dicom(name)
+    check_readable(name)
     if stem(name.name) is None:
         raise InputError(f"{name}: not named like a NIfTI file; convert it to .nii.gz")
-    check_readable(name)
     try:
         with open(name, "rb") as file:
             header, data = (_read_zipped if _zipped(file, name) else _read_plain)(file, name, kind)
