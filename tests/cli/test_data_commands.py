@@ -363,8 +363,8 @@ def test_prepare_names_the_organs_that_are_drawn_in_part_only(tmp_path, capsys):
     assert main(["prepare", str(path), str(store), "--workers", "1"]) == 0
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if "no training case" in line]
     assert warning == (
-        f"warning: {store}: liver is annotated in no training case, only drawn in part; declare it annotated where it is "
-        "drawn as a whole"
+        f"warning: {store}: liver is annotated in no training case, only drawn in part; declare it annotated where it "
+        "is drawn as a whole"
     )
 
 

@@ -103,7 +103,7 @@ def test_json_and_table_hold_every_organ():
 
 
 def test_wrong_labels_that_cannot_be_known_are_no_zero():
-    """All that is drawn of the liver where it is called missing is as large as where it is annotated: no FN are seen."""
+    """Where the liver is called missing, as much is drawn of it as where it is annotated: no FN are seen."""
     counts = {str(case): CaseCounts(100, 0, (10,), 10, (2,), (0,)) for case in range(4)}
     declarations = {str(case): {"liver": A if case == 0 else M} for case in range(4)}
     found = audit(counts, declarations, ["liver"])
