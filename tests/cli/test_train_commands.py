@@ -79,7 +79,7 @@ def test_each_method_trains(store, tmp_path, capsys, method):
     rounds = ", all rounds" if method == "smiler" else ""
     steps = 4 if method == "smiler" else 3
     assert re.search(rf"^{method}{rounds}: {steps} steps, \S+ epochs in \d\d:\d\d \(\S+ steps/s\)$", err, re.MULTILINE)
-    assert err.startswith("pixels: brought to 1.414 mm, trained on scans of 1.41 mm\n")
+    assert err.startswith("pixels: brought to 1.414 mm, trained on scans of 1 to 2 mm\n")
     assert re.search(rf"^{method}: 3/{steps}[ ,]", err, re.MULTILINE)
     said = re.findall(r"^round 1 \(gamma \S+\), pseudo-label voxels kept: (.*)$", err, re.MULTILINE)
     totals = open_round(run.rounds_path, 1).totals() if method == "smiler" else {}

@@ -102,7 +102,7 @@ def test_card_tells_how_to_run_it_and_where_it_comes_from(exported, run, file):
     assert len(card.parity["pixels_mm"]) == 3
     assert list(SHAPE[1:]) in card.parity["sizes"]
     assert card.parity["slices"] == 12
-    assert card.pixels == run.pixel_space == PixelSpace(1.414, 8, (2**0.5,) * 2, (4.0, 4.0), 0.15)
+    assert card.pixels == run.pixel_space == PixelSpace(1.414, 8, (1.0, 2.0), (4.0, 4.0), 0.15)
     assert set(card.parity["dice"]) == set(ORGANS)
     assert min(card.parity["dice"].values()) >= REQUIREMENTS["fp32"].dice
     assert card.parity["identical_share"] >= MIN_IDENTICAL
