@@ -47,7 +47,7 @@ def write_model(model: Segmenter, path: Path, precision: str = "fp32", calibrati
     config, folded = model.config, fold_batchnorm(model)
     graph = without_probabilities(to_onnx(half_network(folded) if precision == "fp16" else folded))
     if calibration is not None:
-        graph = quantize(graph, Calibration(["scan"], [calibration[:, None]]))
+        graph = quantize(graph, Calibration(["scan"], [calibration[:, None]], [(1.0, 1.0)]))
     card = ModelCard(config.organs, config.channels, config.window, config.head, body=BodyRule(), precision=precision)
     path.write_bytes(serialize(graph, card))
 
