@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from smile_fast.demo.phantoms import TITLES
-from smile_fast.report.collect import collect
+from smile_fast.report.collect import collect, open_runs
 from smile_fast.report.gallery import prediction_rows
 from smile_fast.report.palette import organ_colours
 from smile_runtime.io.files import atomic_path, write_json
@@ -41,7 +41,7 @@ def record(demo: Path) -> None:
 
 def picture(demo: Path) -> None:
     """The best held-out case of the report: its truth, and what every run makes of it, side by side."""
-    records = collect([demo / run for run in ("full", "baseline", "smile", "smiler")])
+    records = collect(open_runs([demo / run for run in ("full", "baseline", "smile", "smiler")]))
     row = prediction_rows(records, organ_colours(records[0].run.organs))[0]
     images = [Image.open(io.BytesIO(base64.b64decode(panel.picture.split(",")[1]))) for panel in row.panels]
     height = round(images[0].height * PANEL_WIDTH / images[0].width)
