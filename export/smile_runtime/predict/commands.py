@@ -8,7 +8,7 @@ from pathlib import Path
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import check_json, check_results, printable
 from smile_runtime.io.organ_tables import check_table, write_table
-from smile_runtime.io.scan_files import SUFFIXES, describe_others, list_scans
+from smile_runtime.io.scan_files import SUFFIXES
 from smile_runtime.predict.folder import list_jobs, output_folder, predict_folder, shared_folder
 from smile_runtime.predict.predictor import Predictor, check_outputs
 from smile_runtime.predict.preview import picture_path
@@ -49,12 +49,16 @@ def _predict_scan(args: argparse.Namespace) -> None:
 def _predict_folder(args: argparse.Namespace) -> None:
     _check_names(args)
     out = Path(args.output)
-    jobs = list_jobs(Path(args.scan), out, previews=args.preview, model=Path(args.model))
+    jobs = list_jobs(
+        Path(args.scan),
+        out,
+        previews=args.preview,
+        model=Path(args.model),
+        warn=lambda text: print(f"warning: {text}", file=sys.stderr),
+    )
     if out.name.lower().endswith(SUFFIXES):
         raise InputError(f"{out}: named like a file, and {args.scan} is a folder; give a folder for its label maps")
     tables = [out / name for name in FOLDER_TABLES]
-    if others := list_scans(Path(args.scan))[1]:
-        print(f"warning: {args.scan}: {describe_others(Path(args.scan), others)}", file=sys.stderr)
     predictor, report = _prepare(args)
     with output_folder(out):
         results = [path for job in jobs for path in (job.labels, job.picture) if path is not None]

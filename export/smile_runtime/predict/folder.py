@@ -44,8 +44,15 @@ class Job:
     picture: Path | None
 
 
-def list_jobs(folder: Path, out: Path, *, previews: bool, model: Path | None = None) -> list[Job]:
-    """The scans of a folder, by name, and where their results go.
+def list_jobs(
+    folder: Path,
+    out: Path,
+    *,
+    previews: bool,
+    model: Path | None = None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> list[Job]:
+    """The scans of a folder, by name, and where their results go; `warn` gets a sentence about scans of other formats.
 
     ``case.nii``, ``case.nii.gz`` and nnU-Net's ``case_0000.nii.gz``, in letters of any case, become ``case.nii.gz``.
     Hidden files and files with other suffixes are left alone.
@@ -71,6 +78,8 @@ def list_jobs(folder: Path, out: Path, *, previews: bool, model: Path | None = N
             raise InputError(f"{folder}: {describe_others(folder, others)}")
         raise InputError(f"{folder}: holds no scan; give a folder of .nii or .nii.gz files")
     _refuse_links(jobs, model)
+    if others:
+        warn(f"{folder}: {describe_others(folder, others)}")
     return jobs
 
 
