@@ -64,7 +64,7 @@ def problem(draw: random.Random, dtype: torch.dtype, device: str) -> list[tuple[
     return [
         ("masked_bce", (logits, labels, table, True, True)),
         ("masked_bce_in_place", (logits, labels, table, False)),
-        ("masked_bce_upsampled", (low, labels, table, True)),
+        ("masked_bce_upsampled", (low, labels, table, True, True)),
         ("scale_gradient", (logits.clone(), torch.rand(batch, organs, dtype=torch.float64).round().to(device))),
         ("select_top_fraction", (scores, candidates, gamma, torch.tensor(bounds).to(device))),
         ("pseudo_labels_upsampled", (grid, volume, [0, 2, 3], draw.random(), stride, draw.choice(("volume", "slice")))),

@@ -1,8 +1,7 @@
 # smile_fast._native_cuda, where SMILE_FAST_CUDA allows and a CUDA compiler works. AUTO never fails: it says why not.
 set(cuda_sources
   csrc/core/masked_bce/masked_bce.cu
-  csrc/core/masked_bce_upsampled/masked_bce_upsampled.cu
-  csrc/core/masked_bce/channel_sums.cu
+  csrc/core/masked_bce/label_counts.cu
   csrc/core/masked_bce/scale_gradient.cu
   csrc/core/select_top_fraction/select_top_fraction.cu)
 

@@ -85,9 +85,9 @@ class Keywords {
 
 // The ops that run on the CPU and on CUDA; the fields of the others are in native.cpp.
 constexpr std::array kMaskedBce{"dtype",  "logits", "labels", "table",    "batch", "organs",
-                                "voxels", "sums",   "counts", "gradient", "mean"};
-constexpr std::array kMaskedBceUpsampled{"dtype", "logits", "labels", "table",  "batch",   "organs",
-                                         "low",   "high",   "sums",   "counts", "gradient"};
+                                "voxels", "sums",   "counts", "gradient", "mean",  "loss"};
+constexpr std::array kMaskedBceUpsampled{"dtype", "logits", "labels", "table",    "batch", "organs", "low",
+                                         "high",  "sums",   "counts", "gradient", "mean",  "loss"};
 constexpr std::array kScaleGradient{"dtype", "gradient", "factors", "channels", "voxels"};
 constexpr std::array kSelectTopFraction{"dtype", "scores",  "candidates", "length",
                                         "gamma", "offsets", "segments",   "selection"};

@@ -2,7 +2,6 @@
 // driver.
 #include "arguments.h"
 #include "core/masked_bce/masked_bce_cuda.h"
-#include "core/masked_bce_upsampled/masked_bce_upsampled_cuda.h"
 #include "core/select_top_fraction/select_top_fraction_cuda.h"
 
 namespace smile_fast::bindings {
@@ -30,14 +29,11 @@ void bind_op(py::module_& module, const std::string& op, const std::array<const 
 
 void bind_all(py::module_& module) {
   bind_op(module, "masked_bce", kMaskedBce, &masked_bce_cuda_workspace, &masked_bce_cuda);
-  bind_op(module, "masked_bce_upsampled", kMaskedBceUpsampled, &masked_bce_upsampled_cuda_workspace,
-          &masked_bce_upsampled_cuda);
   bind_op<ScaleGradientArguments>(
       module, "scale_gradient", kScaleGradient, [](const auto&) { return std::size_t{0}; },
       [](const auto& arguments, void*, void* stream) { scale_gradient_cuda(arguments, stream); });
   bind_op(module, "select_top_fraction", kSelectTopFraction, &select_top_fraction_cuda_workspace,
           &select_top_fraction_cuda);
-  module.attr("MAX_UPSAMPLED_STRIDE") = kMaxUpsampledStride;
 }
 
 }  // namespace smile_fast::bindings

@@ -82,9 +82,11 @@ struct Check {
     const std::vector<std::uint32_t> rows = table();
     std::vector<Logit> gradient(logits.size());
     double sum = 0.0;
+    float loss = 0.0f;
     std::int64_t count = 0;
     smile_fast::masked_bce_cpu(
-        {dtype, logits.data(), labels.data(), rows.data(), 1, 1, size, &sum, &count, gradient.data(), false}, threads);
+        {dtype, logits.data(), labels.data(), rows.data(), 1, 1, size, &sum, &count, gradient.data(), false, &loss},
+        threads);
     double exact = 0.0;
     bool summed = true;
     for (std::int64_t i = 0; i < size; ++i) {

@@ -2,9 +2,8 @@
 # where it is and without a sanitizer, to see that no kernel spills registers.
 set(cuda_sources
   masked_bce/masked_bce
-  masked_bce/channel_sums
+  masked_bce/label_counts
   masked_bce/scale_gradient
-  masked_bce_upsampled/masked_bce_upsampled
   select_top_fraction/select_top_fraction)
 
 if(SMILE_FAST_SANITIZE)
@@ -29,7 +28,7 @@ if(SMILE_FAST_SANITIZE)
   add_library(emulated_kernels STATIC ${emulated_files})
   target_compile_options(emulated_kernels PRIVATE -Wno-unknown-pragmas)
   target_link_libraries(emulated_kernels PUBLIC cuda_emulation smile_fast_options)
-  foreach(test masked_bce_cuda masked_bce_upsampled_cuda select_top_fraction_cuda cuda_emulation)
+  foreach(test masked_bce_cuda select_top_fraction_cuda cuda_emulation)
     add_executable(${test}_test csrc/tests/${test}_test.cpp)
     target_link_libraries(${test}_test PRIVATE emulated_kernels)
     add_test(NAME ${test} COMMAND ${test}_test)

@@ -25,8 +25,10 @@ inline constexpr double kScaledRelative<float> = 0x1p-22;
 struct Results {
   Guarded<double> sums;
   Guarded<std::int64_t> counts;
-  explicit Results(std::int64_t channels) : sums(channels), counts(channels) {}
-  bool operator==(const Results& other) const { return sums == other.sums && counts == other.counts; }
+  Guarded<float> loss;
+  explicit Results(std::int64_t channels) : sums(channels), counts(channels), loss(1) {}
+  bool same_sums(const Results& other) const { return sums == other.sums && counts == other.counts; }
+  bool operator==(const Results& other) const { return same_sums(other) && loss == other.loss; }
 };
 
 template <typename Logit>
@@ -58,9 +60,18 @@ struct Case {
   MaskedBceArguments arguments(Results& results, void* gradient) const {
     const Supervision& s = supervision;
     return {dtype_of<Logit>, logits.data(),       s.labels.data(),       s.table.data(), s.batch, s.organs,
-            s.voxels,        results.sums.data(), results.counts.data(), gradient,       false};
+            s.voxels,        results.sums.data(), results.counts.data(), gradient,       false,   results.loss.data()};
   }
 };
+
+// The loss against the sums that it is made of.
+inline void check_loss(const Results& results, bool mean, const std::string& name) {
+  double total = 0.0, known = 0.0;
+  for (const double sum : results.sums) total += sum;
+  for (const std::int64_t count : results.counts) known += static_cast<double>(count);
+  const double exact = mean ? total / std::max(known, 1.0) : total;
+  check(std::abs(results.loss[0] - exact) <= 0x1.01p-24 * exact + 0x1p-149, name + ": loss");
+}
 
 template <typename Logit>
 void check_against_double(const Case<Logit>& c, const Results& results, const Guarded<Logit>& gradient) {
@@ -82,12 +93,14 @@ void check_against_double(const Case<Logit>& c, const Results& results, const Gu
     check(results.counts[channel] == count, c.name + ": count of channel " + std::to_string(channel));
   }
   check(worst <= kAllowedUlps<Logit>, c.name + ": gradient, ulps " + std::to_string(worst));
-  check(results.sums.canaries_live() && results.counts.canaries_live() && gradient.canaries_live() &&
-            c.logits.canaries_live(),
+  check_loss(results, false, c.name);
+  check(results.sums.canaries_live() && results.loss.canaries_live() && results.counts.canaries_live() &&
+            gradient.canaries_live() && c.logits.canaries_live(),
         c.name + ": canaries");
 }
 
-// In place, and divided by the number of known pairs: the same sums, a scaled gradient. `run` takes the arguments.
+// In place, and divided by the number of known pairs: the same sums, a scaled loss, a scaled gradient but in float16.
+// `run` takes the arguments.
 template <typename Logit, typename Run>
 void check_mean_in_place(const Case<Logit>& c, const Results& results, const Guarded<Logit>& gradient, const Run& run) {
   Guarded<Logit> overwritten = c.logits;
@@ -96,15 +109,16 @@ void check_mean_in_place(const Case<Logit>& c, const Results& results, const Gua
   arguments.logits = overwritten.data();
   arguments.mean = true;
   run(arguments);
-  check(mean == results, c.name + ": mean, sums");
+  check(mean.same_sums(results), c.name + ": mean, sums");
+  check_loss(mean, true, c.name + ": mean");
   double known = 0.0, worst = 0.0;
-  for (std::int64_t i = 0; i < mean.counts.size(); ++i) known += static_cast<double>(mean.counts[i]);
+  if (dtype_of<Logit> != DType::float16)
+    for (const std::int64_t count : mean.counts) known += static_cast<double>(count);
   for (std::int64_t i = 0; i < gradient.size(); ++i) {
     const double whole = to_float(gradient[i]) / std::max(known, 1.0);
     worst = worse(worst, std::abs(to_float(overwritten[i]) - whole) - kScaledRelative<Logit> * std::abs(whole));
   }
-  check(worst <= (dtype_of<Logit> == DType::float16 ? 0x1p-24 : 0x1p-126),
-        c.name + ": mean, gradient in place, " + std::to_string(worst * known));
+  check(worst <= 0x1p-126, c.name + ": mean, gradient in place, " + std::to_string(worst * known));
   check(overwritten.canaries_live(), c.name + ": canaries in place");
 }
 

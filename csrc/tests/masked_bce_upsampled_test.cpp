@@ -108,21 +108,26 @@ struct Problem {
 template <typename Logit>
 struct Results {
   explicit Results(const Problem<Logit>& p)
-      : sums(p.channels()), counts(p.channels()), gradient(p.channels() * size_of(p.low)) {}
-  bool same_sums(const Results& other) const { return sums == other.sums && counts == other.counts; }
-  bool canaries_live() const { return sums.canaries_live() && counts.canaries_live() && gradient.canaries_live(); }
+      : sums(p.channels()), counts(p.channels()), loss(1), gradient(p.channels() * size_of(p.low)) {}
+  bool same_sums(const Results& other) const {
+    return sums == other.sums && counts == other.counts && loss == other.loss;
+  }
+  bool canaries_live() const {
+    return sums.canaries_live() && counts.canaries_live() && loss.canaries_live() && gradient.canaries_live();
+  }
   Guarded<double> sums;
   Guarded<std::int64_t> counts;
+  Guarded<float> loss;
   Guarded<Logit> gradient;
 };
 
 template <typename Logit>
-void run_into(const Problem<Logit>& p, int threads, bool with_gradient, Results<Logit>& results) {
+void run_into(const Problem<Logit>& p, int threads, bool with_gradient, Results<Logit>& results, bool mean = false) {
   const Supervision& s = p.supervision;
-  masked_bce_upsampled_cpu(
-      {dtype_of<Logit>, p.logits.data(), s.labels.data(), s.table.data(), s.batch, s.organs, p.low, p.high,
-       results.sums.data(), results.counts.data(), with_gradient ? results.gradient.data() : nullptr},
-      threads);
+  masked_bce_upsampled_cpu({dtype_of<Logit>, p.logits.data(), s.labels.data(), s.table.data(), s.batch, s.organs, p.low,
+                            p.high, results.sums.data(), results.counts.data(),
+                            with_gradient ? results.gradient.data() : nullptr, mean, results.loss.data()},
+                           threads);
 }
 
 template <typename Logit>
@@ -212,6 +217,27 @@ void check_channel(const Problem<Logit>& p, const Results<Logit>& results, std::
   check(worst <= 0.0, name + ", gradient is wrong by this many times the allowed: " + std::to_string(worst));
 }
 
+// With `mean`: the same sums, the loss and, but in float16, the gradient divided by the known pairs.
+template <typename Logit>
+void check_mean(const Problem<Logit>& p, const Results<Logit>& of_sums) {
+  Results<Logit> mean(p);
+  run_into(p, 2, true, mean, true);
+  double total = 0.0, known = 0.0;
+  for (std::int64_t i = 0; i < p.channels(); ++i) total += mean.sums[i];
+  for (std::int64_t i = 0; i < p.channels(); ++i) known += static_cast<double>(mean.counts[i]);
+  known = std::max(known, 1.0);
+  check(mean.sums == of_sums.sums && mean.counts == of_sums.counts, p.name + ": mean, sums");
+  check(std::abs(mean.loss[0] - total / known) <= 0x1.01p-24 * total / known, p.name + ": mean, loss");
+  check(std::abs(of_sums.loss[0] - total) <= 0x1.01p-24 * total, p.name + ": loss");
+  const float factor = dtype_of<Logit> == DType::float16 ? 1.0f : static_cast<float>(1.0 / known);
+  bool same = true;
+  for (std::int64_t i = 0; i < mean.gradient.size(); ++i) {
+    const Logit scaled = from_float<Logit>(to_float(of_sums.gradient[i]) * factor);
+    same &= std::memcmp(&scaled, &mean.gradient[i], sizeof(Logit)) == 0;
+  }
+  check(same, p.name + ": mean, gradient");
+}
+
 template <typename Logit>
 void test(std::int64_t batch, std::int64_t organs, Extent low, Extent high, Labels pattern) {
   Problem<Logit> p = make_problem<Logit>(batch, organs, low, high, pattern);
@@ -225,6 +251,7 @@ void test(std::int64_t batch, std::int64_t organs, Extent low, Extent high, Labe
     check(one.same_sums(more) && one.gradient == more.gradient,
           p.name + ": other bits with threads " + std::to_string(threads));
   }
+  check_mean(p, one);
   const Results<Logit> sums_only = run(p, 2, false);
   check(one.same_sums(sums_only), p.name + ": other bits without a gradient");
   check(sums_only.gradient == Results<Logit>(p).gradient, p.name + ": writes a gradient that is not wanted");

@@ -1,21 +1,28 @@
-"""What the two losses share: schema, launcher, the autograd formula, and the reduction to one number."""
+"""What the two losses share: schema, launcher, the autograd formula, and the loss that goes backward without a launch."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from smile_fast.ops.native.core import Core
-from smile_fast.ops.reference import compute_dtype, known_pairs, scaled
+from smile_fast.ops.reference import compute_dtype, divides_gradient, known_pairs, scaled
 from smile_fast.ops.registry import Formula
 from smile_fast.ops.scale_gradient import scale_gradient
 
 NO_SECOND_DERIVATIVE = "the loss has no second derivative: call backward without create_graph"
+SCHEMA = (
+    "(Tensor logits, Tensor labels, Tensor table, bool with_grad, bool mean)"
+    " -> (Tensor loss, Tensor sums, Tensor counts, Tensor grad)"
+)
 
-Results = tuple[Tensor, Tensor, Tensor]
-"""Of a loss's op: sums [B, K] float64, counts [B, K] int64, gradient of the sums or of the mean, like the logits."""
-Compute = Callable[[Tensor, bool], Results]
+Results = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of a loss's op: loss [], sums [B, K] float64, counts [B, K] int64, gradient of the loss like the logits, which in
+float16 is that of the sums (see `reference.divides_gradient`)."""
+Compute = Callable[[Tensor, bool, bool], Results]
+"""Runs a loss's op for logits, with or without gradient, for the mean or the sum."""
 
 
 class LossStats(NamedTuple):
@@ -32,78 +39,120 @@ class LossStats(NamedTuple):
     counts: Tensor
 
 
-def fake(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool = False) -> Results:
-    """Return results of the right shapes and dtypes: sums [B, K], counts [B, K], grad like logits or [0]."""
-    return *_new_sums(logits, logits.shape[:2]), logits.new_empty(logits.shape if with_grad else (0,))
+def fake(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool) -> Results:
+    """Return results of the right shapes and dtypes: loss [], sums and counts [B, K], grad like logits or [0]."""
+    return *_new_sums(logits), logits.new_empty(logits.shape if with_grad else (0,))
 
 
-def _new_sums(logits: Tensor, pairs: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return sums [B, K] float64 and counts [B, K] int64 with unspecified contents; pairs: (B, K)."""
-    return logits.new_empty(pairs, dtype=torch.float64), logits.new_empty(pairs, dtype=torch.int64)
+def _new_sums(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return loss [], sums [B, K] float64 and counts [B, K] int64 with unspecified contents."""
+    pairs = logits.shape[:2]
+    loss = logits.new_empty((), dtype=compute_dtype(logits.dtype))
+    return loss, logits.new_empty(pairs, dtype=torch.float64), logits.new_empty(pairs, dtype=torch.int64)
 
 
 def launch(
     core: Core, op: str, logits: Tensor, labels: Tensor, table: Tensor, gradient: Tensor | None, **others: Any
-) -> tuple[Tensor, Tensor]:
-    """Run the kernel of a loss; the gradient is contiguous and written, and may be the logits; return sums, counts."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the kernel of a loss; the gradient is contiguous and written, and may be the logits.
+
+    Returns:
+        loss, sums, counts.
+    """
     batch, organs = logits.shape[:2]
-    sums, counts = _new_sums(logits, (batch, organs))
+    loss, sums, counts = _new_sums(logits)
     others |= {"logits": logits, "labels": labels, "table": table, "batch": batch, "organs": organs}
-    core.run(op, logits.dtype, sums=sums, counts=counts, gradient=gradient, **others)
-    return sums, counts
+    core.run(op, logits.dtype, loss=loss, sums=sums, counts=counts, gradient=gradient, **others)
+    return loss, sums, counts
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
     """Keep the gradient that the forward made; counts and the gradient itself are constants to autograd."""
-    _, _, _, ctx.with_grad, *mean = inputs
-    ctx.mean, ctx.inputs = mean == [True], len(inputs)
+    logits, _, _, ctx.with_grad, ctx.mean = inputs
+    ctx.divided = divides_gradient(logits.dtype, ctx.mean)
     ctx.set_materialize_grads(False)  # no zeros of the size of `grad` for the results that have no gradient
-    _, counts, grad = output
+    _, _, counts, grad = output
     ctx.mark_non_differentiable(counts, grad)
     ctx.save_for_backward(counts, grad)
 
 
 def _backward(
     ctx: Any,
+    grad_loss: Tensor | None,  # []
     grad_sums: Tensor | None,  # [B, K]
     grad_counts: Tensor | None,
     grad_grad: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    """Scale d sums / d logits by what arrives for the sums, one factor an (image, organ)."""
+    """Scale the forward's gradient by what arrives for the loss and for the sums, one factor an (image, organ)."""
     if not ctx.with_grad:
         raise RuntimeError("the loss was computed with with_grad=False: it has no gradient for its logits")
-    if torch.is_grad_enabled() and grad_sums is not None and grad_sums.requires_grad:
+    arriving = [one for one in (grad_loss, grad_sums) if one is not None]
+    if torch.is_grad_enabled() and any(one.requires_grad for one in arriving):
         raise RuntimeError(NO_SECOND_DERIVATIVE)
     counts, grad = ctx.saved_tensors  # [B, K], [B, K, *S]
-    arrived = None
-    if grad_sums is not None:  # with `mean`, the gradient was divided already
-        arrived = scaled(grad, grad_sums * known_pairs(counts) if ctx.mean else grad_sums)
-    return arrived, *[None] * (ctx.inputs - 1)
+    pairs = known_pairs(counts).double()
+    factors = []
+    if grad_loss is not None:
+        factors.append(grad_loss / pairs if ctx.mean and not ctx.divided else grad_loss.double())
+    if grad_sums is not None:
+        factors.append(grad_sums * pairs if ctx.divided else grad_sums)
+    arrived = scaled(grad, sum(factors[1:], factors[0]).expand(counts.shape)) if factors else None
+    return arrived, None, None, None, None
 
 
 FORMULA = Formula(_setup_context, _backward)
+
+
+@functools.cache
+def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the 1 that starts a plain backward pass: the same tensor for all of them, which nobody may change."""
+    with torch.inference_mode(False):
+        return torch.ones((), dtype=dtype, device=device)
+
+
+class Loss(Tensor):
+    """A loss [] whose plain `backward()` puts nothing into the device's queue.
+
+    Torch would fill a new tensor with 1, and whether what arrives for a loss is 1 cannot be asked without waiting for
+    the device. This 1 is known by its identity. In all other respects, and after any operation, it is a plain tensor.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def backward(
+        self,
+        gradient: Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Sequence[Tensor] | None = None,
+    ) -> None:
+        """See `torch.Tensor.backward`."""
+        # A tensor that is made while a CUDA graph is captured holds nothing before that is replayed.
+        if gradient is None and self.ndim == 0 and not (self.is_cuda and torch.cuda.is_current_stream_capturing()):
+            gradient = _one(self.dtype, self.device)
+        torch.autograd.backward(self, gradient, retain_graph, create_graph, inputs=inputs)
 
 
 class OwnGradient(torch.autograd.Function):
     """The loss as autograd sees it outside of torch.compile: nobody else holds the gradient that its forward made.
 
     So the backward pass may give it away, or scale it where it is. The registered formula of an op may not: there, the
-    gradient is one of the op's results. The reduction is done here, too: as operations of their own, its few numbers
-    would take autograd a tenth of a millisecond a step.
+    gradient is one of the op's results.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, compute: Compute, reduction: str, mean: bool) -> LossStats:
+    def forward(ctx: Any, logits: Tensor, compute: Compute, reduction: str) -> LossStats:
         """Return what `loss_stats` does."""
-        sums, counts, grad = compute(logits.detach(), True)
-        ctx.divides = reduction == "mean" and not mean
+        mean = reduction == "mean"
+        loss, sums, counts, grad = compute(logits.detach(), True, mean)
+        ctx.divides = mean and not divides_gradient(logits.dtype, mean)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(sums, counts)
         ctx.save_for_backward(counts, grad)
-        return LossStats(reduce(sums, counts, reduction, logits.dtype), sums, counts)
+        return LossStats(_chosen(loss, sums, reduction).as_subclass(Loss), sums, counts)
 
     @staticmethod
-    def backward(ctx: Any, factors: Tensor | None, *constants: None) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, factors: Tensor | None, *constants: None) -> tuple[Tensor | None, None, None]:
         """Return the gradient times factors [] or [B, K]: itself, scaled in place if by something other than 1.
 
         It is copied if the graph is kept, or if torch cannot tell: a second backward pass will want it.
@@ -112,49 +161,45 @@ class OwnGradient(torch.autograd.Function):
             raise RuntimeError(NO_SECOND_DERIVATIVE)
         counts, grad = ctx.saved_tensors  # [B, K], [B, K, *S]
         if factors is None:
-            return None, None, None, None
-        if ctx.divides:
-            factors = factors.to(torch.float64) / known_pairs(counts)
+            return None, None, None
         kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)()
-        # Only on the CPU can be asked: a GPU would have to be waited for.
-        if factors.device.type == "cpu" and all(factor == 1 for factor in factors.flatten().tolist()):
-            return grad.clone() if kept else grad, None, None, None
-        factors = factors.to(torch.float64).expand(grad.shape[:2])
+        if not ctx.divides and _is_one(factors):
+            return grad.clone() if kept else grad, None, None
+        factors = factors.to(torch.float64) / (known_pairs(counts) if ctx.divides else 1)
+        factors = factors.expand(grad.shape[:2])
         if kept:
-            return scaled(grad, factors), None, None, None
+            return scaled(grad, factors), None, None
         scale_gradient(grad, factors)
-        return grad, None, None, None
+        return grad, None, None
+
+
+def _is_one(factors: Tensor) -> bool:
+    """Return whether all factors are known to be 1; those on a GPU are, without waiting, by their identity alone."""
+    if factors is _one(factors.dtype, factors.device):
+        return True
+    return factors.device.type == "cpu" and all(factor == 1 for factor in factors.flatten().tolist())
 
 
 def loss_stats(
     logits: Tensor,  # [B, K, *S]
     compute: Compute,
     reduction: str,
-    mean: bool = False,
 ) -> LossStats:
     """Return the loss, which is differentiable, with its sums and counts.
 
     Args:
         logits: what the loss is differentiated for.
-        compute: called with logits, and with whether the gradient is needed; runs the op.
-        reduction: see `reduce`.
-        mean: whether that gradient was divided by the number of known pairs; for the reduction "mean" alone.
+        compute: runs the op.
+        reduction: "mean" divides by the number of known pairs; the loss is 0 when there are none. "sum", or "none" for
+            one sum an (image, organ).
     """
     with_grad = torch.is_grad_enabled() and logits.requires_grad
     if with_grad and not torch.compiler.is_compiling():
-        stats = OwnGradient.apply(logits, compute, reduction, mean)  # type: ignore[no-untyped-call]
-        return LossStats(*cast(Results, stats))
-    sums, counts, _ = compute(logits, with_grad)
-    return LossStats(reduce(sums, counts, reduction, logits.dtype), sums.detach(), counts)
+        return LossStats(*OwnGradient.apply(logits, compute, reduction))  # type: ignore[no-untyped-call]
+    loss, sums, counts, _ = compute(logits, with_grad, reduction == "mean")
+    return LossStats(_chosen(loss, sums, reduction), sums.detach(), counts)
 
 
-def reduce(sums: Tensor, counts: Tensor, reduction: str, dtype: torch.dtype) -> Tensor:
-    """Reduce sums [B, K] and counts [B, K] to the loss; float64 for float64 logits, else float32.
-
-    "mean" divides by the number of known pairs; the loss is 0 when there are none.
-    """
-    loss = sums if reduction == "none" else sums.sum()
-    if reduction == "mean":
-        loss = loss / known_pairs(counts)
-    narrow = loss.to(compute_dtype(dtype))
-    return narrow.clone() if narrow is sums else narrow
+def _chosen(loss: Tensor, sums: Tensor, reduction: str) -> Tensor:
+    """Return the loss [], or for "none" the sums [B, K] in the loss's dtype and in memory of their own."""
+    return loss if reduction != "none" else sums.to(loss.dtype, copy=True)

@@ -16,7 +16,6 @@ from smile_fast.ops.loss_autograd import LossStats, Results
 from smile_fast.ops.native.core import Core, native
 from smile_fast.ops.native_cuda.core import cuda
 from smile_fast.ops.registry import define, overload
-from smile_fast.ops.triton_kernels.core import triton
 
 NAME = "masked_bce"
 IN_PLACE = "masked_bce_in_place"
@@ -35,7 +34,9 @@ def _launch(core: Core, logits: Tensor, labels: Tensor, table: Tensor, with_grad
     return *loss_autograd.launch(core, NAME, logits, labels, table, grad if with_grad else None, **sizes), grad
 
 
-def _launch_in_place(core: Core, logits: Tensor, labels: Tensor, table: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
+def _launch_in_place(
+    core: Core, logits: Tensor, labels: Tensor, table: Tensor, mean: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     grad = logits.contiguous()
     sizes = {"voxels": labels.shape[1:].numel(), "mean": mean}
     results = loss_autograd.launch(core, NAME, grad, labels, table, grad, **sizes)
@@ -46,24 +47,21 @@ def _launch_in_place(core: Core, logits: Tensor, labels: Tensor, table: Tensor, 
 
 define(
     NAME,
-    "(Tensor logits, Tensor labels, Tensor table, bool with_grad, bool mean)"
-    " -> (Tensor sums, Tensor counts, Tensor grad)",
+    loss_autograd.SCHEMA,
     check=_check,
     fake=loss_autograd.fake,
     differentiable=loss_autograd.FORMULA,
     native=native(_launch),
     cuda=cuda(_launch),
-    triton=triton(_launch),
 )
 
 define(
     IN_PLACE,
-    "(Tensor(a!) logits, Tensor labels, Tensor table, bool mean) -> (Tensor sums, Tensor counts)",
+    "(Tensor(a!) logits, Tensor labels, Tensor table, bool mean) -> (Tensor loss, Tensor sums, Tensor counts)",
     check=_check,
-    fake=lambda logits, labels, table, mean: loss_autograd.fake(logits, labels, table, False)[:2],
+    fake=lambda logits, labels, table, mean: loss_autograd.fake(logits, labels, table, False, mean)[:3],
     native=native(_launch_in_place),
     cuda=cuda(_launch_in_place),
-    triton=triton(_launch_in_place),
 )
 
 
@@ -121,18 +119,16 @@ def masked_bce_stats(
     """Return what `masked_bce` does, with the sums and counts [B, K] that it was reduced from; the cost is the same."""
     check_reduction(reduction)
     kernel = overload(NAME, implementation, logits, labels, table)
-    # 1 / N underflows in float16: there, the backward pass scales.
-    mean = reduction == "mean" and logits.dtype != torch.float16
 
-    def compute(values: Tensor, with_grad: bool) -> Results:
+    def compute(values: Tensor, with_grad: bool, mean: bool) -> Results:
         if not (overwrite_logits and with_grad) or torch.compiler.is_compiling():
             return cast(Results, kernel(values, labels, table, with_grad, mean))
         _check_overwritable(logits)
-        sums, counts = overload(IN_PLACE, implementation)(values, labels, table, mean)
+        loss, sums, counts = overload(IN_PLACE, implementation)(values, labels, table, mean)
         torch.autograd.graph.increment_version(logits)  # whoever kept the logits for a backward pass gets an error
-        return sums, counts, values
+        return loss, sums, counts, values
 
-    return loss_autograd.loss_stats(logits, compute, reduction, mean)
+    return loss_autograd.loss_stats(logits, compute, reduction)
 
 
 def _check_overwritable(logits: Tensor) -> None:

@@ -1,7 +1,7 @@
 """masked_bce_upsampled: masked_bce of logits that are interpolated to the labels' size on the way.
 
 The gradient is with respect to the low-resolution logits: the transpose of the interpolation, applied to
-w (sigmoid(u) - y) at the labels' size.
+w (sigmoid(u) - y) at the labels' size, for the mean divided by the number of known pairs.
 """
 
 from typing import cast
@@ -12,14 +12,13 @@ from smile_fast.ops import loss_autograd
 from smile_fast.ops.checks import check_reduction, check_supervision
 from smile_fast.ops.loss_autograd import LossStats, Results
 from smile_fast.ops.native.core import Core, native
-from smile_fast.ops.native_cuda import core as native_cuda
 from smile_fast.ops.registry import define, overload
 from smile_fast.ops.triton_kernels.core import refused_axes, triton
 
 NAME = "masked_bce_upsampled"
 
 
-def _check(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -> None:
+def _check(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool) -> None:
     """Raise unless logits [B, K, *low] can be interpolated to the size of labels [B, *high]."""
     if logits.ndim not in (4, 5) or logits.shape[1] == 0:
         raise ValueError(
@@ -35,31 +34,25 @@ def _check(logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -> No
         raise ValueError(f"logits must have no empty spatial axis, got {list(logits.shape)}")
 
 
-def _cuda_limit(logits: Tensor, labels: Tensor, *others: object) -> str:
-    most, voxels = native_cuda.CORE.MAX_UPSAMPLED_STRIDE, -(-labels.shape[-1] // max(logits.shape[-1], 1))
-    return f"it takes at most {most} voxels per logit along the width" if voxels > most else ""
-
-
 def _triton_limit(logits: Tensor, labels: Tensor, *others: object) -> str:
     return refused_axes(*logits.shape[2:], *labels.shape[1:])
 
 
-def _launch(core: Core, logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool) -> Results:
+def _launch(core: Core, logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool) -> Results:
     grad = logits.new_empty(logits.shape if with_grad else (0,))
     flat = (1,) * (5 - logits.ndim)  # an image is a volume of one slice
     low, high = (*flat, *logits.shape[2:]), (*flat, *labels.shape[1:])
     gradient = grad if with_grad else None
-    return *loss_autograd.launch(core, NAME, logits, labels, table, gradient, low=low, high=high), grad
+    return *loss_autograd.launch(core, NAME, logits, labels, table, gradient, low=low, high=high, mean=mean), grad
 
 
 define(
     NAME,
-    "(Tensor logits, Tensor labels, Tensor table, bool with_grad) -> (Tensor sums, Tensor counts, Tensor grad)",
+    loss_autograd.SCHEMA,
     check=_check,
     fake=loss_autograd.fake,
     differentiable=loss_autograd.FORMULA,
     native=native(_launch),
-    cuda=native_cuda.cuda(_launch, _cuda_limit),
     triton=triton(_launch, _triton_limit),
 )
 
@@ -113,7 +106,7 @@ def masked_bce_upsampled_stats(
     check_reduction(reduction)
     kernel = overload(NAME, implementation, logits, labels, table)
 
-    def compute(values: Tensor, with_grad: bool) -> Results:
-        return cast(Results, kernel(values, labels, table, with_grad))
+    def compute(values: Tensor, with_grad: bool, mean: bool) -> Results:
+        return cast(Results, kernel(values, labels, table, with_grad, mean))
 
     return loss_autograd.loss_stats(logits, compute, reduction)

@@ -29,6 +29,20 @@ def known_pairs(counts: Tensor) -> Tensor:
     return counts.sum().clamp(min=1)
 
 
+def divides_gradient(dtype: torch.dtype, mean: bool) -> bool:
+    """Return whether a loss's op divides its gradient as it divides its mean.
+
+    Not in float16, where 1 / N underflows: there, the backward pass divides, which loss scaling comes before.
+    """
+    return mean and dtype != torch.float16
+
+
+def reduced(sums: Tensor, counts: Tensor, mean: bool, dtype: torch.dtype) -> Tensor:
+    """Return the loss [] of logits of a dtype from sums and counts [B, K]; a mean is 0 where nothing is known."""
+    loss = sums.sum() / known_pairs(counts) if mean else sums.sum()
+    return loss.to(compute_dtype(dtype))
+
+
 def scaled(grad: Tensor, factors: Tensor) -> Tensor:
     """Multiply [B, K, *S] by one factor an (image, organ) [B, K]: in float32 or better, and rounded once."""
     factors = factors.to(compute_dtype(grad.dtype)).reshape(factors.shape + (1,) * (grad.ndim - 2))
@@ -60,14 +74,15 @@ def bce(logits: Tensor, known: Tensor, positive: Tensor) -> tuple[Tensor, Tensor
 
 def masked_bce(
     logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Kernel of `smile_fast::masked_bce`.
 
     Returns:
+        loss: [] float64 for float64 logits, else float32: the sum of all sums, with `mean` divided by the number of
+            known pairs (or by 1 if there are none).
         sums: [B, K] float64, sum over voxels of w * BCE(sigmoid(z), y).
         counts: [B, K] int64, number of known voxels.
-        grad: [B, K, *S] like logits, d sums / d logits, with `mean` divided by the number of known pairs (or by 1
-            if there are none); [0] without with_grad.
+        grad: [B, K, *S] like logits, d loss / d logits, in float16 d sums / d logits; [0] without with_grad.
     """
     batch, organs = logits.shape[:2]
     sums = logits.new_zeros((batch, organs), dtype=torch.float64)
@@ -75,21 +90,23 @@ def masked_bce(
     grad = logits.new_empty(logits.shape if with_grad else (0,))
     for organ, (known, _) in enumerate(decode(labels, table, organs)):
         counts[:, organ] = known.flatten(1).sum(1)
-    scale = 1 / known_pairs(counts).double() if mean else counts.new_ones((), dtype=torch.float64)
+    scale = counts.new_ones((), dtype=torch.float64)
+    if divides_gradient(logits.dtype, mean):
+        scale = 1 / known_pairs(counts).double()
     for organ, (known, positive) in enumerate(decode(labels, table, organs)):
         channel = logits[:, organ].to(compute_dtype(logits.dtype)).contiguous()
         loss, gradient = bce(channel, known, positive)
         sums[:, organ] = loss.flatten(1).sum(1, dtype=torch.float64)
         if with_grad:
             grad[:, organ] = gradient * scale.to(channel.dtype)
-    return sums, counts, grad
+    return reduced(sums, counts, mean, logits.dtype), sums, counts, grad
 
 
-def masked_bce_in_place(logits: Tensor, labels: Tensor, table: Tensor, mean: bool) -> tuple[Tensor, Tensor]:
+def masked_bce_in_place(logits: Tensor, labels: Tensor, table: Tensor, mean: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Kernel of `smile_fast::masked_bce_in_place`: `masked_bce`, with the gradient in place of the logits."""
-    sums, counts, grad = masked_bce(logits, labels, table, True, mean)
+    loss, sums, counts, grad = masked_bce(logits, labels, table, True, mean)
     logits.copy_(grad)
-    return sums, counts
+    return loss, sums, counts
 
 
 def scale_gradient(gradient: Tensor, factors: Tensor) -> None:
@@ -98,21 +115,22 @@ def scale_gradient(gradient: Tensor, factors: Tensor) -> None:
 
 
 def masked_bce_upsampled(
-    logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    logits: Tensor, labels: Tensor, table: Tensor, with_grad: bool, mean: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Kernel of `smile_fast::masked_bce_upsampled`.
 
     Returns:
+        loss: [] as that of `masked_bce`.
         sums: [B, K] float64, sum over the voxels of the labels of w * BCE(sigmoid(u), y), u = upsampled logits.
         counts: [B, K] int64, number of known voxels.
-        grad: [B, K, h, w] like logits, d sums / d logits; [0] without with_grad.
+        grad: [B, K, h, w] like logits, d loss / d logits, in float16 d sums / d logits; [0] without with_grad.
     """
     batch, organs = logits.shape[:2]
     sums = logits.new_zeros((batch, organs), dtype=torch.float64)
     counts = labels.new_zeros((batch, organs), dtype=torch.int64)
     grad = logits.new_empty(logits.shape if with_grad else (0,))
     if labels.numel() == 0:  # F.interpolate refuses empty batches and empty images
-        return sums, counts, grad.zero_()
+        return reduced(sums, counts, mean, logits.dtype), sums, counts, grad.zero_()
     for organ, (known, positive) in enumerate(decode(labels, table, organs)):
         low = logits[:, organ : organ + 1].to(compute_dtype(logits.dtype))  # [B, 1, h, w]
         loss, gradient = bce(upsample(low, labels.shape[1:])[:, 0], known, positive)
@@ -120,7 +138,9 @@ def masked_bce_upsampled(
         counts[:, organ] = known.flatten(1).sum(1)
         if with_grad:
             grad[:, organ] = upsample_adjoint(gradient[:, None], low.shape)[:, 0]
-    return sums, counts, grad
+    if with_grad and divides_gradient(logits.dtype, mean):
+        grad = scaled(grad, (1 / known_pairs(counts).double()).expand(batch, organs))
+    return reduced(sums, counts, mean, logits.dtype), sums, counts, grad
 
 
 def upsample(low: Tensor, size: torch.Size) -> Tensor:

@@ -101,6 +101,7 @@ def define(
     triton: Implementation | None = None,
     further: Sequence[Implementation] = (),
     reference: Callable[..., Any] | None = None,
+    slow_reference: bool = True,
 ) -> None:
     """Define an op with all its implementations.
 
@@ -118,6 +119,7 @@ def define(
         further: those of other names; worse than all of the above.
         reference: runs anywhere and takes anything; None for the function of `smile_fast.ops.reference` with the op's
             name.
+        slow_reference: whether a GPU's user is warned where nothing but the reference runs.
 
     Raises:
         ValueError: the op has no reference.
@@ -140,7 +142,7 @@ def define(
         _LIBRARY.impl(overload, _checked(check, best_of(op, candidates)), "CompositeExplicitAutograd")
     for device, key in _DISPATCH_KEYS.items():
         candidates = [one for one in implementations if device in one.devices or not one.devices]
-        _LIBRARY.impl(op, _checked(check, best_of(op, candidates, warns=device == "cuda")), key)
+        _LIBRARY.impl(op, _checked(check, best_of(op, candidates, warns=slow_reference and device == "cuda")), key)
 
 
 def _checked(check: Callable[..., None], run: Callable[..., Any]) -> Callable[..., Any]:

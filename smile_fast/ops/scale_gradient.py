@@ -7,7 +7,6 @@ from smile_fast.ops.checks import FLOATS, check_dtype, check_shape, check_tensor
 from smile_fast.ops.native.core import Core, native
 from smile_fast.ops.native_cuda.core import cuda
 from smile_fast.ops.registry import define, overload
-from smile_fast.ops.triton_kernels.core import triton
 
 NAME = "scale_gradient"
 
@@ -34,7 +33,7 @@ define(
     fake=lambda gradient, factors: None,
     native=native(_launch),
     cuda=cuda(_launch),
-    triton=triton(_launch),
+    slow_reference=False,
 )
 
 

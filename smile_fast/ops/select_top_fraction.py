@@ -9,7 +9,6 @@ from smile_fast.ops.checks import FLOATS, check_dtype, check_shape, check_tensor
 from smile_fast.ops.native.core import Core, native
 from smile_fast.ops.native_cuda.core import cuda
 from smile_fast.ops.registry import define, overload
-from smile_fast.ops.triton_kernels.core import triton
 
 NAME = "select_top_fraction"
 
@@ -42,7 +41,6 @@ define(
     fake=lambda scores, candidates, gamma, segments: candidates.new_empty(candidates.shape),
     native=native(_launch),
     cuda=cuda(_launch),
-    triton=triton(_launch),
 )
 
 

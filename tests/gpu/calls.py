@@ -70,7 +70,7 @@ def call_of(op: str, implementation: str) -> Callable[[], list[Tensor]]:
         "masked_bce": lambda: list(kernel(dense.logits, dense.labels, dense.table, True, True)),
         "masked_bce_in_place": in_place,
         "scale_gradient": scaled,
-        "masked_bce_upsampled": lambda: list(kernel(low.logits, low.labels, low.table, True)),
+        "masked_bce_upsampled": lambda: list(kernel(low.logits, low.labels, low.table, True, True)),
         "select_top_fraction": lambda: [kernel(scores, candidates, gamma, segments)],
         "pseudo_labels_upsampled": lambda: list(kernel(grid, volume, [0, 1, 4], 0.4, 8, "volume")),
         "label_map_upsampled": lambda: [kernel(grid, 70, 61, 8, False)],

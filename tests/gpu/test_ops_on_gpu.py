@@ -64,13 +64,17 @@ def test_masked_bce(implementation: str, dtype: torch.dtype, organs: int, size: 
 def test_sums_of_a_real_size(implementation: str) -> None:
     given = problem(1, 3, (512, 512), torch.float32)
     run = getattr(torch.ops.smile_fast.masked_bce, implementation)
-    sums, _, gradient = run(*on_device(given)[:3], True, False)
+    _, sums, _, gradient = run(*on_device(given)[:3], True, False)
     exact_sums, exact_gradient = exact(given)
     torch.testing.assert_close(sums.cpu(), exact_sums, rtol=LOSS_RELATIVE_LARGE, atol=0)
     assert gradient_ulps(gradient.cpu(), exact_gradient) <= GRADIENT_ULPS[torch.float32]
+
+
+@pytest.mark.parametrize("implementation", implementations("masked_bce_upsampled"))
+def test_upsampled_sums_of_a_real_size(implementation: str) -> None:
     given = problem(1, 3, (512, 512), torch.float32, low=(64, 64))
     run = getattr(torch.ops.smile_fast.masked_bce_upsampled, implementation)
-    sums, _, _ = run(*on_device(given)[:3], True)
+    _, sums, _, _ = run(*on_device(given)[:3], True, True)
     torch.testing.assert_close(sums.cpu(), exact_upsampled(given)[0], rtol=LOSS_RELATIVE_LARGE, atol=0)
 
 

@@ -1,12 +1,13 @@
 """Random problems for the losses, and what their result must be, from the formulas alone."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from smile_fast.ops import available
 
@@ -47,6 +48,17 @@ def problem(
     )
     logits = torch.from_numpy(random.normal(0, 4, (batch, organs, *(low or size)))).to(dtype)
     return Problem(logits, torch.from_numpy(labels), torch.from_numpy(table.view(np.int32)), known, positive)
+
+
+class NoAtenKernels(TorchDispatchMode):
+    """Within it nothing of torch computes: only memory is handed out, and views of it are made."""
+
+    ALLOWED = ("empty", "new_empty", "empty_like", "empty_strided", "detach", "view", "alias", "slice", "select", "expand")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        namespace, _, name = func.name().partition("::")
+        assert namespace == "smile_fast" or name.partition(".")[0] in self.ALLOWED, f"torch runs {func.name()}"
+        return func(*args, **(kwargs or {}))
 
 
 def plain_torch(logits: Tensor, given: Problem) -> Tensor:

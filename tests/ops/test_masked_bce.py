@@ -1,3 +1,4 @@
+import copy
 import os
 from collections.abc import Callable
 
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from smile_fast.ops import available, masked_bce, masked_bce_stats
 from smile_fast.supervision import Policy, State, build_tables
-from tests.ops.problems import IMPLEMENTATIONS, Problem, exact, gradient, plain_torch, problem, taken
+from tests.ops.problems import IMPLEMENTATIONS, NoAtenKernels, Problem, exact, gradient, plain_torch, problem, taken
 from tests.tolerances import GRADIENT_ULPS, LOSS_RELATIVE, assert_no_worse_than_torch, gradient_ulps, twice_rounded
 
 A, M, H = State.ANNOTATED, State.MISSING, State.HIDDEN
@@ -188,9 +189,10 @@ def test_no_gradient_is_made_where_none_is_needed(implementation: str) -> None:
     kernel = torch.ops.smile_fast.masked_bce
     *_, grad = kernel(given.logits, given.labels, given.table, False, False)
     assert grad.shape == (0,)
-    sums, *_ = kernel(given.logits.clone().requires_grad_(), given.labels, given.table, False, True)
-    with pytest.raises(RuntimeError, match="with_grad=False"):
-        sums.sum().backward()
+    loss, sums, *_ = kernel(given.logits.clone().requires_grad_(), given.labels, given.table, False, True)
+    for differentiated in (loss, sums.sum()):
+        with pytest.raises(RuntimeError, match="with_grad=False"):
+            differentiated.backward()
 
 
 @pytest.mark.parametrize(("implementation", "dtype"), taken("masked_bce"), ids=str)
@@ -232,9 +234,9 @@ def test_results_outlive_the_call_and_do_not_share_memory() -> None:
     """Large gradients come from a pool: each must have its own block for as long as it lives."""
     given = problem(1, 3, (400, 401), torch.float32)
     kernel = torch.ops.smile_fast.masked_bce
-    first = kernel(given.logits, given.labels, given.table, True, False)[2]
+    first = kernel(given.logits, given.labels, given.table, True, False)[3]
     expected = first.clone()
-    second = kernel(given.logits * 2, given.labels, given.table, True, False)[2]
+    second = kernel(given.logits * 2, given.labels, given.table, True, False)[3]
     assert torch.equal(first, expected)
     assert first.data_ptr() != second.data_ptr()
 
@@ -261,6 +263,52 @@ def test_stats_are_what_the_loss_was_reduced_from(implementation: str, reduction
     arguments = (given.logits.float().detach().requires_grad_(), given.labels, given.table)
     single = masked_bce(*arguments, reduction=reduction, implementation=implementation)
     assert torch.equal(single, masked_bce_stats(*arguments, reduction=reduction, implementation=implementation).loss)
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_op_differentiates_its_loss_and_its_sums(implementation: str, mean: bool) -> None:
+    given = problem(2, 3, (5, 6), torch.float32)
+    leaf = given.logits.clone().requires_grad_()
+    kernel = getattr(torch.ops.smile_fast.masked_bce, implementation)
+    loss, sums, *_ = kernel(leaf, given.labels, given.table, True, mean)
+    (found,) = torch.autograd.grad(2 * loss + 3 * sums[1, 2], leaf)
+    expected = 2 * exact(given)[1] / (given.known.sum() if mean else 1)
+    expected[1, 2] += 3 * exact(given)[1][1, 2]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_plain_backward_computes_nothing(implementation: str, reduction: str) -> None:
+    given = problem(2, 3, (5, 6), torch.float32)
+    leaf = given.logits.clone().requires_grad_()
+    options = {"reduction": reduction, "implementation": implementation}
+    masked_bce(leaf, given.labels, given.table, **options).backward()  # makes the 1 that all others start from
+    expected, leaf.grad = leaf.grad, None
+    loss = masked_bce(leaf, given.labels, given.table, **options)
+    with NoAtenKernels():
+        loss.backward()
+    assert torch.equal(leaf.grad, expected)
+    doubled = 2 * masked_bce(leaf, given.labels, given.table, **options)
+    assert type(doubled) is torch.Tensor
+    leaf.grad = None
+    doubled.backward()
+    torch.testing.assert_close(leaf.grad, 2 * expected, rtol=0, atol=0)
+
+
+def test_loss_is_a_tensor_like_others(implementation: str) -> None:
+    given = problem(2, 3, (5, 6), torch.float32)
+    leaf = given.logits.clone().requires_grad_()
+    seen: list[float] = []
+    loss = masked_bce(leaf, given.labels, given.table, implementation=implementation)
+    loss.register_hook(lambda arriving: seen.append(arriving.item()))
+    loss.backward(retain_graph=True)
+    first = leaf.grad.clone()
+    loss.backward(torch.tensor(3.0))
+    assert seen == [1.0, 3.0]
+    torch.testing.assert_close(leaf.grad, 4 * first)
+    assert type(loss.detach()) is torch.Tensor
+    assert copy.deepcopy(loss.detach()) == loss
+    assert "grad_fn" in repr(loss)
 
 
 def test_opcheck(implementation: str) -> None:

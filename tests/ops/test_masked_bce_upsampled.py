@@ -252,11 +252,10 @@ def test_same_inputs_same_bits(implementation: str) -> None:
 def test_no_gradient_is_made_where_none_is_needed(implementation: str) -> None:
     given = problem(1, 2, (9, 10), torch.float32, low=(4, 5))
     kernel = getattr(torch.ops.smile_fast.masked_bce_upsampled, implementation)
-    sums, counts, grad = kernel(given.logits, given.labels, given.table, False)
-    expected_sums, expected_counts, _ = kernel(given.logits, given.labels, given.table, True)
+    *found, grad = kernel(given.logits, given.labels, given.table, False, True)
+    *expected, _ = kernel(given.logits, given.labels, given.table, True, True)
     assert grad.shape == (0,)
-    assert torch.equal(sums, expected_sums)
-    assert torch.equal(counts, expected_counts)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 def test_choice_by_name_never_falls_back() -> None:
@@ -275,7 +274,7 @@ def test_op_called_directly_reads_no_foreign_memory(implementation: str, wrong: 
     packet = torch.ops.smile_fast.masked_bce_upsampled
     for kernel in (packet, packet.default, getattr(packet, implementation)):
         with pytest.raises(ValueError, match=f"{wrong} must have shape"):
-            kernel(given.logits, **arguments, with_grad=True)
+            kernel(given.logits, **arguments, with_grad=True, mean=False)
 
 
 # By how many bytes a call's largest resident set exceeds what was resident before and its results. A call on small
@@ -300,7 +299,7 @@ def growth(batch, size):
     with open("/proc/self/clear_refs", "w") as refs:
         refs.write("5")  # the peak starts anew
     before = resident("VmRSS")
-    *_, grad = kernel(logits, labels, table, True)
+    *_, grad = kernel(logits, labels, table, True, True)
     return resident("VmHWM") - before - grad.nbytes
 
 torch.set_num_threads(2)
@@ -323,8 +322,10 @@ def test_opcheck(implementation: str) -> None:
     given = problem(2, 3, (8, 9), torch.float32, low=(4, 4))
     for overload in ("default", implementation):
         kernel = getattr(torch.ops.smile_fast.masked_bce_upsampled, overload)
-        torch.library.opcheck(kernel, (given.logits, given.labels, given.table, False))
-        torch.library.opcheck(kernel, (given.logits.clone().requires_grad_(), given.labels, given.table, True))
+        torch.library.opcheck(kernel, (given.logits, given.labels, given.table, False, False))
+        for mean in (False, True):
+            leaf = given.logits.clone().requires_grad_()
+            torch.library.opcheck(kernel, (leaf, given.labels, given.table, True, mean))
 
 
 def test_compiles_into_one_graph(implementation: str) -> None:

@@ -1,10 +1,11 @@
 // A block owns a tile of voxels of one image and goes through all organs: the labels are decoded once, into registers,
 // as words of 32 organs' bits. A warp skips an organ that none of its voxels knows; the next organ's logits are on
-// their way while one is computed.
+// their way while one is computed. The last of kGroup blocks adds up what they found, the last group of all the groups'
+// sums: no launch follows.
 #include "core/common/cuda_formats.cuh"
 #include "core/common/cuda_kernel.cuh"
 #include "core/masked_bce/bce.cuh"
-#include "core/masked_bce/channel_sums.cuh"
+#include "core/masked_bce/label_counts.cuh"
 #include "core/masked_bce/masked_bce_cuda.h"
 
 namespace smile_fast {
@@ -14,24 +15,37 @@ using namespace cuda;
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
+constexpr int kGroup = kWarp;  // blocks of one image whose sums are added up together: a lane for each
 
 struct Problem {
   const void* logits;
   const std::uint8_t* labels;
   const std::uint32_t* table;
   void* gradient;
-  const Count* known;  // null: the gradient is not divided
   double* partials;    // [batch * organs, blocks]
+  double* group_sums;  // [batch * organs, groups]
+  unsigned* tickets;   // [batch * groups + 1], 0 at the start: blocks of a group, and groups, that are done
+  double* sums;
+  std::int64_t* counts;
+  float* loss;
+  LabelCounts known;
+  std::int64_t batch;
   std::int64_t organs;
   std::int64_t words;
   std::int64_t voxels;
   unsigned blocks;     // of one image; 32 bits divide fast
+  unsigned groups;     // of one image
   std::int64_t tiles;  // of one block
+  bool mean;           // the loss is divided by the known pairs
+  bool divides;        // and so is the gradient
 };
 
 struct Shared {
   uint2 rows[kLabelValues];  // known and positive bits of the 32 organs at hand
   double losses[kWarps][kWordBits];
+  Count pairs[kWarps];
+  double sums[kWarps];
+  bool last;
 };
 
 // Where the elements are that a thread holds: kWidth neighbours in an access, accesses kThreads * kWidth apart.
@@ -171,23 +185,86 @@ __device__ __forceinline__ void tile_losses(const Problem& p, const Logit* logit
   }
 }
 
-// 1 / max(count, 1), correctly rounded but for rare ties. A division would be a call, and calls spill registers.
-__device__ __forceinline__ float reciprocal(Count count) {
+// 1 / max(count, 1), to 2^-44. A division would be a call, and calls spill registers.
+__device__ __forceinline__ double reciprocal(Count count) {
   const double divisor = static_cast<double>(count > 0 ? count : 1);
   const double guess = static_cast<double>(__fdividef(1.0f, static_cast<float>(divisor)));
-  return static_cast<float>(fma(guess, fma(-divisor, guess, 1.0), guess));
+  return fma(guess, fma(-divisor, guess, 1.0), guess);
+}
+
+// 1 / the known pairs of the batch; all threads of the block.
+__device__ __forceinline__ double reciprocal_of_pairs(const Problem& p, Shared& shared) {
+  Count own = 0;
+  for (std::int64_t part = threadIdx.x; part < p.batch * p.known.parts; part += kThreads)
+    own += __ldg(p.known.pairs + part);
+  own = warp_sum(own);
+  if (lane_of_thread() == 0) shared.pairs[warp_of_thread()] = own;
+  __syncthreads();
+  Count pairs = 0;
+  for (int warp = 0; warp < kWarps; ++warp) pairs += shared.pairs[warp];
+  return reciprocal(pairs);
+}
+
+// The known voxels of an image's organs.
+__device__ __forceinline__ void add_counts(const Problem& p, std::int64_t image) {
+  for (std::int64_t organ = threadIdx.x; organ < p.organs; organ += kThreads) {
+    Count known = 0;
+    for (std::int64_t part = 0; part < p.known.parts; ++part)
+      known += __ldg(p.known.organs + (image * p.known.parts + part) * p.organs + organ);
+    p.counts[image * p.organs + organ] = static_cast<std::int64_t>(known);
+  }
+}
+
+// Whether this block is the last of `blocks` to come here; all its threads then see what the others have written.
+__device__ __forceinline__ bool is_last(unsigned* ticket, unsigned blocks, Shared& shared) {
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) shared.last = atomicAdd(ticket, 1u) + 1 == blocks;
+  __syncthreads();
+  const bool last = shared.last;
+  if (last) __threadfence();
+  return last;
+}
+
+// The sums of a group's blocks, organ by organ.
+__device__ __forceinline__ void sum_group(const Problem& p, std::int64_t image, unsigned group, unsigned members) {
+  const unsigned lane = lane_of_thread();
+#pragma unroll 4
+  for (std::int64_t organ = warp_of_thread(); organ < p.organs; organ += kWarps) {
+    const std::int64_t channel = image * p.organs + organ;
+    const double* own = p.partials + channel * p.blocks + group * kGroup;
+    const double sum = warp_sum(lane < members ? __ldcg(own + lane) : 0.0);
+    if (lane == 0) p.group_sums[channel * p.groups + group] = sum;
+  }
+}
+
+// The sums of all channels, and the loss.
+__device__ __forceinline__ void sum_channels(const Problem& p, Shared& shared) {
+  double own = 0.0;
+  for (std::int64_t channel = threadIdx.x; channel < p.batch * p.organs; channel += kThreads) {
+    double sum = 0.0;
+    for (unsigned group = 0; group < p.groups; ++group) sum += __ldcg(p.group_sums + channel * p.groups + group);
+    p.sums[channel] = sum;
+    own += sum;
+  }
+  own = warp_sum(own);
+  if (lane_of_thread() == 0) shared.sums[warp_of_thread()] = own;
+  const double scale = p.mean ? reciprocal_of_pairs(p, shared) : 1.0;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  double total = 0.0;
+  for (int warp = 0; warp < kWarps; ++warp) total += shared.sums[warp];
+  *p.loss = static_cast<float>(total * scale);
 }
 
 template <typename Logit, int kWidth>
-__global__ void __launch_bounds__(kThreads, kWidth == 1 ? 1 : 6) losses_kernel(Problem p) {
+__global__ void __launch_bounds__(kThreads, kWidth == 1 ? 1 : sizeof(Logit) == 4 ? 8 : 6) losses_kernel(Problem p) {
   using Places = Layout<Logit, kWidth>;
   SMILE_FAST_SHARED(Shared, shared);
   const std::int64_t image = blockIdx.x / p.blocks, block = blockIdx.x % p.blocks;
   const int thread = threadIdx.x;
-  float scale = 1.0f;
-  if (p.known != nullptr) {
-    scale = reciprocal(*p.known);
-  }
+  const float scale = p.divides ? static_cast<float>(reciprocal_of_pairs(p, shared)) : 1.0f;
+  if (block == 0) add_counts(p, image);
   const std::uint8_t* labels = p.labels + image * p.voxels;
   const std::int64_t begin = block * p.tiles * Places::kTile;
   const std::int64_t rest = begin + p.tiles * Places::kTile;
@@ -218,6 +295,12 @@ __global__ void __launch_bounds__(kThreads, kWidth == 1 ? 1 : 6) losses_kernel(P
     }
     __syncthreads();
   }
+  const unsigned group = static_cast<unsigned>(block) / kGroup, rest_of_image = p.blocks - group * kGroup;
+  const unsigned members = rest_of_image < kGroup ? rest_of_image : kGroup;
+  if (!is_last(p.tickets + image * p.groups + group, members, shared)) return;
+  sum_group(p, image, group, members);
+  const unsigned groups = static_cast<unsigned>(p.batch) * p.groups;
+  if (is_last(p.tickets + groups, groups, shared)) sum_channels(p, shared);
 }
 
 static_assert(kThreads == kWarps * kWordBits, "a thread clears one sum");
@@ -226,7 +309,8 @@ constexpr std::int64_t kManyTiles = 2048;  // from so many on, a block takes sev
 
 struct Cut {
   std::int64_t tiles;   // of one block
-  std::int64_t blocks;  // of one image
+  std::int64_t blocks;  // of one image, at least 1: one adds up
+  std::int64_t groups() const { return ceil_div(blocks, kGroup); }
 };
 
 // By the sizes alone, so that every GPU sums in the same order.
@@ -235,23 +319,29 @@ Cut cut(const MaskedBceArguments& a) {
   const std::int64_t all = ceil_div(a.voxels, tile);
   const std::int64_t wanted = ceil_div(all * a.batch, kManyTiles);
   const std::int64_t tiles = wanted > 8 ? 8 : wanted > 1 ? wanted : 1;
-  return {tiles, ceil_div(all, tiles)};
+  return {tiles, a.voxels > 0 ? ceil_div(all, tiles) : 1};
 }
 
 struct Workspace {
   WorkspaceArena arena;
-  LabelHistograms histograms;
+  LabelCounts known;
+  std::int64_t ticket_count;
+  unsigned* tickets;
   double* partials;
+  double* group_sums;
 
   Workspace(void* memory, const MaskedBceArguments& a)
-      : arena(memory), histograms(arena, a.batch), partials(arena.take<double>(a.batch * a.organs * cut(a).blocks)) {}
+      : arena(memory),
+        known(arena, a.batch, a.organs, a.voxels),
+        ticket_count(a.batch * cut(a).groups() + 1),
+        tickets(arena.take<unsigned>(ticket_count)),
+        partials(arena.take<double>(a.batch * a.organs * cut(a).blocks)),
+        group_sums(arena.take<double>(a.batch * a.organs * cut(a).groups())) {}
 };
 
 template <typename Logit>
-void queue_losses(const MaskedBceArguments& a, Problem& p, void* stream) {
+void queue_losses(const MaskedBceArguments& a, const Problem& p, void* stream) {
   constexpr int kWidth = 16 / sizeof(Logit);
-  p.tiles = cut(a).tiles;
-  p.blocks = static_cast<unsigned>(cut(a).blocks);
   const bool wide =
       a.voxels % kWidth == 0 && aligned(a.logits, 16) && aligned(a.gradient, 16) && aligned(a.labels, kWidth);
   launch("masked_bce", wide ? losses_kernel<Logit, kWidth> : losses_kernel<Logit, 1>, a.batch * p.blocks, kThreads,
@@ -263,30 +353,38 @@ void queue_losses(const MaskedBceArguments& a, Problem& p, void* stream) {
 std::size_t masked_bce_cuda_workspace(const MaskedBceArguments& a) { return Workspace(nullptr, a).arena.bytes(); }
 
 void masked_bce_cuda(const MaskedBceArguments& a, void* workspace, void* stream) {
+  if (a.batch == 0) return clear(a.loss, sizeof(float), stream);
   const Workspace work(workspace, a);
-  count_labels(a.labels, a.table, a.batch, a.organs, a.voxels, work.histograms, stream);
-  Problem p{};
-  p.logits = a.logits;
-  p.labels = a.labels;
-  p.table = a.table;
-  p.gradient = a.gradient;
-  p.known = a.mean ? work.histograms.known : nullptr;
-  p.partials = work.partials;
-  p.organs = a.organs;
-  p.words = ceil_div(a.organs, kWordBits);
-  p.voxels = a.voxels;
+  count_labels(a.labels, a.table, a.batch, a.organs, a.voxels, work.known, work.tickets, work.ticket_count, stream);
+  const Cut pieces = cut(a);
+  const Problem p{a.logits,
+                  a.labels,
+                  a.table,
+                  a.gradient,
+                  work.partials,
+                  work.group_sums,
+                  work.tickets,
+                  a.sums,
+                  a.counts,
+                  a.loss,
+                  work.known,
+                  a.batch,
+                  a.organs,
+                  ceil_div(a.organs, kWordBits),
+                  a.voxels,
+                  static_cast<unsigned>(pieces.blocks),
+                  static_cast<unsigned>(pieces.groups()),
+                  pieces.tiles,
+                  a.mean,
+                  divides_gradient(a.dtype, a.mean)};
   switch (a.dtype) {
     case DType::float32:
-      queue_losses<float>(a, p, stream);
-      break;
+      return queue_losses<float>(a, p, stream);
     case DType::bfloat16:
-      queue_losses<BFloat16>(a, p, stream);
-      break;
+      return queue_losses<BFloat16>(a, p, stream);
     case DType::float16:
-      queue_losses<Float16>(a, p, stream);
-      break;
+      return queue_losses<Float16>(a, p, stream);
   }
-  sum_channels(work.partials, cut(a).blocks, work.histograms, a.table, a.batch, a.organs, a.sums, a.counts, stream);
 }
 
 }  // namespace smile_fast

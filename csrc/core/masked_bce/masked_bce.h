@@ -23,8 +23,12 @@ struct MaskedBceArguments {
   double* sums;          // [batch, organs], written
   std::int64_t* counts;  // [batch, organs], written: number of known voxels
   void* gradient;        // [batch, organs, voxels], written; may be the logits' own memory; null if it is not wanted
-  bool mean;             // divide the gradient by the number of known (voxel, organ) pairs
+  bool mean;             // the loss, and the gradient where divides_gradient says so, over the known pairs
+  float* loss;           // [1], written: the sum of all sums; with `mean` divided by the known (voxel, organ) pairs
 };
+
+// Whether the gradient of a mean is divided as well. In float16, 1 / N underflows: there, the backward pass divides.
+inline bool divides_gradient(DType dtype, bool mean) { return mean && dtype != DType::float16; }
 
 // Numerics: float32 per voxel, float64 per sum. The order of every sum is fixed by the sizes alone, so the result has
 // the same bits whatever `threads` is. A logit with w = 0 is never looked at for its value: NaN and Inf do not leak.

@@ -19,9 +19,8 @@ constexpr std::int64_t kBlock = 9 * 896;
 
 void masked_bce_cpu(const MaskedBceArguments& a, int threads) {
   count_known(a.labels, a.table, a.batch, a.organs, a.voxels, a.counts, threads);
-  std::int64_t known = 0;
-  for (std::int64_t channel = 0; channel < a.batch * a.organs; ++channel) known += a.counts[channel];
-  const float divisor = a.mean ? static_cast<float>(std::max<std::int64_t>(known, 1)) : 1.0f;
+  const std::int64_t known = a.mean ? known_pairs(a.counts, a.batch * a.organs) : 1;
+  const float divisor = divides_gradient(a.dtype, a.mean) ? static_cast<float>(known) : 1.0f;
 
   const std::int64_t blocks = (a.voxels + kBlock - 1) / kBlock;  // of one image
   const std::int64_t items = a.batch * blocks;
@@ -37,6 +36,7 @@ void masked_bce_cpu(const MaskedBceArguments& a, int threads) {
   for (std::int64_t item = 0; item < items; ++item)
     for (std::int64_t organ = 0; organ < a.organs; ++organ)
       a.sums[item / blocks * a.organs + organ] += sums[item * a.organs + organ];
+  *a.loss = reduced_loss(a.sums, a.batch * a.organs, known);
 }
 
 }  // namespace smile_fast

@@ -31,6 +31,8 @@ struct MaskedBceUpsampledArguments {
   double* sums;          // [batch, organs], written
   std::int64_t* counts;  // [batch, organs], written: number of known voxels
   void* gradient;        // [batch, organs, *low], written; null if it is not wanted
+  bool mean;             // as in MaskedBceArguments; the gradient is rounded to its dtype before it is divided
+  float* loss;           // as in MaskedBceArguments
 };
 
 // Numerics: interpolates and accumulates the gradient in float32, sums in float64. The order of every sum is fixed by

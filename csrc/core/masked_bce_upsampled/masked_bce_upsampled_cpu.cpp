@@ -6,6 +6,8 @@
 #include "core/common/cpu_capability.h"
 #include "core/common/parallel.h"
 #include "core/masked_bce/label_counts.h"
+#include "core/masked_bce/masked_bce.h"
+#include "core/masked_bce/scale_gradient.h"
 #include "core/masked_bce_upsampled/interpolation.h"
 #include "core/masked_bce_upsampled/masked_bce_upsampled.h"
 #include "core/masked_bce_upsampled/masked_bce_upsampled_kernel.h"
@@ -140,6 +142,14 @@ class Plan {
   std::vector<double> sums_;  // [batch, bands, organs]
 };
 
+// An organ's gradient comes together from several bands: only then can it be divided.
+void divide_gradient(const MaskedBceUpsampledArguments& a, std::int64_t divisor, int threads) {
+  const std::int64_t channels = a.batch * a.organs;
+  const std::vector<double> factors(static_cast<std::size_t>(channels), 1.0 / static_cast<double>(divisor));
+  const std::int64_t pixels = a.low.depth * a.low.height * a.low.width;
+  scale_gradient_cpu({a.dtype, a.gradient, factors.data(), channels, pixels}, threads);
+}
+
 }  // namespace
 
 void masked_bce_upsampled_cpu(const MaskedBceUpsampledArguments& a, int threads) {
@@ -147,6 +157,7 @@ void masked_bce_upsampled_cpu(const MaskedBceUpsampledArguments& a, int threads)
   count_known(a.labels, a.table, a.batch, a.organs, voxels, a.counts, threads);
   if (a.batch * voxels == 0) {
     std::fill_n(a.sums, a.batch * a.organs, 0.0);
+    *a.loss = 0.0f;
     if (a.gradient != nullptr)
       std::fill_n(static_cast<std::uint8_t*>(a.gradient),
                   a.batch * a.organs * a.low.depth * a.low.height * a.low.width * element_size(a.dtype), 0);
@@ -163,6 +174,9 @@ void masked_bce_upsampled_cpu(const MaskedBceUpsampledArguments& a, int threads)
     kernel(a, tables, band);
   });
   plan.combine(threads);
+  const std::int64_t known = a.mean ? known_pairs(a.counts, a.batch * a.organs) : 1;
+  *a.loss = reduced_loss(a.sums, a.batch * a.organs, known);
+  if (a.gradient != nullptr && divides_gradient(a.dtype, a.mean)) divide_gradient(a, known, threads);
 }
 
 }  // namespace smile_fast

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "core/masked_bce/label_counts.h"
@@ -102,6 +103,7 @@ void run(Choices& choices) {
   const Exact<double> sums(s.batch * s.organs), other_sums(sums.size());
   const Exact<std::int64_t> counts(s.batch * s.organs), other_counts(counts.size());
   const Exact<Logit> gradient(with_gradient ? logits.size() : 0), other_gradient(gradient.size());
+  float loss = 0.0f, other_loss = 0.0f;
   MaskedBceArguments arguments{testing::dtype_of<Logit>,
                                logits.data(),
                                labels.data(),
@@ -112,19 +114,24 @@ void run(Choices& choices) {
                                sums.data(),
                                counts.data(),
                                with_gradient ? gradient.data() : nullptr,
-                               mean};
+                               mean,
+                               &loss};
   masked_bce_cpu(arguments, 1);
   std::int64_t known = 0;
   for (std::size_t channel = 0; channel < counts.size(); ++channel) known += counts[channel];
-  const double scale = mean ? 1.0 / static_cast<double>(std::max<std::int64_t>(known, 1)) : 1.0;
+  const double divisor = mean ? static_cast<double>(std::max<std::int64_t>(known, 1)) : 1.0;
+  const double scale = divides_gradient(arguments.dtype, mean) ? 1.0 / divisor : 1.0;
+  const double total = std::accumulate(sums.data(), sums.data() + sums.size(), 0.0) / divisor;
+  fuzz::require(std::abs(loss - total) <= 0x1.01p-24 * total + 0x1p-149, "loss");
   check<Logit>(s, values, labels, table, sums, counts, with_gradient ? gradient.data() : nullptr, scale);
 
   arguments.sums = other_sums.data();
   arguments.counts = other_counts.data();
+  arguments.loss = &other_loss;
   if (with_gradient) arguments.gradient = in_place ? logits.data() : other_gradient.data();
   masked_bce_cpu(arguments, threads);
   fuzz::require(fuzz::same_bits(sums, other_sums), "other sums with other threads");
-  fuzz::require(fuzz::same_bits(counts, other_counts), "other counts with other threads");
+  fuzz::require(fuzz::same_bits(counts, other_counts) && loss == other_loss, "other counts with other threads");
   fuzz::require(!with_gradient || fuzz::same_bits(gradient, in_place ? logits : other_gradient),
                 "another gradient with other threads or in place");
 }

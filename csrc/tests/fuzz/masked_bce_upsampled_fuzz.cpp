@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "core/masked_bce/label_counts.h"
@@ -183,6 +184,7 @@ void run(Choices& choices) {
   const Exact<double> sums(s.batch * s.organs), other_sums(sums.size());
   const Exact<std::int64_t> counts(sums.size()), other_counts(sums.size());
   const Exact<Logit> gradient(logits.size()), other_gradient(logits.size());
+  float loss = 0.0f, other_loss = 0.0f;
   MaskedBceUpsampledArguments arguments{testing::dtype_of<Logit>,
                                         logits.data(),
                                         labels.data(),
@@ -193,15 +195,19 @@ void run(Choices& choices) {
                                         s.high,
                                         sums.data(),
                                         counts.data(),
-                                        with_gradient ? gradient.data() : nullptr};
+                                        with_gradient ? gradient.data() : nullptr,
+                                        false,
+                                        &loss};
   masked_bce_upsampled_cpu(arguments, 1);
   check<Logit>(s, arguments);
   arguments.sums = other_sums.data();
   arguments.counts = other_counts.data();
+  arguments.loss = &other_loss;
   arguments.gradient = with_gradient ? other_gradient.data() : nullptr;
   masked_bce_upsampled_cpu(arguments, threads);
   fuzz::require(fuzz::same_bits(sums, other_sums), "other sums with other threads");
   fuzz::require(fuzz::same_bits(counts, other_counts), "other counts with other threads");
+  fuzz::require(std::memcmp(&loss, &other_loss, sizeof(float)) == 0, "another loss with other threads");  // NaN as well
   fuzz::require(!with_gradient || fuzz::same_bits(gradient, other_gradient), "another gradient with other threads");
 }
 

@@ -5,7 +5,7 @@ the high-resolution voxels that are interpolated between them; cell -1 and the l
 pixels. A lane owns a cell: it goes through the cell's voxels with the logits of its corners at hand, and adds up what
 each corner's gradient gets. Then a low pixel takes its share from the cells around it, which are lanes of the same
 program: programs overlap by one cell an axis instead of adding to each other's results. Nothing is kept at full
-resolution.
+resolution. Two launches: `known_counts` says what comes before the loss, and how the last programs add up.
 """
 
 import functools
@@ -17,19 +17,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from smile_fast.ops.triton_kernels.core import INTERPRETED, Configuration
-from smile_fast.ops.triton_kernels.counts import compute_loss
+from smile_fast.ops.reference import divides_gradient
+from smile_fast.ops.triton_kernels.core import INTERPRETED, Configuration, size_bucket, tuned
+from smile_fast.ops.triton_kernels.known_counts import count_known, is_last, known_pairs, store_loss, sum_channels
 from smile_fast.ops.triton_kernels.numerics import bce, join, log1p
 
 FACTORS = tl.constexpr(64)  # of a product of 1 + e, each at most 2, before its logarithm is taken
 
 CONFIGURATIONS: dict[bool, tuple[Configuration, ...]] = {
-    volume: (Configuration({"CELLS": 64, "GROUP": 2}),)
+    volume: (Configuration({"CELLS": 64, "GROUP": 2, "UNROLL": 2}),)
     if INTERPRETED
-    else tuple(Configuration({"CELLS": cells, "GROUP": group}, warps, registers=168) for cells, group, warps in choices)
+    else tuple(
+        Configuration({"CELLS": cells, "GROUP": group, "UNROLL": unroll}, warps, registers=168)
+        for cells, group, unroll, warps in choices
+    )
     for volume, choices in (
-        (False, ((128, 2, 4), (256, 4, 8), (256, 2, 8), (128, 1, 4))),
-        (True, ((128, 2, 4), (256, 1, 8), (128, 1, 4))),
+        (False, ((128, 2, 2, 4), (128, 2, 4, 4), (128, 2, 1, 4), (256, 4, 1, 8), (256, 2, 2, 8), (128, 1, 4, 4))),
+        (True, ((128, 2, 1, 4), (256, 1, 2, 8), (128, 1, 2, 4))),
     )
 }
 """By whether logits are volumes."""
@@ -55,8 +59,8 @@ def cell_geometry(cell, low, high):
     count = first_voxel(cell + 1, low, high) - first
     inner = (cell >= 0) & (cell < low - 1)
     offset = (2 * first + 1) * low - high - 2 * high * cell  # in units of 1 / (2 high), exact
-    base = tl.where(inner, offset.to(tl.float32) / (2 * high).to(tl.float32), tl.where(cell < 0, 1.0, 0.0))
-    step = tl.where(inner, low.to(tl.float32) / high.to(tl.float32), 0.0)
+    base = tl.where(inner, offset.to(tl.float32) / tl.cast(2 * high, tl.float32), tl.where(cell < 0, 1.0, 0.0))
+    step = tl.where(inner, tl.cast(low, tl.float32) / tl.cast(high, tl.float32), 0.0)
     return first, count, base, step
 
 
@@ -86,17 +90,17 @@ def from_neighbour(near, far, distance, GROUP: tl.constexpr, CELLS: tl.constexpr
 @triton.jit
 def slice_loss(
     n00, n01, n10, n11,  # [GROUP, CELLS] logits of the corners (y, x)
-    labels, rows, words, bits, inside, width,
+    labels, codes, inside, width,
     count_y, base_y, step_y, count_x, base_x, step_x, most_y, most_x,
-    WITH_GRAD: tl.constexpr, PRECISE: tl.constexpr,
+    GROUP: tl.constexpr, UNROLL: tl.constexpr, WITH_GRAD: tl.constexpr,
 ):  # fmt: skip
     """Go through the voxels of one slice of every cell; [GROUP, CELLS] loss and the gradients of its corners.
 
-    `labels` are [CELLS] pointers to the first label of the slice, `rows` points to the image's table at the word of
-    the group, whose bits stand at `bits` [GROUP, 1]; `inside` [CELLS] says whether the cell has this slice; a row has
-    `width` labels, and no cell more than most_y x most_x voxels.
+    `labels` are [CELLS] pointers to the first label of the slice, `codes` points to the group's; `inside` [CELLS] says
+    whether the cell has this slice; a row has `width` labels, and no cell more than most_y x most_x voxels.
     """
     zero = tl.zeros_like(n00)
+    known_bit = (1 << tl.arange(0, GROUP))[:, None]
     loss, g00, g01, g10, g11 = zero, zero, zero, zero, zero
     for y in range(most_y):
         share_y = (base_y + y * step_y)[None, :]
@@ -105,14 +109,13 @@ def slice_loss(
         row_inside = inside & (y < count_y)
         for start in range(0, most_x, FACTORS):
             product = zero
-            for x in range(start, tl.minimum(start + FACTORS, most_x)):
+            for x in tl.range(start, tl.minimum(start + FACTORS, most_x), loop_unroll_factor=UNROLL):
                 voxel_inside = row_inside & (x < count_x)
                 label = tl.load(labels + y * width + x, mask=voxel_inside, other=0).to(tl.int32)
-                known_word = tl.load(rows + label * 2 * words, mask=voxel_inside, other=0)[None, :]
-                positive_word = tl.load(rows + (label * 2 + 1) * words, mask=voxel_inside, other=0)[None, :]
+                code = tl.load(codes + label, mask=voxel_inside, other=0).to(tl.int32)[None, :]
                 share_x = (base_x + x * step_x)[None, :]
-                known, positive = ((known_word >> bits) & 1) != 0, ((positive_word >> bits) & 1) != 0
-                linear, e, gradient = bce(lerp(near, far, share_x), known, positive, PRECISE)
+                known, positive = (code & known_bit) != 0, (code & (known_bit << GROUP)) != 0
+                linear, e, gradient = bce(lerp(near, far, share_x), known, positive)
                 loss += linear
                 product = join(product, e)
                 if WITH_GRAD:
@@ -139,22 +142,31 @@ def slice_gradient(g00, g01, g10, g11, size_x, GROUP: tl.constexpr, CELLS: tl.co
 def masked_bce_upsampled_kernel(
     logits,  # [B, K, d, h, w]
     labels,  # [B, D, H, W] uint8
-    table,  # [B, 256, 2, words] int32
+    codes,  # [B, groups, 256] uint8
+    counts,  # [B, parts, K] int32
+    tickets,  # [B * groups + 1] int32, zero
     gradient,  # [B, K, d, h, w]
     partials,  # [B, K, tiles] float32
-    organs, words,
+    sums,  # [B, K] float64
+    known,  # [B, K] int64
+    loss,  # [] float32
+    batch, organs, parts,
     low_z, low_y, low_x,  # d, h, w
     high_z, high_y, high_x,  # D, H, W
     tiles_z, tiles_y, tiles_x,
     size_z, size_y, size_x,  # cells of a tile
-    CELLS: tl.constexpr, GROUP: tl.constexpr, VOLUME: tl.constexpr, WITH_GRAD: tl.constexpr, PRECISE: tl.constexpr,
+    CELLS: tl.constexpr, GROUP: tl.constexpr, UNROLL: tl.constexpr, VOLUME: tl.constexpr, WITH_GRAD: tl.constexpr,
+    MEAN: tl.constexpr, DIVIDES: tl.constexpr,
 ):  # fmt: skip
-    """Loss, its partial sums and its gradient for the low pixels of one tile, GROUP organs."""
+    """Partial sums and gradient of the low pixels of one tile, GROUP organs; the last programs make sums and loss.
+
+    With MEAN the loss is divided by the known pairs, with DIVIDES the gradient.
+    """
     tiles = tiles_z * tiles_y * tiles_x
     groups = tl.cdiv(organs, GROUP)
     tile = tl.program_id(0) % tiles
     group = (tl.program_id(0) // tiles) % groups
-    image = (tl.program_id(0) // tiles // groups).to(tl.int64)
+    image = tl.cast(tl.program_id(0) // tiles // groups, tl.int64)
     lane = tl.arange(0, CELLS)
     lane_x, lane_y, lane_z = lane % size_x, (lane // size_x) % size_y, lane // (size_x * size_y)
     used = lane_z < size_z
@@ -172,25 +184,23 @@ def masked_bce_upsampled_kernel(
         most_z = tl.cdiv(high_z, low_z)
 
     first_organ = group * GROUP
-    rows = table + image * 512 * words + first_organ // 32
-    bits = first_organ % 32 + tl.arange(0, GROUP)[:, None]  # [GROUP, 1]
     exists = first_organ + tl.arange(0, GROUP) < organs
-    slice_stride = high_y.to(tl.int64) * high_x
+    codes += (image * groups + group) * 256
+    slice_stride = tl.cast(high_y, tl.int64) * high_x
     pixels = labels + (image * high_z + first_z) * slice_stride + first_y.to(tl.int64) * high_x + first_x
 
     # Is anything known at all?
-    seen = tl.zeros([CELLS], tl.int32)
+    seen = tl.zeros([CELLS], tl.uint8)
     for iz in range(most_z):
         for iy in range(most_y):
             for ix in range(most_x):
                 there = (iz < count_z) & (iy < count_y) & (ix < count_x)
                 label = tl.load(pixels + iz * slice_stride + iy * high_x + ix, mask=there, other=0).to(tl.int32)
-                seen |= tl.load(rows + label * 2 * words, mask=there, other=0)
-    wanted = ((1 << GROUP) - 1) << (first_organ % 32)
+                seen |= tl.load(codes + label, mask=there, other=0)
 
-    loss = tl.zeros([GROUP, CELLS], tl.float32)
-    low_gradient = loss
-    if tl.max(((seen & wanted) != 0).to(tl.int32), axis=0) != 0:
+    zero = tl.zeros([GROUP, CELLS], tl.float32)
+    cell_loss, low_gradient = zero, zero
+    if tl.max(seen.to(tl.int32) & ((1 << GROUP) - 1), axis=0) != 0:
         organ = image * organs + first_organ + tl.arange(0, GROUP)[:, None]
         channel = logits + organ * low_z * low_y * low_x  # [GROUP, 1]
         mask = exists[:, None] & used[None, :]
@@ -203,16 +213,16 @@ def masked_bce_upsampled_kernel(
             b01 = load_corner(channel, z + 1, y, x + 1, low_z, low_y, low_x, mask)
             b10 = load_corner(channel, z + 1, y + 1, x, low_z, low_y, low_x, mask)
             b11 = load_corner(channel, z + 1, y + 1, x + 1, low_z, low_y, low_x, mask)
-            f00, f01, f10, f11 = loss, loss, loss, loss
-            n00, n01, n10, n11 = loss, loss, loss, loss
+            f00, f01, f10, f11 = zero, zero, zero, zero
+            n00, n01, n10, n11 = zero, zero, zero, zero
             for iz in range(most_z):
                 share = (base_z + iz * step_z)[None, :]
                 slice_sum, g00, g01, g10, g11 = slice_loss(
                     lerp(a00, b00, share), lerp(a01, b01, share), lerp(a10, b10, share), lerp(a11, b11, share),
-                    pixels + iz * slice_stride, rows, words, bits, iz < count_z, high_x,
-                    count_y, base_y, step_y, count_x, base_x, step_x, most_y, most_x, WITH_GRAD, PRECISE,
+                    pixels + iz * slice_stride, codes, iz < count_z, high_x,
+                    count_y, base_y, step_y, count_x, base_x, step_x, most_y, most_x, GROUP, UNROLL, WITH_GRAD,
                 )  # fmt: skip
-                loss += slice_sum
+                cell_loss += slice_sum
                 if WITH_GRAD:
                     f00, n00 = tl.fma(g00, share, f00), tl.fma(g00, 1.0 - share, n00)
                     f01, n01 = tl.fma(g01, share, f01), tl.fma(g01, 1.0 - share, n01)
@@ -223,9 +233,9 @@ def masked_bce_upsampled_kernel(
                 far_slice = slice_gradient(f00, f01, f10, f11, size_x, GROUP, CELLS)
                 low_gradient = from_neighbour(near_slice, far_slice, size_x * size_y, GROUP, CELLS)
         else:
-            loss, g00, g01, g10, g11 = slice_loss(
-                a00, a01, a10, a11, pixels, rows, words, bits, used, high_x,
-                count_y, base_y, step_y, count_x, base_x, step_x, most_y, most_x, WITH_GRAD, PRECISE,
+            cell_loss, g00, g01, g10, g11 = slice_loss(
+                a00, a01, a10, a11, pixels, codes, used, high_x,
+                count_y, base_y, step_y, count_x, base_x, step_x, most_y, most_x, GROUP, UNROLL, WITH_GRAD,
             )  # fmt: skip
             if WITH_GRAD:
                 low_gradient = slice_gradient(g00, g01, g10, g11, size_x, GROUP, CELLS)
@@ -237,12 +247,22 @@ def masked_bce_upsampled_kernel(
         own &= (lane_z > 0) | (z < 0)
         stored &= (lane_z > 0) & (z < low_z)
     organ = first_organ + tl.arange(0, GROUP)
-    sums = tl.sum(tl.where(own[None, :], loss, 0.0), axis=1)  # [GROUP]
-    tl.store(partials + (image * organs + organ) * tiles + tile, sums, mask=exists)
+    of_tile = tl.sum(tl.where(own[None, :], cell_loss, 0.0), axis=1)  # [GROUP]
+    tl.store(partials + (image * organs + organ) * tiles + tile, of_tile, mask=exists)
     if WITH_GRAD:
         place = (((image * organs + organ)[:, None] * low_z + z) * low_y + y) * low_x + x  # [GROUP, CELLS]
+        if DIVIDES:
+            low_gradient *= (1.0 / known_pairs(counts, batch * parts * organs)).to(tl.float32)
         value = low_gradient.to(gradient.dtype.element_ty)
         tl.store(gradient + place, value, mask=exists[:, None] & stored[None, :])
+
+    if is_last(tickets + image * groups + group, tiles):
+        sum_channels(partials, counts, sums, known, image, organs, first_organ, tiles, parts, GROUP)
+        if is_last(tickets + batch * groups, batch * groups):
+            pairs = 1.0
+            if MEAN:
+                pairs = known_pairs(counts, batch * parts * organs)
+            store_loss(loss, sums, batch * organs, pairs)
 
 
 @functools.lru_cache(maxsize=256)
@@ -265,26 +285,36 @@ def tile_counts(low: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]
 
 def masked_bce_upsampled(
     logits: Tensor, labels: Tensor, table: Tensor, batch: int, organs: int, low: tuple[int, ...], high: tuple[int, ...],
-    sums: Tensor, counts: Tensor, gradient: Tensor | None,
+    loss: Tensor, sums: Tensor, counts: Tensor, gradient: Tensor | None, mean: bool,
 ) -> None:  # fmt: skip
     """Write the results of `smile_fast.ops.reference.masked_bce_upsampled`; an image is a volume of one slice."""
+    if labels.numel() == 0:
+        for result in (loss, sums, counts, gradient):
+            if result is not None:
+                result.zero_()
+        return
     volume = logits.ndim == 5
 
-    def main(configuration: Configuration, total: Tensor) -> Tensor:
+    def run(configuration: Configuration) -> None:
         shape = tile_shape(low[-logits.ndim + 2 :], configuration.constants["CELLS"])
         tiles = tile_counts(low[-logits.ndim + 2 :], shape)
+        group = configuration.constants["GROUP"]
+        groups = -(-organs // group)
+        known, codes, tickets = count_known(labels, table, organs, group, batch * groups + 1)
         partials = logits.new_empty((batch, organs, math.prod(tiles)), dtype=torch.float32)
-        groups = -(-organs // configuration.constants["GROUP"])
         flat = () if volume else (1,)
         masked_bce_upsampled_kernel[(batch * groups * partials.shape[-1],)](
-            *(logits, labels, table, logits if gradient is None else gradient, partials, organs, table.shape[-1]),
+            *(logits, labels, codes, known, tickets, logits if gradient is None else gradient),
+            *(partials, sums, counts, loss, batch, organs, known.shape[1]),
             *(*low, *high, *flat, *tiles, *flat, *shape),
             VOLUME=volume,
             WITH_GRAD=gradient is not None,
-            PRECISE=False,
+            MEAN=mean,
+            DIVIDES=divides_gradient(logits.dtype, mean),
             **configuration.launch_options,
         )
-        return partials
 
-    key = ("masked_bce_upsampled", volume)
-    compute_loss(key, CONFIGURATIONS[volume], main, logits, labels, table, sums, counts, gradient)
+    fitting = [c for c in CONFIGURATIONS[volume] if c.constants["GROUP"] <= organs] or CONFIGURATIONS[volume][-1:]
+    size = size_bucket(labels.numel())
+    key = ("masked_bce_upsampled", volume, logits.device, logits.dtype, organs, size, gradient is None)
+    tuned(key, fitting, run)
