@@ -1,8 +1,7 @@
 """What the two losses share: schema, launcher, the autograd formula, and the loss that goes backward without a launch."""
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,11 +102,18 @@ def _backward(
 FORMULA = Formula(_setup_context, _backward)
 
 
-@functools.cache
-def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the 1 that starts a plain backward pass: the same tensor for all of them, which nobody may change."""
-    with torch.inference_mode(False):
-        return torch.ones((), dtype=dtype, device=device)
+_ONES: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+
+def _one(dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """Return the 1 that starts a plain backward pass: the same tensor for all of them, which nobody may change.
+
+    None if it would have to be made while a CUDA graph is captured: it would hold nothing before that is replayed.
+    """
+    if (dtype, device) not in _ONES and not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        with torch.inference_mode(False):
+            _ONES[dtype, device] = torch.ones((), dtype=dtype, device=device)
+    return _ONES.get((dtype, device))
 
 
 class Loss(Tensor):
@@ -117,7 +123,7 @@ class Loss(Tensor):
     the device. This 1 is known by its identity. In all other respects, and after any operation, it is a plain tensor.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # a gap in the stubs
 
     def backward(
         self,
@@ -127,8 +133,7 @@ class Loss(Tensor):
         inputs: Sequence[Tensor] | None = None,
     ) -> None:
         """See `torch.Tensor.backward`."""
-        # A tensor that is made while a CUDA graph is captured holds nothing before that is replayed.
-        if gradient is None and self.ndim == 0 and not (self.is_cuda and torch.cuda.is_current_stream_capturing()):
+        if gradient is None and self.ndim == 0:
             gradient = _one(self.dtype, self.device)
         torch.autograd.backward(self, gradient, retain_graph, create_graph, inputs=inputs)
 
@@ -175,7 +180,7 @@ class OwnGradient(torch.autograd.Function):
 
 def _is_one(factors: Tensor) -> bool:
     """Return whether all factors are known to be 1; those on a GPU are, without waiting, by their identity alone."""
-    if factors is _one(factors.dtype, factors.device):
+    if factors is _ONES.get((factors.dtype, factors.device)):
         return True
     return factors.device.type == "cpu" and all(factor == 1 for factor in factors.flatten().tolist())
 

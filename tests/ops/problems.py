@@ -53,7 +53,18 @@ def problem(
 class NoAtenKernels(TorchDispatchMode):
     """Within it nothing of torch computes: only memory is handed out, and views of it are made."""
 
-    ALLOWED = ("empty", "new_empty", "empty_like", "empty_strided", "detach", "view", "alias", "slice", "select", "expand")
+    ALLOWED = (
+        "empty",
+        "new_empty",
+        "empty_like",
+        "empty_strided",
+        "detach",
+        "view",
+        "alias",
+        "slice",
+        "select",
+        "expand",
+    )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         namespace, _, name = func.name().partition("::")

@@ -3,6 +3,9 @@
 import triton
 import triton.language as tl
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
 @triton.jit
 def bce(logit, known, positive):
     """Return what the loss and its derivative are made of, for logits z with label y.
@@ -15,7 +18,8 @@ def bce(logit, known, positive):
         linear = max(x, 0) and e = exp(-|x|), float32: the loss is linear + log(1 + e); the gradient w (sigmoid(z) - y).
     """
     margin = tl.where(known, tl.where(positive, -logit, logit), float("-inf"))
-    e = tl.exp(-tl.abs(margin))
+    # exp2 may flush what is denormal, which spares each logit three instructions of 36.
+    e = tl.exp2(-LOG2_E * tl.abs(margin))
     root = tl.rsqrt(1.0 + e)  # the reciprocal of 1 + e, in [1, 2], as the square of rsqrt: cheaper than a division
     slope = tl.where(margin >= 0, 1.0, e) * (root * root)
     linear = tl.maximum(margin, 0.0, propagate_nan=tl.PropagateNan.ALL)
