@@ -1,4 +1,4 @@
-"""What the two losses share: schema, launcher, the autograd formula, and the loss that goes backward without a launch."""
+"""What the two losses share: schema, launcher, autograd formula, and the loss that goes backward without a launch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
