@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from smile_fast.ops.triton_kernels.counts import count_values
-from smile_fast.ops.triton_kernels.cells import TILE
+from smile_fast.ops.triton_kernels.interpolation import BLOCK, LAUNCH_OPTIONS, interpolate
 from smile_runtime.label_map import PSEUDO_BIT
 
 
