@@ -6,7 +6,6 @@ that is a multiple of 16, and for one above 2^31. `make gpu-compile` runs only t
 """
 
 import re
-import struct
 import subprocess
 from pathlib import Path
 
@@ -93,7 +92,9 @@ def test_logits_are_read_and_gradients_written_16_bytes_at_a_time() -> None:
 def test_a_kernel_that_spills_is_noticed(tmp_path: Path) -> None:
     launch = launched("masked_bce_upsampled_kernel", "*fp32")
     tight = dict(launch.options) | {"maxnreg": 24}
-    assert stack_bytes(Launch(launch.kernel, launch.types, launch.constants, tuple(tight.items())).compiled(90), tmp_path)
+    assert stack_bytes(
+        Launch(launch.kernel, launch.types, launch.constants, tuple(tight.items())).compiled(90), tmp_path
+    )
 
 
 def test_every_kernel_is_compiled() -> None:

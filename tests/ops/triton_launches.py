@@ -80,9 +80,7 @@ class Launch:
         options = backend.parse_options(dict(self.options))
         language.load_dialects(context)
         backend.load_dialects(context)
-        source.make_ir(
-            target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context
-        )
+        source.make_ir(target, options, backend.get_codegen_implementation(options), backend.get_module_map(), context)
 
 
 def _noted(kernel: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Launch:
@@ -201,5 +199,7 @@ def kernels_of_the_package() -> set[str]:
     names = set()
     for module in pkgutil.iter_modules(triton_kernels.__path__):
         functions = vars(importlib.import_module(f"{triton_kernels.__name__}.{module.name}"))
-        names |= {name for name, value in functions.items() if isinstance(value, JITFunction) and name.endswith("_kernel")}
+        names |= {
+            name for name, value in functions.items() if isinstance(value, JITFunction) and name.endswith("_kernel")
+        }
     return names

@@ -12,11 +12,6 @@ another's, neither are its pixels.
 import triton
 import triton.language as tl
 
-from smile_fast.ops.triton_kernels.core import INTERPRETED
-
-TILE = 512 if INTERPRETED else 32
-"""Cells of a program, which is one warp: what it skips, it skips for few cells, and it needs no barrier."""
-
 
 @triton.jit
 def load_corners(low, cell, exists, rows, columns):

@@ -15,9 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor, int32
 
-from smile_fast.ops.triton_kernels.cells import TILE, corner_range, far_weight, first_pixel, interpolate, load_corners
-from smile_fast.ops.triton_kernels.core import ROUNDING
+from smile_fast.ops.triton_kernels.cells import corner_range, far_weight, first_pixel, interpolate, load_corners
+from smile_fast.ops.triton_kernels.core import INTERPRETED, ROUNDING
 
+TILE = 512 if INTERPRETED else 32
+"""Cells of a program, which is one warp: what it skips, it skips for few cells, and it needs no barrier."""
 MARGIN = tl.constexpr(2.0**-21)
 """Times 16 STRIDE^2 and the largest corner. A float32 value is off by at most 10 roundings of 2^-24 of its scale, which
 is a quarter of that; two of them by 20, and the reference's float64 by next to nothing: 32 are allowed. The product is
