@@ -1,4 +1,4 @@
-"""Every Triton kernel is compiled for the GPUs that matter, without one: it must fit into the registers, for every size.
+"""Every Triton kernel is compiled for the GPUs that matter, without one: it fits into the registers, for every size.
 
 Triton brings NVIDIA's assembler along. The ops say what they launch (`tests/ops/triton_launches.py`), in each
 configuration that a GPU may choose. Triton compiles anew for an integer that is 1, which it makes a constant, for one
@@ -32,6 +32,8 @@ assert not INTERPRETED, "these tests compile; unset TRITON_INTERPRET"
 LAUNCHES = launches()
 EACH = list({launch.kernel.__name__: launch for launch in reversed(LAUNCHES)}.values())
 """One launch of each kernel."""
+VARIANTS = list({launch.variant: launch for launch in reversed(LAUNCHES)}.values())
+"""One launch of each kernel and combination of the switches in it."""
 
 
 def stack_bytes(kernel: CompiledKernel, folder: Path) -> int:
@@ -69,14 +71,13 @@ def test_integers_of_one_compile(launch: Launch, tmp_path: Path) -> None:
     assert stack_bytes(launch.where(launch.integers, ONE).compiled(90), tmp_path) == 0
 
 
-@pytest.mark.parametrize("launch", LAUNCHES, ids=str)
+@pytest.mark.parametrize("launch", VARIANTS, ids=str)
 def test_types_are_right_for_every_kind_of_integer(launch: Launch) -> None:
-    for architecture in ARCHITECTURES:
-        launch.check_types(architecture)
-    variants = [launch.where(launch.integers, known) for known in (ONE, MULTIPLE_OF_16)]
-    variants += [launch.where([name], known) for name in launch.integers for known in (ONE, MULTIPLE_OF_16)]
-    for variant in [*variants, launch.with_large()]:
-        variant.check_types(90)
+    launch.check_types(90)
+    launch.with_large().check_types(90)
+    launch.where(launch.integers, ONE).check_types(90)
+    for name in launch.integers:
+        launch.where([name], ONE).check_types(90)
 
 
 def test_logits_are_read_and_gradients_written_16_bytes_at_a_time() -> None:
@@ -87,6 +88,24 @@ def test_logits_are_read_and_gradients_written_16_bytes_at_a_time() -> None:
         ptx = launch.where(launch.integers, MULTIPLE_OF_16).compiled(90).asm["ptx"]
         assert "ld.global.v4.b32" in ptx
         assert "st.global.v4.b32" in ptx
+
+
+@pytest.mark.parametrize("stride", [8, 3])
+@pytest.mark.parametrize("kernel", ["count_kernel", "overlay_kernel"])
+def test_scores_are_rounded_once(kernel: str, stride: int) -> None:
+    launch = next(one for one in LAUNCHES if one.kernel.__name__ == kernel and ("STRIDE", stride) in one.constants)
+    ptx = launch.compiled(90).asm["ptx"]
+    assert "fma.rn.f64" not in ptx  # the interpreter, which the bits are tested in, does not fuse
+    assert ".ftz" not in ptx  # denormal scores are candidates
+    unit = struct.pack(">d", 1 / (2 * stride) ** 2).hex()
+    assert f"0d{unit}" in ptx.lower()  # not the nearest float32
+    assert "cvt.rn.f32.f64" in ptx
+
+
+def test_labels_are_decided_without_flushing() -> None:
+    ptx = launched("label_map_upsampled_kernel", "*fp32").compiled(90).asm["ptx"]
+    assert "fma.rn.f64" not in ptx
+    assert ".ftz" not in ptx  # the smallest logits are compared, too
 
 
 def test_a_kernel_that_spills_is_noticed(tmp_path: Path) -> None:

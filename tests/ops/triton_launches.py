@@ -47,6 +47,11 @@ class Launch:
         return "-".join([self.kernel.__name__, pointers[0], *values, *("=".join(pair) for pair in self.special)])
 
     @property
+    def variant(self) -> tuple[object, ...]:
+        """The kernel and its switches: what decides which of its lines are compiled."""
+        return self.kernel.__name__, *(pair for pair in self.constants if isinstance(pair[1], bool))
+
+    @property
     def integers(self) -> list[str]:
         """The integer arguments about which Triton may know something when it compiles."""
         free = {p.name for p in self.kernel.params if not p.do_not_specialize}
@@ -116,8 +121,8 @@ def noting() -> Iterator[list[Launch]]:
 
     with (
         mock.patch.object(JITFunction, "run", note),
-        mock.patch.object(registry.Implementation, "why_not_on", lambda self, device: ""),
-        mock.patch.object(core, "_may_wait", lambda: True),
+        mock.patch.object(registry.Implementation, "why_not_on", autospec=True, return_value=""),
+        mock.patch.object(core, "_may_wait", return_value=True),
         mock.patch.object(core, "_fastest", all_of),
     ):
         yield launches

@@ -1,7 +1,7 @@
 """How an image lies over the low pixels of its logits: cells between four low pixels, of STRIDE x STRIDE pixels.
 
-Cell c of an axis holds the pixels between the low pixels c - 1 and c; there is one cell more than low pixels, and outside
-of the first and the last low pixel the border repeats. See csrc/core/upsampled_labels/cell_grid.h.
+Cell c of an axis holds the pixels between the low pixels c - 1 and c; there is one cell more than low pixels, and
+outside of the first and the last low pixel the border repeats. See csrc/core/upsampled_labels/cell_grid.h.
 
 Weights are integers that add up to (2 STRIDE)^2: a logit of at most 32 bits times a weight is exact in float64, so that
 only the order of the sum matters, which is that of `smile_fast.ops.reference.upsample_by_stride`. Rounding is

@@ -85,21 +85,21 @@ def decided(
 
 @triton.jit
 def write_row(
-    labels, label, row, column, exists, height, width,
-    STRIDE: tl.constexpr, WORDS: tl.constexpr, START: tl.constexpr, PIXELS: tl.constexpr,
+    labels, label, row, column, start, exists, height, width,
+    STRIDE: tl.constexpr, WORDS: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """Store labels [PIXELS, TILE] of a row of pixels, from START on, of cells that begin at `column`."""
+    """Store labels [PIXELS, TILE] of a row of pixels, from `start` on, of cells that begin at `column`."""
     inside = exists & (row >= 0) & (row < height)
     pixel = tl.arange(0, PIXELS)[:, None]
     if WORDS:
         for word in tl.static_range(2):
             bytes_ = tl.where(pixel // 4 == word, label << (pixel % 4 * 8), 0)
-            place = column + START + 4 * word
+            place = column + start + 4 * word
             stored = inside & (place >= 0) & (place < width)
             tl.store(labels + (row.to(tl.int64) * width + place) // 4, tl.sum(bytes_, axis=0), mask=stored)
     else:
-        place = column[None, :] + START + pixel
-        stored = inside[None, :] & (place >= 0) & (place < width) & (START + pixel < STRIDE)
+        place = column[None, :] + start + pixel
+        stored = inside[None, :] & (place >= 0) & (place < width) & (start + pixel < STRIDE)
         tl.store(labels + row.to(tl.int64)[None, :] * width + place, label.to(tl.uint8), mask=stored)
 
 
@@ -152,7 +152,7 @@ def label_map_upsampled_kernel(
     margin = largest * (16.0 * STRIDE * STRIDE) * MARGIN
     top, column = first_pixel(cell, columns, STRIDE)
     for y in range(STRIDE):
-        for start in tl.static_range(0, STRIDE, PIXELS):
+        for start in range(0, STRIDE, PIXELS):
             label = tl.broadcast_to(label_a[None, :], [PIXELS, TILE])
             if look:
                 x = start + tl.arange(0, PIXELS)
@@ -166,7 +166,7 @@ def label_map_upsampled_kernel(
                         STRIDE, SOFTMAX, PIXELS, TILE,
                     )  # fmt: skip
                 label = tl.where(unsettled[None, :], found, label)
-            write_row(labels, label, top + y, column, exists, height, width, STRIDE, WORDS, start, PIXELS)
+            write_row(labels, label, top + y, column, start, exists, height, width, STRIDE, WORDS, PIXELS)
 
 
 def label_map_upsampled(

@@ -28,7 +28,6 @@ DIGIT = 8  # bits
 WORD = tl.constexpr(63)  # channels of an argument that is a set of them
 ALL_SCORES = tl.constexpr(0x7FFFFFFF)  # no score has larger bits
 NO_KEY = tl.constexpr(1 << 62)  # above all keys
-LARGEST_SEGMENT = 2**31 - 1  # voxels: the index fits in 31 bits, as the score does, and all counts in an int32
 
 
 @triton.jit
@@ -247,7 +246,7 @@ def pixel_sizes(stride: int) -> dict[str, int]:
     fitting = min(32, 1 << max(64 // area, 1).bit_length() - 1)
     if INTERPRETED:  # it takes as long for many pixels as for one
         fitting = 32 if area < 256 else 1
-    return {"GROUP": fitting, "PIXELS": min(8192 if INTERPRETED else 256, triton.next_power_of_2(fitting * area))}
+    return {"GROUP": fitting, "PIXELS": min(8192 if INTERPRETED else 128, triton.next_power_of_2(fitting * area))}
 
 
 def pseudo_labels_upsampled(
