@@ -14,6 +14,8 @@ from smile_fast.ops.triton_kernels.core import refused_axes, triton
 
 NAME = "pseudo_labels_upsampled"
 SCOPES = ("volume", "slice")
+LARGEST_SEGMENT = 2**31 - 1
+"""Voxels among which the Triton kernels select: indices have 31 bits, as scores do, and counts fit in an int32."""
 
 
 def _check(logits: Tensor, labels: Tensor, organs: Sequence[int], gamma: float, stride: int, scope: str) -> None:
@@ -53,7 +55,10 @@ def _queued(*arguments: Any) -> tuple[Tensor, Tensor]:
     return reference.pseudo_labels_upsampled(*arguments, select=torch.ops.smile_fast.select_top_fraction)
 
 
-def _triton_limit(logits: Tensor, labels: Tensor, organs: object, gamma: object, stride: int, scope: object) -> str:
+def _triton_limit(logits: Tensor, labels: Tensor, organs: object, gamma: object, stride: int, scope: str) -> str:
+    voxels = labels[0].numel() if scope == "slice" and len(labels) else labels.numel()
+    if voxels > LARGEST_SEGMENT:
+        return f"it selects among up to {LARGEST_SEGMENT} voxels, got {voxels}"
     return refused_axes(*labels.shape[1:], stride)
 
 
@@ -109,8 +114,9 @@ def pseudo_labels_upsampled(
         bit for bit on float32, bfloat16 and float16 logits, for any number of threads.
     Sync: reads nothing on the host and copies nothing from it, so that a CUDA graph can capture it; except for the
         reference, which compacts the candidates. On CUDA it runs only when it is asked for. `triton` is the fastest
-        there; `torch` works without Triton and takes float64, and both leave the selection to `select_top_fraction`.
-        Beside the results they need some 20 bytes a voxel (`torch` 30, float64 more), whatever the number of organs.
+        there and keeps nothing of a voxel's size but the results: with labels and overlay it takes 2 bytes a voxel, and
+        1 KiB an organ and segment. `torch` works without Triton and takes float64; it leaves the selection to
+        `select_top_fraction` and needs some 30 bytes a voxel (float64 more), whatever the number of organs.
     Source: Petit et al., DLMIA 2018, section 2.2 (SMILEr).
     """
     wanted = list(organs) if isinstance(organs, Sequence) else organs  # a range, too

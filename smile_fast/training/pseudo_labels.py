@@ -16,12 +16,12 @@ Replay = Callable[[], object]
 """Computes the results anew, where they are, from what then is in the memory of the inputs."""
 Capture = Callable[[Callable[[], Results]], tuple[Results, Replay]]
 
-MAX_CAPTURED = 4  # sequences that are kept, each with its labels, logits and overlay: some 3 bytes a voxel
+MAX_CAPTURED = 4  # sequences that are kept
 
 
 @dataclass(frozen=True)
 class Captured:
-    """A captured sequence with the memory that it reads and writes."""
+    """A captured sequence with the memory that it reads and writes, which other sequences use, too."""
 
     logits: Tensor  # [D, K, h, w]
     labels: Tensor  # [D, H, W]
@@ -43,6 +43,9 @@ class PseudoLabeller:
     The first case of a kind (device, dtype, shapes, organs, gamma, stride, scope) is queued operation by operation,
     which also compiles and loads the kernels. The second one is captured, and from then on all are replayed. A kind
     that occurs once, as volumes of odd depths do, costs no capture. Where a capture fails, everything is queued.
+
+    All sequences read and write the same memory, that of the largest kind: logits, labels, overlay. With the overlay of
+    the call itself that is 3 bytes a voxel and the logits.
     """
 
     def __init__(self, capture: Capture | None = None) -> None:
@@ -54,6 +57,7 @@ class PseudoLabeller:
         self._capture = capture
         self._seen: set[tuple[object, ...]] = set()
         self._captured: OrderedDict[tuple[object, ...], Captured] = OrderedDict()
+        self._blocks: dict[tuple[str, torch.device], Tensor] = {}
         self._pool: Any = None
         self._capturable = True
 
@@ -108,15 +112,31 @@ class PseudoLabeller:
         while len(self._captured) >= MAX_CAPTURED:
             self._captured.popitem(last=False)
         # Contiguous, as the kernels want them: no copy within the sequence.
-        own_logits = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        own_labels = torch.zeros(labels.shape, dtype=labels.dtype, device=logits.device)
+        own_logits = self._memory("logits", logits)
+        own_labels = self._memory("labels", labels, logits.device).zero_()
+        own_overlay = self._memory("overlay", labels, logits.device)
+
+        def into_own() -> Results:
+            overlay, counts = work(own_logits, own_labels)
+            own_overlay.copy_(overlay)  # whose own memory the next capture may use again
+            return own_overlay, counts
+
         try:
-            results, replay = capture(lambda: work(own_logits, own_labels))
+            results, replay = capture(into_own)
         except RuntimeError:  # also out of memory; queueing needs less
             self._capturable = False
             self._captured.clear()
+            self._blocks.clear()
         else:
             self._captured[key] = Captured(own_logits, own_labels, results, replay)
+
+    def _memory(self, name: str, like: Tensor, device: torch.device | None = None) -> Tensor:
+        """Return memory of all sequences as a tensor like another; sequences in memory that is too small are lost."""
+        size, place = like.numel() * like.itemsize, (name, device or like.device)
+        if place not in self._blocks or self._blocks[place].numel() < size:
+            self._captured.clear()
+            self._blocks[place] = torch.empty(size, dtype=torch.uint8, device=place[1])
+        return self._blocks[place][:size].view(like.dtype).view(like.shape)
 
     def _capture_graph(self, work: Callable[[], Results]) -> tuple[Results, Replay]:
         """Capture into a CUDA graph. All share one pool of memory: one runs at a time, and its results are copied."""
