@@ -20,7 +20,7 @@ LANES = tl.constexpr(256)  # numbers a step of a sum
 
 
 @triton.jit
-def count_kernel(
+def count_known_kernel(
     labels,  # [B, voxels] uint8
     table,  # [B, 256, 2, words] int32
     counts,  # [B, parts, K] int32: known voxels
@@ -132,7 +132,7 @@ def count_known(
     numbers = table.new_empty(batch * parts * organs + tickets)
     counts, zeros = numbers[:-tickets].view(batch, parts, organs), numbers[-tickets:]
     codes = labels.new_empty((batch, groups, 256))
-    count_kernel[(batch * parts,)](
+    count_known_kernel[(batch * parts,)](
         *(labels, table, counts, codes, zeros, voxels, table.shape[-1], organs, parts, steps, groups, tickets),
         CHUNK=CHUNK,
         GROUP=group,

@@ -73,7 +73,7 @@ def test_a_mean_is_divided(dtype: torch.dtype) -> None:
 
 def test_loss_and_gradient_take_two_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     launched = []
-    for module, name in ((known_counts, "count_kernel"), (kernels, "masked_bce_upsampled_kernel")):
+    for module, name in ((known_counts, "count_known_kernel"), (kernels, "masked_bce_upsampled_kernel")):
         kernel = getattr(module, name)
 
         class Counted:
@@ -87,7 +87,7 @@ def test_loss_and_gradient_take_two_launches(monkeypatch: pytest.MonkeyPatch) ->
     loss_autograd._one(torch.float32, logits.device)  # is made once
     with NoAtenKernels():
         masked_bce_upsampled(logits, given.labels, given.table, implementation="triton").backward()
-    assert launched == ["count_kernel", "masked_bce_upsampled_kernel"]
+    assert launched == ["count_known_kernel", "masked_bce_upsampled_kernel"]
     assert logits.grad is not None
 
 
