@@ -47,6 +47,8 @@ WORKLOADS = {
     "memory-K100": Workload("resnet18", slices=75, organs=100, width=8, by_hand=False, processes=True),
     "gpu-fp32": Workload("resnet50", "phantom", devices=(CUDA,)),
     "gpu-fp16": Workload("resnet50", "phantom", precision="fp16", devices=(CUDA,)),
+    "gpu-fp32-resnet18": Workload("resnet18", "phantom", devices=(CUDA,)),
+    "gpu-fp16-resnet18": Workload("resnet18", "phantom", precision="fp16", devices=(CUDA,)),
 }
 LONG = {
     "thorax-resnet18": Workload("resnet18", by_hand=False),
