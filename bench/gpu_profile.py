@@ -136,21 +136,26 @@ def by_kernel(events: Iterable[tuple[str, float]], runs: int) -> list[str]:
 
 
 def kernels(call: Callable[[], object], prepare: Callable[[], object] = lambda: None) -> list[str]:
-    """Kernels of a call by time; `prepare` runs before each, and its kernels do not count."""
-    activities = [
-        torch.profiler.ProfilerActivity.CUDA if torch.cuda.is_available() else torch.profiler.ProfilerActivity.CPU
-    ]
+    """Kernels of a call by time; `prepare` runs before each, and its kernels do not count. On a CPU operations."""
+    on_gpu = torch.cuda.is_available()
+    wait: Callable[[], object] = torch.cuda.synchronize if on_gpu else (lambda: None)
+    kinds, device = torch.profiler.ProfilerActivity, torch.autograd.DeviceType
+    activity, type_of = (kinds.CUDA, device.CUDA) if on_gpu else (kinds.CPU, device.CPU)
     for _ in range(WARMUPS):
         call()
-    events: list[tuple[str, float]] = []
+    taken: list[tuple[str, float]] = []
     for _ in range(RUNS):
         prepare()
-        with torch.profiler.profile(activities=activities) as profiler:
+        wait()
+        with torch.profiler.profile(activities=[activity]) as profiler:
             call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-        events += [(event.name, event.device_time_total or event.cpu_time_total) for event in profiler.events() or []]
-    return by_kernel(events, RUNS)
+            wait()
+        taken += [
+            (event.name, event.time_range.elapsed_us())
+            for event in profiler.events() or []
+            if event.device_type == type_of and not event.is_user_annotation
+        ]
+    return by_kernel(taken, RUNS)
 
 
 def host(call: Callable[[], object]) -> list[str]:

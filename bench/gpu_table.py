@@ -35,12 +35,9 @@ def _rows(record: Record, found: list[Verdict]) -> Iterator[str]:
 
 
 def _unmeasured(found: list[Verdict]) -> Iterator[str]:
-    names = [
-        f"{verdict.goal.wording} ({verdict.goal.direction} {number(verdict.goal.goal)} {verdict.goal.unit}".strip()
-        + ")"
-        for verdict in found
-        if verdict.state == UNMEASURED
-    ]
-    if names:
+    goals = [verdict.goal for verdict in found if verdict.state == UNMEASURED]
+    if goals:
+        wanted = (" ".join([goal.direction, number(goal.goal), goal.unit]).strip() for goal in goals)
+        names = (f"{goal.wording} ({figure})" for goal, figure in zip(goals, wanted, strict=True))
         yield f"Goals that nobody has measured yet: {'; '.join(names)}."
         yield ""

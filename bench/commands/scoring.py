@@ -31,12 +31,12 @@ def evaluate(workload: Scoring, folder: Path, device: str, cohorts: Path) -> dic
         seconds[split] = _seconds("evaluate", run, "--split", split, "--device", device)
         scores = read_evaluation(run, split)
         assert scores is not None, f"{split}: no scores were written"
-        assert set(scores.cases) == set(splits[split]), (
-            f"{split}: {len(scores.cases)} of {cases[split]} cases have scores"
-        )
+        assert set(scores.cases) == set(splits[split]), f"{split}: {len(scores.cases)} of {cases[split]} cases scored"
     small, large = SPLITS
     if cases[large] <= cases[small]:
         raise CommandError(f"{cases} cases: the difference of the splits says nothing")
+    if seconds[large] <= seconds[small]:
+        raise CommandError(f"{cases[large]} cases took no longer than {cases[small]}: run it again, alone")
     a_case = (seconds[large] - seconds[small]) / (cases[large] - cases[small])
     costs = {CASE: rounded(a_case), START: rounded(max(0.0, seconds[small] - a_case * cases[small]))}
     costs |= {f"{split}, {cases[split]} cases, s": rounded(taken) for split, taken in seconds.items()}
@@ -44,16 +44,14 @@ def evaluate(workload: Scoring, folder: Path, device: str, cohorts: Path) -> dic
 
 
 def export(workload: Scoring, folder: Path, device: str, cohorts: Path) -> dict[str, Any]:
-    """Median seconds of an export, its certificate included; the files agree byte for byte.
+    """Median seconds of an export. It ends with a certificate: agreement is a part of it.
 
     Raises:
         CommandError: a command failed.
-        AssertionError: two exports of one run differ.
     """
     run = train(workload.training, folder / "run", device, cohorts)
     files = [folder / f"model-{number}.onnx" for number in range(workload.repetitions)]
     taken = [_seconds("export", run, file) for file in files]
-    assert all(file.read_bytes() == files[0].read_bytes() for file in files), "two exports of one run differ"
     return {"bytes": files[0].stat().st_size, COSTS: {EXPORT: rounded(statistics.median(taken))}}
 
 
