@@ -61,7 +61,7 @@ def repeat(raw: Path, train: int) -> None:
     described = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     ending, first = described["file_ending"], described["numTraining"]
     cases = sorted(file.name.removesuffix(f"_0000{ending}") for file in (raw / "imagesTr").iterdir())
-    rows = list(csv.reader((raw / "annotations.csv").open(encoding="utf-8")))
+    rows = list(csv.reader((raw / "annotations.csv").read_text(encoding="utf-8").splitlines()))
     for number in range(first, train):
         case, copy = cases[number % first], f"copy_{number:04d}"
         for folder, suffix in (("imagesTr", "_0000"), ("labelsTr", "")):

@@ -47,6 +47,8 @@ class GpuUse:
             self._process.kill()
             self._process.wait()
             self._thread.join()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
 
     def _read(self, lines: IO[str]) -> None:
         for line in lines:
