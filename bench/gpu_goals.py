@@ -200,9 +200,9 @@ def _commands() -> Iterator[GpuGoal]:
     yield GpuGoal("smile-fast evaluate, a case of 512 x 512 x 60", "commands/evaluate", cost(CASE), "s", 0.3, first=2.8)
     yield GpuGoal("smile-fast export, ResNet-18", "commands/export", cost(EXPORT), "s", 6, first=22)
     predict = "smile-predict, 512 x 512 x 60, ResNet-18 fp16"
-    folder = "whole_volume/folder-fp16"
+    folder = "predict/folder-fp16"
     yield GpuGoal(f"{predict}: a folder, a volume", folder, a_volume, "s", 0.1, first=0.47)
-    yield GpuGoal(f"{predict}: one alone", "whole_volume/alone-fp16", time(1e-3), "s", 0.35)
+    yield GpuGoal(f"{predict}: one alone", "predict/alone-fp16", time(1e-3), "s", 0.35)
     yield ratio(f"{predict}: a folder", folder, EAGER_LOOP, 1.5, None)
 
 

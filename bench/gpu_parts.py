@@ -31,6 +31,8 @@ SECONDS = {
     "pseudo_labels_upsampled": 60,
     "training_step": 70,
     "whole_volume": 60,
+    "predict/folder-fp16": 200,
+    "predict/alone-fp16": 60,
     "commands/train-resnet50": 200,
     "commands/train-resnet18": 200,
     "commands/evaluate": 260,
@@ -168,7 +170,12 @@ PARTS = {
         modules=(*TORCH, *DATA, "onnx", "onnxruntime"),
     ),
     "predict": Part(
-        "smile-predict, one volume and a folder, against loops by hand",
+        "smile-predict, a folder and one volume of it, against a loop by hand",
+        workloads=("predict/*",),
+        modules=(*TESTS, "nibabel", "onnx", "onnxruntime"),
+    ),
+    "volumes": Part(
+        "the runtime on one small volume, against its bare session and loops by hand",
         workloads=("whole_volume/*",),
         modules=(*TESTS, "nibabel", "onnx", "onnxruntime"),
     ),

@@ -57,7 +57,7 @@ def commands(steps: Steps) -> None:
 
 
 def _on_host(name: str) -> bool:
-    return name in COMMANDS or name.startswith(catalogue.VOLUMES)
+    return name in COMMANDS or name.startswith((catalogue.VOLUMES, catalogue.PREDICT))
 
 
 def _missed(steps: Steps) -> list[str]:

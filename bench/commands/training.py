@@ -59,7 +59,7 @@ def measure(workload: Training, folder: Path, device: str, cohorts: Path) -> dic
     busy = use.mean(finished - steady.seconds, finished)
     if busy is not None:
         costs[BUSY] = rounded(busy)
-    replayed = one_batch(run, device)
+    replayed = one_batch(run, device, workload.replays)
     costs |= {CAPTURED: rounded(replayed["steps/s"]), SHARE: rounded(rate / replayed["steps/s"])}
     facts = {key: value for key, value in replayed.items() if key != "steps/s"}
     return {"steps": steady.steps, "loss": [rounded(begin), rounded(end)], **facts, COSTS: costs}
@@ -80,9 +80,9 @@ def steady_part(metrics: str, warmup: float) -> Steady:
     return Steady(end["iteration"] - begin["iteration"], seconds, [line["loss"] for line in lines])
 
 
-def one_batch(run: Path, device: str) -> dict[str, Any]:
+def one_batch(run: Path, device: str, steps: int) -> dict[str, Any]:
     """Steps a second of a run's step on one batch that is on the device, in a process of its own."""
-    arguments = [sys.executable, "-m", ONE_BATCH, str(run), "--device", device]
+    arguments = [sys.executable, "-m", ONE_BATCH, str(run), "--device", device, "--steps", str(steps)]
     done = subprocess.run(arguments, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         raise CommandError(f"{ONE_BATCH} ended with status {done.returncode}:\n{done.stdout}{done.stderr[-3000:]}")

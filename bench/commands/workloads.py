@@ -1,6 +1,6 @@
 """What is measured of whole commands, and what the figures are called."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 STEPS, CAPTURED = "steps/s", "the same step replayed on one batch, steps/s"
 SHARE, BUSY = "share of the replayed step", "GPU busy, share"
@@ -29,14 +29,15 @@ class Training:
 
     Attributes:
         epochs: so many. warmup: share of the steps that are not counted: the first ones tune, compile and capture.
-        options: further ones.
+        options: further ones. replays: steps of a round on one batch.
     """
 
     backbone: str
     epochs: float
     cohort: Cohort = Cohort()
     warmup: float = 0.25
-    options: tuple[str, ...] = field(default=())
+    options: tuple[str, ...] = ()
+    replays: int = 30
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from smile_fast.data.case_info import IMAGE
 from smile_fast.data.store import Store
 
 OPTIONS = ("--width", "8", "--crop-size", "64", "--rates", "1", "2", "3", "--batch-size", "2", "--folds", "4")
-TINY = Training("resnet18", 2, Cohort(5, 1, 64, 12), options=OPTIONS)
+TINY = Training("resnet18", 2, Cohort(5, 1, 64, 12), options=OPTIONS, replays=1)
 
 
 def metrics(*seconds: float) -> str:

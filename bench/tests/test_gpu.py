@@ -200,7 +200,7 @@ def test_a_gpu_is_timed_by_events_but_for_what_ends_on_the_host(monkeypatch: pyt
     monkeypatch.setattr(catalogue, "CudaTimer", lambda *, queued: made.append(queued) or "events")
     timers = {name: catalogue.timer(name, CUDA) for name in catalogue.names(CUDA)}
     assert {name for name, timer in timers.items() if timer == "events"} == {
-        name for name in timers if not name.startswith("whole_volume/")
+        name for name in timers if not name.startswith(("whole_volume/", "predict/"))
     }
     assert made.count(False) == len(training_step.WORKLOADS)
     assert all(isinstance(catalogue.timer(name, CPU), CpuTimer) for name in catalogue.names(CPU, long=True))
@@ -292,3 +292,10 @@ def test_the_tests_on_the_device_can_be_rehearsed() -> None:
     done = subprocess.run(gpu_parts.test_command(), cwd=machine.ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
+
+
+def test_a_folder_agrees_with_a_loop_by_hand(tmp_path: Path) -> None:
+    given = catalogue.comparison("predict/folder-fp16", REHEARSED, tmp_path)
+    assert given.check()["share of differing voxels"] <= volume.UNDECIDED_VOLUME["fp16"]
+    assert [call.name for call in given.calls] == [OURS, EAGER_LOOP]
+    assert given.facts["volumes"] == 2

@@ -70,14 +70,14 @@ def test_what_misses_a_goal_or_was_never_measured_is_profiled(tmp_path: Path, mo
     gpu_profile.ops(steps)
     assert fast not in profiled
     assert {slow, "masked_bce/K3-half", "select_top_fraction/3x26M-all"} <= set(profiled)
-    assert not any(name.startswith(("commands/", "whole_volume/")) for name in profiled)
+    assert not any(name.startswith(("commands/", "whole_volume/", "predict/")) for name in profiled)
     beside = gpu_profile.sections(tmp_path / "results" / "nvidia-some-gpu-profile.txt")
     assert beside[slow] == "abc\nkernels\nncu: ncu: no such program\n"
     assert beside == gpu_profile.sections(tmp_path / "out" / "nvidia-some-gpu-profile.txt")
     profiled.clear()
     gpu_profile.commands(steps)
     assert "commands/train-resnet50" in profiled
-    assert all(name.startswith(("commands/", "whole_volume/")) for name in profiled)
+    assert all(name.startswith(("commands/", "whole_volume/", "predict/")) for name in profiled)
 
 
 @pytest.fixture(params=["masked_bce/K3-half", "whole_volume/gpu-fp16-resnet18"])
