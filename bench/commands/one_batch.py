@@ -25,6 +25,7 @@ from smile_fast.training.loop import Trainer, _loss
 from smile_fast.training.objectives import StepLoss
 from smile_fast.training.run import Run
 from smile_fast.training.schedule import learning_rate
+from smile_runtime.errors import InputError
 
 ROUNDS, WARMUPS = 11, 10
 
@@ -62,18 +63,23 @@ def rates(step: Callable[[], object], device: torch.device, steps: int) -> list[
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print one line of JSON."""
+    """Print one line of JSON; 2 if there is no such run, or its step cannot be captured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--steps", type=int, default=30, help="of a round (default: %(default)s)")
     given = parser.parse_args(arguments)
     device = torch.device(given.device)
-    step = step_of(Run.open(given.run), device)
-    found = rates(step, device, given.steps)
-    loss = float(step().loss)
+    try:
+        step = step_of(Run.open(given.run), device)
+        found = rates(step, device, given.steps)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    loss = float(step().loss.detach())
     assert 0 <= loss < math.inf, f"a loss of {loss}"
-    print(json.dumps({"steps/s": rounded(statistics.median(found)), "rounds": [min(found), max(found)]}))
+    fastest, slowest = rounded(max(found)), rounded(min(found))
+    print(json.dumps({"steps/s": rounded(statistics.median(found)), "slowest and fastest round": [slowest, fastest]}))
     return 0
 
 
