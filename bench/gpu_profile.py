@@ -8,6 +8,7 @@ import argparse
 import cProfile
 import io
 import pstats
+import shutil
 import sys
 import tempfile
 from collections import defaultdict
@@ -84,8 +85,9 @@ def _profile(steps: Steps, names: list[str]) -> None:
         if not _on_host(name) and steps.seconds_left > NCU_SECONDS:
             passed, output = run([*NCU, *command, "--once"], NCU_SECONDS, {})
             text += "\n".join(["", *(ncu_lines(output) if passed else [f"ncu: {output.strip()[-300:]}"]), ""])
-        for path in paths:
-            put(path, name, text, steps.commit)
+        put(paths[0], name, text, steps.commit)
+        for path in paths[1:]:
+            shutil.copyfile(paths[0], path)
 
 
 def sections(path: Path, commit: dict[str, Any] | None = None) -> dict[str, str]:

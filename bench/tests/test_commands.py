@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.commands import __main__ as program
-from bench.commands import cohort, scoring, training
+from bench.commands import cohort, scoring
 from bench.commands.cohort import CommandError
 from bench.commands.gpu_use import GpuUse, Sample
 from bench.commands.training import steady_part
@@ -32,6 +32,7 @@ from bench.measure import COSTS
 from bench.tests.synthetic import GPU
 from smile_fast.data.case_info import IMAGE
 from smile_fast.data.store import Store
+from tests.tolerances import RECORDED_RATIO
 
 OPTIONS = ("--width", "8", "--crop-size", "64", "--rates", "1", "2", "3", "--batch-size", "2", "--folds", "4")
 TINY = Training("resnet18", 2, Cohort(5, 1, 64, 12), options=OPTIONS, replays=1)
@@ -111,16 +112,22 @@ def test_few_volumes_make_a_large_cohort(cohorts: Path, monkeypatch: pytest.Monk
     assert cohort.store(TINY.cohort, cohorts) == made  # made once
 
 
-def test_whole_commands_can_be_measured(cohorts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_training_and_its_step_alone_can_be_measured(cohorts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU, tiny; no time counts."""
     monkeypatch.setattr(cohort, "DISTINCT", 2)
-    monkeypatch.setattr(scoring, "SPLITS", ("validation", "train"))
     monkeypatch.setitem(WORKLOADS, "train-resnet18", TINY)
-    monkeypatch.setitem(WORKLOADS, "export", Scoring(replace(TINY, epochs=0.5), repetitions=1))
-    monkeypatch.setattr(training, "steady_part", lambda text, warmup: steady_part(text, 0.1))
-    found = program.figures("commands/train-resnet18", "cpu", cohorts)[COSTS]
-    assert {STEPS, CAPTURED, SHARE} <= set(found) <= {STEPS, CAPTURED, SHARE, BUSY}
-    assert all(value > 0 for value in found.values())
+    found = program.figures("commands/train-resnet18", "cpu", cohorts)
+    costs = found[COSTS]
+    assert {STEPS, CAPTURED, SHARE} <= set(costs) <= {STEPS, CAPTURED, SHARE, BUSY}
+    assert costs[SHARE] == pytest.approx(costs[STEPS] / costs[CAPTURED], **RECORDED_RATIO)
+    assert found["steps"] == 26  # of 36: the first line of metrics.jsonl, 10 steps, is the warm-up
+
+
+@pytest.mark.slow
+def test_an_export_can_be_measured(cohorts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohort, "DISTINCT", 2)
+    monkeypatch.setitem(WORKLOADS, "export", Scoring(replace(TINY, epochs=0.2), repetitions=1))
     found = program.figures("commands/export", "cpu", cohorts)
     assert found[COSTS][EXPORT] > 0
     assert found["bytes"] > 0
