@@ -80,7 +80,7 @@ class Part:
         modules = [name for name in self.modules if importlib.util.find_spec(name) is None]
         programs = [name for name in self.programs if shutil.which(name, path=path) is None]
         if modules:
-            return f"needs the Python packages {', '.join(modules)}: pip install {' '.join(map(_package, modules))}"
+            return f"needs the Python packages {', '.join(modules)}: pip install {' '.join(map(package, modules))}"
         if programs:
             return f"needs {', '.join(programs)} on the path"
         if self.core and importlib.util.find_spec(CORE) is None:
@@ -88,7 +88,8 @@ class Part:
         return ""
 
 
-def _package(module: str) -> str:
+def package(module: str) -> str:
+    """What pip calls the package of a module."""
     return {"onnxruntime": "onnxruntime-gpu", "pytest_benchmark": "pytest-benchmark"}.get(module, module)
 
 

@@ -28,7 +28,7 @@ def evaluate(workload: Scoring, folder: Path, device: str, cohorts: Path) -> dic
     seconds, cases = {}, {}
     for split in SPLITS:
         cases[split] = len(splits[split])
-        seconds[split] = _seconds("evaluate", run, "--split", split, "--device", device)
+        seconds[split] = seconds_of("evaluate", run, "--split", split, "--device", device)
         scores = read_evaluation(run, split)
         assert scores is not None, f"{split}: no scores were written"
         assert set(scores.cases) == set(splits[split]), f"{split}: {len(scores.cases)} of {cases[split]} cases scored"
@@ -51,11 +51,12 @@ def export(workload: Scoring, folder: Path, device: str, cohorts: Path) -> dict[
     """
     run = train(workload.training, folder / "run", device, cohorts)
     files = [folder / f"model-{number}.onnx" for number in range(workload.repetitions)]
-    taken = [_seconds("export", run, file) for file in files]
+    taken = [seconds_of("export", run, file) for file in files]
     return {"bytes": files[0].stat().st_size, COSTS: {EXPORT: rounded(statistics.median(taken))}}
 
 
-def _seconds(*arguments: object) -> float:
+def seconds_of(*arguments: object) -> float:
+    """Wall seconds of a command."""
     started = time.perf_counter()
     command(*arguments)
     return time.perf_counter() - started

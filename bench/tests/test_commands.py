@@ -85,7 +85,7 @@ def test_seconds_a_case_are_free_of_the_start(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(scoring, "train", lambda *_: tmp_path)
     monkeypatch.setattr(scoring.Run, "open", lambda run: SimpleNamespace(splits=splits))
     monkeypatch.setattr(scoring, "read_evaluation", lambda run, split: SimpleNamespace(cases=splits[split]))
-    monkeypatch.setattr(scoring, "_seconds", lambda *arguments: taken[arguments[3]])
+    monkeypatch.setattr(scoring, "seconds_of", lambda *arguments: taken[arguments[3]])
     found = scoring.evaluate(Scoring(TINY), tmp_path, "cpu", tmp_path)[COSTS]
     assert (found[CASE], found[START]) == (0.5, 6.0)
     taken["train"] = 7.0

@@ -57,7 +57,7 @@ def test_what_is_missing_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch
     assert part.missing().startswith("needs the CUDA core, which is not built for this Python: PART=build first")
     assert replace(part, core=False).missing() == ""
     assert PARTS["predict"].modules[-1] == "onnxruntime"
-    assert gpu_parts._package("onnxruntime") == "onnxruntime-gpu"
+    assert gpu_parts.package("onnxruntime") == "onnxruntime-gpu"
 
 
 def test_a_part_that_lacks_something_fails_and_the_others_run(
@@ -77,10 +77,10 @@ def test_a_part_that_lacks_something_fails_and_the_others_run(
 
 
 def test_without_history_the_commit_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(machine, "describe_gpu", lambda: GPU)
-    monkeypatch.setattr(machine, "_output", lambda *_: "")
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git
     monkeypatch.delenv("COMMIT", raising=False)
     assert gpu.main(["--part", "losses"]) == 2
     assert "no commit is known" in capsys.readouterr().err
