@@ -27,7 +27,7 @@ help:
 	@echo "make bench-goals  the recorded figures against the goals"
 	@echo "make bench-smoke  whether all benchmarks run and agree, in seconds"
 	@echo "make cuda-check   nvcc for sm_80 and sm_90: no kernel may spill registers"
-	@echo "make gpu          on a machine with an NVIDIA GPU: build, test, sanitize, measure; one part: PART=build, test, sanitize or bench"
+	@echo "make gpu          on a machine with an NVIDIA GPU: build, test, sanitize, measure, in parts: PART=list"
 
 setup: $(VENV)/.ready
 
@@ -118,10 +118,10 @@ cuda-check: setup
 	$(BIN)/cmake -S . -B build/csrc- -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DSMILE_FAST_TESTS=ON > /dev/null
 	$(BIN)/ctest --test-dir build/csrc- -L nvcc --no-tests=error --output-on-failure
 
-# With the machine's own Python: its torch is the one that belongs to its driver. PART=build: both extension modules;
-# test: tests/gpu; sanitize: compute-sanitizer on ragged shapes; bench: a GPU's workloads of bench/.
+# With the machine's own Python: its torch is the one that belongs to its driver. PART=build,losses runs these parts,
+# PART=list names all; COMMIT=abc names the commit where a checkout came without its history.
 gpu:
-	PYTHONPATH=$(CURDIR):$(CURDIR)/export $(PYTHON) -m bench.gpu $(if $(PART),--only $(PART))
+	PYTHONPATH=$(CURDIR):$(CURDIR)/export $(PYTHON) -m bench.gpu $(if $(PART),--part '$(PART)')
 
 clean:
 	rm -rf build dist demo demo-real *.egg-info export/*.egg-info export/build

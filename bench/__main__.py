@@ -1,17 +1,18 @@
 """The commands behind `make bench`, `bench-check`, `bench-table`, `bench-goals` and `bench-smoke`.
 
-Exit status: 0 well; 1 worse, missed or in disagreement; 2 bad arguments; 3 nothing is recorded to compare with.
+Exit status: 0 well; 1 worse, missed or in disagreement; 2 bad arguments, or a broken record; 3 nothing is recorded
+to compare with.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import allocators, benchmark_table, catalogue, check, goals, machine, records
+from bench import allocators, benchmark_table, catalogue, check, goals, gpu_goals, gpu_table, machine, records
 from bench.comparison import CPU
 from bench.runner import DisagreementError, Settings, run, smoke
 
-WORSE, NO_RECORD = 1, 3
+WORSE, BROKEN, NO_RECORD = 1, 2, 3
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--allocator", choices=allocators.ALLOCATORS, default="default")
         if name != "smoke":
             command.add_argument("--select", default="", help="ops or patterns of op/workload, comma-separated")
-    commands.add_parser("table", help="write the README's table from the newest record")
-    commands.add_parser("goals", help="hold the newest record against the goals")
+    commands.add_parser("table", help="write the README's tables from the newest records")
+    commands.add_parser("goals", help="hold the newest record of a CPU, and those of all GPUs, against their goals")
     return root
 
 
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except records.NoRecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return NO_RECORD
+    except records.BrokenRecordError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BROKEN
     except DisagreementError as error:
         print(error, file=sys.stderr)
         return WORSE
@@ -92,6 +96,7 @@ def _smoke(given: argparse.Namespace) -> int:
 
 def _table(given: argparse.Namespace) -> int:
     benchmark_table.write(benchmark_table.tables())
+    benchmark_table.write(gpu_table.tables(), begin=benchmark_table.GPU_BEGIN, end=benchmark_table.GPU_END)
     return 0
 
 
@@ -102,6 +107,10 @@ def _goals(given: argparse.Namespace) -> int:
     print(
         f"{name}, {records.commits(newest.benchmarks.values())}, {newest.datetime}; medians with the default allocator"
     )
+    for name, record in records.gpus().items():
+        more, met = gpu_goals.report(record)
+        print("\n".join(["", name, *more]))
+        none_missed = none_missed and met
     return 0 if none_missed else WORSE
 
 

@@ -1,4 +1,4 @@
-"""The README's table of benchmarks, from the newest recorded runs."""
+"""The README's tables of benchmarks, from the newest recorded runs of CPUs and from those of all GPUs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +10,16 @@ from bench.goals import GOALS
 from bench.machine import ROOT
 from bench.measure import COSTS, MILLISECONDS, RATIOS
 from bench.ops import masked_bce_upsampled, training_step
-from bench.ops.names import BYTES, COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH, READ
+from bench.ops.names import BYTES, COMPILE, COPY, EAGER, IMPLEMENTATION, IN_PLACE, ONE_GRAPH, READ
 from bench.ops.select_top_fraction import COMPACT_PARTITION, COMPACT_TOPK, KTHVALUE, SORT, TOPK
-from bench.records import RESULTS, Figures, NoRecordError, Record, commits, newest, recorded
+from bench.records import RESULTS, Figures, NoRecordError, Record, commits, newest
 from bench.whole_volume import workloads
+from smile_fast.ops import OPS
 from smile_runtime.io.files import atomic_path
 
 README = ROOT / "README.md"
 BEGIN, END = "<!-- bench:begin -->\n", "<!-- bench:end -->\n"
+GPU_BEGIN, GPU_END = "<!-- gpu:begin -->\n", "<!-- gpu:end -->\n"
 
 TITLES = {
     "masked_bce/K3-half": "masked_bce, K = 3, half missing",
@@ -32,9 +34,14 @@ TITLES = {
     "masked_bce_upsampled/K13-70": "masked_bce_upsampled, K = 13, 70% missing",
     "label_map_upsampled/K3": "label_map_upsampled, K = 3",
     "label_map_upsampled/K13": "label_map_upsampled, K = 13",
+    "label_map_upsampled/K13-volume": "label_map_upsampled, K = 13, 100 slices",
     "label_map_upsampled/K13-noise-volume": "label_map_upsampled, K = 13, 100 slices of noise",
     "pseudo_labels_upsampled/K13": "pseudo_labels_upsampled, K = 13, 32 slices",
     "pseudo_labels_upsampled/K13-noise-volume": "pseudo_labels_upsampled, K = 13, 100 slices of noise",
+}
+GPU_TITLES = TITLES | {
+    "masked_bce/K13-bf16-none": "masked_bce, K = 13, bf16, none missing",
+    "masked_bce_upsampled/K13-bf16-half": "masked_bce_upsampled, K = 13, bf16, half missing",
 }
 SELECTIONS = {
     "select_top_fraction/3x26M-5pct": "5% candidates",
@@ -70,6 +77,8 @@ VOLUMES = {
     "whole_volume/abdomen-resnet18": "CT 122 x 101 x 48, ResNet-18",
     "whole_volume/gpu-fp32": "phantom 256 x 256 x 48, ResNet-50",
     "whole_volume/gpu-fp16": "phantom 256 x 256 x 48, ResNet-50 in fp16",
+    "whole_volume/gpu-fp32-resnet18": "phantom 256 x 256 x 48, ResNet-18",
+    "whole_volume/gpu-fp16-resnet18": "phantom 256 x 256 x 48, ResNet-18 in fp16",
 }
 INFERENCE = {
     workloads.SESSION: "bare session",
@@ -118,10 +127,19 @@ def rows(measured: dict[str, Figures], titles: dict[str, str], peers: dict[str, 
         for ours, ratios in measured[name][RATIOS].items():
             cells = [ratio(ratios[peer]["medians"]) if peer in ratios else "" for peer in peers]
             time = measured[name][MILLISECONDS][ours]["median"]
-            # "ours in place", "ours, triton"
-            title = titles[name] + ours.removeprefix(OURS).replace(" in place", ", in place")
+            title = titles[name] + _whose(measured[name], ours)
             yield f"| {title} | {f'{time:.3g}' if time < 1000 else f'{time:.0f}'} | {' | '.join(cells)} |"
     yield ""
+
+
+def _whose(measured: Figures, ours: str) -> str:
+    """What a row says of a variant of ours: "in place", "host to host", and on a GPU the implementation.
+
+    Its record keeps the figures of implementations that are no longer there: each goes by its name.
+    """
+    said = ours.removeprefix(OURS).replace(" in place", ", in place")
+    op, implementation = measured["name"].partition("/")[0], measured.get(IMPLEMENTATION, "native")
+    return said or (f", {implementation}" if op in OPS and implementation != "native" else "")
 
 
 def _counted(measured: Figures) -> Figures:
@@ -137,7 +155,7 @@ def table(record: Record) -> str:
     on_gpu = machine["device"] == CUDA
     if on_gpu or machine["allocator"] == "default":
         shown = [
-            *rows(measured, TITLES, PEERS | GPU_PEERS if on_gpu else PEERS, CORNER),
+            *rows(measured, *((GPU_TITLES, PEERS | GPU_PEERS) if on_gpu else (TITLES, PEERS)), CORNER),
             *rows(measured, SELECTIONS, GPU_SELECTORS if on_gpu else SELECTORS, SELECTION_CORNER),
             *rows(measured, STEPS, ALONE, "a training step, images [4, 1, 512, 512], 13 organs, bf16"),
             *rows(measured, VOLUMES, GPU_INFERENCE if on_gpu else INFERENCE, VOLUME_CORNER),
@@ -145,10 +163,10 @@ def table(record: Record) -> str:
         ]
     else:
         shown = [*rows({name: _counted(measured[name]) for name in JUDGED if name in measured}, JUDGED, PEERS, CORNER)]
-    return "\n".join([*shown, f"{_measured_on(machine)}; {commits(measured.values())}."]) + "\n"
+    return "\n".join([*shown, f"{measured_on(machine)}; {commits(measured.values())}."]) + "\n"
 
 
-def _measured_on(machine: dict[str, Any]) -> str:
+def measured_on(machine: dict[str, Any]) -> str:
     if machine["device"] == CUDA:
         return (
             f"Medians of interleaved runs with a cold L2; {machine['gpu']}, torch {machine['torch']}, "
@@ -182,7 +200,7 @@ def costs(measured: dict[str, Figures]) -> Iterator[str]:
 
 
 def tables(folder: Path = RESULTS) -> str:
-    """The tables of the newest CPU run with each allocator, of which the default one must be there, and of all GPUs.
+    """The tables of the newest CPU run with each allocator, of which the default one must be there.
 
     Raises:
         NoRecordError: nothing was recorded with the default allocator.
@@ -194,13 +212,12 @@ def tables(folder: Path = RESULTS) -> str:
                 found.append(table(newest(folder, allocator)[1]))
             except NoRecordError:
                 continue  # the other settings are measured on request only
-    found += [table(record) for record in recorded(folder).values() if record.machine["device"] == CUDA]
     return "\n".join(found)
 
 
-def write(text: str, readme: Path = README) -> None:
+def write(text: str, readme: Path = README, begin: str = BEGIN, end: str = END) -> None:
     """Put the tables between the markers."""
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
+    before, rest = readme.read_text(encoding="utf-8").split(begin)
+    after = rest.split(end)[1]
     with atomic_path(readme) as path:
-        path.write_text(before + BEGIN + text + END + after, encoding="utf-8")
+        path.write_text(before + begin + text + end + after, encoding="utf-8")

@@ -14,7 +14,7 @@ from bench.ops import (
     training_step,
 )
 from bench.timing import CpuTimer, CudaTimer, Timer
-from bench.whole_volume.workloads import LONG, SMOKE, WORKLOADS, small
+from bench.whole_volume.workloads import FOLDERS, LONG, SMOKE, WORKLOADS, small, small_folder
 
 MODULES: dict[str, Any] = {
     module.__name__.rpartition(".")[2]: module
@@ -28,13 +28,14 @@ MODULES: dict[str, Any] = {
         training_step,
     )
 }
-VOLUMES, LONG_VOLUMES = "whole_volume", "whole_volume_long"
+VOLUMES, LONG_VOLUMES, PREDICT = "whole_volume", "whole_volume_long", "predict"
 LONG_REPETITIONS = 3  # of minutes each
 
 
 def _workloads(long: bool) -> dict[str, Any]:
     found = {f"{op}/{name}": one for op, module in MODULES.items() for name, one in module.WORKLOADS.items()}
     found |= {f"{VOLUMES}/{name}": one for name, one in WORKLOADS.items()}
+    found |= {f"{PREDICT}/{name}": one for name, one in FOLDERS.items()}
     return found | {f"{LONG_VOLUMES}/{name}": one for name, one in LONG.items()} if long else found
 
 
@@ -56,6 +57,10 @@ def comparison(name: str, conditions: Conditions, folder: Path) -> Comparison:
     if op in MODULES:
         compared: Comparison = MODULES[op].compare(workload, conditions)
         return compared
+    if op == PREDICT:
+        from bench.whole_volume import folder_on_gpu
+
+        return folder_on_gpu.compare(small_folder(workload) if conditions.shrink > 1 else workload, conditions, folder)
     from bench.whole_volume import volume  # needs nibabel and onnxruntime, which the ops do not
 
     return volume.compare(small(workload) if conditions.shrink > 1 else workload, conditions, folder)
@@ -72,6 +77,6 @@ def timer(name: str, device: str) -> Timer:
     op = name.partition("/")[0]
     if op == LONG_VOLUMES:
         return CpuTimer(LONG_REPETITIONS)
-    if device == CUDA and op != VOLUMES:
+    if device == CUDA and op not in (VOLUMES, PREDICT):
         return CudaTimer(queued=op != "training_step")
     return CpuTimer()

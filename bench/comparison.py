@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from smile_fast.ops import available
+from smile_fast.ops import OPS, available
 
 Function = TypeVar("Function", bound=Callable[..., object])
 CPU, CUDA = "cpu", "cuda"
@@ -93,6 +93,15 @@ class Comparison:
 def chosen(op: str, device: str) -> str:
     """The implementation that an op runs on a device."""
     return next(name for name, usable, _ in available(op, device) if usable)
+
+
+def listed(op: str, device: str) -> list[str]:
+    """The implementations that an op has for a device, best first, whether or not they can run on this machine.
+
+    Without the reference; none for what is no op.
+    """
+    rows = available(op, device) if op in OPS else []
+    return [name for name, usable, why in rows if name != "reference" and (usable or not why.endswith(" only"))]
 
 
 def variants(op: str, conditions: Conditions, run: Callable[..., Any]) -> list[Call]:

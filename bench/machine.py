@@ -65,9 +65,12 @@ def describe_gpu() -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """The checkout's commit, and whether it has uncommitted changes; the records of other runs are none."""
+    """The checkout's commit, and whether it has uncommitted changes; the records of other runs are none.
+
+    A copy of a checkout without its history is told its commit by $COMMIT, as that of no changes.
+    """
     return {
-        "commit": _output(["git", "rev-parse", "--short=12", "HEAD"]),
+        "commit": _output(["git", "rev-parse", "--short=12", "HEAD"]) or os.environ.get("COMMIT", "")[:12],
         "dirty": bool(_output(["git", "status", "--porcelain", "--untracked-files=no", "--", ":!bench/results"])),
     }
 

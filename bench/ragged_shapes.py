@@ -1,6 +1,7 @@
 """Runs every op on 60 ragged shapes by one implementation: what compute-sanitizer looks at.
 
-`python -m bench.ragged_shapes cuda|triton`. The ops that have no kernel of that name are left out.
+`python -m bench.ragged_shapes IMPLEMENTATION`, a name that `smile_fast.ops.available` gives: cuda, triton. The ops that
+have no kernel of that name are left out.
 """
 
 import random
@@ -26,8 +27,9 @@ def kernels(implementation: str, device: str) -> dict[str, torch._ops.OpOverload
 def main(implementation: str, device: str = "cuda", shapes: int = SHAPES) -> int:
     """Run them all; the results are checked by tests/gpu. Returns the number of calls."""
     run = kernels(implementation, device)
-    if "masked_bce" not in run:
-        raise SystemExit(f"{implementation} is not usable on {device}: {available('masked_bce', device)}")
+    if not run:
+        reasons = [reason for op in OPS for name, _, reason in available(op, device) if name == implementation]
+        raise SystemExit(f"{implementation} is not usable on {device}: {'; '.join(reasons[:1]) or 'no op has it'}")
     # Nothing is tuned, which would take thousands of launches; and memory stays as it is, or initcheck sees nothing.
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,12 +1,14 @@
-"""Recorded runs: bench/results/<machine>.jsonl, one JSON object a line.
+"""Recorded runs: bench/results/<machine>.jsonl of a CPU, bench/results/<gpu>.json of a GPU.
 
-The first line holds `machine`, `datetime` and the number of lines that follow. A line with `step` is a step of
-`make gpu`: whether it passed, seconds, the end of its output. Every other line is one benchmark: what bench/measure.py
-says of it, and the commit that it was measured at.
+A CPU's is one JSON object a line: first `machine`, `datetime` and the number of lines that follow, then a line a
+benchmark: what bench/measure.py says of it, and the commit that it was measured at. A GPU's is one JSON object with
+`machine`, `datetime`, the same `benchmarks` by name, and the `steps` of `make gpu`: whether they passed, seconds, the
+end of their output. It is checked when it is read, since parts of it come back from other machines.
 """
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -22,8 +24,15 @@ Figures = dict[str, Any]
 """What is recorded of one benchmark, beside its name: see `bench.measure.figures`."""
 
 
+FORMAT = "GPU record, 1"  # tells a GPU's record from other JSON beside it
+
+
 class NoRecordError(Exception):
     """There is no run to compare with."""
+
+
+class BrokenRecordError(ValueError):
+    """A record is not whole."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ def selected(names: list[str], patterns: str) -> list[str]:
 
 def path_of(machine: dict[str, Any], folder: Path = RESULTS) -> Path:
     """Where the runs of a machine are kept."""
-    return folder / f"{record_name(machine)}.jsonl"
+    return folder / f"{record_name(machine)}.{'json' if machine['device'] == 'cuda' else 'jsonl'}"
 
 
 def read(path: Path) -> Record:
@@ -81,30 +90,107 @@ def read(path: Path) -> Record:
 
     Raises:
         NoRecordError: there is none.
-        ValueError: lines are missing, or are there twice.
+        BrokenRecordError: lines are missing, or are there twice; a GPU's record lacks what a table or a goal needs.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise NoRecordError(f"{path.name}: there is no record of this machine; make bench writes it") from None
-    head, *lines = (json.loads(line) for line in text.splitlines())
-    steps = {line.pop("step"): line for line in lines if "step" in line}
-    benchmarks = {line["name"]: line for line in lines if "name" in line}
-    if not len(steps) + len(benchmarks) == len(lines) == head["lines"]:
-        raise ValueError(f"{path}: {head['lines']} lines were recorded, {len(lines)} are there; take it from git again")
-    return Record(head["machine"], head["datetime"], benchmarks, steps)
+    try:
+        if path.suffix == ".json":
+            return _of_document(json.loads(text), path)
+        head, *lines = (json.loads(line) for line in text.splitlines())
+    except json.JSONDecodeError as error:
+        raise BrokenRecordError(f"{path}: is no JSON ({error}); take it from git again") from None
+    benchmarks = {line["name"]: line for line in lines}
+    if not len(benchmarks) == len(lines) == head["lines"]:
+        raise BrokenRecordError(
+            f"{path}: {head['lines']} lines were recorded, {len(lines)} are there; take it from git again"
+        )
+    return Record(head["machine"], head["datetime"], benchmarks)
 
 
 def write(record: Record, path: Path) -> None:
     """Write a record, as a whole or not at all."""
-    lines: list[dict[str, Any]] = [{"step": name, **step} for name, step in record.steps.items()]
-    lines += record.benchmarks.values()
-    head = {"machine": record.machine, "datetime": record.datetime, "lines": len(lines)}
+    if path.suffix == ".json":
+        text = _document(record)
+    else:
+        lines = list(record.benchmarks.values())
+        head = {"machine": record.machine, "datetime": record.datetime, "lines": len(lines)}
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in (head, *lines))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as unfinished:
-        unfinished.write_text(
-            "".join(json.dumps(line, allow_nan=False) + "\n" for line in (head, *lines)), encoding="utf-8"
-        )
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def _document(record: Record) -> str:
+    """A GPU's record, every step and every benchmark on a line of its own, as a difference shows them."""
+
+    def lines(rows: dict[str, Any]) -> str:
+        return ",\n".join(f"  {json.dumps(name)}: {json.dumps(row, allow_nan=False)}" for name, row in rows.items())
+
+    head = {"format": FORMAT, "machine": record.machine, "datetime": record.datetime}
+    parts = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+    parts += [
+        f" {json.dumps(name)}: {{\n{lines(rows)}\n }}"
+        for name, rows in (("steps", record.steps), ("benchmarks", record.benchmarks))
+    ]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _of_document(content: Any, path: Path) -> Record:
+    """A GPU's record from its JSON, checked."""
+    for fault in _faults(content):
+        raise BrokenRecordError(f"{path}: {fault}; take it from git again, or measure again")
+    return Record(content["machine"], content["datetime"], content["benchmarks"], content["steps"])
+
+
+def _faults(content: Any) -> Iterator[str]:
+    """What is wrong with the JSON of a GPU's record, one clause each."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        yield f"is no record of the format {FORMAT!r}"
+        return
+    for key in ("machine", "steps", "benchmarks"):
+        if not isinstance(content.get(key), dict):
+            yield f"{key} is missing"
+            return
+    if content["machine"].get("device") != "cuda" or not isinstance(content["machine"].get("gpu"), str):
+        yield "machine does not name a GPU"
+    try:
+        datetime.fromisoformat(content.get("datetime"))
+    except (TypeError, ValueError):
+        yield f"datetime {content.get('datetime')!r} is no date"
+    for name, step in content["steps"].items():
+        if not isinstance(step, dict) or not isinstance(step.get("passed"), bool) or "commit" not in step:
+            yield f"step {name!r} does not say whether it passed, or at which commit"
+    for name, figures in content["benchmarks"].items():
+        yield from (f"{name}: {fault}" for fault in _faults_of(name, figures))
+
+
+def _faults_of(name: str, figures: Any) -> Iterator[str]:
+    """What is wrong with the figures of one benchmark on a GPU."""
+    if not isinstance(figures, dict) or figures.get("name") != name:
+        yield "goes by another name"
+        return
+    for key in ("errors", "milliseconds", "peer / ours"):
+        if not isinstance(figures.get(key), dict):
+            yield f"{key} is missing"
+            return
+    if not isinstance(figures.get("commit"), str) or not isinstance(figures.get("dirty"), bool):
+        yield "does not say at which commit it was measured"
+    times = figures["milliseconds"]
+    for who, taken in times.items():
+        if not all(_positive(taken.get(key, 1)) for key in ("median", "minimum")) or "median" not in taken:
+            yield f"the time of {who!r} is no number of milliseconds"
+    for ours, peers in figures["peer / ours"].items():
+        yield from (f"{who!r} has a ratio and no time" for who in (ours, *peers) if who not in times)
+    for cost, value in figures.get("costs", {}).items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            yield f"{cost!r} is no number"
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
 
 
 def save(run: Record, folder: Path = RESULTS) -> Path:
@@ -115,15 +201,31 @@ def save(run: Record, folder: Path = RESULTS) -> Path:
 
 
 def commits(measured: Iterable[Figures]) -> str:
-    """What was measured: "commit abc", or several, and whether the checkout held what no commit holds."""
-    found = {(one["commit"], one["dirty"]) for one in measured}
-    remarks = {False: "", True: ", with uncommitted changes"}
-    return "; ".join(f"commit {commit}{remarks[dirty]}" for commit, dirty in sorted(found))
+    """What was measured: "commit abc", or several, and what the checkout held that no commit holds."""
+    return "; ".join(sorted({f"commit {commit_of(one)}" for one in measured}))
+
+
+def commit_of(measured: Figures) -> str:
+    """The commit of one benchmark or step; `changes`, where there are any, says what was changed since it."""
+    if measured["dirty"]:
+        return f"{measured['commit']}, with {measured.get('changes', 'uncommitted changes')}"
+    return str(measured["commit"])
 
 
 def recorded(folder: Path = RESULTS) -> dict[str, Record]:
     """All records, by machine."""
-    return {path.stem: read(path) for path in sorted(folder.glob("*.jsonl"))}
+    found = [path for path in folder.glob("*.json") if _is_gpu_record(path)]
+    return {path.stem: read(path) for path in sorted([*folder.glob("*.jsonl"), *found])}
+
+
+def _is_gpu_record(path: Path) -> bool:
+    """Whether it is, whole or broken, what `make gpu` writes; other tables have their JSON beside it."""
+    return '"format": "GPU record' in path.read_text(encoding="utf-8", errors="replace")[:200]
+
+
+def gpus(folder: Path = RESULTS) -> dict[str, Record]:
+    """The records of GPUs, by machine."""
+    return {name: record for name, record in recorded(folder).items() if record.machine["device"] == "cuda"}
 
 
 def newest(folder: Path = RESULTS, allocator: str = "default") -> tuple[str, Record]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bench import allocators, machine
 from bench.comparison import CPU, CUDA
-from bench.measure import MILLISECONDS, RATIOS
+from bench.measure import COSTS, MILLISECONDS, RATIOS
 from bench.records import THREADS, Figures, Record
 
 DISTURBED = 150  # preemptions a second: the kernel's threads make about 100, a busy process on two cores over 200
@@ -98,18 +98,20 @@ def why_skipped(output: str) -> str:
 
 
 def summary(measured: Figures) -> str:
-    """Our time, and the ratios of medians, on one line."""
+    """Our time and the ratios of medians, or what else was measured, on one line."""
     parts = []
     for ours, ratios in measured[RATIOS].items():
         times = ", ".join(f"{peer} {ratio['medians']:.3g}x" for peer, ratio in ratios.items())
         parts.append(f"{ours} {measured[MILLISECONDS][ours]['median']:.3g} ms: {times}")
+    if not parts:
+        parts = [f"{name} {value:.4g}" for name, value in measured.get(COSTS, {}).items()]
     if any(_disturbed(runs) for runs in measured[MILLISECONDS].values()):
         parts.append("NOT QUIET: other processes took the cores")
     return "; ".join(parts)
 
 
 def _disturbed(runs: dict[str, float]) -> bool:
-    return runs["preemptions"] > max(1, DISTURBED * runs["median"] / 1e3)
+    return runs.get("preemptions", 0) > max(1, DISTURBED * runs["median"] / 1e3)
 
 
 def smoke(settings: Settings) -> int:

@@ -31,6 +31,7 @@ WORKLOADS = {
     "K13": Workload(13),
     "K3-noise": Workload(3, noise=True),
     "K13-noise": Workload(13, noise=True),
+    "K13-volume": Workload(13, batch=100, devices=(CUDA,)),
     "K13-noise-volume": Workload(13, noise=True, batch=100, devices=(CUDA,)),
 }
 

@@ -19,15 +19,26 @@ LOSS_ERROR, ULPS, ULPS_OF_LARGEST = "loss, relative", ", ulps", ", ulps of the l
 
 
 class Step(NamedTuple):
-    """A loss to be differentiated, over logits [B, K, *s] that require a gradient."""
+    """A loss to be differentiated, over logits [B, K, *s] that require a gradient.
+
+    `plain`: by loss.backward() of a leaf, as a training step does it, and not by torch.autograd.grad.
+    """
 
     logits: Tensor
     scale: float
+    plain: bool = False
 
     def of(self, loss: Callable[[Tensor], Tensor]) -> Result:
         """Compute the loss and its gradient for the logits."""
         value = loss(self.logits)
         weight = None if self.scale == 1 else torch.full_like(value, self.scale)
+        if self.plain:
+            self.logits.grad = None
+            value.backward(weight)  # type: ignore[no-untyped-call]
+            made = self.logits.grad
+            assert made is not None
+            self.logits.grad = None
+            return Result(value.detach(), made)
         (gradient,) = torch.autograd.grad(value, self.logits, weight)
         return Result(value.detach(), gradient)
 

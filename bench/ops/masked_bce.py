@@ -52,7 +52,7 @@ def compare(workload: Workload, conditions: Conditions) -> Comparison:
     of = scene(workload.batch, workload.organs, size, workload.missing, workload.content)
     logits = logits_of(of.truth, workload.organs, size, workload.dtype).to(conditions.device).requires_grad_()
     of = of.to(conditions.device)
-    step = losses.Step(logits, losses.LOSS_SCALE.get(workload.dtype, 1.0))
+    step = losses.Step(logits, losses.LOSS_SCALE.get(workload.dtype, 1.0), plain=conditions.gpu)
     target = torch.empty_like(logits.detach())
 
     def ours(implementation: str | None) -> Result:

@@ -54,12 +54,12 @@ def compare(workload: Workload, conditions: Conditions) -> Comparison:
     of = scene(workload.batch, workload.organs, size, workload.missing, workload.content)
     logits = logits_of(of.truth, workload.organs, low, workload.dtype).to(conditions.device).requires_grad_()
     of = of.to(conditions.device)
-    step = losses.Step(logits, losses.LOSS_SCALE.get(workload.dtype, 1.0))
+    step = losses.Step(logits, losses.LOSS_SCALE.get(workload.dtype, 1.0), plain=conditions.gpu)
     spread, gather = interpolation(logits.shape, size)
     floors = []
     if conditions.gpu:
         target = torch.empty_like(logits.detach())
-        full = losses.Step(spread(logits.detach()).requires_grad_(), step.scale)
+        full = losses.Step(spread(logits.detach()).requires_grad_(), step.scale, plain=True)
         floors = [
             Call(COPY, lambda: target.copy_(logits.detach())),
             Call(DENSE, lambda: full.of(lambda given: masked_bce(given, of.labels, of.table))),

@@ -4,15 +4,18 @@ from bench.records import Figures, Record
 
 
 def figures(name: str, ratios: dict[str, dict[str, tuple[float, float]]], **errors: float) -> Figures:
-    """Figures with, for each of ours and each peer, the ratios of medians and of minima."""
+    """Figures with, for each of ours and each peer, the ratios of medians and of minima; the times of the first fit."""
+    times = {ours: (2.0, 1.5) for ours in ratios}
+    for peers in ratios.values():
+        times = {peer: (2.0 * medians, 1.5 * minima) for peer, (medians, minima) in peers.items()} | times
     return {
         "name": name,
         "commit": "abc",
         "dirty": False,
         "errors": dict(errors),
         "milliseconds": {
-            ours: {"median": 2.0, "minimum": 1.5, "repetitions": 11, "page faults": 0, "preemptions": 0}
-            for ours in ratios
+            name: {"median": median, "minimum": minimum, "repetitions": 11, "page faults": 0, "preemptions": 0}
+            for name, (median, minimum) in times.items()
         },
         "peer / ours": {
             ours: {peer: {"medians": medians, "minima": minima} for peer, (medians, minima) in peers.items()}

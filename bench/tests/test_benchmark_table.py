@@ -3,8 +3,23 @@ from pathlib import Path
 
 import pytest
 
-from bench import records
-from bench.benchmark_table import BEGIN, END, JUDGED, README, SELECTIONS, STEPS, TITLES, VOLUMES, table, tables, write
+from bench import benchmark_table as shown
+from bench import gpu_table, records
+from bench.benchmark_table import (
+    BEGIN,
+    END,
+    GPU_BEGIN,
+    GPU_END,
+    JUDGED,
+    README,
+    SELECTIONS,
+    STEPS,
+    TITLES,
+    VOLUMES,
+    table,
+    tables,
+    write,
+)
 from bench.catalogue import names
 from bench.comparison import CPU, CUDA, OURS
 from bench.ops.names import COPY, EAGER, IN_PLACE, READ
@@ -12,9 +27,6 @@ from bench.ops.training_step import ALONE
 from bench.runner import summary
 from bench.tests.synthetic import GPU, figures, record
 from bench.whole_volume import workloads
-
-# Measured on a GPU, and so far in no table.
-UNTITLED = {"masked_bce/K13-bf16-none", "masked_bce_upsampled/K13-bf16-half"}
 
 
 def test_a_row_for_each_variant_of_ours() -> None:
@@ -48,7 +60,9 @@ def test_what_is_judged_is_of_the_losses() -> None:
 
 def test_every_title_is_of_a_workload() -> None:
     assert {*TITLES, *SELECTIONS, *STEPS, *VOLUMES} <= {*names(CPU, long=True), *names(CUDA)}
-    assert {*TITLES, *SELECTIONS, *STEPS, *VOLUMES, "memory/1GiB", *UNTITLED} >= set(names(CUDA))
+    assert {*shown.GPU_TITLES, *SELECTIONS, *STEPS, *VOLUMES, "memory/1GiB"} >= {
+        name for name in names(CUDA) if not name.startswith("predict/")
+    }
 
 
 def test_whole_volumes_have_a_table_and_their_costs_a_line() -> None:
@@ -71,7 +85,8 @@ def gpu_record() -> records.Record:
     memory = memory | {"bytes": 2**30, "milliseconds": {COPY: {"median": 0.708}, READ: {"median": 0.352}}}
     return replace(
         record(
-            figures("masked_bce/K13-none", {OURS: {EAGER: (6.55, 7)}, "ours, triton": {EAGER: (6.14, 6)}}),
+            figures("masked_bce/K13-none", {OURS: {EAGER: (6.55, 7)}, "ours, triton": {EAGER: (6.14, 6)}})
+            | {"implementation": "cuda"},
             figures("select_top_fraction/3x26M-5pct", {OURS: {"torch.topk": (3.04, 3)}}),
             figures("training_step/resnet50", {OURS: {ALONE: (0.952, 0.95)}}),
             memory,
@@ -82,7 +97,7 @@ def gpu_record() -> records.Record:
 
 def test_a_gpu_has_the_same_table_with_every_implementation_its_memory_and_its_peers() -> None:
     lines = table(gpu_record()).splitlines()
-    assert "| masked_bce, K = 13, none missing | 2 | 6.5 |  |  |  |  |" in lines
+    assert "| masked_bce, K = 13, none missing, cuda | 2 | 6.5 |  |  |  |  |" in lines
     assert "| masked_bce, K = 13, none missing, triton | 2 | 6.1 |  |  |  |  |" in lines
     assert "| 5% candidates | 2 |  | 3.0 |  |" in lines
     assert "| DeepLab ResNet-50 and masked_bce_upsampled | 2 | 0.95 |" in lines
@@ -93,24 +108,42 @@ def test_a_gpu_has_the_same_table_with_every_implementation_its_memory_and_its_p
 
 
 def test_the_readme_shows_every_gpu_that_was_measured(tmp_path: Path) -> None:
+    assert gpu_table.tables(tmp_path) == "No GPU was measured yet.\n"
     records.write(record(figures("masked_bce/K13-none", {OURS: {EAGER: (8.26, 9)}})), tmp_path / "cpu.jsonl")
     only_cpu = tables(tmp_path)
-    records.write(gpu_record(), tmp_path / "gpu.jsonl")
-    assert tables(tmp_path) == f"{only_cpu}\n{table(gpu_record())}"
+    other = replace(gpu_record(), machine=GPU | {"gpu": "Another GPU"})
+    for run in (gpu_record(), other):
+        records.save(run, tmp_path)
+    assert tables(tmp_path) == only_cpu
+    expected = [part for run in (other, gpu_record()) for part in (gpu_table.goals_table(run), table(run))]
+    assert gpu_table.tables(tmp_path) == "\n".join(expected)
+
+
+def test_goals_of_a_gpu_stand_beside_figures_and_what_nobody_measured_is_named() -> None:
+    lines = gpu_table.goals_table(gpu_record()).splitlines()
+    assert "| masked_bce K=13 fp32 | 2000 us | at most 44 us | missed, 45.45 times off | cuda at abc |" in lines
+    start = "| select 3 x 26.2M, 5%: times as fast as torch.topk | 3.04 x | at least 6 x"
+    assert f"{start} | missed, 1.97 times off | abc |" in lines
+    unmeasured = next(line for line in lines if line.startswith("Goals that nobody has measured yet: "))
+    assert "smile-fast export, ResNet-18 (at most 6 s)" in unmeasured
+    assert "masked_bce K=13 fp32 (" not in unmeasured
 
 
 def test_the_readme_shows_what_is_recorded() -> None:
-    assert README.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0] == tables()
+    text = README.read_text(encoding="utf-8")
+    assert text.split(BEGIN)[1].split(END)[0] == tables()
+    assert text.split(GPU_BEGIN)[1].split(GPU_END)[0] == gpu_table.tables()
 
 
 def test_only_what_is_between_the_markers_is_written(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}old\n{END}after\n")
+    readme.write_text(f"before\n{BEGIN}old\n{END}between\n{GPU_BEGIN}{GPU_END}after\n")
     write("new\n", readme)
-    assert readme.read_text() == f"before\n{BEGIN}new\n{END}after\n"
+    write("gpu\n", readme, GPU_BEGIN, GPU_END)
+    assert readme.read_text() == f"before\n{BEGIN}new\n{END}between\n{GPU_BEGIN}gpu\n{GPU_END}after\n"
 
 
-@pytest.mark.parametrize("marker", [BEGIN, END])
+@pytest.mark.parametrize("marker", [BEGIN, END, GPU_BEGIN, GPU_END])
 def test_the_readme_has_the_markers(marker: str) -> None:
     assert README.read_text().count(marker) == 1
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench import catalogue, comparison, gpu, machine, ragged_shapes, records
+from bench import catalogue, comparison, gpu, gpu_parts, gpu_profile, gpu_steps, machine, ragged_shapes, records, runner
+from bench.commands.workloads import NAMES as COMMANDS
 from bench.comparison import CPU, CUDA, OURS, SMOKE, Conditions
 from bench.measure import MILLISECONDS
 from bench.ops import masked_bce_upsampled, pseudo_labels_upsampled, select_top_fraction, training_step
@@ -33,16 +34,16 @@ REHEARSED = replace(SMOKE, rehearsed=True)
 
 
 @pytest.fixture
-def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> gpu.Steps:
+def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> gpu_steps.Steps:
     monkeypatch.delenv("OUT", raising=False)
-    return gpu.Steps(GPU, COMMIT, tmp_path / "results")
+    return gpu_steps.Steps(GPU, COMMIT, tmp_path / "results")
 
 
-def written(steps: gpu.Steps) -> records.Record:
+def written(steps: gpu_steps.Steps) -> records.Record:
     return records.read(steps.paths[0])
 
 
-def test_a_step_is_recorded_at_once(steps: gpu.Steps) -> None:
+def test_a_step_is_recorded_at_once(steps: gpu_steps.Steps) -> None:
     assert steps.step("good", SAY, 60)
     assert not steps.step("bad", [sys.executable, "-c", "print('why'); raise SystemExit(3)"], 60)
     found = written(steps).steps
@@ -50,7 +51,7 @@ def test_a_step_is_recorded_at_once(steps: gpu.Steps) -> None:
     assert (found["bad"]["passed"], found["bad"]["tail"]) == (False, ["why"])
 
 
-def test_a_program_that_is_not_there_fails_its_step_alone(steps: gpu.Steps) -> None:
+def test_a_program_that_is_not_there_fails_its_step_alone(steps: gpu_steps.Steps) -> None:
     assert not steps.step("absent", ["no-such-program"], 60)
     assert "no-such-program" in str(written(steps).steps["absent"]["tail"])
 
@@ -70,7 +71,7 @@ def test_a_step_that_hangs_ends_with_its_children_and_keeps_its_output(
 
     monkeypatch.setattr(subprocess, "Popen", Hanging)
     script = f"echo begun; sleep 600 & echo $! > {pid}.unfinished; mv {pid}.unfinished {pid}; wait"
-    passed, output = gpu.run(["bash", "-c", script], 60, {})
+    passed, output = gpu_steps.run(["bash", "-c", script], 60, {})
     assert not passed
     assert output == "begun\n\nstopped after 60 s"
     child = int(pid.read_text())
@@ -93,21 +94,21 @@ def is_running(pid: int) -> bool:
 
 def test_steps_see_the_checkout_and_their_own_environment() -> None:
     code = "import os, smile_fast, smile_runtime; print(smile_fast.__file__); print(os.environ['MORE'])"
-    passed, output = gpu.run([sys.executable, "-c", code], 60, {"MORE": "more"})
+    passed, output = gpu_steps.run([sys.executable, "-c", code], 60, {"MORE": "more"})
     assert passed
-    assert output.splitlines() == [str(gpu.ROOT / "smile_fast" / "__init__.py"), "more"]
+    assert output.splitlines() == [str(machine.ROOT / "smile_fast" / "__init__.py"), "more"]
 
 
-def test_parts_of_one_commit_add_up(steps: gpu.Steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_one_commit_add_up(steps: gpu_steps.Steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps.step("one", SAY, 60)
     steps.save(benchmarks={"op/a": figures("op/a", {})})
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    second = gpu.Steps(GPU, COMMIT, tmp_path / "results")
+    second = gpu_steps.Steps(GPU, COMMIT, tmp_path / "results")
     second.step("two", SAY, 60)
     assert list(written(second).steps) == ["one", "two"]
     assert list(written(second).benchmarks) == ["op/a"]
-    assert (tmp_path / "out" / "nvidia-some-gpu.jsonl").read_bytes() == second.paths[0].read_bytes()
-    other = gpu.Steps(GPU, {"commit": "def", "dirty": False}, tmp_path / "results")
+    assert (tmp_path / "out" / "nvidia-some-gpu.json").read_bytes() == second.paths[0].read_bytes()
+    other = gpu_steps.Steps(GPU, {"commit": "def", "dirty": False}, tmp_path / "results")
     assert other.record.steps == {}
     assert list(other.record.benchmarks) == ["op/a"]  # says at which commit it was measured
 
@@ -119,6 +120,11 @@ def test_everything_runs_after_a_failure_and_the_record_says_so(
 
     def run(command: list[str], timeout: float, environment: dict[str, str]) -> tuple[bool, str]:
         commands.append(command)
+        if "bench.commands" in command:
+            one = figures(command[-2], {}) | {"costs": {"steps/s": 20.0}}
+            records.write(records.Record(GPU, records.now(), {one["name"]: one}), Path(command[-1]))
+        if "bench.gpu_profile" in command:
+            Path(command[-1]).write_text("kernels")
         for option in command:
             if option.startswith("--benchmark-json="):
                 name = next(part for part in command if "::" in part).split("[")[1].rstrip("]")
@@ -131,17 +137,25 @@ def test_everything_runs_after_a_failure_and_the_record_says_so(
     monkeypatch.delenv("OUT", raising=False)
     monkeypatch.setattr(machine, "describe_gpu", lambda: GPU)
     monkeypatch.setattr(records, "RESULTS", tmp_path)
-    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(gpu_steps, "run", run)
+    monkeypatch.setattr(gpu_profile, "run", run)
+    monkeypatch.setattr(gpu_parts.Part, "missing", lambda self: "")
     assert gpu.main([]) == 1
-    content = records.read(tmp_path / "nvidia-some-gpu.jsonl")
+    content = records.read(tmp_path / "nvidia-some-gpu.json")
     assert [name for name, step in content.steps.items() if not step["passed"]] == ["tests"]
-    workloads = catalogue.names(CUDA)
-    assert len(content.steps) == 2 + 1 + 2 * len(gpu.SANITIZERS) + len(workloads)
-    assert list(content.benchmarks) == workloads
-    assert "1 failed: tests" in capsys.readouterr().out
-    assert gpu.main(["--only", "bench"]) == 1  # the failed tests are still in the record
+    workloads = {*catalogue.names(CUDA), *COMMANDS}
+    profiles = [name for name in content.steps if name.startswith("profile of ")]
+    sanitizers = len(gpu_parts.sanitized()) * len(gpu_parts.SANITIZERS)
+    assert len(content.steps) == 2 + 1 + sanitizers + len(workloads) + len(profiles)
+    assert set(content.benchmarks) == workloads
+    assert len(profiles) >= 10
+    assert set(gpu_profile.sections(tmp_path / "nvidia-some-gpu-profile.txt")) == {name[11:] for name in profiles}
+    printed = capsys.readouterr().out
+    assert "1 failed: tests" in printed
+    assert "missed, 1.65 times off" in printed  # 20 steps/s, 33 are the goal
+    assert gpu.main(["--part", "losses"]) == 1  # the failed tests are still in the record
     commands.clear()
-    gpu.main(["--only", "build"])
+    gpu.main(["--part", "build"])
     assert [command[0] for command in commands] == ["cmake", "cmake"]
 
 
@@ -153,28 +167,32 @@ def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_every_command_exists() -> None:
     assert machine.describe_gpu()["torch"] == torch.__version__
-    for command in (*gpu.build_commands().values(), gpu.test_command(), gpu.sanitizer_command("memcheck", "cuda")):
+    sanitizer = gpu_parts.sanitizer_command("memcheck", "cuda")
+    for command in (*gpu_parts.build_commands().values(), gpu_parts.test_command(), sanitizer):
         if "-m" in command:
             assert importlib.util.find_spec(command[command.index("-m") + 1]) is not None
-    assert (gpu.ROOT / gpu.test_command()[-1]).is_dir()
-    assert all(importlib.util.find_spec(name) for name in gpu.NEEDED)
+    assert (machine.ROOT / gpu_parts.test_command()[-1]).is_dir()
+    needed = {module for part in gpu_parts.PARTS.values() for module in part.modules}
+    assert all(importlib.util.find_spec(name) for name in needed)
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake on the path, as a GPU machine has")
 def test_the_build_is_configured_with_what_cmake_knows() -> None:
-    lists = (gpu.ROOT / "CMakeLists.txt").read_text() + (gpu.ROOT / "csrc" / "cuda.cmake").read_text()
-    options = [part[2:].split("=")[0] for part in gpu.build_commands()["configure"] if part.startswith("-DSMILE")]
+    lists = (machine.ROOT / "CMakeLists.txt").read_text() + (machine.ROOT / "csrc" / "cuda.cmake").read_text()
+    options = [part[2:].split("=")[0] for part in gpu_parts.build_commands()["configure"] if part.startswith("-DSMILE")]
     assert options == ["SMILE_FAST_PYTHON", "SMILE_FAST_CUDA"]
     assert all(option in lists for option in options)
 
 
 def test_ragged_shapes_of_every_op() -> None:
-    device_implementation = "native" if "masked_bce" in ragged_shapes.kernels("native", "cpu") else "reference"
+    device_implementation = "native" if ragged_shapes.kernels("native", "cpu") else "reference"
     assert ragged_shapes.SHAPES >= 50
     assert ragged_shapes.main(device_implementation, "cpu", shapes=6) == 6 * len(ragged_shapes.OPS)
     assert {op for op, _ in ragged_shapes.problem(random.Random(1), torch.float32, "cpu")} == set(ragged_shapes.OPS)
     with pytest.raises(SystemExit, match="cuda is not usable on cpu"):
         ragged_shapes.main("cuda", "cpu")
+    with pytest.raises(SystemExit, match="gone is not usable on cpu: no op has it"):
+        ragged_shapes.main("gone", "cpu")
 
 
 def test_a_gpu_is_timed_by_events_but_for_what_ends_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +200,7 @@ def test_a_gpu_is_timed_by_events_but_for_what_ends_on_the_host(monkeypatch: pyt
     monkeypatch.setattr(catalogue, "CudaTimer", lambda *, queued: made.append(queued) or "events")
     timers = {name: catalogue.timer(name, CUDA) for name in catalogue.names(CUDA)}
     assert {name for name, timer in timers.items() if timer == "events"} == {
-        name for name in timers if not name.startswith("whole_volume/")
+        name for name in timers if not name.startswith(("whole_volume/", "predict/"))
     }
     assert made.count(False) == len(training_step.WORKLOADS)
     assert all(isinstance(catalogue.timer(name, CPU), CpuTimer) for name in catalogue.names(CPU, long=True))
@@ -256,11 +274,11 @@ def test_pytest_benchmark_times_by_the_timer_of_the_workload(tmp_path: Path, mon
         "timing.CpuTimer.now = lambda self: next(seconds); sys.exit(pytest.main(sys.argv[1:]))"
     )
     path = tmp_path / "run.json"
-    arguments = gpu.runner.command(gpu.runner.arguments("memory/1GiB", CUDA, path))
+    arguments = runner.command(runner.arguments("memory/1GiB", CUDA, path))
     command = [sys.executable, "-c", code, *arguments[3:], "--smoke"]
-    passed, output = gpu.run(command, 300, {})
+    passed, output = gpu_steps.run(command, 300, {})
     assert passed, output
-    found = gpu.runner.record_of(path)
+    found = runner.record_of(path)
     assert found is not None
     assert found.machine["device"] == CUDA
     assert found.benchmarks["memory/1GiB"][MILLISECONDS][COPY]["median"] == 1000
@@ -269,7 +287,15 @@ def test_pytest_benchmark_times_by_the_timer_of_the_workload(tmp_path: Path, mon
 
 @pytest.mark.slow
 def test_the_tests_on_the_device_can_be_rehearsed() -> None:
-    environment = {**os.environ, "SMILE_FAST_GPU": "rehearse", "PYTHONPATH": f"{gpu.ROOT}:{gpu.ROOT / 'export'}"}
-    done = subprocess.run(gpu.test_command(), cwd=gpu.ROOT, env=environment, capture_output=True, text=True)
+    path = f"{machine.ROOT}:{machine.ROOT / 'export'}"
+    environment = {**os.environ, "SMILE_FAST_GPU": "rehearse", "PYTHONPATH": path}
+    done = subprocess.run(gpu_parts.test_command(), cwd=machine.ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
+
+
+def test_a_folder_agrees_with_a_loop_by_hand(tmp_path: Path) -> None:
+    given = catalogue.comparison("predict/folder-fp16", REHEARSED, tmp_path)
+    assert given.check()["share of differing voxels"] <= volume.UNDECIDED_VOLUME["fp16"]
+    assert [call.name for call in given.calls] == [OURS, EAGER_LOOP]
+    assert given.facts["volumes"] == 2

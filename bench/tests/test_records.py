@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,15 +41,14 @@ def test_the_name_of_a_record_says_what_decides_the_figures() -> None:
     assert record_name(GPU) == "nvidia-some-gpu"
 
 
-def test_a_record_is_a_line_a_benchmark_and_a_step(tmp_path: Path) -> None:
+def test_a_record_of_a_cpu_is_a_line_a_benchmark(tmp_path: Path) -> None:
     names = [f"op/{letter}" for letter in "cab"]
     run = record(*(measured(name, {"ours": {"eager": (2.0, 3.0)}}, error=1e-9) for name in names))
-    run = replace(run, steps={"build": {"passed": True, "seconds": 1.5, "tail": ["a line", "another"]}})
     path = tmp_path / "machine.jsonl"
     write(run, path)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line.get("step") or line.get("name") for line in lines] == [None, "build", *names]
-    assert lines[0] == {"machine": run.machine, "datetime": run.datetime, "lines": 4}
+    assert [line.get("name") for line in lines] == [None, *names]
+    assert lines[0] == {"machine": run.machine, "datetime": run.datetime, "lines": 3}
     assert read(path) == run
     assert list(read(path).benchmarks) == names
 
@@ -78,9 +76,10 @@ def test_the_committed_records_are_whole() -> None:
                     assert ratio["medians"] == pytest.approx(
                         taken[peer]["median"] / taken[ours]["median"], **RECORDED_RATIO
                     )
-                    assert ratio["minima"] == pytest.approx(
-                        taken[peer]["minimum"] / taken[ours]["minimum"], **RECORDED_RATIO
-                    )
+                    if "minima" in ratio or run.machine["device"] == "cpu":  # of a GPU's memory only medians were kept
+                        assert ratio["minima"] == pytest.approx(
+                            taken[peer]["minimum"] / taken[ours]["minimum"], **RECORDED_RATIO
+                        )
 
 
 def test_a_run_is_read_from_what_pytest_benchmark_writes(tmp_path: Path) -> None:

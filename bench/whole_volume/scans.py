@@ -1,6 +1,7 @@
 """Scans for the benchmark of whole volumes: real CT where it is at hand, and a phantom."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,13 @@ def write_scan(source: str, slices: int | None, path: Path) -> None:
         spacing = geometry.spacing
     taken = len(volume) if slices is None else min(slices, len(volume))
     first = (len(volume) - taken) // 2
-    middle: NDArray[np.int16] = volume[first : first + taken]
+    save(volume[first : first + taken], spacing, path)
+
+
+def save(slices: NDArray[np.int16], spacing: Sequence[float], path: Path) -> None:
+    """Write slices [D, H, W] as a scan, in the order in which networks see them; spacing [3] in mm."""
     affine = np.diag([-spacing[2], -spacing[1], spacing[0], 1.0])
-    nib.save(nib.Nifti1Image(np.ascontiguousarray(middle.transpose(2, 1, 0)), affine), path)
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(slices.transpose(2, 1, 0)), affine), path)
 
 
 def load(path: Path) -> NDArray[np.uint8]:

@@ -47,13 +47,35 @@ WORKLOADS = {
     "memory-K100": Workload("resnet18", slices=75, organs=100, width=8, by_hand=False, processes=True),
     "gpu-fp32": Workload("resnet50", "phantom", devices=(CUDA,)),
     "gpu-fp16": Workload("resnet50", "phantom", precision="fp16", devices=(CUDA,)),
+    "gpu-fp32-resnet18": Workload("resnet18", "phantom", devices=(CUDA,)),
+    "gpu-fp16-resnet18": Workload("resnet18", "phantom", precision="fp16", devices=(CUDA,)),
 }
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Synthetic scans of size x size x slices voxels through one network in fp16, on a GPU; one scan is one alone."""
+
+    backbone: str
+    volumes: int
+    size: int = 512
+    slices: int = 60
+    width: int = 64
+    devices: tuple[str, ...] = (CUDA,)
+
+
+FOLDERS = {"folder-fp16": Folder("resnet18", 14), "alone-fp16": Folder("resnet18", 1)}
 LONG = {
     "thorax-resnet18": Workload("resnet18", by_hand=False),
     "thorax-resnet50": Workload("resnet50", by_hand=False),
 }
 SMOKE = ("phantom-resnet18", "int8-resnet18", "memory-K3")
 """Those that a smoke run takes; the others differ from them in size alone."""
+
+
+def small_folder(workload: Folder) -> Folder:
+    """A folder for a smoke run."""
+    return replace(workload, volumes=min(workload.volumes, 2), size=64, slices=8, width=8)
 
 
 def small(workload: Workload) -> Workload:

@@ -1,0 +1,1 @@
+"""Whole commands on a GPU, as a user types them: training, evaluation, export."""
