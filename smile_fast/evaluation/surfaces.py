@@ -114,7 +114,7 @@ def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
 
 def _elements(code: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Where a surface runs: between voxels that are not all alike."""
-    return (code != 0) & (code != 255)
+    return np.asarray((code != 0) & (code != 255))
 
 
 def _neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:

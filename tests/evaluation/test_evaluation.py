@@ -218,13 +218,13 @@ def run(tmp_path):
 def perfect(monkeypatch):
     """The network predicts the truth, except for one column of the liver."""
 
-    def predict_labels(model, image, box=None, spacing=None):
+    def queue_labels(model, image, box=None, spacing=None):
         assert np.asarray(image[:]).dtype == np.int16
         prediction = truth()
         prediction[:, :, 6] = 0
-        return prediction
+        return lambda: prediction
 
-    monkeypatch.setattr("smile_fast.training.inference.predict_labels", predict_labels)
+    monkeypatch.setattr("smile_fast.training.inference.queue_labels", queue_labels)
 
 
 def test_a_run_is_scored_over_its_drawn_pairs(run, perfect, capsys):

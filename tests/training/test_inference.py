@@ -68,7 +68,7 @@ def test_validation_is_the_mean_dice_of_what_is_annotated_and_there(tmp_path, mo
     noise_in_void[5] = 1
     predictions = iter([truth(), half, noise_in_void])
     monkeypatch.setattr(
-        "smile_fast.training.validation.predict_labels", lambda model, image, **where: next(predictions)
+        "smile_fast.training.validation.queue_labels", lambda model, image, **where: lambda: next(predictions)
     )
     dice = validate(None, run.view("validation"))
     assert dice == {"liver": pytest.approx((1 + 2 / 3 + 1) / 3)}  # the pancreas is nowhere annotated and there
