@@ -115,7 +115,7 @@ def test_an_error_comes_in_its_place_and_ends_the_work(pool, where):
     assert max(called) <= 5
 
 
-def test_what_was_not_begun_is_dropped():
+def test_what_was_not_begun_is_dropped_with_the_results():
     called, leave = [], threading.Event()
 
     def work(item):
@@ -124,12 +124,23 @@ def test_what_was_not_begun_is_dropped():
             assert leave.wait(PATIENCE)
         return item
 
-    with worker_thread("slow") as thread:
+    with ThreadPoolExecutor(1) as thread:  # which would go on
         results = in_order(work, range(9), thread, ahead=4)
         assert next(results) == 0
         results.close()
         leave.set()
     assert set(called) <= {0, 1}
+
+
+def test_what_was_not_begun_is_dropped_with_the_thread():
+    begun, leave = threading.Event(), threading.Event()
+    with worker_thread("slow") as thread:
+        first = thread.submit(lambda: begun.set() or leave.wait(PATIENCE))
+        second = thread.submit(int)
+        second.add_done_callback(lambda _: leave.set())
+        assert begun.wait(PATIENCE)
+    assert first.result()
+    assert second.cancelled()
 
 
 def test_ctrl_c_is_no_result():
