@@ -31,8 +31,8 @@ LabelMap = Callable[[], NDArray[np.uint8]]
 def network_predictions(run: "Run", cases: Sequence[str], device: "torch.device | str") -> Iterator[Iterator[LabelMap]]:
     """Label maps of a run's network, case after case.
 
-    While the device predicts a case, the next one is read, and the one before it is compressed: some 50 times smaller
-    it waits, or travels to another process.
+    While the device predicts a case, the next one is read, and the one before it is compressed, so that it takes little
+    memory while it waits and little time to another process.
 
     Yields:
         The label maps, made as they are asked for.

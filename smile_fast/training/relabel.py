@@ -63,6 +63,9 @@ def relabel(
     Where two organs select one voxel the higher score wins, then the lower organ. The round is computed
     from human labels alone: the view must not carry the overlay of an earlier round.
 
+    While a case is computed the next one is read and the one before it is written; the files are those of a round that
+    does one after the other.
+
     Args:
         model: the network, with one logit channel per organ.
         view: the training cases, human labels only.
