@@ -45,7 +45,10 @@ RUNTIME_GROUND = {
     for module in ("arguments", "errors", "label_map", "names", "progress", "terminal", "threads")
 }
 
-COMMON = {"smile_fast.text_table"}  # needs the standard library only, and every layer above the ops may use it
+COMMON = {
+    "smile_fast.pipeline",
+    "smile_fast.text_table",
+}  # need the standard library only, and every layer above the ops may use it
 
 # Layer -> what it may import beside the standard library and itself; the longest matching layer decides.
 ALLOWED: dict[str, set[str]] = {

@@ -35,6 +35,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
     add_threads(parser)
+    parser.add_argument(
+        "--workers",
+        type=_worker_count,
+        metavar="N|auto",
+        help="processes that score cases while others are predicted; 1 scores them in this one, and each holds a case "
+        "in memory (default: auto, one for each CPU that it may use, fewer for little work)",
+    )
+
+
+def _worker_count(text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of processes; give 1 or more, or auto") from None
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -52,6 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
         nsd_tolerance_mm=None if arguments.no_surface else arguments.nsd_tolerance,
         predictions=arguments.predictions,
         device=choose_device(arguments.device, arguments.threads),
+        workers=arguments.workers,
     )
     scored = [] if arguments.split == "train" else run.cases(arguments.split)
     if leak := leak_warning(run.store, run.cases("train"), scored):

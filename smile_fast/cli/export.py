@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from smile_fast.cli.run_options import add_store
+from smile_fast.cli.run_options import add_store, add_threads
 
 HELP = "write a trained run as one self-describing ONNX file, and check it against the network"
 
@@ -29,10 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="write a folder like a MONAI Bundle")
     add_store(parser)
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="where the network runs to be compared with the file: cpu, cuda, cuda:1, ...; auto takes CUDA when it is "
+        "there. The file is compared on the CPU, and on CUDA too where onnxruntime-gpu is installed",
+    )
+    add_threads(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Export, check, print the certificate."""
+    from smile_fast.cli.train import choose_device
     from smile_fast.exporter import Targets, export_run, format_certificate
     from smile_fast.exporter.certificate import organs_not_found
     from smile_fast.training.run import Run
@@ -42,6 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
         Targets(arguments.output, arguments.triton_repo, arguments.bundle),
         precision=arguments.precision,
         probabilities=arguments.probabilities,
+        device=choose_device(arguments.device, arguments.threads),
     )
     print(format_certificate(exported))
     if organs := organs_not_found(exported.card.parity):

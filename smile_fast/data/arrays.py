@@ -29,6 +29,18 @@ def write_array(path: Path, array: NDArray[Any]) -> str:
         InputError: the file cannot be written.
         ValueError: another dtype or rank, or an empty array.
     """
+    frame = pack_array(array)
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(frame)
+    return hashlib.sha256(frame).hexdigest()
+
+
+def pack_array(array: NDArray[Any]) -> bytes:
+    """Compress an array [D, H, W] to the bytes of a `.b2nd` file.
+
+    Raises:
+        ValueError: another dtype than int16 or uint8, another rank, or an empty array.
+    """
     if array.ndim != 3 or 0 in array.shape or array.dtype not in _DTYPES:
         raise ValueError(f"array must be int16 or uint8 [D, H, W], not empty, got {array.dtype} {array.shape}")
     packed = blosc2.asarray(
@@ -36,10 +48,13 @@ def write_array(path: Path, array: NDArray[Any]) -> str:
         chunks=(1, *array.shape[1:]),
         cparams=blosc2.CParams(codec=blosc2.Codec.LZ4, filters=[blosc2.Filter.SHUFFLE], nthreads=1),
     )
-    frame = packed.to_cframe()
-    with atomic_path(Path(path)) as temporary:
-        temporary.write_bytes(frame)
-    return hashlib.sha256(frame).hexdigest()
+    frame: bytes = packed.to_cframe()
+    return frame
+
+
+def unpack_array(frame: bytes) -> NDArray[Any]:
+    """The inverse of `pack_array`."""
+    return np.asarray(blosc2.ndarray_from_cframe(frame)[:])
 
 
 def open_array(path: Path, command: str = "smile-fast prepare") -> Any:

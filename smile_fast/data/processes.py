@@ -3,13 +3,16 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import TypeVar
 
+from smile_fast.pipeline import Here
 from smile_runtime.errors import InputError
 from smile_runtime.threads import default_threads, set_threads
 
@@ -50,6 +53,68 @@ def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, *, adv
         raise InputError(f"memory: a worker process was killed or had too little; {advice}") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def worker_processes(workers: int, *, advice: str) -> Iterator[Executor]:
+    """Processes of one thread each, for work that leaves nothing behind and may be cut short at any time.
+
+    They begin when the block does. Whatever ends it early, Ctrl-C and SIGTERM too, ends them at once.
+
+    Args:
+        workers: how many; 1 is this process.
+        advice: what to do when the memory does not suffice, the end of a sentence.
+
+    Raises:
+        InputError: out of memory, or a worker was killed.
+        SystemExit: SIGTERM, with the status that a shell shows of it.
+    """
+    shortage = f"memory: a worker process was killed or had too little; {advice}"
+    if workers <= 1:
+        try:
+            yield Here()
+        except MemoryError:
+            raise InputError(f"memory: there is too little; {advice}") from None
+        return
+    others = set(multiprocessing.active_children())
+    # spawn: a fork of a process with CUDA, or with torch's threads, may deadlock.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(1,))
+    try:
+        with _sigterm_raises():
+            _start(pool, workers)
+            yield pool
+    except BaseException as error:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        if isinstance(error, BrokenProcessPool | MemoryError):
+            raise InputError(shortage) from None
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(pool: Executor, workers: int) -> None:
+    """Start all processes now, while other things are loaded, deaf to Ctrl-C from their first instruction on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for _ in range(workers):
+            pool.submit(os.getpid)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM end the process through its blocks, unless somebody else handles it."""
+    main = threading.current_thread() is threading.main_thread()  # Python delivers signals to no other
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _start_worker(threads: int) -> None:

@@ -1,6 +1,7 @@
 """NSD and HD95 of two masks, on any lattice: a tilted gantry makes one whose axes are not at right angles."""
 
-import warnings
+from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +35,43 @@ def surface_scores(
     if np.abs(unit.T @ unit - np.eye(3)).max() > _ORTHOGONAL:
         distances = sheared_distances(truth, prediction, steps)
     else:
-        with warnings.catch_warnings():
-            # The library reaches scipy.ndimage under names that scipy deprecates; the functions are the same.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            distances = surface_distance.compute_surface_distances(truth, prediction, tuple(sizes.tolist()))
+        distances = upright_distances(truth, prediction, tuple(sizes.tolist()))
     nsd = surface_distance.compute_surface_dice_at_tolerance(distances, tolerance_mm)
     return float(nsd), float(surface_distance.compute_robust_hausdorff(distances, 95))
+
+
+def upright_distances(
+    truth: NDArray[np.bool_], prediction: NDArray[np.bool_], sizes: tuple[float, float, float]
+) -> Distances:
+    """What `compute_surface_distances` of surface-distance gives, to the last bit, in less time and memory.
+
+    The library makes maps of distances of the whole box and sorts pairs of Python's numbers. Here distances are made
+    on the surfaces alone. Which of two places that are equally near is taken may decide the last bit, so the transform
+    and its box are the library's.
+
+    Args:
+        truth: [D, H, W] bool, not empty.
+        prediction: [D, H, W] bool, not empty.
+        sizes: (z, y, x) of a voxel, mm.
+    """
+    from scipy import ndimage
+
+    box = _bounding_box(truth | prediction)
+    codes = [_neighbour_codes(mask[box]) for mask in (truth, prediction)]
+    borders = [_elements(code) for code in codes]
+    places = [np.nonzero(border) for border in borders]  # three arrays [n] each
+    areas = [_upright_areas(sizes)[code[border]] for code, border in zip(codes, borders, strict=True)]
+
+    def nearest(here: int, there: int) -> NDArray[np.float64]:  # [n] mm
+        feature = ndimage.distance_transform_edt(
+            ~borders[there], sampling=sizes, return_distances=False, return_indices=True
+        )  # [3, *box] int32
+        offsets = np.stack([feature[axis][places[here]] - places[here][axis] for axis in range(3)]).astype(np.float64)
+        offsets *= np.array(sizes)[:, None]
+        offsets *= offsets
+        return np.asarray(np.sqrt(np.add.reduce(offsets, axis=0)))
+
+    return _both_ways(nearest, areas)
 
 
 def sheared_distances(truth: NDArray[np.bool_], prediction: NDArray[np.bool_], steps: NDArray[np.float64]) -> Distances:
@@ -54,19 +86,35 @@ def sheared_distances(truth: NDArray[np.bool_], prediction: NDArray[np.bool_], s
     places, areas = [], []
     for mask in (truth, prediction):
         code = _neighbour_codes(mask)
-        element = (code != 0) & (code != 255)
+        element = _elements(code)
         places.append(np.argwhere(element) @ steps.T)  # [n, 3] mm
         areas.append(areas_of_code[code[element]])
+    return _both_ways(lambda here, there: np.asarray(KDTree(places[there]).query(places[here])[0]), areas)
+
+
+def _both_ways(nearest: Callable[[int, int], NDArray[np.float64]], areas: list[NDArray[np.float64]]) -> Distances:
+    """Order the elements of truth (0) and prediction (1) by their distance to the other surface, then by area."""
     found: Distances = {}
-    for name, here, there, area in (
-        ("gt_to_pred", *places, areas[0]),
-        ("pred_to_gt", *reversed(places), areas[1]),
-    ):
-        distances = KDTree(there).query(here)[0]
-        order = np.argsort(distances)
-        found[f"distances_{name}"] = distances[order]
-        found[f"surfel_areas_{name.split('_')[0]}"] = area[order]
+    for here, there, names in ((0, 1, ("gt_to_pred", "gt")), (1, 0, ("pred_to_gt", "pred"))):
+        distances = nearest(here, there)
+        order = np.lexsort((areas[here], distances))
+        found[f"distances_{names[0]}"] = distances[order]
+        found[f"surfel_areas_{names[1]}"] = areas[here][order]
     return found
+
+
+def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The smallest box that holds a mask that is not empty."""
+    box = []
+    for axis in range(mask.ndim):
+        seen = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        box.append(slice(int(seen[0]), int(seen[-1]) + 1))
+    return tuple(box)
+
+
+def _elements(code: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where a surface runs: between voxels that are not all alike."""
+    return np.asarray((code != 0) & (code != 255))
 
 
 def _neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -89,3 +137,11 @@ def _element_areas(steps: NDArray[np.float64]) -> NDArray[np.float64]:
 
     cofactors = np.linalg.det(steps) * np.linalg.inv(steps).T
     return np.array([np.linalg.norm(normals @ cofactors.T, axis=1).sum() for normals in _NEIGHBOUR_CODE_TO_NORMALS])
+
+
+@lru_cache
+def _upright_areas(sizes: tuple[float, float, float]) -> NDArray[np.float64]:
+    """The library's own areas of the 256 codes, mm^2: those of `_element_areas` but for the last bits."""
+    from surface_distance.lookup_tables import create_table_neighbour_code_to_surface_area
+
+    return np.asarray(create_table_neighbour_code_to_surface_area(sizes))

@@ -1,9 +1,11 @@
 """The proof, on real cases of a run, that a file computes what the network computes."""
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,12 +15,15 @@ from torch.nn import functional
 from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
 from smile_fast.models.segmenter import resample_slices
+from smile_fast.pipeline import in_order, worker_thread
 from smile_fast.supervision.overlap import joint_histogram, organ_dice
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import LABEL_VALUES
 from smile_runtime.model.exported import Model
 from smile_runtime.volume.preprocessing import BodyBox, BodyRule, slice_context, whole_box
+
+Answer = TypeVar("Answer")
 
 PARITY_CASES = 4
 PARITY_ORGAN_SLICES = 8  # of each case
@@ -163,54 +168,108 @@ class Comparison:
 
 
 def certify(
-    model: Segmenter, exported: Model, samples: Sequence[Sample], *, probabilities: Model | None = None
+    model: Segmenter,
+    exported: Model,
+    samples: Sequence[Sample],
+    *,
+    probabilities: Model | None = None,
+    others: Mapping[str, Model] | None = None,
 ) -> dict[str, Any]:
     """Compare a file with the network that it was made from.
 
+    On a GPU the network, and each way to run the file, has a thread of its own: while one sample is compared, all are
+    at the next one. On the CPU they would take each other's cores.
+
     Args:
-        model: the network in evaluation mode, on the CPU, in float32 and with its BatchNorms.
-        exported: the loaded file.
+        model: the network in evaluation mode, in float32 and with its BatchNorms; it runs where it is.
+        exported: the file, loaded on the CPU: where everybody can run it.
         samples: what to compare them on.
-        probabilities: the same graph with its probabilities, if the file was made without them.
+        probabilities: the same graph with its probabilities, if the file was made without them or runs elsewhere, too.
+        others: the file, loaded on other providers of onnxruntime, by their names.
 
     Returns:
-        The certificate, plain JSON.
+        The certificate, plain JSON. With several providers its figures are those of the one that agrees least.
 
     Raises:
-        InputError: fewer voxels or organs agree than `REQUIREMENTS` asks for.
+        InputError: fewer voxels or organs agree than `REQUIREMENTS` asks for, on any provider.
     """
-    card = exported.card
-    compared = Comparison()
-    for sample in samples:
-        size = (sample.hu.shape[2], sample.hu.shape[3])
-        with torch.inference_mode():
-            stride, pixels = model.config.scan_stride(sample.spacing), sample.spacing[1:]
-            logits = model(resample_slices(torch.from_numpy(sample.hu), stride, model.config.output_stride))
-            expected = (
-                model.label_map(logits, size, stride).numpy(),
-                model.probabilities(logits, size, stride).numpy(),
-            )
-        found = (exported.labels(sample.hu, pixels), (probabilities or exported).probabilities(sample.hu, pixels))
-        compared.add(sample.case, expected, found)
-    dice = {organ: compared.dice(number) for number, organ in enumerate(card.organs)}
+    card, files = exported.card, {"cpu": exported, **(others or {})}
+    device = next(model.parameters()).device
+    compared = {provider: Comparison() for provider in files}
+    with ExitStack() as threads, _full_float32():
+
+        def answers(name: str, answer: Callable[[Sample], Answer]) -> Iterator[Answer]:
+            if device.type != "cuda":
+                return map(answer, samples)
+            return in_order(answer, samples, threads.enter_context(worker_thread(name)), ahead=1)
+
+        expected = answers("torch", partial(_network_answer, model))
+        labels = [answers(provider, partial(_labels, file)) for provider, file in files.items()]
+        shares = answers("probabilities", partial(_probabilities, probabilities or exported))
+        for sample, wanted, share, *found in zip(samples, expected, shares, *labels, strict=True):
+            for comparison, label_map in zip(compared.values(), found, strict=True):
+                comparison.add(sample.case, wanted, (label_map, share))
+    dice = {
+        provider: {organ: comparison.dice(number) for number, organ in enumerate(card.organs)}
+        for provider, comparison in compared.items()
+    }
     required = REQUIREMENTS[card.precision]
-    _require(compared, dice, required, card.precision)
+    for provider, comparison in compared.items():
+        _require(comparison, dice[provider], required, card.precision, provider)
+    least = min(compared, key=lambda provider: compared[provider].share)
+    worst = compared[least]
     return {
         "cases": list(dict.fromkeys(sample.case for sample in samples)),
         "slices": sum(len(sample.hu) for sample in samples),
         "sizes": [list(size) for size in sorted({sample.hu.shape[2:] for sample in samples})],
         "pixels_mm": [list(pixels) for pixels in sorted({sample.spacing[1:] for sample in samples})],
-        "voxels": int(compared.joint.sum()),
-        "identical_voxels": int(np.trace(compared.joint)),
-        "identical_share": compared.share,
-        "max_probability_difference": compared.difference,
-        "dice": dice,
+        "voxels": int(worst.joint.sum()),
+        "identical_voxels": int(np.trace(worst.joint)),
+        "identical_share": worst.share,
+        "max_probability_difference": worst.difference,
+        "dice": dice[least],
         "required_share": required.share,
         "required_dice": required.dice,
+        "network_on": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "file_on": list(files),
     }
 
 
-def _require(compared: Comparison, dice: dict[str, float | None], required: Requirement, precision: str) -> None:
+def _network_answer(model: Segmenter, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Labels [n, H, W] and probabilities [n, K, H, W] of a sample, by torch."""
+    size = (sample.hu.shape[2], sample.hu.shape[3])
+    stride, device = model.config.scan_stride(sample.spacing), next(model.parameters()).device
+    with torch.inference_mode():
+        hu = torch.from_numpy(sample.hu).to(device)
+        logits = model(resample_slices(hu, stride, model.config.output_stride))
+        return (
+            model.label_map(logits, size, stride).cpu().numpy(),
+            model.probabilities(logits, size, stride).cpu().numpy(),
+        )
+
+
+def _labels(file: Model, sample: Sample) -> NDArray[np.uint8]:
+    return file.labels(sample.hu, sample.spacing[1:])
+
+
+def _probabilities(file: Model, sample: Sample) -> NDArray[Any]:
+    return file.probabilities(sample.hu, sample.spacing[1:])
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Keep cuDNN's convolutions from rounding their inputs to 11 bits, torch's default: nothing certified does."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def _require(
+    compared: Comparison, dice: dict[str, float | None], required: Requirement, precision: str, provider: str
+) -> None:
     failure = ""
     if not compared.share >= required.share:
         failure = (
@@ -222,9 +281,10 @@ def _require(compared: Comparison, dice: dict[str, float | None], required: Requ
             failure = f"agree on {organ} with a Dice of {found:.4f} only ({required.dice} is wanted)"
     if not failure:
         return
+    where = "" if provider == "cpu" else f" on {provider}"
     versions = f"torch ({torch.__version__}) and onnxruntime ({importlib.metadata.version('onnxruntime')})"
     remedy = f"try other versions of {versions}" if precision == "fp32" else "export it with --precision fp32"
-    raise InputError(f"{precision} export: file and network {failure}, so nothing was written; {remedy}")
+    raise InputError(f"{precision} export: file{where} and network {failure}, so nothing was written; {remedy}")
 
 
 def organs_not_found(parity: dict[str, Any]) -> list[str]:
@@ -239,6 +299,7 @@ def format_parity(parity: dict[str, Any]) -> list[str]:
         f"  parity: {parity['identical_voxels']} of {parity['voxels']} voxels as in torch "
         f"({parity['identical_share']:.4%}), {parity['slices']} slices of {len(parity['cases'])} cases, "
         f"{len(parity['sizes'])} sizes, {len(parity['pixels_mm'])} pixel sizes",
+        f"  compared: torch on {parity['network_on']}, the file in onnxruntime on {', '.join(parity['file_on'])}",
         f"  Dice between torch and the file: {dice}",
         f"  largest difference of a probability: {parity['max_probability_difference']:.1e}",
     ]

@@ -3,11 +3,13 @@
 import re
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 
 from smile_fast.data.store import INDEX, Store
 from smile_fast.exporter.bundle import write_bundle
@@ -58,7 +60,12 @@ class Exported:
 
 
 def export_run(
-    run: Run, targets: Targets, *, precision: Precision = "fp32", probabilities: Probabilities | None = None
+    run: Run,
+    targets: Targets,
+    *,
+    precision: Precision = "fp32",
+    probabilities: Probabilities | None = None,
+    device: torch.device | str = "cpu",
 ) -> Exported:
     """Write a run's network as one ONNX file and check it against torch on cases of the run's store.
 
@@ -67,6 +74,8 @@ def export_run(
         targets: where to; an existing file is replaced, and left alone if anything fails.
         precision: "fp32", "fp16" for GPUs, or "int8" for CPUs, calibrated on the run's training cases.
         probabilities: give the organs' probabilities [N, K, H, W] as a second output of this dtype.
+        device: where the network runs for the comparison. The file is always compared on the CPU; on CUDA too if the
+            network runs there, onnxruntime can, and its precision is made for it.
 
     Returns:
         What was written, the parity certificate in its card.
@@ -92,7 +101,7 @@ def export_run(
         precision=precision,
     )
     final = proto if probabilities is not None else without_probabilities(proto)
-    card = replace(card, parity=_parity(run, store, model, card, proto, final) | facts)
+    card = replace(card, parity=_parity(run, store, model.to(device), card, proto, final) | facts)
     content = serialize(final, card)
     paths = _write(content, card, targets, probabilities, name)
     return Exported(paths, len(content), card, probabilities, time.monotonic() - started)
@@ -165,13 +174,17 @@ def _parity(
     """Certify the graph that will be written; probabilities come from its twin that gives them."""
     samples = parity_samples(run, store, card.channels)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+        path = twin = Path(folder) / "model.onnx"
         path.write_bytes(serialize(final, card))
-        if final is proto:
-            return certify(model, Model(path), samples)
-        twin = Path(folder) / "twin.onnx"
-        twin.write_bytes(serialize(proto, card))
-        return certify(model, Model(path), samples, probabilities=Model(twin))
+        if final is not proto:
+            twin = Path(folder) / "twin.onnx"
+            twin.write_bytes(serialize(proto, card))
+        exported, others = Model(path), dict[str, Model]()
+        if next(model.parameters()).is_cuda and card.precision != "int8":
+            with suppress(InputError):  # no onnxruntime for CUDA here: the certificate says where it was compared
+                others["cuda"] = Model(path, provider="cuda")
+        probabilities = exported if twin is path and not others else Model(twin, provider="cuda" if others else "cpu")
+        return certify(model, exported, samples, probabilities=probabilities, others=others)
 
 
 def _write(

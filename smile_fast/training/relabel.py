@@ -1,19 +1,56 @@
 """One relabelling round of SMILEr: the most confident positives of missing organs become pseudo-labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from smile_fast.models import Segmenter
+from smile_fast.pipeline import in_order, worker_thread
 from smile_fast.supervision import State
 from smile_fast.training.inference import predict_logits
 from smile_fast.training.pseudo_labels import PseudoLabeller
 from smile_fast.training.rounds import COUNTED, OrganCounts, Round, StoredRound, open_round, write_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.progress import progress
+from smile_runtime.volume.preprocessing import BodyBox
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What a case needs before it is relabelled.
+
+    Attributes:
+        name: of the case. organs: those that were not annotated; of a case without any, nothing else is read.
+        human: [D, H, W] visible labels. image: [D, H, W] HU. box: what the network sees.
+    """
+
+    name: str
+    organs: list[int]
+    human: NDArray[np.uint8]
+    image: NDArray[np.int16]
+    box: BodyBox
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """What became of a case.
+
+    Attributes:
+        name, organs, box: see `_Case`. shape: (D, H, W) of the case.
+        overlay: [n, H', W'] uint8, of the box. numbers: [organs, 3] voxels, see `COUNTED`.
+    """
+
+    name: str
+    organs: list[int]
+    box: BodyBox
+    shape: tuple[int, ...]
+    overlay: Tensor
+    numbers: Tensor
 
 
 def relabel(
@@ -25,6 +62,9 @@ def relabel(
     positive (p > 0.5) and that carry no human label; ceil(gamma n) of them, highest first, are selected.
     Where two organs select one voxel the higher score wins, then the lower organ. The round is computed
     from human labels alone: the view must not carry the overlay of an earlier round.
+
+    While a case is computed the next one is read and the one before it is written; the files are those of a round that
+    does one after the other.
 
     Args:
         model: the network, with one logit channel per organ.
@@ -38,32 +78,61 @@ def relabel(
     """
     if view.overlay is not None:
         raise ValueError("view must show human labels only: rounds do not accumulate")
-    labeller = PseudoLabeller()
-    with write_round(rounds, this, view.organs) as written:
-        for case in progress(view.cases, total=len(view.cases), label=f"relabel, round {this.number}"):
-            check()
-            organs = [k for k, state in enumerate(view.states[case]) if state in (State.MISSING, State.HIDDEN)]
-            if organs:
-                written.add(case, *_relabel_case(model, view, case, organs, this, labeller))
+
+    def read(case: str) -> _Case | None:
+        organs = [k for k, state in enumerate(view.states[case]) if state in (State.MISSING, State.HIDDEN)]
+        return _Case(case, organs, view.visible_labels(case), view.image(case), view.box(case)) if organs else None
+
+    def write(selection: _Selection | None) -> None:
+        if selection is not None:
+            written.add(selection.name, *_whole(selection, view.organs))
+
+    # The threads end before the round does: nothing is written into a round that was given up.
+    with (
+        write_round(rounds, this, view.organs) as written,
+        worker_thread("read") as reader,
+        worker_thread("write") as writer,
+    ):
+        cases = in_order(read, view.cases, reader, ahead=1)
+        selections = _select(model, view, cases, this, check)
+        for _ in progress(
+            in_order(write, selections, writer, ahead=1), total=len(view.cases), label=f"relabel, round {this.number}"
+        ):
+            pass
     return open_round(rounds, this.number)
 
 
-def _relabel_case(
-    model: Segmenter, view: TrainingView, case: str, organs: list[int], this: Round, labeller: PseudoLabeller
-) -> tuple[NDArray[np.uint8], OrganCounts]:
-    """The overlay [D, H, W] of one case, and per organ the numbers of candidates, selected and kept voxels."""
-    human = view.visible_labels(case)  # [D, H, W]
-    whole, box = np.zeros(human.shape, np.uint8), view.box(case)
+def _select(
+    model: Segmenter, view: TrainingView, cases: Iterable[_Case | None], this: Round, check: Callable[[], None]
+) -> Iterator[_Selection | None]:
+    """Infer and select, case after case, on the model's device; None for a case in which every organ was annotated."""
+    labeller, given = PseudoLabeller(), iter(cases)
+    for _ in view.cases:
+        check()
+        yield _selection(model, view, next(given), this, labeller)
+
+
+def _selection(
+    model: Segmenter, view: TrainingView, case: _Case | None, this: Round, labeller: PseudoLabeller
+) -> _Selection | None:
+    if case is None:
+        return None
+    box, shape = case.box, case.human.shape
     if not box.slices:  # nothing but air
-        return whole, {view.organs[k]: dict.fromkeys(COUNTED, 0) for k in organs}
-    shown = list(box.slices)
-    spacing = view.spacing(case)
-    logits = predict_logits(model, view.image(case), box=box, spacing=spacing)  # [n, K, h, w]
-    labels = torch.from_numpy(box.crop(human)[shown])  # [n, H', W']
+        nothing = torch.zeros((len(case.organs), len(COUNTED)), dtype=torch.int64)
+        return _Selection(case.name, case.organs, box, shape, torch.empty(0), nothing)
+    spacing = view.spacing(case.name)
+    logits = predict_logits(model, case.image, box=box, spacing=spacing)  # [n, K, h, w]
+    labels = torch.from_numpy(box.crop(case.human)[list(box.slices)])  # [n, H', W']
     stride = model.config.scan_stride(spacing)
-    overlay, numbers = labeller(logits, labels, organs, this.gamma, stride, this.scope)
-    box.crop(whole)[shown] = overlay.numpy()
-    counts = {
-        view.organs[k]: dict(zip(COUNTED, row, strict=True)) for k, row in zip(organs, numbers.tolist(), strict=True)
-    }
-    return whole, counts
+    overlay, numbers = labeller(logits, labels, case.organs, this.gamma, stride, this.scope)
+    return _Selection(case.name, case.organs, box, shape, overlay, numbers)
+
+
+def _whole(selection: _Selection, organs: tuple[str, ...]) -> tuple[NDArray[np.uint8], OrganCounts]:
+    """The overlay [D, H, W] of a case, and per organ the numbers of candidates, selected and kept voxels."""
+    whole, box = np.zeros(selection.shape, np.uint8), selection.box
+    if box.slices:
+        box.crop(whole)[list(box.slices)] = selection.overlay.numpy()
+    rows = zip(selection.organs, selection.numbers.tolist(), strict=True)
+    return whole, {organs[k]: dict(zip(COUNTED, row, strict=True)) for k, row in rows}

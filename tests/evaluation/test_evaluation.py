@@ -24,7 +24,7 @@ from smile_fast.supervision import State
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import VOID
-from tests.runs import ORGANS, SHAPE, SPACING, make_run, make_store, truth
+from tests.runs import ORGANS, SHAPE, SPACING, truth
 from tests.tolerances import FLOAT64_FORMULA
 
 ANNOTATED = {"liver": State.ANNOTATED, "pancreas": State.ANNOTATED}
@@ -202,29 +202,16 @@ def test_five_worst_pairs_ties_in_order_of_the_names():
 
 
 @pytest.fixture
-def run(tmp_path):
-    empty = np.zeros(SHAPE, np.uint8)
-    without_pancreas = np.where(truth() == 2, 0, truth()).astype(np.uint8)
-    states = {
-        ("test_1", "pancreas"): State.MISSING,
-        ("test_2", "liver"): State.ABSENT,
-        ("test_2", "pancreas"): State.ABSENT,
-    }
-    labels = {"train_0": truth(), "test_0": truth(), "test_1": without_pancreas, "test_2": empty}
-    return make_run(tmp_path / "run", make_store(tmp_path / "store", labels, states))
-
-
-@pytest.fixture
 def perfect(monkeypatch):
     """The network predicts the truth, except for one column of the liver."""
 
-    def predict_labels(model, image, box=None, spacing=None):
+    def queue_labels(model, image, box=None, spacing=None):
         assert np.asarray(image[:]).dtype == np.int16
         prediction = truth()
         prediction[:, :, 6] = 0
-        return prediction
+        return lambda: prediction
 
-    monkeypatch.setattr("smile_fast.training.inference.predict_labels", predict_labels)
+    monkeypatch.setattr("smile_fast.training.inference.queue_labels", queue_labels)
 
 
 def test_a_run_is_scored_over_its_drawn_pairs(run, perfect, capsys):
@@ -364,7 +351,7 @@ def test_command_prints_the_table_and_writes_the_files(run, perfect, capsys):
     assert "NSD 2 mm" in capsys.readouterr().out
     assert build_parser().parse_args(["evaluate", "RUN"]).nsd_tolerance == NSD_TOLERANCE_MM
     assert read_evaluation(run.path).nsd_tolerance_mm == 2.0
-    assert main(["evaluate", str(run.path), "--split", "train", "--device", "cpu"]) == 0
+    assert main(["evaluate", str(run.path), "--split", "train", "--device", "cpu", "--workers", "auto"]) == 0
     file = run.path / "evaluation-train.json"
     assert f"wrote the scores of split train to {file} and evaluation-train.csv\n" in capsys.readouterr().out
     assert [e.nsd_tolerance_mm for e in read_evaluations(run.path).values()] == [2.0, 3.0]

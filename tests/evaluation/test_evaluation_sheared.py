@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 
 from smile_fast.data.store import Store, write_index
 from smile_fast.evaluation import NSD_TOLERANCE_MM, evaluate_run, score_case
-from smile_fast.evaluation.surfaces import sheared_distances, surface_scores
+from smile_fast.evaluation.surfaces import sheared_distances, surface_scores, upright_distances
 from smile_fast.supervision import State
 from tests.runs import ORGANS, make_run, make_store, truth
 from tests.tolerances import BALL_ON_LATTICES, FLOAT64_DISTANCE, SURFACE_AREA
@@ -76,6 +76,25 @@ def test_at_right_angles_it_is_what_the_library_gives():
     assert set(found) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(np.sort(found[name]), np.sort(values), **FLOAT64_DISTANCE)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(2.5, 0.703125, 0.703125), (3.0, 0.7, 0.7), (1.0, 1.0, 1.0), (5.0, 0.62, 0.71)], ids=str
+)
+def test_at_right_angles_every_bit_is_the_library_s(sizes):
+    """Ragged masks, whose elements are often equally near to several of the other's."""
+    rng = np.random.default_rng(0)
+    for radius in (4, 6, 9):
+        one, two = (ball(at, radius, np.diag(sizes), (9, 30, 34)) for at in ((0, 0, 0), (1, 2.1, -1.4)))
+        one[:, :2], two[0] = False, False
+        two ^= rng.random(two.shape) < 0.01
+        with pytest.warns(DeprecationWarning, match="scipy"):
+            expected = surface_distance.compute_surface_distances(one, two, sizes)
+        found = upright_distances(one, two, sizes)
+        assert set(found) == set(expected)
+        for name, values in expected.items():
+            assert len(values) > 20
+            assert found[name].tobytes() == values.tobytes()
 
 
 def test_areas_are_those_of_the_sheared_triangles():

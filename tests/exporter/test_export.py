@@ -102,6 +102,7 @@ def test_card_tells_how_to_run_it_and_where_it_comes_from(exported, run, file):
     assert len(card.parity["pixels_mm"]) == 3
     assert list(SHAPE[1:]) in card.parity["sizes"]
     assert card.parity["slices"] == 12
+    assert (card.parity["network_on"], card.parity["file_on"]) == ("cpu", ["cpu"])
     assert card.pixels == run.pixel_space == PixelSpace(1.414, 8, (1.0, 2.0), (4.0, 4.0), 0.15)
     assert set(card.parity["dice"]) == set(ORGANS)
     assert min(card.parity["dice"].values()) >= REQUIREMENTS["fp32"].dice
@@ -109,6 +110,7 @@ def test_card_tells_how_to_run_it_and_where_it_comes_from(exported, run, file):
     assert card.parity["max_probability_difference"] <= EXPORTED_PROBABILITY["atol"]
     shown = format_certificate(exported)
     assert f"parity: {card.parity['identical_voxels']} of {card.parity['voxels']} voxels" in shown
+    assert "  compared: torch on cpu, the file in onnxruntime on cpu\n" in shown
     assert "1 liver, 2 pancreas" in shown
     assert "largest difference of a probability" in shown
 
@@ -164,6 +166,30 @@ class Answers:
 
     def probabilities(self, hu, pixel_spacing):
         return torch_answer(self._model, hu)[1]
+
+
+def test_every_provider_must_agree_and_is_named(run, file):
+    """What the CPU's library answers says nothing of another's: each is compared on its own."""
+    samples, model = [Sample("test_0", random_hu((1, 160, 160), 3), SPACING)], run.load_model()
+    right = Answers(model, file.card, np.copy)
+    found = certify(model, right, samples, others={"cuda": right})
+    assert found["file_on"] == ["cpu", "cuda"]
+    assert found["network_on"] == "cpu"
+    assert found["identical_share"] == 1.0
+    few = Answers(model, file.card, without_few_voxels_of_liver)
+    with pytest.raises(InputError, match=r"fp32 export: file on cuda and network agree on 99\.98"):
+        certify(model, right, samples, others={"cuda": few})
+    with pytest.raises(InputError, match=r"fp32 export: file and network agree on 99\.98"):
+        certify(model, few, samples, others={"cuda": right})
+    least = certify(model, right, samples, others={"cuda": Answers(model, file.card, without_a_voxel)})
+    assert least["voxels"] - least["identical_voxels"] == 1
+    assert least["dice"]["liver"] < 1.0
+
+
+def without_a_voxel(labels):
+    changed = labels.copy()
+    changed.reshape(-1)[np.flatnonzero(labels == 1)[:1]] = 0
+    return changed
 
 
 def without_few_voxels_of_liver(labels):

@@ -143,9 +143,9 @@ def test_labels_outside_of_the_box_count_as_missed(store, run, box, monkeypatch)
     assert pancreas_inside < pancreas
 
     def perfect(model, image, box, spacing):
-        return np.where(outside(box), 0, truth()).astype(np.uint8)
+        return lambda: np.where(outside(box), 0, truth()).astype(np.uint8)
 
-    monkeypatch.setattr("smile_fast.training.inference.predict_labels", perfect)
+    monkeypatch.setattr("smile_fast.training.inference.queue_labels", perfect)
     pairs = {pair.organ: pair for pair in evaluate_run(run).pairs}
     assert pairs["liver"].dice == pytest.approx(2 * inside / (inside + liver))
     assert pairs["pancreas"].dice == pytest.approx(2 * pancreas_inside / (pancreas_inside + pancreas))

@@ -1,3 +1,5 @@
+import itertools
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -68,7 +70,36 @@ def test_validation_is_the_mean_dice_of_what_is_annotated_and_there(tmp_path, mo
     noise_in_void[5] = 1
     predictions = iter([truth(), half, noise_in_void])
     monkeypatch.setattr(
-        "smile_fast.training.validation.predict_labels", lambda model, image, **where: next(predictions)
+        "smile_fast.training.validation.queue_labels", lambda model, image, **where: lambda: next(predictions)
     )
     dice = validate(None, run.view("validation"))
     assert dice == {"liver": pytest.approx((1 + 2 / 3 + 1) / 3)}  # the pancreas is nowhere annotated and there
+
+
+def test_validation_reads_and_counts_beside_the_network(tmp_path, monkeypatch):
+    """The first case is counted only when the second is predicted, the second predicted only when the third is read."""
+    store = make_store(tmp_path / "store", {name: truth() for name in "abcd"})
+    run = make_run(tmp_path / "run", store, trained=False)
+    run = replace(run, splits={"train": ["d"], "validation": ["a", "b", "c"], "test": []})
+    view, predicted, read = run.view("validation"), [threading.Event() for _ in "abc"], threading.Event()
+    image, number = view.image, itertools.count()
+
+    def read_image(case):
+        if case == "c":
+            read.set()
+        return image(case)
+
+    def queue_labels(model, image, **where):
+        this = next(number)
+        assert this != 1 or read.wait(60)  # only a defect takes that long
+        predicted[this].set()
+
+        def wait():
+            assert predicted[min(this + 1, 2)].wait(60)
+            return truth()
+
+        return wait
+
+    monkeypatch.setattr(view, "image", read_image)
+    monkeypatch.setattr("smile_fast.training.validation.queue_labels", queue_labels)
+    assert validate(None, view) == {"liver": 1.0, "pancreas": 1.0}

@@ -1,15 +1,23 @@
 """One round of SMILEr: which voxels become pseudo-labels."""
 
+import itertools
 import math
+import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
+from smile_fast.data.store import Store
+from smile_fast.pipeline import Here
+from smile_fast.training import relabel as module
+from smile_fast.training import rounds
 from smile_fast.training.inference import predict_logits
 from smile_fast.training.relabel import relabel
 from smile_fast.training.rounds import Round, existing_rounds, open_round
 from smile_fast.training.view import TrainingView
+from smile_runtime.errors import InputError
 from smile_runtime.label_map import PSEUDO_BIT, VOID
 from tests.cohorts import tree
 from tests.runs import ORGANS, SHAPE, balance, ct, truth
@@ -192,3 +200,59 @@ def test_a_round_can_be_given_up_between_two_cases(store, smiler, tmp_path):
     with pytest.raises(Enough):
         relabel(smiler.load_model(), view, tmp_path / "rounds", Round(1, 0.5, "volume"), check=check)
     assert list((tmp_path / "rounds").iterdir()) == []
+
+
+def three_cases(store, smiler):
+    return smiler.load_model(), TrainingView(store, store.declarations(), smiler.cases("train"))
+
+
+def test_a_case_is_read_while_one_is_computed_and_one_is_written(store, smiler, tmp_path, monkeypatch):
+    """Writing the first case waits until the third is being read: one after the other, neither would happen."""
+    third_is_read = threading.Event()
+    read_image, write = Store.read_image, rounds.write_array
+    read, wrote = [], []
+
+    def read_slowly(self, case, slices=slice(None)):
+        read.append(case)
+        if len(read) == 3:
+            third_is_read.set()
+        return read_image(self, case, slices)
+
+    def write_slowly(path, array):
+        assert third_is_read.wait(60)  # only a defect takes that long
+        wrote.append(path.stem)
+        return write(path, array)
+
+    monkeypatch.setattr(Store, "read_image", read_slowly)
+    monkeypatch.setattr(rounds, "write_array", write_slowly)
+    model, view = three_cases(store, smiler)
+    relabel(model, view, tmp_path / "rounds", Round(1, 0.5, "volume"))
+    assert read == wrote == list(view.cases)
+
+
+def test_overlap_changes_no_byte(store, smiler, tmp_path, monkeypatch):
+    model, view = three_cases(store, smiler)
+    relabel(model, view, tmp_path / "overlapping", Round(1, 0.5, "volume"))
+    monkeypatch.setattr(module, "worker_thread", lambda name: nullcontext(Here()))
+    monkeypatch.setattr(module, "in_order", lambda function, items, executor, ahead: map(function, items))
+    relabel(model, view, tmp_path / "in turn", Round(1, 0.5, "volume"))
+    assert tree(tmp_path / "overlapping") == tree(tmp_path / "in turn") != {}
+
+
+@pytest.mark.parametrize("stage", ["read", "infer", "write"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_an_error_in_any_stage_leaves_nothing(store, smiler, tmp_path, monkeypatch, stage, at):
+    where = {"read": (Store, "read_image"), "infer": (module, "predict_logits"), "write": (rounds, "write_array")}
+    original, number = getattr(*where[stage]), itertools.count(1)
+
+    def fails(*arguments, **named):
+        if next(number) == at:
+            raise InputError(f"{stage}: broken")
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(*where[stage], fails)
+    model, view = three_cases(store, smiler)
+    with pytest.raises(InputError, match=f"{stage}: broken"):
+        relabel(model, view, tmp_path / "rounds", Round(1, 0.5, "volume"))
+    assert list((tmp_path / "rounds").iterdir()) == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("read", "write"))]
