@@ -11,19 +11,20 @@ from typing import IO, Any, BinaryIO, Final
 
 from smile_runtime.errors import InputError
 
-isal_zlib: Any
-igzip: Any
 try:
-    from isal import igzip, isal_zlib
+    from isal import igzip as _igzip
+    from isal import isal_zlib as _isal_zlib
 except ImportError:  # no wheel for this platform: everything works, and takes longer
-    isal_zlib = igzip = None
+    _igzip = _isal_zlib = None
 
 MAGIC = b"\x1f\x8b"  # what every gzip file begins with
 MAX_RATIO = 1032  # deflate's own limit: a match of 258 bytes costs at least 2 bits
 _READ_BYTES = 32 * 1024
 _BLOCK_BYTES = 2**18  # a bomb of 32 KiB would inflate to 33 MB at once; and what is copied on lies in the cache
 
-_INFLATING: Final[Any] = isal_zlib or zlib
+igzip: Any = _igzip
+isal_zlib: Any = _isal_zlib
+_INFLATING: Any = isal_zlib or zlib
 _ERRORS: Final = (zlib.error,) if isal_zlib is None else (zlib.error, isal_zlib.error)
 _IMAGE_LEVEL = 1
 _LABELS_LEVEL = 1  # a label map of 512x512x60: ISA-L 3 ms and 107 kB, zlib 55 ms and 166 kB

@@ -321,7 +321,7 @@ def _write_content(file: IO[bytes], start: bytes, data: Array) -> None:
     step = max(1, _BLOCK_VOXELS // max(1, data.shape[0] * data.shape[1]))
     for first in range(0, data.shape[2], step):
         block = np.ravel(data[..., first : first + step], order="F")  # a view where the voxels lie like that already
-        file.write(memoryview(block).cast("B"))
+        file.write(block.view(np.uint8).data)
 
 
 def _header(
