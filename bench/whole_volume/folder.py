@@ -47,10 +47,11 @@ def tiny_model(path: Path) -> Path:
 def seconds_of(checkout: Path, model: Path, scans: Path, out: Path) -> dict[str, float]:
     """Seconds a volume of a checkout's runtime, in a process of its own; the labels stay in ``out``."""
     shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
     paths = [str(checkout), str(checkout / "export"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, str(_PROCESS), *map(str, (model, scans, out)), str(THREADS)]
-    done = subprocess.run(command, env=environment, cwd=out.parent, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=environment, cwd=out, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
 

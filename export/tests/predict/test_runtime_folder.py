@@ -4,13 +4,11 @@ import fcntl
 import gzip
 import json
 import os
-import threading
 import time
-import weakref
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from folder_runs import content_of, run
 from nifti_files import content, random_hu, write
 from tiny_models import threshold_card, threshold_labels, write_threshold_model
 from tolerances import AFFINE_RELATIVE
@@ -22,24 +20,6 @@ from smile_runtime.predict.cli import main
 from smile_runtime.predict.folder import list_jobs
 from smile_runtime.predict.predictor import Predictor
 from smile_runtime.volume.body import BodyRule
-
-
-@pytest.fixture
-def scans(tmp_path):
-    """Five scans of different shapes."""
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for number, shape in enumerate([(30, 20, 5), (8, 9, 3), (40, 40, 6), (5, 5, 1), (16, 12, 4)]):
-        write(folder / f"case {number}.nii.gz", random_hu(shape, number))
-    return folder
-
-
-def run(model, scans, out, *options):
-    return main([str(model), str(scans), "-o", str(out), *options])
-
-
-def content_of(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_every_scan_gets_what_it_gets_alone(scans, tmp_path, threshold_model, capsys):
@@ -112,105 +92,6 @@ def test_the_report_says_what_ran(scans, tmp_path):
     assert volumes["volumes"]["case 0.nii.gz"]["metal"] == pytest.approx(
         np.count_nonzero(hu > 300) * voxel, rel=AFFINE_RELATIVE
     )
-
-
-def test_reading_and_writing_go_on_while_a_scan_is_computed(scans, tmp_path, threshold_model, monkeypatch):
-    """Inference of scan n waits here until scan n + 1 is read and scan n - 1 is written: alone it would
-    never end, so the time to wait only bounds how long a defect takes to show."""
-    loaded, saved = [threading.Event() for _ in range(5)], [threading.Event() for _ in range(5)]
-    threads = set()
-
-    def number(path):
-        return int(str(path).split("case ")[1][0])
-
-    def load(self, scan):
-        result = real["load"](self, scan)
-        threads.add(threading.current_thread().name)
-        loaded[number(scan)].set()
-        return result
-
-    def save(self, scan, out, **options):
-        result = real["save"](self, scan, out, **options)
-        saved[number(out)].set()
-        return result
-
-    def segment(self, scan, **options):
-        n = number(scan.volume.path)
-        assert n == 4 or loaded[n + 1].wait(120)
-        assert n == 0 or saved[n - 1].wait(120)
-        real["segment"](self, scan, **options)
-
-    real = {name: getattr(Predictor, name) for name in ("load", "save", "segment")}
-    for name, replacement in (("load", load), ("save", save), ("segment", segment)):
-        monkeypatch.setattr(Predictor, name, replacement)
-    assert run(threshold_model, scans, tmp_path / "out") == 0
-    assert all(event.is_set() for event in saved)
-    assert threading.current_thread().name not in threads
-
-
-def most_scans_held(tmp_path, model, monkeypatch, threads):
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for number in range(12):
-        write(folder / f"{number:02d}.nii.gz", random_hu((20, 20, 4), number))
-    alive, most = set(), []
-
-    def load(self, scan):
-        result = real(self, scan)
-        alive.add(key := str(scan))
-        most.append(len(alive))
-        weakref.finalize(result, alive.discard, key)
-        return result
-
-    real = Predictor.load
-    monkeypatch.setattr(Predictor, "load", load)
-    assert run(model, folder, tmp_path / "out", "--threads", str(threads)) == 0
-    return max(most)
-
-
-def test_with_one_thread_no_more_than_two_scans_and_two_label_maps_are_held(tmp_path, threshold_model, monkeypatch):
-    assert most_scans_held(tmp_path, threshold_model, monkeypatch, 1) <= 3  # one being written, one computed, one read
-
-
-def test_each_thread_may_read_a_scan_ahead_and_hold_a_label_map(tmp_path, threshold_model, monkeypatch):
-    assert most_scans_held(tmp_path, threshold_model, monkeypatch, 2) <= 5
-
-
-@pytest.mark.parametrize(("free", "most"), [(None, 8), (2 * 3 * 1600 * 2, 8), (2 * 3 * 1600 * 2 - 1, 2), (0, 2)])
-def test_scans_are_read_ahead_as_far_as_memory_allows(tmp_path, threshold_model, monkeypatch, free, most):
-    """Labels of 20 x 20 x 4 voxels: two scans ahead take 3 bytes a voxel of half of the free memory."""
-    monkeypatch.setattr("smile_runtime.predict.pipeline.free_memory", lambda: free)
-    asked, segmented = [], []
-    real = Predictor.segment
-
-    def segment(self, scan, **options):
-        segmented.append(len(asked) - len(segmented))
-        real(self, scan, **options)
-
-    def load(predictor, job):
-        return predictor.load(job.scan)
-
-    def submit(self, function, *arguments, **options):
-        asked.extend([1] if function is load else [])
-        return real_submit(self, function, *arguments, **options)
-
-    real_submit = ThreadPoolExecutor.submit
-    monkeypatch.setattr("smile_runtime.predict.pipeline._load", load)
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
-    monkeypatch.setattr(Predictor, "segment", segment)
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for number in range(8):
-        write(folder / f"{number}.nii.gz", random_hu((20, 20, 4), number))
-    assert run(threshold_model, folder, tmp_path / "out", "--threads", "2") == 0
-    assert max(segmented) == min(most, 3)  # the one at work, and two ahead or one
-
-
-@pytest.mark.parametrize("threads", [1, 2, 4])
-def test_the_bytes_do_not_depend_on_the_threads(scans, tmp_path, threshold_model, threads):
-    assert run(threshold_model, scans, tmp_path / "one", "--threads", "1") == 0
-    assert run(threshold_model, scans, tmp_path / "many", "--threads", str(threads)) == 0
-    assert content_of(tmp_path / "one") == content_of(tmp_path / "many")
 
 
 def test_continue_keeps_what_is_complete_and_redoes_the_rest(scans, tmp_path, threshold_model, capsys):
