@@ -2,7 +2,8 @@
 
 python -m bench.whole_volume.folder OUT [--against CHECKOUT]     # phantoms in OUT, made once; -> predict_folder.json
 
-Another checkout's runtime takes turns with this one's. The label maps must be those of one volume after another.
+Another checkout's runtime takes turns with this one's. The label maps must be those of one volume after another. The
+goal is wall time and is judged on a quiet machine; CPU time, which must fit into the goal on two cores, on any.
 """
 
 import argparse
@@ -21,8 +22,10 @@ from smile_runtime.io.files import write_json
 
 RECORD = ROOT / "bench" / "results" / "predict_folder.json"
 GOAL = 0.20  # s a volume, on 2 cores
+QUIET = 0.5  # load of the minute before
 THREADS = 2
 CASES = 20
+MET = "met"
 Figures = dict[str, dict[str, float]]
 _PROCESS = Path(__file__).with_name("folder_process.py")
 
@@ -84,29 +87,44 @@ def measure(scans: Path, model: Path, out: Path, against: Path | None = None, ro
     return {name: summary(seconds) for name, seconds in found.items()}
 
 
+def verdict(record: dict[str, Any]) -> str:
+    """Whether a record shows the goal: `MET`, "missed", or "not quiet" where other work took the cores."""
+    found = record["seconds a volume"]["after"]
+    if found["folder, CPU"]["median"] > GOAL * THREADS:
+        return "missed"
+    if found["folder"]["median"] <= GOAL:
+        return MET
+    return "missed" if record["load average before"] <= QUIET else "not quiet"
+
+
 def main() -> None:
-    """Measure and record; exit status 1 where the goal is missed."""
+    """Measure and record; exit status 1 where the goal is missed, or the machine is too busy to tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for phantoms and label maps")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout, measured in turns")
+    parser.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="times that each takes its turn (default: 3)"
+    )
     args = parser.parse_args()
     out = args.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     scans = phantoms(out / "phantoms", PhantomOptions(train=CASES, test=0, size=512, slices=60))
     against = None if args.against is None else args.against.absolute()
-    seconds = measure(scans, tiny_model(out / "model.onnx"), out, against)
+    load = os.getloadavg()[0]  # of the minute before: what else runs
+    seconds = measure(scans, tiny_model(out / "model.onnx"), out, against, args.rounds)
     record: dict[str, Any] = {
         **commit(),
         "machine": describe(instruction_set()) | {"threads": THREADS},
         "scans": [CASES, 512, 512, 60],
-        "load average": [round(load, 2) for load in os.getloadavg()],
+        "load average before": round(load, 2),
         "goal, s a volume": GOAL,
         "seconds a volume": seconds,
     }
     write_json(RECORD, record)
     for stage in seconds["after"]:
         print(f"{stage:<20}" + "".join(f"  {name} {found[stage]['median']:.4f}" for name, found in seconds.items()))
-    sys.exit(seconds["after"]["folder"]["median"] > GOAL)
+    print(verdict(record))
+    sys.exit(verdict(record) != MET)
 
 
 if __name__ == "__main__":
