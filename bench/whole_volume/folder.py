@@ -102,9 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for phantoms and label maps")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout, measured in turns")
-    parser.add_argument(
-        "--rounds", type=int, default=3, metavar="N", help="turns of each (default: 3)"
-    )
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each (default: 3)")
     args = parser.parse_args()
     out = args.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
