@@ -24,7 +24,7 @@ _BLOCK_BYTES = 2**18  # a bomb of 32 KiB would inflate to 33 MB at once; and wha
 
 igzip: Any = _igzip
 isal_zlib: Any = _isal_zlib
-_INFLATING: Any = isal_zlib or zlib
+inflater: Any = isal_zlib or zlib
 _ERRORS: Final = (zlib.error,) if isal_zlib is None else (zlib.error, isal_zlib.error)
 _IMAGE_LEVEL = 1
 _LABELS_LEVEL = 1  # a label map of 512x512x60: ISA-L 3 ms and 107 kB, zlib 55 ms and 166 kB
@@ -46,7 +46,7 @@ def inflate(
     Raises:
         InputError: The stream is not gzip, is cut short, or is damaged.
     """
-    member, begun = _INFLATING.decompressobj(wbits=31), False
+    member, begun = inflater.decompressobj(wbits=31), False
     while compressed := file.read(_READ_BYTES):
         block = b""
         while compressed or len(block) == _BLOCK_BYTES:  # a full block: there may be more, even without more input
@@ -54,7 +54,7 @@ def inflate(
                 compressed = compressed.lstrip(b"\0")  # padding after a member, as on tapes
                 if not compressed:
                     break
-                member, begun = _INFLATING.decompressobj(wbits=31), False
+                member, begun = inflater.decompressobj(wbits=31), False
             try:
                 if not (begun or _may_be_header(compressed)):
                     raise zlib.error("no header")

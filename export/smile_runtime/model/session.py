@@ -66,7 +66,7 @@ def open_session(
     wanted = PROVIDERS[provider]
     if wanted not in ort.get_available_providers():
         raise InputError(f"provider {provider!r}: not in this installation of onnxruntime; {_remedy()}")
-    missing = _prepare_device() if provider in DEVICES else ""
+    missing = prepare_device() if provider in DEVICES else ""
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised below; the log would only repeat it on stderr
     options.intra_op_num_threads = threads or default_threads()
@@ -90,7 +90,7 @@ def open_session(
     return session
 
 
-def _prepare_device() -> str:
+def prepare_device() -> str:
     """Load CUDA's and cuDNN's libraries from pip's packages, where they are, and keep stderr for what is wrong.
 
     Returns:

@@ -21,7 +21,7 @@ PACKERS = [None, *filter(None, [runtime_gzip.igzip])]
 
 def outcome(build, folder, inflater, monkeypatch):
     """What becomes of a scan: its voxels, or the sentence."""
-    monkeypatch.setattr(runtime_gzip, "_INFLATING", inflater)
+    monkeypatch.setattr(runtime_gzip, "inflater", inflater)
     path = build(folder).get("scan", folder / "missing")
     try:
         return read_image(path).data.tobytes()
@@ -42,7 +42,7 @@ def test_both_refuse_the_same_in_the_same_words(tmp_path, monkeypatch, case):
 
 
 def result(data, inflater, monkeypatch):
-    monkeypatch.setattr(runtime_gzip, "_INFLATING", inflater)
+    monkeypatch.setattr(runtime_gzip, "inflater", inflater)
     try:
         return b"".join(inflate(io.BytesIO(data), Path("scan.nii.gz")))
     except InputError as error:
@@ -74,7 +74,7 @@ def test_what_a_stream_is_refused_for(monkeypatch, inflater, change, why):
 
 @pytest.mark.parametrize("inflater", INFLATERS)
 def test_no_block_is_large(monkeypatch, inflater):
-    monkeypatch.setattr(runtime_gzip, "_INFLATING", inflater)
+    monkeypatch.setattr(runtime_gzip, "inflater", inflater)
     blocks = [len(block) for block in inflate(io.BytesIO(gzip.compress(bytes(10**7), 9)), Path("a"))]
     assert sum(blocks) == 10**7
     assert max(blocks) <= 2**18

@@ -17,10 +17,10 @@ from smile_runtime.model.session import DeviceBuffers
 NOISE = """
 import os, sys, warnings
 import onnxruntime as ort
-from smile_runtime.model.session import _prepare_device
+from smile_runtime.model.session import prepare_device
 ort.set_default_logger_severity(int(sys.argv[1]))
 if sys.argv[2] == "device":
-    _prepare_device()
+    prepare_device()
 options = ort.SessionOptions()
 ort.InferenceSession(sys.argv[3], options, providers=["CPUExecutionProvider"])
 os.write(2, b"an error of others\\n")

@@ -34,9 +34,9 @@ def test_a_gpu_sees_whole_multiples_of_64_pixels_of_the_scan(rows, extent, seen)
 
 
 @pytest.fixture
-def device(threshold_model, monkeypatch):
+def device(threshold_model, monkeypatch, request):
     """A predictor that takes its CPU for a GPU, and the shapes that its session gets."""
-    predictor = Predictor(threshold_model, batch=4)
+    predictor = Predictor(threshold_model, batch=getattr(request, "param", 4))
     predictor.provider = "cuda"
     shapes, real = [], predictor.model.labels
 
@@ -67,9 +67,9 @@ def test_scans_with_boxes_of_many_sizes_have_few_shapes(device):
     assert set(shapes) == {(4, 1, 128, 128)}
 
 
+@pytest.mark.parametrize("device", [100], indirect=True)
 def test_a_scan_of_few_slices_is_filled_up_to_a_power_of_two(device):
     predictor, shapes = device
-    predictor._batch = 100
     hu = random_hu((3, 20, 20))
     assert np.array_equal(predictor.predict(hu), threshold_labels(hu))
     assert shapes == [(4, 1, 20, 20)]

@@ -2,13 +2,12 @@ import json
 
 import numpy as np
 import pytest
-from nifti_files import orientations, random_hu, write
+from nifti_files import orientations, write
 from tiny_models import threshold_card, threshold_labels, write_threshold_model
 
 from smile_runtime.io.nifti import read_image, read_labels
 from smile_runtime.predict.cli import main
 from smile_runtime.predict.predictor import Predictor
-from smile_runtime.volume.body import _block_size, _dense_blocks
 from smile_runtime.volume.preprocessing import BodyRule, body_box, slices_view, to_slices, whole_box
 
 SPACING = (5.0, 1.0, 1.0)
@@ -262,15 +261,11 @@ def test_no_organ_of_a_real_scan_is_cut_off(real_data, folder, least):
         assert np.count_nonzero(box.crop(labels)[list(box.slices)]) == np.count_nonzero(labels) > 0
 
 
-@pytest.mark.parametrize("shape", [(3, 47, 61), (2, 64, 64), (4, 5, 300)])
-@pytest.mark.parametrize("spacing", [(2.0, 0.7, 0.8), (5.0, 8.0, 0.02), (1.0, 1.3, 3.0)])
-def test_the_order_in_memory_does_not_matter(shape, spacing):
-    hu = random_hu(shape, 3)
-    expected = body_box(hu, spacing, BodyRule(threshold_hu=0.0))
+@pytest.mark.parametrize("pixels", [(1.1, 1.1), (0.9, 1.3), (1.0, 1.0)])
+def test_the_order_in_memory_does_not_matter(pixels):
+    hu, spacing = patient()[2:5], (5.0, *pixels)
+    expected = body_box(hu, spacing, RULE)
     for axes in ((), (0,), (1,), (2,), (1, 2), (0, 1, 2)):
         turned = np.flip(np.ascontiguousarray(np.flip(hu, axes)), axes)
-        found, dense = (_dense_blocks(slices, _block_size(spacing), 0.0) for slices in (turned, hu))
-        assert np.array_equal(found, dense)
-        assert body_box(turned, spacing, BodyRule(threshold_hu=0.0)) == expected
-    fortran = np.asfortranarray(hu)
-    assert body_box(fortran, spacing, BodyRule(threshold_hu=0.0)) == expected
+        assert body_box(turned, spacing, RULE) == expected
+    assert body_box(np.asfortranarray(hu), spacing, RULE) == expected
