@@ -88,7 +88,7 @@ def test_only_the_extra_gpu_installs_a_second_onnxruntime(project: str) -> None:
     assert any(name.startswith("onnxruntime>") for name in content["dependencies"])
     assert [name for name in extras if name.startswith("onnxruntime")] == []
     if project == GPU[0]:
-        assert [name.split(">")[0] for name in groups["gpu"]] == ["onnxruntime-gpu"]
+        assert [name.split(">")[0] for name in groups["gpu"]] == ["onnxruntime-gpu[cuda,cudnn]"]
         assert (
             "pip uninstall onnxruntime onnxruntime-gpu" in (Path(__file__).parents[1] / "export/README.md").read_text()
         )

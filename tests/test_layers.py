@@ -42,7 +42,7 @@ BESIDE_TRAINING = BELOW_TRAINING | {"smile_fast.training", "smile_fast.evaluatio
 # Modules of the runtime outside of its rooms, for all rooms.
 RUNTIME_GROUND = {
     f"smile_runtime.{module}"
-    for module in ("arguments", "errors", "label_map", "names", "progress", "terminal", "threads")
+    for module in ("arguments", "errors", "label_map", "memory", "names", "progress", "terminal", "threads")
 }
 
 COMMON = {
@@ -70,7 +70,9 @@ ALLOWED: dict[str, set[str]] = {
     "smile_fast.demo": EVERYTHING | {"nibabel", "numpy", "scipy", "smile_runtime", "torch"},
     "smile_runtime": set(),  # what stands outside of its rooms imports the standard library only
     "smile_runtime.__main__": {"smile_runtime.predict"},
+    "smile_runtime.memory": {"smile_runtime.threads"},
     "smile_runtime.io": RUNTIME_GROUND | {"nibabel", "numpy"},
+    "smile_runtime.io.gzip": RUNTIME_GROUND | {"isal"},
     "smile_runtime.volume": RUNTIME_GROUND | {"nibabel", "numpy", "smile_runtime.io"},
     "smile_runtime.volume.pixel_size": set(),
     "smile_runtime.volume.components": RUNTIME_GROUND | {"numpy", "scipy"},

@@ -61,30 +61,40 @@ def _given() -> int:
 
 def _quotas(root: Path) -> Iterator[float]:
     """CPUs that each control group around this process gives, in versions 1 and 2, where it limits them."""
+    for where in control_groups("cpu", root):
+        one, two = where / "cpu.cfs_quota_us", where / "cpu.cfs_period_us"
+        quota = _QUOTA.fullmatch(read_text(where / "cpu.max") or f"{read_text(one)} {read_text(two)}")
+        if quota is not None:
+            yield int(quota[1]) / int(quota[2])
+
+
+def control_groups(controller: str, root: Path = Path("/")) -> Iterator[Path]:
+    """The folders of this process's control groups in versions 1 and 2, from its own to the outermost.
+
+    Args:
+        controller: ``cpu`` or ``memory``; version 2 has all in one.
+        root: Where ``proc`` and the control groups are mounted.
+    """
     groups = {
         controller: PurePosixPath(path)  # version 2 has one without a name
-        for controllers, path in re.findall(r"^\d+:(.*?):(/.*)$", _read(root / "proc/self/cgroup"), re.MULTILINE)
+        for controllers, path in re.findall(r"^\d+:(.*?):(/.*)$", read_text(root / "proc/self/cgroup"), re.MULTILINE)
         for controller in controllers.split(",")
     }
-    for line in _read(root / "proc/self/mountinfo").splitlines():
+    for line in read_text(root / "proc/self/mountinfo").splitlines():
         mount = _MOUNT.fullmatch(line)
         if mount is None:
             continue
         mounted, point, kind, options = mount.groups()
-        group = groups.get("" if kind == "cgroup2" else "cpu")
-        if group is None or (kind == "cgroup" and "cpu" not in options.split(",")):
+        group = groups.get("" if kind == "cgroup2" else controller)
+        if group is None or (kind == "cgroup" and controller not in options.split(",")):
             continue
         # A container may see its own group as the top and its name as it is outside: what is not there limits nothing.
         inside = PurePosixPath("/", group.relative_to(mounted) if group.is_relative_to(mounted) else group)
         for folder in (inside, *inside.parents):
-            where = root / point.lstrip("/") / str(folder).lstrip("/")
-            one, two = where / "cpu.cfs_quota_us", where / "cpu.cfs_period_us"
-            quota = _QUOTA.fullmatch(_read(where / "cpu.max") or f"{_read(one)} {_read(two)}")
-            if quota is not None:
-                yield int(quota[1]) / int(quota[2])
+            yield root / point.lstrip("/") / str(folder).lstrip("/")
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
     """The text of a file of the kernel's; none where it is not there or may not be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")

@@ -1,10 +1,12 @@
 import numpy as np
+import pytest
 
 from smile_runtime.volume.histograms import slice_histograms
 
 
-def test_values_are_counted_slice_by_slice():
-    labels = np.random.default_rng(0).choice([0, 1, 127, 255], (4, 5, 6)).astype(np.uint8)
+@pytest.mark.parametrize("values", [[0, 1, 127, 255], [0, 1, 2, 16], [0, 1, 17], [3], [0]])
+def test_values_are_counted_slice_by_slice(values):
+    labels = np.random.default_rng(0).choice(values, (4, 5, 6)).astype(np.uint8)
     found = slice_histograms(labels)
     assert (found.shape, found.dtype) == ((4, 256), np.int64)
     for value in range(256):

@@ -12,7 +12,10 @@ import smile_runtime
 
 FOLDER = Path(smile_runtime.__file__).parent
 ALLOWED = {"numpy", "nibabel", "onnxruntime", "smile_runtime"}
-OPTIONAL = {"smile_runtime.volume.components": {"scipy"}}  # inside of a function, for an option that says what it needs
+OPTIONAL = {
+    "smile_runtime.volume.components": {"scipy"},  # inside of a function, for an option that says what it needs
+    "smile_runtime.io.gzip": {"isal"},  # zlib takes its place
+}
 MODULES = {
     ".".join(path.relative_to(FOLDER.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(FOLDER.rglob("*.py"))
@@ -23,7 +26,7 @@ import importlib, sys
 
 class Forbidden:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "smile_fast", "onnx", "scipy"):
+        if name.split(".")[0] in ("torch", "smile_fast", "onnx", "scipy", "isal"):
             raise ImportError(f"{name} is forbidden here")
 
 sys.meta_path.insert(0, Forbidden())

@@ -1,7 +1,9 @@
 """onnxruntime sessions: the provider that was asked for, or an error."""
 
 import importlib.metadata
+import io
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,17 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 DEVICES = {"cuda": "cuda", "tensorrt": "cuda"}  # where a provider's buffers lie, if not in the host's memory
+_WITH_LIBRARIES = "'onnxruntime-gpu[cuda,cudnn]'"  # as a shell takes it
 
 # What computes the parts of a graph that the provider itself leaves to others.
 _BESIDE = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
 # Body boxes differ from scan to scan: the default, an exhaustive search for every new size, costs seconds each.
 # And float32 is float32: with TF32, onnxruntime's default, convolutions round their inputs to 11 bits.
 _OPTIONS = {"cuda": {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}}
+
+# Of onnxruntime's default logger: "fatal". Errors are exceptions, too, whereas cuDNN's refusal of a plan for a
+# convolution in float16, after which another one is found, is an error to this logger alone, fifty times a volume.
+_FATAL = 4
 
 # What onnxruntime, the standard library, CUDA, cuDNN and cuBLAS say when memory is short: there is no type for it.
 _NO_MEMORY = ("failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "alloc_failed")
@@ -59,6 +66,7 @@ def open_session(
     wanted = PROVIDERS[provider]
     if wanted not in ort.get_available_providers():
         raise InputError(f"provider {provider!r}: not in this installation of onnxruntime; {_remedy()}")
+    missing = prepare_device() if provider in DEVICES else ""
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised below; the log would only repeat it on stderr
     options.intra_op_num_threads = threads or default_threads()
@@ -76,17 +84,38 @@ def open_session(
     except Exception as error:  # onnxruntime's errors share no base class of their own
         raise InputError(f"{path}: onnxruntime cannot load it ({first_line(error)}); export it again") from error
     if session.get_providers()[:1] != [wanted]:  # onnxruntime itself would go on with the CPU
-        raise InputError(f"provider {provider!r}: does not start on this machine; check its driver, or use cpu")
+        cause = f" ({missing})" if missing else ""
+        remedy = f"install {_WITH_LIBRARIES}, check its driver" if missing else "check its driver"
+        raise InputError(f"provider {provider!r}: does not start on this machine{cause}; {remedy}, or use cpu")
     return session
+
+
+def prepare_device() -> str:
+    """Load CUDA's and cuDNN's libraries from pip's packages, where they are, and keep stderr for what is wrong.
+
+    Returns:
+        What could not be loaded, in onnxruntime's own words; "" if nothing is, or onnxruntime is older than 1.21.
+    """
+    ort.set_default_logger_severity(_FATAL)
+    if not hasattr(ort, "preload_dlls"):
+        return ""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):  # onnxruntime prints there what it does not find
+            ort.preload_dlls()
+    except (OSError, RuntimeError) as error:
+        return first_line(error)
+    failed = [line for line in said.getvalue().splitlines() if line.startswith("Failed to load")]
+    return failed[0] if failed else ""
 
 
 def _remedy() -> str:
     if all(map(_is_installed, ("onnxruntime", "onnxruntime-gpu"))):
         return (
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files, so run "
-            "`pip uninstall onnxruntime onnxruntime-gpu` and then `pip install onnxruntime-gpu`"
+            f"`pip uninstall onnxruntime onnxruntime-gpu` and then `pip install {_WITH_LIBRARIES}`"
         )
-    return "install onnxruntime-gpu instead of onnxruntime, or use provider cpu"
+    return f"install {_WITH_LIBRARIES} instead of onnxruntime, or use provider cpu"
 
 
 def _is_installed(distribution: str) -> bool:

@@ -1,47 +1,25 @@
-"""A folder of scans: read, computed and written side by side, one bad file in no other's way."""
+"""A folder of scans: which they are, where their results go, and what is kept of an earlier run."""
 
 import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason
-from smile_runtime.io.nifti import read_note, refuse_replacing_scan
+from smile_runtime.io.nifti import read_note
 from smile_runtime.io.scan_files import by_name, describe_others, list_scans, refuse_dicom, stem
 from smile_runtime.names import normal_name
-from smile_runtime.predict.prediction import Prediction, Scan
+from smile_runtime.predict.pipeline import Job, run
 from smile_runtime.predict.predictor import Predictor
 from smile_runtime.predict.preview import fingerprint, picture_path, shown_labels
 from smile_runtime.predict.run_report import RunReport
-from smile_runtime.progress import Progress
-
-Result = TypeVar("Result")
 
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}(\.\w+)*")  # what `smile_runtime.io.files` calls an unfinished file
 _CHANNEL = re.compile(r"_0000$")  # nnU-Net's suffix of the first channel
 _ANY_CHANNEL = re.compile(r"(.*)_(\d{4})", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One scan of a folder.
-
-    Attributes:
-        scan: The file.
-        labels: Where its label map goes.
-        picture: Where its preview goes, if one is wanted.
-    """
-
-    scan: Path
-    labels: Path
-    picture: Path | None
 
 
 def list_jobs(
@@ -196,8 +174,7 @@ def predict_folder(
 ) -> None:
     """Segment scans; what happens to each is noted in the report, and failures are printed as they happen.
 
-    While one scan is computed, a second thread writes the labels of the one before it and then reads the one after
-    it, in this order: so at most 2 + 1 bytes a voxel of the scan at work, and 2 of the next one, are in memory.
+    See `smile_runtime.predict.pipeline` for how reading, computing and writing overlap.
 
     Args:
         predictor: With its model loaded.
@@ -212,63 +189,7 @@ def predict_folder(
             todo.append(job)
         else:
             report.add(job.scan, kept, kept=True)
-    bar = Progress(len(todo), "predict")
-    io = ThreadPoolExecutor(1, thread_name_prefix="io")
-    try:
-        _run(predictor, todo, report, bar, io)
-    finally:
-        io.shutdown(cancel_futures=True)
-        bar.close()
-
-
-def _run(predictor: Predictor, jobs: Sequence[Job], report: RunReport, bar: Progress, io: ThreadPoolExecutor) -> None:
-    written: tuple[Job, Future[Prediction]] | None = None
-    ahead = io.submit(_load, predictor, jobs[0]) if jobs else None
-    for number, job in enumerate(jobs):
-        assert ahead is not None
-        reading, ahead = ahead, None
-        scan = _outcome(job, report, bar, reading.result)
-        del reading  # a future holds its result as long as it lives
-        if number + 1 < len(jobs):
-            ahead = io.submit(_load, predictor, jobs[number + 1])
-        if scan is not None:
-            scan = _outcome(job, report, bar, partial(_segmented, predictor, scan, job, number, bar))
-        if written is not None:
-            _note(*written, report, bar)
-        written = None
-        if scan is not None:
-            written = (job, io.submit(predictor.save, scan, job.labels, preview_png=job.picture))
-        del scan
-        bar.advance(number + 1)
-    if written is not None:
-        _note(*written, report, bar)
-
-
-def _load(predictor: Predictor, job: Job) -> Scan:
-    refuse_replacing_scan(job.labels)
-    return predictor.load(job.scan)
-
-
-def _segmented(predictor: Predictor, scan: Scan, job: Job, number: int, bar: Progress) -> Scan:
-    predictor.segment(scan, picture=job.picture is not None, advance=lambda share: bar.advance(number + share))
-    return scan
-
-
-def _note(job: Job, writing: Future[Prediction], report: RunReport, bar: Progress) -> None:
-    prediction = _outcome(job, report, bar, writing.result)
-    if prediction is not None:
-        report.add(job.scan, prediction)
-
-
-def _outcome(job: Job, report: RunReport, bar: Progress, result: Callable[[], Result]) -> Result | None:
-    """A step's result; None, noted and printed, if the scan or its output cannot be used."""
-    try:
-        return result()
-    except InputError as error:
-        message = str(error).replace("\n", " ")
-        report.add_failure(job.scan, message)
-        bar.message(f"error: {message}")
-        return None
+    run(predictor, todo, report)
 
 
 def _has_picture(job: Job) -> bool:

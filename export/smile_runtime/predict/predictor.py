@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from smile_runtime import __version__
-from smile_runtime.errors import AllocationError, InputError
+from smile_runtime.errors import InputError
 from smile_runtime.io.buffers import zeros
 from smile_runtime.io.files import check_results, check_writable, parse_json, sha256
 from smile_runtime.io.nifti import check_suffix, read_image, read_note, refuse_replacing_scan, write_labels
 from smile_runtime.model.exported import Model, ModelCard
+from smile_runtime.predict.batches import label_slices
 from smile_runtime.predict.prediction import Prediction, Scan
 from smile_runtime.predict.preview import fingerprint, picture_path, preview, remove_other, write_png
 from smile_runtime.progress import Progress
@@ -30,19 +31,10 @@ from smile_runtime.volume.preprocessing import (
     BodyRule,
     body_box,
     from_slices,
-    slice_context,
     slice_geometry,
     slices_view,
     whole_box,
 )
-
-# Pixels of a batch: an inference over less does not keep the cores busy.
-_BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 16 * 512 * 512, "tensorrt": 16 * 512 * 512}
-# Bytes of a batch inside the session. Free memory would be no better bound: labels could then differ from run to run.
-_BATCH_BYTES = 4 * 2**30
-# A pixel, and a pixel and organ; on a CPU ResNet-18 took 277 bytes a pixel for 3 organs and 1034 for 126 (6.2 an
-# organ), and ResNet-50 at most 470 for 3.
-_FEATURE_BYTES, _ORGAN_BYTES = 512, 8
 
 
 class Predictor:
@@ -112,6 +104,7 @@ class Predictor:
         pixel_spacing: tuple[float, float] | None = None,
         show_progress: bool = False,
         advance: Callable[[float], None] | None = None,
+        out: npt.NDArray[np.uint8] | None = None,  # [D, H, W]
     ) -> npt.NDArray[np.uint8]:
         """Segment a volume that is already in slices order.
 
@@ -121,6 +114,7 @@ class Predictor:
             pixel_spacing: (y, x) of the slices, mm; None if their pixels are the model's.
             show_progress: Whether to show how far it is on standard error.
             advance: Called with the share that is done, 0 to 1.
+            out: Where the labels go, all 0; a new array if None.
 
         Returns:
             [D, H, W] uint8: 0 or organ number; 0 outside of the box.
@@ -132,22 +126,10 @@ class Predictor:
         if slices.ndim != 3 or slices.dtype != np.int16:
             raise ValueError(f"slices is {slices.dtype} {slices.shape}, int16 [D, H, W] is wanted")
         box = whole_box(slices.shape) if box is None else box
-        labels = zeros(slices.shape, np.uint8)  # [D, H, W]; what is not written takes no memory
+        labels = zeros(slices.shape, np.uint8) if out is None else out  # what is not written takes no memory
         bar = Progress(len(box.slices), "predict") if show_progress else None
-        cut, target = box.crop(slices), box.crop(labels)
-        batch, done = self._batch or self._fitting_batch(box.size[0] * box.size[1], pixel_spacing), 0
         try:
-            while done < len(box.slices):
-                index = np.array(box.slices[done : done + batch])
-                try:
-                    hu = slice_context(cut, index, self.card.channels)  # [N, C, h, w]
-                    target[index] = self.model.labels(hu, pixel_spacing)
-                except AllocationError:
-                    if len(index) == 1:
-                        raise
-                    batch = len(index) // 2
-                    continue
-                done += len(index)
+            for done in label_slices(self.model, slices, box, labels, self._batch, self.provider, pixel_spacing):
                 if bar is not None:
                     bar.advance(done)
                 if advance is not None:
@@ -156,15 +138,6 @@ class Predictor:
             if bar is not None:
                 bar.close()
         return labels
-
-    def _fitting_batch(self, pixels: int, pixel_spacing: tuple[float, float] | None) -> int:
-        """Slices per inference, for slices of so many pixels."""
-        seen = pixels = max(1, pixels)  # by the network
-        if self.card.pixels is not None and pixel_spacing is not None:
-            scale = self.card.pixels.output_stride / self.card.pixels.scan_stride(pixel_spacing)
-            seen = math.ceil(pixels * scale**2)
-        needed = seen * _FEATURE_BYTES + pixels * _ORGAN_BYTES * len(self.card.organs)
-        return max(1, min(_BATCH_PIXELS[self.provider] // seen, _BATCH_BYTES // needed))
 
     def predict_file(
         self,
@@ -234,12 +207,15 @@ class Predictor:
         start = time.monotonic()
         slices = slices_view(scan.volume.data, scan.geometry)
         try:
-            labels = self.predict(
+            # As the file will have them, so that nothing is turned when they are written.
+            labels = slices_view(zeros(scan.geometry.shape, np.uint8, order="F"), scan.geometry)
+            self.predict(
                 slices,
                 box=scan.box,
                 pixel_spacing=scan.geometry.spacing[1:],
                 show_progress=show_progress,
                 advance=advance,
+                out=labels,
             )
             keep_largest_components(labels, self._cleaned)
         except MemoryError as error:

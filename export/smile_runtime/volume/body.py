@@ -156,16 +156,20 @@ def _dense_blocks(
     """Whether at least half of each block lies above the threshold, [D, h, w]."""
     depth, height, width = slices.shape
     rows, columns = -(-height // block[0]), -(-width // block[1])
-    above = np.zeros((rows * block[0], columns * block[1]), bool)  # one slice, padded to whole blocks
+    padded = np.zeros((rows * block[0], columns * block[1]), bool)  # one slice, padded to whole blocks
+    above = padded[:height, :width]
     area = np.outer(_lengths(height, block[0], rows), _lengths(width, block[1], columns))
+    turned = slices.strides[2] < 0
+    if turned:  # compared as they lie in memory, four times as fast; blocks are those from the other end
+        slices, above, area = slices[:, :, ::-1], padded[:height, -width:], area[:, ::-1]
     limit = np.int16(math.floor(threshold))  # whole numbers compare alike, and int16 needs no conversion
     dense = np.empty((depth, rows, columns), bool)
     for index, hu in enumerate(slices):
-        np.greater(hu, limit, out=above[:height, :width])
-        columnwise = above.view(np.uint8).reshape(rows, block[0], -1).sum(axis=1, dtype=np.uint8)  # [h, W]
+        np.greater(hu, limit, out=above)
+        columnwise = padded.view(np.uint8).reshape(rows, block[0], -1).sum(axis=1, dtype=np.uint8)  # [h, W]
         count = columnwise.reshape(rows, columns, block[1]).sum(axis=2, dtype=np.int64)  # [h, w]
         np.greater_equal(2 * count, area, out=dense[index])
-    return dense
+    return dense[:, :, ::-1] if turned else dense
 
 
 def _filled(dense: _Blocks) -> _Blocks:

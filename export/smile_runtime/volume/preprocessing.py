@@ -166,6 +166,8 @@ def slice_context(
     slices: Array,  # [D, H, W]
     index: Sequence[int] | npt.NDArray[np.integer],
     channels: int,
+    *,
+    out: Array | None = None,  # [N, C, H, W]
 ) -> Array:
     """Slices with their neighbours as channels; beyond the ends the first and the last slice repeat.
 
@@ -173,6 +175,7 @@ def slice_context(
         slices: [D, H, W] any dtype.
         index: N slice numbers in 0..D-1.
         channels: Number of slices C seen at once, odd: z - C//2 .. z + C//2.
+        out: Where to copy them to; a new array if None.
 
     Returns:
         [N, C, H, W], a copy.
@@ -181,8 +184,14 @@ def slice_context(
         ValueError: ``channels`` is not a positive odd number.
         IndexError: A slice number is outside 0..D-1.
     """
-    context: Array = slices[context_index(index, channels, slices.shape[0])]
-    return context
+    numbers = context_index(index, channels, slices.shape[0])
+    if out is None:
+        context: Array = slices[numbers]
+        return context
+    for seen, row in zip(out, numbers, strict=True):
+        for channel, number in zip(seen, row, strict=True):
+            channel[...] = slices[number]
+    return out
 
 
 def context_index(

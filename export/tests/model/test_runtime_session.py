@@ -1,5 +1,8 @@
 """Providers: what was asked for, or an error; and the buffers of a device, here the host's own."""
 
+import subprocess
+import sys
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -11,6 +14,17 @@ from smile_runtime.errors import InputError
 from smile_runtime.model.exported import Model
 from smile_runtime.model.session import DeviceBuffers
 
+NOISE = """
+import os, sys, warnings
+import onnxruntime as ort
+from smile_runtime.model.session import prepare_device
+ort.set_default_logger_severity(int(sys.argv[1]))
+if sys.argv[2] == "device":
+    prepare_device()
+options = ort.SessionOptions()
+ort.InferenceSession(sys.argv[3], options, providers=["CPUExecutionProvider"])
+os.write(2, b"an error of others\\n")
+"""
 ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
@@ -83,6 +97,71 @@ def test_float32_is_float32_on_a_gpu(threshold_model, pretending, provider, monk
     monkeypatch.setattr("smile_runtime.model.exported.DEVICES", {})
     Model(threshold_model, provider=provider)
     assert pretending.options["CUDAExecutionProvider"]["use_tf32"] == "0"
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What onnxruntime's libraries are asked for, and how quiet its default logger is made."""
+    asked = []
+    monkeypatch.setattr(ort, "set_default_logger_severity", lambda level: asked.append(level))
+    monkeypatch.setattr(ort, "preload_dlls", lambda: asked.append("preload"), raising=False)
+    monkeypatch.setattr("smile_runtime.model.exported.DEVICES", {})
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("provider", "expected"), [("cpu", []), ("cuda", [4, "preload"]), ("tensorrt", [4, "preload"])]
+)
+def test_libraries_are_loaded_and_the_logger_is_quiet_for_a_gpu_alone(
+    threshold_model, pretending, said, monkeypatch, provider, expected
+):
+    monkeypatch.setattr(pretending, "active", {"cpu": ALL[2:], "cuda": ALL[1:], "tensorrt": ALL}[provider])
+    Model(threshold_model, provider=provider)
+    assert said == expected
+
+
+def missing_library():
+    print("Failed to load libcublasLt.so.12: no such file")
+    print("Failed to load libcudnn.so.9: no such file\nPlease follow https://onnxruntime.ai to install CUDA.")
+
+
+def refusing_library():
+    raise RuntimeError("Invalid parameter of directory")
+
+
+@pytest.mark.parametrize(
+    ("preload", "cause"),
+    [
+        (missing_library, r" \(Failed to load libcublasLt.so.12: no such file\)"),
+        (refusing_library, r" \(Invalid parameter of directory\)"),
+        (lambda: None, ""),
+    ],
+)
+def test_a_library_that_is_missing_is_named(threshold_model, pretending, said, monkeypatch, capsys, preload, cause):
+    monkeypatch.setattr(ort, "preload_dlls", preload, raising=False)
+    remedy = r"install 'onnxruntime-gpu\[cuda,cudnn\]', check its driver" if cause else "check its driver"
+    with pytest.raises(InputError, match=f"'cuda': does not start on this machine{cause}; {remedy}, or use cpu"):
+        Model(threshold_model, provider="cuda")
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(pretending, "active", ALL[1:])
+    Model(threshold_model, provider="cuda")  # what else provides them is as good
+
+
+def test_an_onnxruntime_that_loads_no_libraries_itself_is_no_obstacle(threshold_model, pretending, said, monkeypatch):
+    monkeypatch.delattr(ort, "preload_dlls")
+    monkeypatch.setattr(pretending, "active", ALL[1:])
+    Model(threshold_model, provider="cuda")
+    assert said == [4]
+
+
+@pytest.mark.parametrize(("level", "kind", "noisy"), [(0, "cpu", True), (0, "device", False), (4, "cpu", False)])
+def test_the_default_logger_is_silent_and_others_are_heard(threshold_model, level, kind, noisy):
+    """The lines of cuDNN go to this logger; here it is made to say something by its lowest level."""
+    command = [sys.executable, "-c", NOISE, str(level), kind, str(threshold_model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    assert lines[-1] == "an error of others"
+    assert (len(lines) > 1) == noisy, done.stderr[:2000]
 
 
 @pytest.mark.parametrize(("asked", "given", "threads"), [(None, "3", 3), (None, None, 5), (2, "3", 2)])

@@ -4,12 +4,11 @@ import fcntl
 import gzip
 import json
 import os
-import threading
 import time
-import weakref
 
 import numpy as np
 import pytest
+from folder_runs import content_of, run
 from nifti_files import content, random_hu, write
 from tiny_models import threshold_card, threshold_labels, write_threshold_model
 from tolerances import AFFINE_RELATIVE
@@ -21,24 +20,6 @@ from smile_runtime.predict.cli import main
 from smile_runtime.predict.folder import list_jobs
 from smile_runtime.predict.predictor import Predictor
 from smile_runtime.volume.body import BodyRule
-
-
-@pytest.fixture
-def scans(tmp_path):
-    """Five scans of different shapes."""
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for number, shape in enumerate([(30, 20, 5), (8, 9, 3), (40, 40, 6), (5, 5, 1), (16, 12, 4)]):
-        write(folder / f"case {number}.nii.gz", random_hu(shape, number))
-    return folder
-
-
-def run(model, scans, out, *options):
-    return main([str(model), str(scans), "-o", str(out), *options])
-
-
-def content_of(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_every_scan_gets_what_it_gets_alone(scans, tmp_path, threshold_model, capsys):
@@ -111,60 +92,6 @@ def test_the_report_says_what_ran(scans, tmp_path):
     assert volumes["volumes"]["case 0.nii.gz"]["metal"] == pytest.approx(
         np.count_nonzero(hu > 300) * voxel, rel=AFFINE_RELATIVE
     )
-
-
-def test_reading_and_writing_go_on_while_a_scan_is_computed(scans, tmp_path, threshold_model, monkeypatch):
-    """Inference of scan n waits here until scan n + 1 is read and scan n - 1 is written: alone it would
-    never end, so the time to wait only bounds how long a defect takes to show."""
-    loaded, saved = [threading.Event() for _ in range(5)], [threading.Event() for _ in range(5)]
-    threads = set()
-
-    def number(path):
-        return int(str(path).split("case ")[1][0])
-
-    def load(self, scan):
-        result = real["load"](self, scan)
-        threads.add(threading.current_thread().name)
-        loaded[number(scan)].set()
-        return result
-
-    def save(self, scan, out, **options):
-        result = real["save"](self, scan, out, **options)
-        saved[number(out)].set()
-        return result
-
-    def segment(self, scan, **options):
-        n = number(scan.volume.path)
-        assert n == 4 or loaded[n + 1].wait(120)
-        assert n == 0 or saved[n - 1].wait(120)
-        real["segment"](self, scan, **options)
-
-    real = {name: getattr(Predictor, name) for name in ("load", "save", "segment")}
-    for name, replacement in (("load", load), ("save", save), ("segment", segment)):
-        monkeypatch.setattr(Predictor, name, replacement)
-    assert run(threshold_model, scans, tmp_path / "out") == 0
-    assert all(event.is_set() for event in saved)
-    assert threading.current_thread().name not in threads
-
-
-def test_no_more_than_two_scans_and_two_label_maps_are_held(tmp_path, threshold_model, monkeypatch):
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for number in range(12):
-        write(folder / f"{number:02d}.nii.gz", random_hu((20, 20, 4), number))
-    alive, most = set(), []
-
-    def load(self, scan):
-        result = real(self, scan)
-        alive.add(key := str(scan))
-        most.append(len(alive))
-        weakref.finalize(result, alive.discard, key)
-        return result
-
-    real = Predictor.load
-    monkeypatch.setattr(Predictor, "load", load)
-    assert run(threshold_model, folder, tmp_path / "out") == 0
-    assert max(most) <= 3  # one being written, one computed, one read
 
 
 def test_continue_keeps_what_is_complete_and_redoes_the_rest(scans, tmp_path, threshold_model, capsys):

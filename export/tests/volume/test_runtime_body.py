@@ -259,3 +259,13 @@ def test_no_organ_of_a_real_scan_is_cut_off(real_data, folder, least):
     if (real_data / folder / "labels.nii.gz").exists():
         labels = slices_view(read_labels(real_data / folder / "labels.nii.gz").data, geometry)
         assert np.count_nonzero(box.crop(labels)[list(box.slices)]) == np.count_nonzero(labels) > 0
+
+
+@pytest.mark.parametrize("pixels", [(1.1, 1.1), (0.9, 1.3), (1.0, 1.0)])
+def test_the_order_in_memory_does_not_matter(pixels):
+    hu, spacing = patient()[2:5], (5.0, *pixels)
+    expected = body_box(hu, spacing, RULE)
+    for axes in ((), (0,), (1,), (2,), (1, 2), (0, 1, 2)):
+        turned = np.flip(np.ascontiguousarray(np.flip(hu, axes)), axes)
+        assert body_box(turned, spacing, RULE) == expected
+    assert body_box(np.asfortranarray(hu), spacing, RULE) == expected

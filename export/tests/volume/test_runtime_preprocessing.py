@@ -111,3 +111,13 @@ def test_context_index_is_the_rule_of_slice_context():
         context_index([0], 2, 7)
     with pytest.raises(IndexError, match="outside"):
         context_index([7], 3, 7)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_context_copied_into_a_buffer_is_that_of_a_new_array(channels):
+    slices = np.random.default_rng(0).integers(-1000, 1000, (5, 7, 6), np.int16)[:, ::-1, 1:]
+    buffer = np.full((4, channels, 7, 5), 99, np.int16)
+    found = slice_context(slices, (0, 4, 2), channels, out=buffer[:3])
+    assert np.array_equal(found, slice_context(slices, (0, 4, 2), channels))
+    assert np.shares_memory(found, buffer)
+    assert (buffer[3] == 99).all()
