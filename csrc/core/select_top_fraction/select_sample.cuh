@@ -160,7 +160,10 @@ __global__ void __launch_bounds__(kSampleThreads) sample_kernel(Problem p) {
     WarpReduction warp;
     select_short<Score, kWarp>(p, range, gamma, warp);
   }
-  if (threadIdx.x == 0) p.states[number] = first;
+  if (threadIdx.x == 0) {
+    p.states[number] = first;
+    p.counters[number] = {};
+  }
 }
 
 }  // namespace smile_fast::cuda::selection

@@ -108,13 +108,8 @@ __device__ __forceinline__ unsigned open_of(const Problem& p, const Segment& seg
                                             const Range& range) {
   unsigned open = 0;
   if (segment.source == Source::marks) {
-#pragma unroll
-    for (int q = 0; q < kQuads; ++q) {
-      const std::int64_t at = own + q * kQuadStride;
-      const unsigned word =
-          is_whole(p, range) ? load_bytes<true>(p.selection, at, range) : load_bytes<false>(p.selection, at, range);
-      open |= (word / kMark & 0x01010101u) << q;
-    }
+    const auto add = [&](int q, std::int64_t, unsigned word) { open |= (word / kMark & 0x01010101u) << q; };
+    is_whole(p, range) ? for_bytes<true>(p.selection, own, range, add) : for_bytes<false>(p.selection, own, range, add);
     return open;
   }
   const auto add = [&](int q, std::int64_t, unsigned flags, const Quad<Score>& quad) {
@@ -220,7 +215,6 @@ template <typename Score>
 __device__ __forceinline__ void conclude_step(const Problem& p, std::int64_t number, const Range& range, Action action,
                                               SearchShared& shared) {
   Segment next = p.states[number];
-  next.finished = 0;
   __syncthreads();  // all have read before one writes
   unsigned* const bins = bins_of(p, number, range);
   if (action == Action::narrow) {
@@ -245,8 +239,8 @@ __device__ __forceinline__ void conclude_step(const Problem& p, std::int64_t num
 template <typename Score>
 __device__ __forceinline__ void step(const Problem& p, std::int64_t number, const Range& range, const Range& part,
                                      SearchShared& shared) {
-  Segment& state = p.states[number];
-  const Segment segment = state;
+  const Segment segment = p.states[number];
+  Counters& counters = p.counters[number];
   const Action action = segment.population <= kGathered ? Action::gather
                         : segment.low < segment.high    ? Action::narrow
                                                         : Action::ties;
@@ -268,7 +262,7 @@ __device__ __forceinline__ void step(const Problem& p, std::int64_t number, cons
       } else if (action == Action::ties) {
         add_to_bins(shared.bins, valid, voxels.bin(voxel));
       } else if (valid) {
-        const unsigned place = atomicAdd(&state.gathered, 1u);
+        const unsigned place = atomicAdd(&counters.gathered, 1u);
         const uint2 entry = make_uint2(static_cast<unsigned>(key), static_cast<unsigned>(voxel - range.begin));
         if (place < kGathered) reinterpret_cast<uint2*>(bins)[place] = entry;
       }
@@ -278,12 +272,12 @@ __device__ __forceinline__ void step(const Problem& p, std::int64_t number, cons
   if (action != Action::gather)
     for (int bin = threadIdx.x; bin < kBins; bin += kSelectThreads)
       if (shared.bins[bin] != 0) atomicAdd(bins + bin, shared.bins[bin]);
-  if (comes_last(state, Blocks(p.length).of(range), shared.last))
+  if (comes_last(counters, Blocks(p.length).of(range), shared.last))
     conclude_step<Score>(p, number, range, action, shared);
 }
 
 template <typename Score>
-__global__ void __launch_bounds__(kSelectThreads) search_kernel(Problem p) {
+__global__ void __launch_bounds__(kSelectThreads, 3) search_kernel(Problem p) {
   SMILE_FAST_SHARED(SearchShared, shared);
   for_segments(p, Stage::search, shared.found, [&](std::int64_t number, const Range& range, const Range& part) {
     step<Score>(p, number, range, part, shared);
@@ -296,17 +290,14 @@ __device__ __forceinline__ void write_stretch(const Problem& p, const Segment& s
                                               const Range& range, std::int64_t begin) {
   const auto keeps = [&](std::int64_t voxel) { return static_cast<unsigned>(voxel - begin) <= segment.cut; };
   if (segment.source == Source::marks) {
-#pragma unroll
-    for (int q = 0; q < kQuads; ++q) {
-      const std::int64_t at = own + q * kQuadStride;
-      const unsigned word = load_bytes<kWhole>(p.selection, at, range);
+    for_bytes<kWhole>(p.selection, own, range, [&](int, std::int64_t at, unsigned word) {
       const unsigned marks = word / kMark & 0x01010101u;
-      if (marks == 0) continue;
+      if (marks == 0) return;
       unsigned chosen = word & 0x01010101u;
       for (int j = 0; j < kQuad; ++j)
         if (segment.rank != 0 && keeps(at + j)) chosen |= marks & 1u << (8 * j);
       store_bytes<kWhole>(p.selection, at, range, chosen);
-    }
+    });
     return;
   }
   for_quads<Score, kWhole>(p, own, range, [&](int, std::int64_t at, unsigned flags, const Quad<Score>& quad) {
@@ -321,7 +312,7 @@ __device__ __forceinline__ void write_stretch(const Problem& p, const Segment& s
 }
 
 template <typename Score>
-__global__ void __launch_bounds__(kSelectThreads) write_kernel(Problem p) {
+__global__ void __launch_bounds__(kSelectThreads, 4) write_kernel(Problem p) {
   SMILE_FAST_SHARED(SearchShared, shared);
   for_segments(p, Stage::chosen, shared.found, [&](std::int64_t number, const Range& range, const Range& part) {
     const Segment segment = p.states[number];

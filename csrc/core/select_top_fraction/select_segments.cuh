@@ -26,17 +26,22 @@ enum class Stage : unsigned {
 // Where the open voxels are found, those that may be in the bracket.
 enum class Source : unsigned { list, marks, scores };
 
+// Written by one block at the end of a launch, read by all in the next.
 struct Segment {
   Stage stage;
   Source source;
   int low, high;        // the bracket; one key, the threshold, when that is known
   unsigned rank;        // of the threshold among the candidates in the bracket; 1 is the highest
   unsigned population;  // candidates in the bracket
+  unsigned inside;      // those in the bracket of the streaming pass: the list's length
   unsigned cut;         // the last voxel, from the segment's first, that is selected although it equals the threshold
-  unsigned candidates, above,
-      inside;  // counts of the streaming pass; as many as are inside ask for a place in the list
-  unsigned gathered;
-  unsigned finished;  // blocks of the running launch
+};
+
+// Written by all blocks of a launch.
+struct Counters {
+  unsigned candidates, above, inside;  // of the streaming pass
+  unsigned gathered;                   // of a search
+  unsigned finished;                   // blocks of the running launch
 };
 
 // Of a segment: [clipped begin, clipped end).
@@ -54,6 +59,7 @@ struct Problem {
   std::uint8_t* selection;
   bool aligned;        // all arrays, to four of their elements
   Segment* states;     // [segments]
+  Counters* counters;  // [segments]
   unsigned* bins;      // [min(segments, length / kSmall), kBins]: 0 whenever a launch that counts in them starts
   uint2* entries;      // [length / kListedShare]: key and voxel, from the segment's first
   bool bins_by_voxel;  // which bins a segment has: those of its number, or of its first voxel
@@ -83,12 +89,13 @@ __device__ __forceinline__ unsigned fraction_count(double gamma, unsigned count)
 }
 
 // Whether this block is the last one of so many to come here in a launch: it then sees what all others wrote before.
-__device__ __forceinline__ bool comes_last(Segment& segment, std::int64_t blocks, bool& last) {
+__device__ __forceinline__ bool comes_last(Counters& counters, std::int64_t blocks, bool& last) {
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    last = atomicAdd(&segment.finished, 1u) + 1 == static_cast<unsigned>(blocks);
+    last = atomicAdd(&counters.finished, 1u) + 1 == static_cast<unsigned>(blocks);
     __threadfence();
+    if (last) counters.finished = 0;
   }
   __syncthreads();
   if (last) __threadfence();

@@ -44,16 +44,15 @@ __device__ __forceinline__ Masks compare(const Problem& p, std::int64_t own, con
   return masks;
 }
 
-// Where nothing is to be compared.
+// Where nothing is to be compared: all candidates, or no voxel.
 template <bool kWhole>
 __device__ __forceinline__ void fill(const Problem& p, std::int64_t own, const Range& range, bool all) {
-  unsigned words[kQuads] = {};
-#pragma unroll
-  for (int q = 0; q < kQuads; ++q)
-    if (all) words[q] = load_bytes<kWhole>(p.candidates, own + q * kQuadStride, range);
-#pragma unroll
-  for (int q = 0; q < kQuads; ++q)
-    store_bytes<kWhole>(p.selection, own + q * kQuadStride, range, nonzero_bytes(words[q]));
+  if (all)
+    for_bytes<kWhole>(p.candidates, own, range, [&](int, std::int64_t at, unsigned word) {
+      store_bytes<kWhole>(p.selection, at, range, nonzero_bytes(word));
+    });
+  else
+    for (int q = 0; q < kQuads; ++q) store_bytes<kWhole>(p.selection, own + q * kQuadStride, range, 0);
 }
 
 // Lists the voxels inside the bracket, in any order, and counts their keys.
@@ -75,40 +74,38 @@ __device__ __forceinline__ void list_open(const Problem& p, std::int64_t own, un
 template <typename Score>
 __device__ __forceinline__ void conclude_stream(const Problem& p, std::int64_t number, const Range& whole,
                                                 LookUp& shared) {
-  Segment& segment = p.states[number];
-  Segment next = segment;
-  next.candidates = __ldcg(&segment.candidates);
-  next.above = __ldcg(&segment.above);
-  next.inside = __ldcg(&segment.inside);
-  next.finished = 0;
+  Segment next = p.states[number];
+  const Counters& counters = p.counters[number];
+  const unsigned candidates = __ldcg(&counters.candidates), above = __ldcg(&counters.above);
+  next.inside = __ldcg(&counters.inside);
   __syncthreads();  // all have read before one writes
-  const unsigned wanted = fraction_count(p.gamma[number], next.candidates);
+  const unsigned wanted = fraction_count(p.gamma[number], candidates);
   const bool listed = next.low != next.high;
   unsigned* const bins = bins_of(p, number, whole);
   next.source = Source::scores;
-  if (wanted == next.above && (next.inside == 0 || listed)) {
+  if (wanted == above && (next.inside == 0 || listed)) {
     next.stage = Stage::settled;
   } else if (wanted == 0) {
     next.low = next.high = Keys<Score>::kHighest;  // which no score has
     next.stage = Stage::chosen;
-  } else if (wanted < next.above || wanted > next.above + next.inside) {
-    const bool higher = wanted < next.above;
+  } else if (wanted < above || wanted > above + next.inside) {
+    const bool higher = wanted < above;
     if (listed)
       for (int bin = threadIdx.x; bin < kBins; bin += kSelectThreads) bins[bin] = 0;
-    next.rank = higher ? wanted : wanted - next.above - next.inside;
-    next.population = higher ? next.above : next.candidates - next.above - next.inside;
+    next.rank = higher ? wanted : wanted - above - next.inside;
+    next.population = higher ? above : candidates - above - next.inside;
     (higher ? next.low : next.high) = higher ? next.high + 1 : next.low - 1;
     (higher ? next.high : next.low) = higher ? Keys<Score>::kHighest : Keys<Score>::kNan;
     go_on(next);
   } else {
     next.source = !listed ? Source::marks : next.inside <= list_of(p, whole).capacity ? Source::list : Source::scores;
-    next.rank = wanted - next.above;
+    next.rank = wanted - above;
     next.population = next.inside;
     if (listed) narrow(next, bins, shared);
     go_on(next);
     if (next.rank == 0) next.stage = Stage::chosen;  // of the marks none is selected
   }
-  if (threadIdx.x == 0) segment = next;
+  if (threadIdx.x == 0) p.states[number] = next;
 }
 
 template <typename Score>
@@ -125,7 +122,8 @@ __global__ void __launch_bounds__(kSelectThreads, 4) stream_kernel(Problem p) {
     whole ? fill<true>(p, own, range, stage == Stage::all) : fill<false>(p, own, range, stage == Stage::all);
     return;
   }
-  Segment& segment = p.states[item.segment];
+  const Segment& segment = p.states[item.segment];
+  Counters& counters = p.counters[item.segment];
   const bool listed = segment.low != segment.high;
   const Limits limits = limits_of<Score>(segment.low, segment.high);
   const unsigned mark = listed ? 0 : kMark;
@@ -146,9 +144,9 @@ __global__ void __launch_bounds__(kSelectThreads, 4) stream_kernel(Problem p) {
       all_decided += shared.decided[warp];
       all_open += shared.open[warp];
     }
-    atomicAdd(&segment.candidates, all_decided & 0xffffu);
-    atomicAdd(&segment.above, all_decided >> 16);
-    shared.listed = atomicAdd(&segment.inside, all_open);
+    atomicAdd(&counters.candidates, all_decided & 0xffffu);
+    atomicAdd(&counters.above, all_decided >> 16);
+    shared.listed = atomicAdd(&counters.inside, all_open);
   }
   __syncthreads();
   const Range all = range_of(p.offsets, item.segment, p.length);
@@ -157,7 +155,7 @@ __global__ void __launch_bounds__(kSelectThreads, 4) stream_kernel(Problem p) {
     for (int warp = 0; warp < warp_of_thread(); ++warp) place += shared.open[warp];
     list_open<Score>(p, own, masks.inside, place, item.segment, all);
   }
-  if (comes_last(segment, items_between(all.begin, all.end), shared.last))
+  if (comes_last(counters, items_between(all.begin, all.end), shared.last))
     conclude_stream<Score>(p, item.segment, all, shared.look_up);
 }
 

@@ -27,11 +27,13 @@ constexpr int kSearches = 4;
 struct Workspace {
   WorkspaceArena arena;
   Segment* states;
+  Counters* counters;
   unsigned* bins;
   uint2* entries;
 
   Workspace(void* memory, std::int64_t length, std::int64_t segments) : arena(memory) {
     states = arena.take<Segment>(segments);
+    counters = arena.take<Counters>(segments);
     bins = arena.take<unsigned>((segments < length / kSmall ? segments : length / kSmall) * kBins);
     entries = arena.take<uint2>(length / kListedShare);
   }
@@ -61,8 +63,19 @@ void select_top_fraction_cuda(const SelectTopFractionArguments& a, void* workspa
   const Workspace w(workspace, a.length, a.segments);
   const bool all_aligned = aligned(a.scores, static_cast<std::size_t>(kQuad * element_size(a.dtype))) &&
                            aligned(a.candidates, kQuad) && aligned(a.selection, kQuad);
-  const Problem p{a.scores,    a.candidates, a.length, a.gamma, a.offsets, a.segments,
-                  a.selection, all_aligned,  w.states, w.bins,  w.entries, a.segments > a.length / kSmall};
+  const Problem p{a.scores,
+                  a.candidates,
+                  a.length,
+                  a.gamma,
+                  a.offsets,
+                  a.segments,
+                  a.selection,
+                  all_aligned,
+                  w.states,
+                  w.counters,
+                  w.bins,
+                  w.entries,
+                  a.segments > a.length / kSmall};
   switch (a.dtype) {
     case DType::float32:
       queue<float>(p, stream);

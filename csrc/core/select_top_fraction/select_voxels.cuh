@@ -110,23 +110,50 @@ __device__ __forceinline__ Quad<Score> load_quad(const void* scores, std::int64_
 }
 
 // Calls body(quad's number, its first voxel, flags, scores) for the thread's quads of a stretch; flags has bit 8 * j
-// set where voxel j is a candidate in the range. All 8 loads of candidates are on their way before the first is used,
-// then 4 of scores; scores of quads without candidates are not read.
+// set where voxel j is a candidate in the range. Of a whole stretch all 8 loads of candidates are on their way before
+// the first is used, then 4 of scores; the others are few. Scores of quads without candidates are not read.
 template <typename Score, bool kWhole, typename Body>
 __device__ __forceinline__ void for_quads(const Problem& p, std::int64_t own, const Range& range, const Body& body) {
-  constexpr int kAtOnce = 4;
-  unsigned flags[kQuads];
+  if constexpr (!kWhole) {
+#pragma unroll 1
+    for (int q = 0; q < kQuads; ++q) {
+      const std::int64_t at = own + q * kQuadStride;
+      const unsigned flags = nonzero_bytes(load_bytes<false>(p.candidates, at, range));
+      body(q, at, flags, load_quad<Score, false>(p.scores, at, flags));
+    }
+  } else {
+    constexpr int kAtOnce = 4;
+    unsigned flags[kQuads];
 #pragma unroll
-  for (int q = 0; q < kQuads; ++q)
-    flags[q] = nonzero_bytes(load_bytes<kWhole>(p.candidates, own + q * kQuadStride, range));
+    for (int q = 0; q < kQuads; ++q)
+      flags[q] = nonzero_bytes(load_bytes<true>(p.candidates, own + q * kQuadStride, range));
 #pragma unroll
-  for (int first = 0; first < kQuads; first += kAtOnce) {
-    Quad<Score> quads[kAtOnce];
+    for (int first = 0; first < kQuads; first += kAtOnce) {
+      Quad<Score> quads[kAtOnce];
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i)
-      quads[i] = load_quad<Score, kWhole>(p.scores, own + (first + i) * kQuadStride, flags[first + i]);
+      for (int i = 0; i < kAtOnce; ++i)
+        quads[i] = load_quad<Score, true>(p.scores, own + (first + i) * kQuadStride, flags[first + i]);
 #pragma unroll
-    for (int i = 0; i < kAtOnce; ++i) body(first + i, own + (first + i) * kQuadStride, flags[first + i], quads[i]);
+      for (int i = 0; i < kAtOnce; ++i) body(first + i, own + (first + i) * kQuadStride, flags[first + i], quads[i]);
+    }
+  }
+}
+
+// Calls body(quad's number, its first voxel, bytes) for the thread's quads of a stretch, of candidates or of a
+// selection.
+template <bool kWhole, typename Body>
+__device__ __forceinline__ void for_bytes(const std::uint8_t* bytes, std::int64_t own, const Range& range,
+                                          const Body& body) {
+  if constexpr (!kWhole) {
+#pragma unroll 1
+    for (int q = 0; q < kQuads; ++q)
+      body(q, own + q * kQuadStride, load_bytes<false>(bytes, own + q * kQuadStride, range));
+  } else {
+    unsigned words[kQuads];
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) words[q] = load_bytes<true>(bytes, own + q * kQuadStride, range);
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) body(q, own + q * kQuadStride, words[q]);
   }
 }
 
