@@ -1,171 +1,127 @@
-// What the kernels of select_top_fraction.cu share: their workspace, and how histograms find a segment's threshold.
+// Histograms of a bracket's keys, and of the voxels that tie with a threshold.
 #pragma once
 
-#include "core/common/fraction_count.h"
-#include "core/select_top_fraction/select_items.cuh"
+#include "core/select_top_fraction/select_ranks.cuh"
 
 namespace smile_fast::cuda::selection {
 
-constexpr int kDigits = 3;
-constexpr int kBins = 2048;                           // of a digit; the last has 1024
-constexpr int kSpan = kSelectThreads / kSelectWarps;  // items whose ties have a sum of their own: a thread per strip
+// A bracket cut into at most kBins bins of equal width, a power of two.
+struct KeyBins {
+  int low, high, shift;
 
-__device__ __forceinline__ int shift_of(int digit) { return digit == 0 ? 21 : digit == 1 ? 10 : 0; }
-__device__ __forceinline__ unsigned mask_of(int digit) { return digit == 2 ? 1023u : 2047u; }
-
-// What is known of a segment's threshold.
-struct Threshold {
-  unsigned key;     // the digits found so far, the others 0
-  unsigned none;    // 1: nothing is to be selected
-  Count wanted;     // candidates to select among those that share these digits
-  Count remaining;  // candidates that share them
-};
-
-struct Workspace {
-  WorkspaceArena arena;
-  std::int64_t items;
-  unsigned* keys;          // [length]: a strip's list starts at the strip's first voxel
-  unsigned short* places;  // [length]: in the strip
-  unsigned* sizes;         // [items, kSelectWarps]: of the lists
-  Count* cleared;          // begin of what has to be 0 at the start:
-  Count* histograms;       // [segments, kDigits, kBins]
-  unsigned* ties;          // [items, kSelectWarps]: voxels of a strip that equal the threshold
-  Count* sums_of_ties;     // [ceil(items / kSpan)]: of kSpan items each
-  Threshold* thresholds;   // [segments]
-  unsigned* finished;      // [segments, kDigits]: items that are in the histogram
-  std::size_t cleared_bytes;
-
-  Workspace(void* memory, std::int64_t length, std::int64_t segments)
-      : arena(memory), items(item_count(length, segments)) {
-    keys = arena.take<unsigned>(length);
-    places = arena.take<unsigned short>(length);
-    sizes = arena.take<unsigned>(items * kSelectWarps);
-    const std::size_t before = arena.bytes();
-    cleared = histograms = arena.take<Count>(segments * kDigits * kBins);
-    ties = arena.take<unsigned>(items * kSelectWarps);
-    sums_of_ties = arena.take<Count>(ceil_div(items, kSpan));
-    thresholds = arena.take<Threshold>(segments);
-    finished = arena.take<unsigned>(segments * kDigits);
-    cleared_bytes = arena.bytes() - before;
+  __device__ __forceinline__ KeyBins(int low, int high) : low(low), high(high) {
+    const unsigned width = static_cast<unsigned>(high) - static_cast<unsigned>(low);
+    const int bits = 32 - __clz(static_cast<int>(width));
+    shift = bits > kBinBits ? bits - kBinBits : 0;
+  }
+  __device__ __forceinline__ unsigned bin(int key) const {
+    return (static_cast<unsigned>(key) - static_cast<unsigned>(low)) >> shift;
+  }
+  __device__ __forceinline__ int first_of(unsigned bin) const {
+    return static_cast<int>(static_cast<unsigned>(low) + (bin << shift));
+  }
+  __device__ __forceinline__ int last_of(unsigned bin) const {
+    const unsigned first = static_cast<unsigned>(first_of(bin)), rest = static_cast<unsigned>(high) - first;
+    const unsigned width = (1u << shift) - 1;
+    return static_cast<int>(first + (rest < width ? rest : width));
   }
 };
 
-struct Problem {
-  const void* scores;
-  const std::uint8_t* candidates;
-  std::int64_t length;
-  const double* gamma;
-  const std::int64_t* offsets;
-  std::int64_t segments;
-  std::uint8_t* selection;
-  unsigned* keys;
-  unsigned short* places;
-  unsigned* sizes;
-  Count* histograms;
-  unsigned* ties;
-  Count* sums_of_ties;
-  Threshold* thresholds;
-  unsigned* finished;
+// A segment's voxels cut into at most kBins runs of whole stretches.
+struct VoxelBins {
+  std::int64_t first;
+  int shift = 13;
+  static_assert(kItem == 1 << 13, "a stretch lies in one bin");
+
+  explicit __device__ __forceinline__ VoxelBins(const Range& range) {
+    while (((range.end - range.begin) >> shift) + 2 > kBins) ++shift;
+    first = range.begin >> shift;
+  }
+  __device__ __forceinline__ unsigned bin(std::int64_t voxel) const {
+    return static_cast<unsigned>((voxel >> shift) - first);
+  }
 };
 
-struct Shared {
-  unsigned bins[kBins];
-  Count sums[kSelectThreads];
-  Count ties[kSelectWarps];
-  bool last;
+// One more in the bins of all valid lanes; all lanes of a warp. Lanes of equal bins are counted together as long as
+// that saves atomics: where all scores are alike, those on one address would take all time.
+__device__ __forceinline__ void add_to_bins(unsigned* bins, bool valid, unsigned bin) {
+  constexpr int kWorth = 4;
+  unsigned left = __ballot_sync(kAllLanes, valid);
+  while (left != 0) {
+    const int leader = 31 - __clz(static_cast<int>(left));
+    const unsigned common = __shfl_sync(kAllLanes, bin, leader);
+    const unsigned same = __ballot_sync(kAllLanes, valid && bin == common);
+    if (lane_of_thread() == leader) atomicAdd(bins + common, static_cast<unsigned>(__popc(same)));
+    valid = valid && bin != common;
+    left &= ~same;
+    if (__popc(same) < kWorth) break;
+  }
+  if (valid) atomicAdd(bins + bin, 1u);
+}
+
+template <typename T>
+__device__ __forceinline__ T inclusive_warp_scan(T value) {
+  for (int lanes = 1; lanes < kWarp; lanes *= 2) {
+    const T other = __shfl_up_sync(kAllLanes, value, lanes);
+    if (lane_of_thread() >= lanes) value += other;
+  }
+  return value;
+}
+
+// Where something of a given rank is: the bin, its rank there, and how many are there with it.
+struct Place {
+  unsigned bin, rank, population;
 };
 
-// a < b as scores if and only if their keys are: NaN has the lowest one, -0 and +0 the same.
-__device__ __forceinline__ unsigned key_of(float score) {
-  const unsigned bits = __float_as_uint(score), magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return 0;
-  return bits >> 31 ? 0x80000000u - magnitude : 0x80000000u + magnitude;
-}
+struct LookUp {
+  unsigned warps[kSelectWarps];
+  Place place;
+};
 
-// core/common/fraction_count.h on the device.
-__device__ __forceinline__ Count fraction_count(double gamma, Count count) {
-  const double share = gamma > 1.0 ? 1.0 : gamma > 0.0 ? gamma : 0.0;  // NaN is 0
-  const double product = share * static_cast<double>(count), nearest = rint(product);
-  const double wanted = fabs(product - nearest) <= kIntegerTolerance * nearest ? nearest : ceil(product);
-  const Count rounded = static_cast<Count>(wanted);
-  return rounded < count ? rounded : count;
-}
-
-// Finds the threshold's digit in a finished histogram; all threads of the block. From the highest bin down, the wanted
-// candidate is in the first one at which the sum reaches its rank.
-__device__ inline void look_up(const Problem& p, std::int64_t segment, int digit, Shared& shared) {
-  constexpr int kOwnBins = kBins / kSelectThreads;
-  const Count* bins = p.histograms + (segment * kDigits + digit) * kBins;
-  const int thread = threadIdx.x;
-  Count own[kOwnBins], sum = 0;
+// From the highest bin down or from the lowest up; empties the bins. All threads of a block of kSelectThreads.
+__device__ inline Place look_up(unsigned* bins, unsigned rank, bool falling, LookUp& shared) {
+  constexpr int kOwn = kBins / kSelectThreads;
+  const int first = static_cast<int>(threadIdx.x) * kOwn;
+  unsigned own[kOwn], sum = 0;
 #pragma unroll
-  for (int i = 0; i < kOwnBins; ++i) sum += own[i] = __ldcg(bins + kBins - 1 - (thread * kOwnBins + i));
-  shared.sums[thread] = sum;
+  for (int i = 0; i < kOwn; ++i) {
+    unsigned* const bin = bins + (falling ? kBins - 1 - (first + i) : first + i);
+    sum += own[i] = __ldcg(bin);
+    *bin = 0;
+  }
+  unsigned reached = inclusive_warp_scan(sum);
+  if (lane_of_thread() == kWarp - 1) shared.warps[warp_of_thread()] = reached;
+  if (threadIdx.x == 0) shared.place = {0, 1, 1};  // of decreasing offsets, which make no sense
   __syncthreads();
-  Count before = 0, all = 0;
-  for (int other = 0; other < kSelectThreads; ++other) {
-    before += other < thread ? shared.sums[other] : 0;
-    all += shared.sums[other];
-  }
-  Threshold& threshold = p.thresholds[segment];
-  const Count wanted = digit == 0 ? fraction_count(p.gamma[segment], all) : threshold.wanted;
-  const unsigned key = digit == 0 ? 0 : threshold.key;
-  __syncthreads();  // all have read the threshold before one writes it
-  if (digit == 0 && wanted == 0 && thread == 0) threshold = {0, 1, 0, 0};
-  if (wanted <= before || wanted > before + sum) return;
+  for (int warp = 0; warp < warp_of_thread(); ++warp) reached += shared.warps[warp];
+  unsigned before = reached - sum;
+  if (rank > before && rank <= reached) {
 #pragma unroll
-  for (int i = 0; i < kOwnBins; ++i) {
-    if (wanted > before && wanted <= before + own[i]) {
-      const unsigned bin = kBins - 1 - (thread * kOwnBins + i);
-      threshold = {key | bin << shift_of(digit), 0, wanted - before, own[i]};
-      return;
+    for (int i = 0; i < kOwn; ++i) {
+      if (rank > before && rank <= before + own[i])
+        shared.place = {static_cast<unsigned>(falling ? kBins - 1 - (first + i) : first + i), rank - before, own[i]};
+      before += own[i];
     }
-    before += own[i];
   }
+  __syncthreads();
+  return shared.place;
 }
 
-// Adds the block's bins to the segment's histogram; the last block of the segment goes on to look the digit up.
-__device__ __forceinline__ void finish_histogram(const Problem& p, const Item& item, int digit, Shared& shared) {
-  __syncthreads();
-  Count* bins = p.histograms + (item.segment * kDigits + digit) * kBins;
-  for (int bin = threadIdx.x; bin < kBins; bin += kSelectThreads)
-    if (shared.bins[bin] != 0) atomicAdd(bins + bin, static_cast<Count>(shared.bins[bin]));
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    const std::int64_t begin = clamped(__ldg(p.offsets + item.segment), 0, p.length);
-    const std::int64_t end = clamped(__ldg(p.offsets + item.segment + 1), 0, p.length);
-    const unsigned done = atomicAdd(p.finished + item.segment * kDigits + digit, 1u) + 1;
-    shared.last = done == items_between(begin, end);
-    __threadfence();
-  }
-  __syncthreads();
-  if (shared.last) {
-    __threadfence();
-    look_up(p, item.segment, digit, shared);
-  }
+// The part of a segment's bracket that holds the threshold, once its keys are in the bins.
+__device__ __forceinline__ void narrow(Segment& next, unsigned* bins, LookUp& shared) {
+  const KeyBins keys(next.low, next.high);
+  const Place place = look_up(bins, next.rank, true, shared);
+  next.low = keys.first_of(place.bin);
+  next.high = keys.last_of(place.bin);
+  next.rank = place.rank;
+  next.population = place.population;
 }
 
-__device__ __forceinline__ void clear_bins(Shared& shared) {
-  for (int bin = threadIdx.x; bin < kBins; bin += kSelectThreads) shared.bins[bin] = 0;
-  __syncthreads();
+// What follows once the bracket, its rank and its population are known.
+__device__ __forceinline__ void go_on(Segment& next) {
+  const bool done = next.low == next.high && next.rank == next.population;  // all that tie are selected
+  next.stage = done ? Stage::chosen : Stage::search;
+  next.cut = ~0u;
 }
-
-// Counts neighbours of equal digit at once: where all scores are alike, atomics on one address would take all time.
-struct RunningBin {
-  unsigned* bins;
-  unsigned bin = 0;
-  unsigned count = 0;
-
-  __device__ __forceinline__ void add(unsigned next) {
-    if (next != bin) flush();
-    bin = next;
-    ++count;
-  }
-  __device__ __forceinline__ void flush() {
-    if (count != 0) atomicAdd(bins + bin, count);
-    count = 0;
-  }
-};
 
 }  // namespace smile_fast::cuda::selection

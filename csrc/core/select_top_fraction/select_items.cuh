@@ -1,5 +1,5 @@
-// How the voxels are cut into items, one a block: the boundaries are the segments' and every multiple of kItem, so an
-// item lies in one segment, and in one aligned stretch of kItem voxels.
+// How the voxels are cut up for the blocks. Every multiple of kItem starts a stretch. An item, one a block in the
+// streaming pass, is what a stretch and a segment share; the boundaries of items are both lists' in one.
 #pragma once
 
 #include "core/common/cuda_kernel.cuh"
@@ -8,11 +8,15 @@ namespace smile_fast::cuda::selection {
 
 constexpr int kSelectThreads = 256;
 constexpr int kSelectWarps = kSelectThreads / kWarp;
-constexpr int kPerThread = 16;                         // neighbouring voxels that a thread compacts at a time
-constexpr int kRound = kWarp * kPerThread;             // voxels that a warp compacts at a time
-constexpr int kStrip = 4 * kRound;                     // voxels of a warp: an aligned stretch, or what of it is inside
-constexpr std::int64_t kItem = kSelectWarps * kStrip;  // 16,384
-static_assert(kStrip <= 65536, "places in a strip are 16-bit");
+constexpr int kQuad = 4;                    // neighbouring voxels that a thread loads at once
+constexpr int kQuads = 8;                   // of a thread in a stretch: one bit of a 32-bit mask a voxel
+constexpr int kQuadStride = kWarp * kQuad;  // from a thread's quad to its next: a warp's loads are contiguous
+constexpr int kWarpVoxels = kQuads * kQuadStride;
+constexpr std::int64_t kItem = kSelectWarps * kWarpVoxels;  // 8,192
+
+struct Range {
+  std::int64_t begin, end;
+};
 
 struct Item {
   std::int64_t begin, end;
@@ -51,15 +55,15 @@ inline std::int64_t item_count(std::int64_t length, std::int64_t segments) {
   return length == 0 ? 0 : ceil_div(length, kItem) + segments + 1;
 }
 
-// The number of the item that begins at `begin`, where a segment does: that of the boundary in the sorted lists.
-__device__ __forceinline__ std::int64_t item_at(std::int64_t begin, std::int64_t segment, std::int64_t length) {
-  const std::int64_t stretches = (length + kItem - 1) / kItem, started = begin / kItem + 1;
-  return segment + (started < stretches ? started : stretches);
-}
-
-// Items of [begin, end) that are not empty.
+// Items of [begin, end) that are not empty: stretches that it touches.
 __device__ __forceinline__ std::int64_t items_between(std::int64_t begin, std::int64_t end) {
   return end <= begin ? 0 : (end - 1) / kItem - begin / kItem + 1;
 }
+
+// A thread's first voxel in the stretch that starts at `stretch`; bit 8 * j + q of its mask is voxel j of quad q.
+__device__ __forceinline__ std::int64_t own_voxel(std::int64_t stretch) {
+  return stretch + warp_of_thread() * kWarpVoxels + lane_of_thread() * kQuad;
+}
+__device__ __forceinline__ int place_of(int bit) { return bit % kQuads * kQuadStride + bit / kQuads; }
 
 }  // namespace smile_fast::cuda::selection

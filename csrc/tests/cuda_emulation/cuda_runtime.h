@@ -4,6 +4,7 @@
 // of the argument: what is accurate with them is accurate on a GPU.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -88,6 +89,7 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 
 template <typename T>
 T __ldcs(const T* pointer) {
+  smile_fast::emulation::count_streamed(sizeof(T));
   return *smile_fast::emulation::aligned_for_access(pointer);
 }
 template <typename T>
@@ -144,6 +146,22 @@ inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
   smile_fast::emulation::warp_exchange(value, values);
   unsigned result = 0;
   for (const std::uint64_t lane : values) result |= static_cast<unsigned>(lane);
+  return result;
+}
+inline unsigned __reduce_add_sync(unsigned mask, unsigned value) {
+  smile_fast::emulation::need_all_lanes(mask);
+  std::uint64_t values[32];
+  smile_fast::emulation::warp_exchange(value, values);
+  unsigned result = 0;
+  for (const std::uint64_t lane : values) result += static_cast<unsigned>(lane);
+  return result;
+}
+inline int __reduce_max_sync(unsigned mask, int value) {
+  smile_fast::emulation::need_all_lanes(mask);
+  std::uint64_t values[32];
+  smile_fast::emulation::warp_exchange(smile_fast::emulation::to_slot(value), values);
+  int result = value;
+  for (const std::uint64_t lane : values) result = std::max(result, smile_fast::emulation::from_slot<int>(lane));
   return result;
 }
 inline unsigned __reduce_and_sync(unsigned mask, unsigned value) { return ~__reduce_or_sync(mask, ~value); }

@@ -94,6 +94,8 @@ Launch* running_launch = nullptr;
 Block* running_block = nullptr;
 unsigned running_thread = 0;
 std::int64_t launch_count = 0;
+std::int64_t streamed_count = 0;
+bool blocks_reversed = false;
 
 void switch_to(Fiber& from, Fiber& to, [[maybe_unused]] bool from_scheduler) {
 #ifdef SMILE_FAST_EMULATION_ASAN
@@ -235,13 +237,19 @@ void launch(dim3 grid, dim3 block, const std::function<void()>& body) {
   std::uint64_t step = 1;
   for (const std::uint64_t prime : {7919ull, 104729ull, 1299709ull})
     if (grid.x % prime != 0) step = prime;
-  for (std::uint64_t i = 0; i < grid.x; ++i) run_block(*launch, static_cast<unsigned>(i * step % grid.x));
+  for (std::uint64_t i = 0; i < grid.x; ++i) {
+    const std::uint64_t turn = blocks_reversed ? grid.x - 1 - i : i;
+    run_block(*launch, static_cast<unsigned>(turn * step % grid.x));
+  }
   acquire(&launch->end);
   running_launch = nullptr;
 }
 
 std::int64_t launches() { return launch_count; }
 void count_launch() { ++launch_count; }
+std::int64_t streamed_bytes() { return streamed_count; }
+void count_streamed(std::size_t bytes) { streamed_count += static_cast<std::int64_t>(bytes); }
+void reverse_blocks(bool reversed) { blocks_reversed = reversed; }
 unsigned thread_index() { return running_thread; }
 unsigned block_index() { return running_block->index; }
 unsigned block_size() { return running_launch->block.x; }

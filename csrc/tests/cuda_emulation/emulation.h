@@ -25,6 +25,13 @@ void launch(dim3 grid, dim3 block, const std::function<void()>& body);
 std::int64_t launches();
 void count_launch();
 
+// Bytes that were read so far by loads which pass the caches by (__ldcs).
+std::int64_t streamed_bytes();
+void count_streamed(std::size_t bytes);
+
+// From now on the blocks of every launch run in the opposite order, or in the usual one again.
+void reverse_blocks(bool reversed);
+
 // What the running thread can ask for.
 unsigned thread_index();
 unsigned block_index();
