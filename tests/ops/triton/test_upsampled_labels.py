@@ -11,8 +11,11 @@ from smile_fast.ops.triton_kernels.core import LARGEST_AXIS
 from tests.ops.test_label_map_upsampled import INF, NAN, low, noise
 from tests.ops.test_pseudo_labels_upsampled import some_labels
 
-# NumPy, in which the interpreter computes, warns of inf * 0.
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+# NumPy, in which the interpreter computes, warns of inf * 0 and of overflows.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
+]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 STRIDES = [1, 3, 8, 16]
 SIZE = (29, 45)
