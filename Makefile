@@ -18,7 +18,7 @@ help:
 	@echo "make fuzz         the C++ core on fuzzed input, FUZZ_SECONDS=60 a kernel; needs clang"
 	@echo "make fuzz-pack    after it: what fuzzing found joins the seeds in csrc/tests/fuzz/corpus"
 	@echo "make native-test  the C++ core alone, under the sanitizers"
-	@echo "make gpu-compile  the Triton kernels for sm_80 and sm_90, without a GPU"
+	@echo "make gpu-compile  the Triton kernels for sm_80, sm_90 and sm_100, without a GPU"
 	@echo "make exhaustive-test  what takes minutes: every float32 logit"
 	@echo "make same-bits    BASE=COMMIT: does HEAD compute what that commit does, bit for bit?"
 	@echo "make bench        ours against their peers, recorded in bench/results; BENCH=OP: only that"

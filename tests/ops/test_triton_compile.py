@@ -6,6 +6,7 @@ that is a multiple of 16, and for one above 2^31. `make gpu-compile` runs only t
 """
 
 import re
+import struct
 import subprocess
 from pathlib import Path
 

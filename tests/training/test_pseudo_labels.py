@@ -71,16 +71,32 @@ def test_another_round_is_another_kind(change: dict[int, object]) -> None:
 def test_the_least_recently_used_sequences_go() -> None:
     recorder = Recorder()
     labeller = PseudoLabeller(recorder)
-    kinds = range(1, module.MAX_CAPTURED + 2)
+    kinds = range(module.MAX_CAPTURED + 1, 0, -1)
     for depth in kinds:
         for seed in range(2):
             labeller(*case(seed, depth), *ROUND)
     assert recorder.captures == len(kinds)
     assert_right(labeller(*case(5, 2), *ROUND), 5, depth=2)
     assert recorder.captures == len(kinds)
-    assert_right(labeller(*case(5, 1), *ROUND), 5, depth=1)  # was dropped
+    assert_right(labeller(*case(5, kinds[0]), *ROUND), 5, depth=kinds[0])  # was dropped
     assert recorder.captures == len(kinds) + 1
     assert labeller.captured == module.MAX_CAPTURED
+
+
+def test_all_sequences_share_the_memory_of_the_largest() -> None:
+    recorder = Recorder()
+    labeller = PseudoLabeller(recorder)
+    for depth in (4, 2, 3):
+        for seed in range(3):
+            assert_right(labeller(*case(seed, depth), *ROUND), seed, depth)
+    assert recorder.captures == 3
+    assert len({kept.labels.data_ptr() for kept in labeller._captured.values()}) == 1
+    for seed in range(2):  # does not fit: the others are captured anew
+        assert_right(labeller(*case(seed, 5), *ROUND), seed, 5)
+    assert labeller.captured == 1
+    assert_right(labeller(*case(7, 3), *ROUND), 7, 3)
+    assert_right(labeller(*case(8, 5), *ROUND), 8, 5)
+    assert recorder.captures == 5
 
 
 def test_where_a_capture_fails_everything_is_queued() -> None:

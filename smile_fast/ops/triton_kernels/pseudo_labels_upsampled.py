@@ -77,7 +77,7 @@ def cells_of(first, start, cells, STRIDE: tl.constexpr, GROUP: tl.constexpr, PIX
     cell = first if GROUP == 1 else first + pixel // (STRIDE * STRIDE)
     inner = pixel % (STRIDE * STRIDE)
     exists = cell < cells
-    return cell, inner // STRIDE, inner % STRIDE, exists, exists & (pixel < GROUP * STRIDE * STRIDE)
+    return cell, inner // STRIDE, inner % STRIDE, exists, pixel < tl.where(exists, GROUP * STRIDE * STRIDE, 0)
 
 
 @triton.jit

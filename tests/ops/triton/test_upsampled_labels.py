@@ -1,5 +1,7 @@
 """label_map_upsampled and pseudo_labels_upsampled in Triton: bit for bit what the reference gives."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,11 +11,15 @@ from smile_fast.ops.triton_kernels.core import LARGEST_AXIS
 from tests.ops.test_label_map_upsampled import INF, NAN, low, noise
 from tests.ops.test_pseudo_labels_upsampled import some_labels
 
-# NumPy, in which the interpreter computes, warns of inf * 0.
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+# NumPy, in which the interpreter computes, warns of inf * 0 and of overflows.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
+]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 STRIDES = [1, 3, 8, 16]
-SIZE = (29, 45)  # two programs a slice, the second not full
+SIZE = (29, 45)
+SMALL = (13, 19)  # for what takes the interpreter long
 
 
 def cases(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
@@ -25,30 +31,70 @@ def cases(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
     return [logits, special, logits.round(), close, torch.ones_like(logits), logits * 1e-42]
 
 
+def assert_same_labels(logits: Tensor, size: tuple[int, int], stride: int, softmax: bool = False) -> None:
+    found, wanted = (
+        label_map_upsampled(logits, *size, stride, softmax, implementation=name) for name in ("triton", "reference")
+    )
+    assert torch.equal(found, wanted)
+
+
+def assert_same_pseudo_labels(logits: Tensor, labels: Tensor, *arguments: Any) -> None:
+    found, wanted = (
+        pseudo_labels_upsampled(logits, labels, *arguments, implementation=name) for name in ("triton", "reference")
+    )
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("softmax", [False, True])
 @pytest.mark.parametrize("stride", STRIDES)
 def test_label_map_is_that_of_the_reference(dtype: torch.dtype, softmax: bool, stride: int) -> None:
-    for logits in cases((2, 4, *low(SIZE, stride)), dtype):
-        found, wanted = (
-            label_map_upsampled(logits, *SIZE, stride, softmax, implementation=name) for name in ("triton", "reference")
-        )
-        assert torch.equal(found, wanted)
+    for logits in cases((2, 4, *low(SMALL, stride)), dtype):
+        assert_same_labels(logits, SMALL, stride, softmax)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("scope", ["volume", "slice"])
-@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize("stride", [8, 16])
+def test_rows_of_whole_words(stride: int) -> None:
+    for logits in cases((2, 3, *low((20, 36), stride)), torch.float32):
+        assert_same_labels(logits, (20, 36), stride)
+
+
+def test_many_channels_and_a_decision_that_rounding_would_change() -> None:
+    assert_same_labels(noise((1, 126, 2, 3)), (16, 24), 8)
+    assert_same_labels(noise((1, 127, 2, 3)), (16, 24), 8, softmax=True)
+    logits = noise((1, 3, 3, 3))
+    logits[:, 1] = logits[:, 0] + logits[:, 0].flip(-1) * 2.0**-23  # what float32 cannot tell apart
+    logits[:, 2] = logits[:, 0].flip(-2)
+    assert_same_labels(logits + 4, (24, 24), 8)
+    assert_same_labels(logits * 1e38, (24, 24), 8)  # overflows in float32
+
+
+@pytest.mark.parametrize(("images", "channels"), [(1, 1), (1, 2), (2, 1)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (8, 8), (8, 17), (17, 8)])
+@pytest.mark.parametrize("stride", [1, 8])
+def test_axes_of_one(images: int, channels: int, size: tuple[int, int], stride: int) -> None:
+    logits, labels = noise((images, channels, *low(size, stride))), torch.zeros((images, *size), dtype=torch.uint8)
+    assert_same_labels(logits, size, stride)
+    for scope in ("volume", "slice"):
+        assert_same_pseudo_labels(logits, labels, range(channels), 0.5, stride, scope)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scope", "stride"),
+    [
+        *((torch.float32, scope, stride) for scope in ("volume", "slice") for stride in (8, 16)),
+        *((dtype, "volume", 8) for dtype in DTYPES[1:]),
+        *((torch.float32, "slice", 1), (torch.float32, "volume", 3)),
+    ],
+    ids=str,
+)
 def test_pseudo_labels_are_those_of_the_reference(dtype: torch.dtype, scope: str, stride: int) -> None:
-    labels = some_labels(2, SIZE)
+    size = SIZE if stride > 8 else SMALL
+    labels = some_labels(2, size)
     rounds = [(0.33, [0, 1, 3]), (0.66, [0, 3]), (1.0, [2]), (0.66, [0, 1]), (0.33, [1, 2]), (0.0, [0])]
-    for logits, (gamma, organs) in zip(cases((2, 4, *low(SIZE, stride)), dtype), rounds, strict=True):
-        found, wanted = (
-            pseudo_labels_upsampled(logits, labels, organs, gamma, stride, scope, implementation=name)
-            for name in ("triton", "reference")
-        )
-        assert torch.equal(found[0], wanted[0])
-        assert torch.equal(found[1], wanted[1])
+    for logits, (gamma, organs) in zip(cases((2, 4, *low(size, stride)), dtype), rounds, strict=True):
+        assert_same_pseudo_labels(logits, labels, organs, gamma, stride, scope)
 
 
 def test_organs_with_the_highest_codes() -> None:
