@@ -81,16 +81,6 @@ def test_types_are_right_for_every_kind_of_integer(launch: Launch) -> None:
         launch.where([name], ONE).check_types(90)
 
 
-def test_logits_are_read_and_gradients_written_16_bytes_at_a_time() -> None:
-    if "masked_bce" not in ops_with_kernels():
-        pytest.skip("no kernel reads logits pixel by pixel")
-    for pointer in ("*fp32", "*bf16"):
-        launch = launched("masked_bce_kernel", pointer)
-        ptx = launch.where(launch.integers, MULTIPLE_OF_16).compiled(90).asm["ptx"]
-        assert "ld.global.v4.b32" in ptx
-        assert "st.global.v4.b32" in ptx
-
-
 @pytest.mark.parametrize("stride", [8, 3])
 @pytest.mark.parametrize("kernel", ["count_kernel", "overlay_kernel"])
 def test_scores_are_rounded_once(kernel: str, stride: int) -> None:
