@@ -42,7 +42,7 @@ def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, *, adv
         return
     # spawn: a fork of a process with torch's threads may deadlock.
     context, share = multiprocessing.get_context("spawn"), max(1, default_threads() // workers)
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(share,))
+    pool = ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(share,))
     try:
         for future in as_completed([pool.submit(function, job) for job in jobs]):
             yield future.result()
@@ -52,7 +52,7 @@ def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, *, adv
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(threads: int) -> None:
+def start_worker(threads: int) -> None:
     """Take a share of the threads; leave Ctrl-C to the parent, and end with it even when it was killed."""
     set_threads(threads)  # numpy is not loaded before the first job arrives
     signal.signal(signal.SIGINT, signal.SIG_IGN)

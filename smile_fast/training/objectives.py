@@ -66,4 +66,7 @@ class MissingIsBackground:
         classes = torch.where(known, target, 0).flatten()
         channels = logits.shape[1]
         sums = torch.zeros(channels, device=loss.device).index_add_(0, classes, losses.detach().flatten())
-        return StepLoss(loss, sums[1:], torch.bincount(classes, minlength=channels)[1:])
+        # torch.bincount waits for the device to ask how many classes there are.
+        counts = torch.zeros(channels, dtype=torch.int64, device=loss.device)
+        counts.index_add_(0, classes, torch.ones_like(classes))
+        return StepLoss(loss, sums[1:], counts[1:])
