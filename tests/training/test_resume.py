@@ -1,5 +1,6 @@
 """A training that is interrupted and resumed gives the bits of one that was left alone."""
 
+import json
 import os
 import re
 import signal
@@ -14,13 +15,16 @@ import torch
 from safetensors.torch import save_file
 
 from smile_fast.data.annotations import write_annotations
-from smile_fast.training import rounds
+from smile_fast.models import Segmenter
+from smile_fast.training import loop, rounds
 from smile_fast.training.checkpoint import Checkpoint
-from smile_fast.training.interrupt import Interrupted, stop_signals
+from smile_fast.training.execution import Execution
+from smile_fast.training.interrupt import Interrupted, Stop, stop_signals
 from smile_fast.training.loop import Trainer, train
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
+from tests.training.recording import RecordedSteps
 from tests.trainings import (
     CPU,
     CURRICULUM,
@@ -97,6 +101,66 @@ def test_losses_that_were_not_written_yet_are_not_lost(store, tmp_path):
     train(Run.open(run.path), resume=True, device=CPU)
     assert [line["iteration"] for line in metrics(run)] == [10, 20, 22]
     assert_same_outcome(run, expected)
+
+
+@pytest.mark.parametrize("workers", [(1, 1), (4, 0), (0, 4)])
+def test_whoever_makes_the_batches_it_is_the_same_training(store, smiler, tmp_path, workers):
+    """A thread, one process or several, before the stop in a round and after it."""
+    before, after = (Execution(workers=str(number)) for number in workers)
+    run = new_run(tmp_path / "run", store, **CURRICULUM)
+    interrupted(run, 11, execution=before)
+    record = json.loads((run.path / "environment.json").read_text())
+    assert record["execution"] == {"device": "cpu", **before.to_json()}
+    train(Run.open(run.path), resume=True, device=CPU, execution=after)
+    assert_same_outcome(run, smiler)
+    record = json.loads((run.path / "environment.json").read_text())
+    assert record["execution"] == {"device": "cpu", **after.to_json()}
+    assert record["packages"]["torch"] == torch.__version__
+
+
+def test_a_signal_that_also_ends_the_workers_is_saved(store, smiler, tmp_path, monkeypatch):
+    """As a scheduler sends it: to every process of the job, whose batches then do not come."""
+    run = new_run(tmp_path / "run", store, **CURRICULUM)
+    plain = loop.read_ahead
+
+    def ended(source, first, workers, *, device):
+        batches = plain(source, first, workers, device=device)
+        yield from (next(batches) for _ in range(3))
+        signal.raise_signal(signal.SIGTERM)
+        raise InputError("--workers: a process that makes batches was killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "read_ahead", ended)
+        with pytest.raises(Interrupted):
+            train(run, device=CPU)
+    assert steps_of(run) == 3
+    train(Run.open(run.path), resume=True, device=CPU)
+    assert_same_outcome(run, smiler)
+
+
+def test_captured_and_plain_steps_go_on_from_each_others_checkpoints(store, tmp_path):
+    """Also from those of an optimizer whose numbers are on the host, as older ones are."""
+    run = new_run(tmp_path / "run", store, ema=0.9, epochs=2.0)
+    interrupted(run, 4)
+    for capturer in (RecordedSteps(), None):
+        trainer = Trainer(Run.open(run.path), Segmenter(run.config.model), CPU, Stop(), resume=True, capturer=capturer)
+        stop_at = trainer.position.total_steps + 6
+        step = trainer.step
+
+        def counted(*arguments, trainer=trainer, step=step, stop_at=stop_at):
+            if trainer.position.total_steps == stop_at:
+                raise Killed
+            return step(*arguments)
+
+        trainer.step = counted
+        with pytest.raises(Killed):
+            trainer.train_round(run.view("train"))
+        trainer.save()
+        trainer.metrics.close()
+    assert steps_of(run) == 4 + 6 + 6
+    train(Run.open(run.path), resume=True, device=CPU)
+    assert [line["iteration"] for line in metrics(run)] == [10, 18]
+    assert all(torch.isfinite(tensor).all() for tensor in weights(run).values())
 
 
 class Killed(BaseException):
