@@ -12,15 +12,13 @@ from torch import Tensor
 
 from smile_fast.data.same_scans import leak_warning
 from smile_fast.models import Segmenter
-from smile_fast.supervision import Policy
 from smile_fast.training.batches import BatchSource
 from smile_fast.training.checkpoint import Checkpoint
-from smile_fast.training.config import TrainConfig
 from smile_fast.training.execution import DEFAULT_EXECUTION, Execution
 from smile_fast.training.interrupt import Stop, stop_signals
 from smile_fast.training.learnable import check_learnable
 from smile_fast.training.metrics import MetricsLog
-from smile_fast.training.objectives import Loss, MaskedHeads, MissingIsBackground, StepLoss
+from smile_fast.training.objectives import StepLoss, loss_of_method
 from smile_fast.training.optimization import optimizer_tensors, restore_optimizer
 from smile_fast.training.read_ahead import read_ahead
 from smile_fast.training.relabel import relabel
@@ -28,7 +26,7 @@ from smile_fast.training.rounds import Round, existing_rounds
 from smile_fast.training.run import Run, load_model_state
 from smile_fast.training.schedule import Course, Position, learning_rate, step_seed
 from smile_fast.training.step import Learner
-from smile_fast.training.step_graph import Capturer, CudaGraphs, StepGraph, no_graph
+from smile_fast.training.step_graph import Capturer, StepGraph, cuda_graphs
 from smile_fast.training.upload import Inputs, upload
 from smile_fast.training.validation import validate
 from smile_fast.training.view import TrainingView
@@ -116,9 +114,7 @@ class Trainer:
     ) -> None:
         self.run, self.config, self.device, self.stop = run, run.config, device, stop
         self.workers = execution.worker_count(device.type)
-        self.capturer = capturer
-        if capturer is None and not no_graph(device, execution.graph):
-            self.capturer = CudaGraphs(device)
+        self.capturer = capturer or cuda_graphs(device, execution.graph)
         # On CUDA the same optimizer with and without graphs: either goes on from the other's checkpoint.
         on_device = device.type == "cuda" or capturer is not None
         self.learner = Learner(model, self.config, device, compiled=execution.compile, on_device=on_device)
@@ -183,7 +179,7 @@ class Trainer:
 
     def step_of(self, view: TrainingView) -> StepGraph:
         """What runs the steps of a round: their shapes and tables are the round's."""
-        loss_of = _loss(self.config, view, self.device)
+        loss_of = loss_of_method(self.config, view, self.device)
         return StepGraph(partial(self.learner.compute, loss_of), self.capturer, _say_uncaptured)
 
     def step(self, inputs: Inputs, run_step: StepGraph, lr: float) -> StepLoss:
@@ -232,13 +228,6 @@ class Trainer:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: it does not fit the settings of its run ({error!r}); train again") from None
         return checkpoint.tensors.get("metrics", {})
-
-
-def _loss(config: TrainConfig, view: TrainingView, device: torch.device) -> Loss:
-    if config.method == "baseline":
-        return MissingIsBackground()
-    tables = view.tables(Policy(config.policy), pseudo_negative=config.pseudo_negative)
-    return MaskedHeads(tables, device)
 
 
 def _on(device: torch.device) -> AbstractContextManager[None]:

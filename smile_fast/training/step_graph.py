@@ -37,6 +37,11 @@ def no_graph(device: torch.device, wanted: str) -> str:
     return "" if device.type == "cuda" else "only CUDA has graphs"
 
 
+def cuda_graphs(device: torch.device, wanted: str) -> "CudaGraphs | None":
+    """What captures the steps of a training, if anything does; see `no_graph`."""
+    return None if no_graph(device, wanted) else CudaGraphs(device)
+
+
 class StepGraph:
     """Steps of one shape: the first ones run operation by operation, one is captured, and then all are replayed.
 

@@ -336,32 +336,40 @@ def test_a_thread_trains_without_signals():
     assert events == [False]
 
 
-def test_a_process_that_is_terminated_saves_and_says_143(store, tmp_path):
-    """The real thing: SIGTERM to `smile-fast train`, then the same command with --resume."""
+@pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGINT)])
+def test_a_process_that_is_stopped_saves_and_says_so(store, tmp_path, workers, number):
+    """The real thing: a signal to `smile-fast train` and its workers, as a terminal or a scheduler sends it."""
     settings = {**TINY, "epochs": 3000.0}  # 27,000 steps: only the signal ends it
     write_annotations(tmp_path / "annotations.csv", store.declarations(), list(store.cases), store.organs)
     run_folder = tmp_path / "run"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "rates"]
     command = [
         *(sys.executable, "-m", "smile_fast", "train", str(store.path), str(run_folder), *options),
-        *("--rates", "1", "--threads=1", "--device=cpu"),
+        *("--rates", "1", "--threads=1", "--device=cpu", f"--workers={workers}"),
     ]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
     try:
         line = process.stderr.readline()  # comes with the tenth step
         while line and "steps/s" not in line:  # on a busy machine one comes before, after ten seconds
             line = process.stderr.readline()
         assert re.match(r"smile: 10/27000, \S+ passed, \S+ left, \S+ steps/s, loss ", line), line
-        process.terminate()
+        os.killpg(process.pid, number)
         out, err = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 143, err
+    assert process.returncode == 128 + number, err
     assert f"go on with: smile-fast train {store.path} {run_folder} --resume" in out
     assert "Traceback" not in err
+    with pytest.raises(ProcessLookupError):  # nobody is left
+        os.killpg(process.pid, 0)
     run = Run.open(run_folder)
     stopped = steps_of(run)
     assert 10 <= stopped < 27_000

@@ -10,8 +10,11 @@ from smile_fast.training.batches import BatchSource
 from smile_fast.training.interrupt import Stop
 from smile_fast.training.loop import Trainer
 from smile_fast.training.objectives import MissingIsBackground, StepLoss
+from smile_fast.training.one_batch import steps_on_one_batch
 from smile_fast.training.step_graph import EAGER_STEPS, StepGraph, no_graph
 from smile_fast.training.upload import upload
+from smile_runtime.errors import InputError
+from tests.cohorts import tree
 from tests.training.recording import NoReads, Read, RecordedSteps, Unable
 from tests.trainings import CPU, assert_same_bits, new_run
 
@@ -109,6 +112,30 @@ def test_a_step_on_the_cpu_reads_nothing_from_its_tensors(store, tmp_path, metho
     with NoReads():
         loss = trainer.step(inputs, run_step, 0.1)
         trainer.metrics.add(loss, 0.1)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_the_step_on_one_batch_is_the_runs_own(store, tmp_path, monkeypatch, captured):
+    """What the speed of the loop is measured against learns its batch by heart, and leaves the folder alone."""
+    if captured:
+        monkeypatch.setattr("smile_fast.training.one_batch.cuda_graphs", lambda device, wanted: RecordedSteps())
+    run = new_run(tmp_path / "run", store, noise=0.0)
+    before = tree(run.path)
+    step = steps_on_one_batch(run, CPU)
+    losses = [step().loss.item() for _ in range(12)]
+    assert losses[-1] < losses[0]
+    assert tree(run.path) == before
+
+
+def test_the_step_on_one_batch_is_captured_or_refused(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("smile_fast.training.one_batch.cuda_graphs", lambda device, wanted: Unable())
+    step = steps_on_one_batch(new_run(tmp_path / "run", store), CPU)
+    for _ in range(EAGER_STEPS):
+        step()
+    with pytest.raises(
+        InputError, match=r"^--graph: the step cannot be captured \(CUDA error: .*\); give --graph off$"
+    ):
+        step()
 
 
 def test_results_of_a_replay_are_not_overwritten_by_the_next():
