@@ -44,7 +44,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(autouse=True)
-def _deterministic() -> Iterator[None]:
+def _deterministic(one_thread: None) -> Iterator[None]:
     """Tuning may choose another algorithm each time; how steps are queued must not matter beside that."""
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True

@@ -361,15 +361,13 @@ def test_a_process_that_is_stopped_saves_and_says_so(store, tmp_path, workers, n
             line = process.stderr.readline()
         assert re.match(r"smile: 10/27000, \S+ passed, \S+ left, \S+ steps/s, loss ", line), line
         os.killpg(process.pid, number)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=120)  # until nobody is left that could write
     finally:
         process.kill()
         process.wait()
     assert process.returncode == 128 + number, err
     assert f"go on with: smile-fast train {store.path} {run_folder} --resume" in out
     assert "Traceback" not in err
-    with pytest.raises(ProcessLookupError):  # nobody is left
-        os.killpg(process.pid, 0)
     run = Run.open(run_folder)
     stopped = steps_of(run)
     assert 10 <= stopped < 27_000
