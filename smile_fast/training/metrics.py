@@ -126,7 +126,7 @@ class MetricsLog:
         self._written = (position.step, position.seconds)
         self._write_arrived()
         self._arriving = _Arriving.of(losses, replace(position), rates[-1], rate)
-        if not losses.loss.is_cuda:
+        if self._arriving.fetched is None:
             self._write_arrived()
 
     def _write_arrived(self) -> None:

@@ -36,16 +36,16 @@ def steps_on_one_batch(
         InputError: by a step, if graphs are wanted and it cannot be captured: its speed would be another one's.
     """
     config, view = run.config, run.view("train")
-    learner = Learner(
-        Segmenter(config.model), config, device, compiled=execution.compile, on_device=device.type == "cuda"
-    )
+    capturer = cuda_graphs(device, execution.graph)
+    on_device = device.type == "cuda" or capturer is not None
+    learner = Learner(Segmenter(config.model), config, device, compiled=execution.compile, on_device=on_device)
     learner.model.train()
 
     def refuse(reason: str) -> None:
         raise InputError(f"--graph: the step cannot be captured ({reason}); give --graph off")
 
     work = partial(learner.compute, loss_of_method(config, view, device))
-    step = StepGraph(work, cuda_graphs(device, execution.graph), refuse)
+    step = StepGraph(work, capturer, refuse)
     batch = Inputs.of(BatchSource.of(config, view, 0).batch(0))
     images, _, height, width = batch.hu.shape
     changes = learner.prepare(config.seed, config.peak_lr, 0, images, (height, width)).to(device)
