@@ -71,16 +71,13 @@ def _by_a_thread(source: BatchSource, slots: int, pinned: bool) -> Iterator[Subm
     if pinned:
         memory = torch.empty(slots * _slot_bytes(source), dtype=torch.uint8, pin_memory=True)
         batches = _batches_in(memory.numpy(), slots, source)
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
 
     def make(step: int, slot: int) -> Batch:
         batch = source.batch(step)
         return batch if batches is None else _copy(batch, batches[slot])
 
-    try:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
         yield lambda step, slot: pool.submit(make, step, slot).result
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

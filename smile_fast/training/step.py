@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -45,7 +45,8 @@ class Learner:
         crashes = device.type == "cpu" and config.model.width == 8
         self.layout = torch.contiguous_format if crashes else torch.channels_last
         self.model.to(memory_format=self.layout)  # type: ignore[call-overload]  # a gap in the stubs
-        self._network = compiled_network(self.model) if compiled else self.model
+        self._network: Callable[[Tensor], Tensor] = torch.compile(self.model, dynamic=False) if compiled else self.model
+        self._errors = _compiler_errors if compiled else nullcontext
         self.optimizer = build_optimizer(self.model, config, on_device=on_device)
         self.average = copy.deepcopy(self.model) if config.ema else None
         self._average_weight: float | Tensor = torch.zeros((), device=device) if on_device else 0.0
@@ -93,10 +94,14 @@ class Learner:
         cases: Tensor,  # [N] int64
         changes: Tensor,  # [N, 9] float32
     ) -> StepLoss:
-        """Augmentation, network, loss, gradient, optimizer and average; all inputs are on the device."""
+        """Augmentation, network, loss, gradient, optimizer and average; all inputs are on the device.
+
+        Raises:
+            InputError: in the first step, if the network cannot be compiled.
+        """
         # A generator of one's own cannot be captured, and the seed of the device's own is that of the step, too.
         generator = self._generator if self.device.type == "cpu" else None
-        with _tuned_convolutions():
+        with _tuned_convolutions(), self._errors():
             images, seen = self._augment(hu, labels, changes, generator)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._amp):
                 logits = self._network(images.contiguous(memory_format=self.layout))  # [N, M, h, w]
@@ -111,26 +116,17 @@ class Learner:
         return StepLoss(loss.loss.detach(), loss.sums, loss.counts)
 
 
-def compiled_network(model: Segmenter) -> Callable[[Tensor], Tensor]:
-    """The same network through torch.compile, which works when it is first called.
+@contextmanager
+def _compiler_errors() -> Iterator[None]:
+    """Say in one sentence what torch.compile says where it first works: in a forward pass, and in its backward pass."""
+    from torch._dynamo.exc import TorchDynamoException  # not at the top: it takes a second, and few need it
 
-    Raises:
-        InputError: on the first call, if torch cannot compile it here.
-    """
-    network = torch.compile(model, dynamic=False)
-
-    def forward(hu: Tensor) -> Tensor:
-        from torch._dynamo.exc import TorchDynamoException
-
-        try:
-            logits: Tensor = network(hu)
-        except TorchDynamoException as error:
-            raise InputError(
-                f"--compile: torch cannot compile the network here ({first_line(error)}); leave the option out"
-            ) from None
-        return logits
-
-    return forward
+    try:
+        yield
+    except TorchDynamoException as error:
+        raise InputError(
+            f"--compile: torch cannot compile the network here ({first_line(error)}); leave the option out"
+        ) from None
 
 
 @contextmanager
