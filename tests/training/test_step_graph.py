@@ -11,6 +11,7 @@ from smile_fast.training.interrupt import Stop
 from smile_fast.training.loop import Trainer
 from smile_fast.training.objectives import MissingIsBackground, StepLoss
 from smile_fast.training.one_batch import steps_on_one_batch
+from smile_fast.training.schedule import average_weight
 from smile_fast.training.step_graph import EAGER_STEPS, StepGraph, no_graph
 from smile_fast.training.upload import upload
 from smile_runtime.errors import InputError
@@ -68,6 +69,29 @@ def test_a_replayed_step_is_the_step_bit_for_bit(store, tmp_path, settings):
     for loss, wanted in zip(losses, expected, strict=True):
         assert_same_bits(loss._asdict(), wanted._asdict())
     assert len({loss.loss.item() for loss in losses}) == STEPS  # no step is another one's
+
+
+def test_a_replayed_step_reads_the_numbers_of_its_place(store, tmp_path, monkeypatch):
+    """Learning rate and weight of the average are those of the schedule, not those of the capture."""
+    seen, plain = [], StepGraph.__call__
+
+    def watched(self, device, *inputs):
+        result = plain(self, device, *inputs)
+        learner = self._work.func.__self__
+        rates = {float(group["lr"]) for group in learner.optimizer.param_groups}
+        seen.append((rates, {name: tensor.clone() for name, tensor in learner.model.named_parameters()}))
+        return result
+
+    monkeypatch.setattr(StepGraph, "__call__", watched)
+    run = new_run(tmp_path / "run", store, ema=0.9)
+    torch.manual_seed(0)
+    average = dict(Segmenter(run.config.model).named_parameters())
+    trainer, _, _ = stepped(run, RecordedSteps())
+    for t, (rates, parameters) in enumerate(seen):
+        assert list(rates) == [pytest.approx(0.01 / (1 + t))]
+        average = {name: torch.lerp(average[name], new, average_weight(0.9, t)) for name, new in parameters.items()}
+    for name, parameter in trainer.learner.average.named_parameters():
+        torch.testing.assert_close(parameter, average[name])
 
 
 def test_a_capture_that_fails_loses_no_step(store, tmp_path, capsys):
