@@ -27,7 +27,7 @@ _TICK = 1e-6  # seconds: less than any step takes, and never 0
 
 
 @dataclass(frozen=True)
-class _Arriving:
+class Arriving:
     """A line whose losses are on their way to the host."""
 
     losses: StepLoss
@@ -37,7 +37,7 @@ class _Arriving:
     rate: float  # steps a second
 
     @classmethod
-    def of(cls, losses: StepLoss, position: Position, lr: float, rate: float) -> "_Arriving":
+    def of(cls, losses: StepLoss, position: Position, lr: float, rate: float) -> "Arriving":
         """Begin to fetch the losses: into pinned memory, behind the steps that are queued."""
         on_host = StepLoss(*(tensor.to("cpu", non_blocking=True) for tensor in losses))
         fetched = None
@@ -64,7 +64,7 @@ class MetricsLog:
     def __init__(self, run: Run, keep_until: int) -> None:
         self._run, self._config, self._organs = run, run.config, run.organs
         self._collected: list[tuple[StepLoss, float]] = []  # with the learning rate
-        self._arriving: _Arriving | None = None
+        self._arriving: Arriving | None = None
         self._bar: Progress | None = None
         self._note = ""  # beside the bar
         self._written = (0, 0.0)  # steps and seconds of the round when a line was last written
@@ -125,7 +125,7 @@ class MetricsLog:
         rate = (position.step - steps_before) / max(position.seconds - seconds_before, _TICK)
         self._written = (position.step, position.seconds)
         self._write_arrived()
-        self._arriving = _Arriving.of(losses, replace(position), rates[-1], rate)
+        self._arriving = Arriving.of(losses, replace(position), rates[-1], rate)
         if self._arriving.fetched is None:
             self._write_arrived()
 

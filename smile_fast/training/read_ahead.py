@@ -69,8 +69,8 @@ def read_ahead(
 def _by_a_thread(source: BatchSource, slots: int, pinned: bool) -> Iterator[Submit]:
     batches = None
     if pinned:
-        memory = torch.empty(slots * _slot_bytes(source), dtype=torch.uint8, pin_memory=True)
-        batches = _batches_in(memory.numpy(), slots, source)
+        memory = torch.empty(slots * slot_bytes(source), dtype=torch.uint8, pin_memory=True)
+        batches = batches_in(memory.numpy(), slots, source)
 
     def make(step: int, slot: int) -> Batch:
         batch = source.batch(step)
@@ -87,12 +87,12 @@ def _by_processes(source: BatchSource, slots: int, pinned: bool, workers: int) -
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     try:
-        shared = context.RawArray(ctypes.c_uint8, slots * _slot_bytes(source))  # in /dev/shm, or else in a file
+        shared = context.RawArray(ctypes.c_uint8, slots * slot_bytes(source))  # in /dev/shm, or else in a file
         pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(source, shared, slots))
     except OSError as error:
         raise InputError(f"--workers: memory cannot be shared with processes here ({reason(error)}); give 0") from None
     memory = np.frombuffer(memoryview(shared), np.uint8)
-    batches = _batches_in(memory, slots, source)
+    batches = batches_in(memory, slots, source)
 
     def submit(step: int, slot: int) -> Callable[[], Batch]:
         future = pool.submit(_make, step, slot)
@@ -141,7 +141,7 @@ _OF_THIS_WORKER: dict[str, Any] = {}
 def _start(source: BatchSource, shared: Any, slots: int) -> None:
     start_worker(1)
     torch.set_num_threads(1)  # the server has imported torch, which no longer looks at the environment
-    batches = _batches_in(np.frombuffer(memoryview(shared), np.uint8), slots, source)
+    batches = batches_in(np.frombuffer(memoryview(shared), np.uint8), slots, source)
     _OF_THIS_WORKER.update(source=source, batches=batches)
 
 
@@ -168,11 +168,12 @@ def _aligned_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
     return -(-dtype.itemsize * math.prod(shape) // _ALIGNMENT) * _ALIGNMENT
 
 
-def _slot_bytes(source: BatchSource) -> int:
+def slot_bytes(source: BatchSource) -> int:
+    """How much memory a batch takes, each of its arrays aligned."""
     return sum(_aligned_bytes(*array) for array in _layout(source).values())
 
 
-def _batches_in(memory: NDArray[np.uint8], slots: int, source: BatchSource) -> list[Batch]:
+def batches_in(memory: NDArray[np.uint8], slots: int, source: BatchSource) -> list[Batch]:
     """As many batches as there are slots, one behind the other in memory."""
     batches, first = [], 0
     for _ in range(slots):

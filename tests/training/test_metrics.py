@@ -89,8 +89,8 @@ class Fetching:
 @pytest.fixture
 def waits(monkeypatch):
     """Lines arrive as from a GPU; the waits for them."""
-    found, plain = [], metrics._Arriving.of
-    monkeypatch.setattr(metrics._Arriving, "of", lambda *line: replace(plain(*line), fetched=Fetching(found)))
+    found, plain = [], metrics.Arriving.of
+    monkeypatch.setattr(metrics.Arriving, "of", lambda *line: replace(plain(*line), fetched=Fetching(found)))
     return found
 
 

@@ -144,8 +144,8 @@ def test_a_broken_array_ends_the_reading_thread_with_its_error(view, monkeypatch
 
 def test_slots_do_not_overlap_and_are_aligned(view):
     source = BatchSource(view, **{**SETTINGS, "batch_size": 5, "channels": 1, "crop_size": 40})
-    memory = np.zeros(4 * module._slot_bytes(source), np.uint8)
-    batches = module._batches_in(memory, 4, source)
+    memory = np.zeros(4 * module.slot_bytes(source), np.uint8)
+    batches = module.batches_in(memory, 4, source)
     for batch in batches:
         for array in vars(batch).values():
             assert array.ctypes.data % array.itemsize == 0
