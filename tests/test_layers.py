@@ -86,6 +86,7 @@ LIGHT = {
     "smile_fast.models.config",
     "smile_fast.settings",
     "smile_fast.training.config",
+    "smile_fast.training.execution",
     "smile_runtime.arguments",
     "smile_runtime.errors",
     "smile_runtime.io.files",

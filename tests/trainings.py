@@ -15,6 +15,7 @@ from smile_fast.data.store import Store
 from smile_fast.supervision import State
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
+from smile_fast.training.execution import DEFAULT_EXECUTION, Execution
 from smile_fast.training.interrupt import Interrupted
 from smile_fast.training.loop import train
 from smile_fast.training.metrics import MetricsLog, read_metrics
@@ -110,12 +111,12 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.
     monkeypatch.setattr(MetricsLog, "add", counted)
 
 
-def interrupted(run: Run, step: int, *, resume: bool = False) -> None:
+def interrupted(run: Run, step: int, *, resume: bool = False, execution: Execution = DEFAULT_EXECUTION) -> None:
     """Train until a signal arrives after a number of steps."""
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, step)
         with pytest.raises(Interrupted):
-            train(run, resume=resume, device=CPU)
+            train(run, resume=resume, device=CPU, execution=execution)
 
 
 def scramble_hidden(path: Path, store: Store, seed: int = 0) -> Store:

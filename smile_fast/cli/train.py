@@ -9,11 +9,13 @@ from smile_fast.cli.run_options import add_threads
 from smile_fast.models.config import ModelConfig
 from smile_fast.settings import Setting, declared, default_of, option_of
 from smile_fast.training.config import TrainConfig
+from smile_fast.training.execution import Execution
 from smile_runtime.errors import InputError
 
+_RECORDED = (TrainConfig, ModelConfig)  # what a run is; --resume goes on under them
 HELP = "train the baseline, SMILE or SMILEr on a prepared store"
 
-_GROUPS = ("method", "network", "schedule", "data")  # of the settings, in the order of the help
+_GROUPS = ("method", "network", "schedule", "data", "execution")  # of the settings, in the order of the help
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
     add_threads(parser)
     groups: dict[str, Any] = {title: parser.add_argument_group(title) for title in _GROUPS}
-    for name, (entry, default) in _options().items():
+    for name, (entry, default) in _options(*_RECORDED, Execution).items():
         # An option that is not given stays out of the namespace, so that --resume can tell.
         option = _option(entry, default) | {"default": argparse.SUPPRESS}
         groups[str(entry.group)].add_argument(option_of(name), help=_help(entry.help, default), **option)
@@ -48,13 +50,18 @@ def run(arguments: argparse.Namespace) -> int:
     from smile_fast.training.interrupt import Interrupted
     from smile_fast.training.loop import train
     from smile_fast.training.metrics import read_metrics
+    from smile_fast.training.step_graph import no_graph
 
+    execution = Execution(**_given(arguments, Execution))
     device = choose_device(arguments.device, arguments.threads)
     run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device))
     print(f"pixels: {run.pixel_space}", file=sys.stderr)
+    reason = no_graph(device, execution.graph)
+    if reason and (device.type == "cuda" or hasattr(arguments, "graph")):
+        print(f"graph: none ({reason}); steps run operation by operation", file=sys.stderr)
     with locked(run.path):
         try:
-            train(run, weights=arguments.weights, resume=arguments.resume, device=device)
+            train(run, weights=arguments.weights, resume=arguments.resume, device=device, execution=execution)
         except (InputError, KeyboardInterrupt):
             # Nothing was trained: the folder would only stand in the way of the next try.
             if not (arguments.resume or run.model_path.exists() or run.checkpoint_path.exists() or read_metrics(run)):
@@ -91,11 +98,11 @@ def choose_device(name: str, threads: int = 0) -> Any:
     return device
 
 
-def _options() -> dict[str, tuple[Setting, Any]]:
-    """By name: the declaration and the default of every setting that is an option."""
+def _options(*classes: type) -> dict[str, tuple[Setting, Any]]:
+    """By name: the declaration and the default of every setting of some classes that is an option."""
     return {
         name: (entry, default_of(cls, name))
-        for cls in (TrainConfig, ModelConfig)
+        for cls in classes
         for name, entry in declared(cls).items()
         if entry.group is not None
     }
@@ -121,16 +128,16 @@ def _option(entry: Setting, default: Any) -> dict[str, Any]:
     return option if entry.count is None else option | {"nargs": entry.count}
 
 
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the command line names."""
-    return {name: getattr(arguments, name) for name in _options() if hasattr(arguments, name)}
+def _given(arguments: argparse.Namespace, *classes: type) -> dict[str, Any]:
+    """The settings of some classes that the command line names."""
+    return {name: getattr(arguments, name) for name in _options(*classes) if hasattr(arguments, name)}
 
 
 def _create_run(arguments: argparse.Namespace, device: str) -> Any:
     from smile_fast.data.store import Store
     from smile_fast.training.run import Run
 
-    config = TrainConfig.from_options(_given(arguments))
+    config = TrainConfig.from_options(_given(arguments, *_RECORDED))
     store = Store.open(arguments.store)
     declarations = store.declarations()
     if arguments.annotations is not None:
@@ -146,7 +153,7 @@ def _open_run(arguments: argparse.Namespace) -> Any:
             f"--resume: {arguments.run_folder} goes on with its own weights and annotations; leave --weights and "
             "--annotations out"
         )
-    if given := _given(arguments):
+    if given := _given(arguments, *_RECORDED):
         options = ", ".join(map(option_of, given))
         raise InputError(
             f"--resume: {arguments.run_folder} goes on under its own settings; leave {options} out, or train a new run"

@@ -45,7 +45,7 @@ def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, *, adv
         return
     # spawn: a fork of a process with torch's threads may deadlock.
     context, share = multiprocessing.get_context("spawn"), max(1, default_threads() // workers)
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(share,))
+    pool = ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(share,))
     try:
         for future in as_completed([pool.submit(function, job) for job in jobs]):
             yield future.result()
@@ -78,7 +78,7 @@ def worker_processes(workers: int, *, advice: str) -> Iterator[Executor]:
         return
     others = set(multiprocessing.active_children())
     # spawn: a fork of a process with CUDA, or with torch's threads, may deadlock.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(1,))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=start_worker, initargs=(1,))
     try:
         with _sigterm_raises():
             _start(pool, workers)
@@ -117,7 +117,7 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _start_worker(threads: int) -> None:
+def start_worker(threads: int) -> None:
     """Take a share of the threads; leave Ctrl-C to the parent, and end with it even when it was killed."""
     set_threads(threads)  # numpy is not loaded before the first job arrives
     signal.signal(signal.SIGINT, signal.SIG_IGN)

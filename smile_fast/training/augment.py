@@ -39,24 +39,48 @@ class Augmentation:
         changes = {field.name: getattr(config, field.name) for field in fields(cls) if field.name != "window"}
         return cls(**changes, window=config.model.window)
 
+    def draw(self, images: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:  # [N, 9] float32
+        """The changes of a batch: a 2 x 3 matrix, contrast, brightness and noise of every image, on the host.
+
+        Args:
+            images: N.
+            size: P and Q, pixels.
+            generator: of the CPU.
+        """
+        return torch.cat([self._matrices(images, size, generator), self._intensities(images, generator)], dim=1)
+
     def __call__(
         self,
         hu: Tensor,  # [N, C, P, Q] int16
         labels: Tensor,  # [N, P, Q] uint8
-        seed: int,
+        changes: Tensor,  # [N, 9]
+        generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:  # [N, C, P, Q] float32, [N, P, Q] uint8
-        """Change a batch; the same seed changes it in the same way (per device type)."""
-        generator = torch.Generator(device=hu.device).manual_seed(seed)
-        grid = self._grid(hu.shape[0], hu.shape[-2:], generator)
+        """Change a batch on its device.
+
+        Args:
+            hu: the images.
+            labels: their label maps.
+            changes: what `draw` has drawn, on the same device.
+            generator: of the device, for the noise; None for the device's own.
+        """
+        images, _, *size = hu.shape
+        matrices = changes[:, :6].contiguous().view(images, 2, 3)
+        grid = F.affine_grid(matrices, [images, 1, *size], align_corners=False)
         # What comes from outside the patch is air and void: both are shifted to 0, the padding value.
         image = F.grid_sample(hu.float() - AIR, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         label = F.grid_sample(
             labels[:, None].float() - VOID, grid, mode="nearest", padding_mode="zeros", align_corners=False
         )
-        return self._intensity(image + AIR, generator), (label[:, 0] + VOID).to(torch.uint8)
+        contrast, brightness, deviation = changes[:, 6:].view(images, 3, 1, 1, 1).unbind(dim=1)
+        middle = sum(self.window) / 2
+        changed = (image + AIR - middle) * contrast + middle + brightness
+        if self.noise > 0:
+            changed = changed + torch.randn(hu.shape, generator=generator, device=hu.device) * deviation
+        return changed, (label[:, 0] + VOID).to(torch.uint8)
 
-    def _grid(self, images: int, size: torch.Size, generator: torch.Generator) -> Tensor:  # [N, P, Q, 2]
-        draw = torch.rand((6, images), generator=generator, device=generator.device)
+    def _matrices(self, images: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:  # [N, 6]
+        draw = torch.rand((6, images), generator=generator)
         angle = (draw[0] * 2 - 1) * math.radians(self.rotate)
         zoom = 1 + (draw[1] * 2 - 1) * self.scale
         # In normalised coordinates both axes go from -1 to 1: a rotation of pixels needs their ratio.
@@ -64,18 +88,13 @@ class Augmentation:
         cosine, sine = angle.cos() / zoom, angle.sin() / zoom
         mirror = torch.where(draw[2] < self.flip, -1.0, 1.0)
         shift_x, shift_y = ((draw[3:5] * 2 - 1) * 2 * self.translate).unbind()
-        top = torch.stack([cosine * mirror, -sine * aspect, shift_x], dim=-1)
-        bottom = torch.stack([sine * mirror / aspect, cosine, shift_y], dim=-1)
-        return F.affine_grid(torch.stack([top, bottom], dim=1), [images, 1, *size], align_corners=False)
+        top = [cosine * mirror, -sine * aspect, shift_x]
+        bottom = [sine * mirror / aspect, cosine, shift_y]
+        return torch.stack([*top, *bottom], dim=1)
 
-    def _intensity(self, hu: Tensor, generator: torch.Generator) -> Tensor:
+    def _intensities(self, images: int, generator: torch.Generator) -> Tensor:  # [N, 3]
         low, high = self.window
-        draw = torch.rand((3, hu.shape[0], 1, 1, 1), generator=generator, device=hu.device)
+        draw = torch.rand((3, images), generator=generator)
         contrast = 1 + (draw[0] * 2 - 1) * self.intensity
         brightness = (draw[1] * 2 - 1) * self.intensity * (high - low)
-        middle = (low + high) / 2
-        changed = (hu - middle) * contrast + middle + brightness
-        if self.noise == 0:
-            return changed
-        normal = torch.randn(hu.shape, generator=generator, device=hu.device)
-        return changed + normal * (draw[2] * self.noise)
+        return torch.stack([contrast, brightness, draw[2] * self.noise], dim=1)

@@ -1,9 +1,7 @@
-"""Training batches: which slices, which patches, read ahead of the step that needs them."""
+"""Training batches: which slices, and which patches of them."""
 
 import math
-from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +15,6 @@ from smile_runtime.label_map import PSEUDO_BIT, VOID
 from smile_runtime.volume.pixel_size import scan_stride
 from smile_runtime.volume.preprocessing import context_index
 
-_READ_AHEAD = 3  # batches
 _SMALLEST = 32  # pixels of a patch, where it follows the bodies
 _MULTIPLE = 8  # pixels
 
@@ -142,17 +139,6 @@ class BatchSource:
         seen = resample_slices(torch.from_numpy(hu[None]), stride, self.output_stride)[0].round().to(torch.int16)
         rows, columns = (_nearest(size, stride, self.output_stride, rng) for size in self.patch)
         return seen.numpy(), drawn[np.ix_(rows, columns)]
-
-    def iterate(self, first: int) -> Generator[Batch]:
-        """Batches from step `first` on, without end, read ahead by a thread."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
-            pending: deque[Future[Batch]] = deque()
-            step = first
-            while True:
-                while len(pending) < _READ_AHEAD:
-                    pending.append(pool.submit(self.batch, step))
-                    step += 1
-                yield pending.popleft().result()
 
     def _draw(self, rng: np.random.Generator) -> tuple[int, int]:
         """A slice, and the organ value that it was drawn for (0 for none)."""

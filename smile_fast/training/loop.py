@@ -2,38 +2,32 @@
 
 import sys
 import time
-from contextlib import closing
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from smile_fast.data.same_scans import leak_warning
 from smile_fast.models import Segmenter
-from smile_fast.supervision import Policy
-from smile_fast.training.augment import Augmentation
-from smile_fast.training.batches import Batch, BatchSource
+from smile_fast.training.batches import BatchSource
 from smile_fast.training.checkpoint import Checkpoint
-from smile_fast.training.config import TrainConfig
+from smile_fast.training.execution import DEFAULT_EXECUTION, Execution
 from smile_fast.training.interrupt import Stop, stop_signals
 from smile_fast.training.learnable import check_learnable
 from smile_fast.training.metrics import MetricsLog
-from smile_fast.training.objectives import Loss, MaskedHeads, MissingIsBackground, StepLoss
-from smile_fast.training.optimization import (
-    average_of,
-    build_optimizer,
-    optimizer_tensors,
-    restore_optimizer,
-    set_averaged_steps,
-)
+from smile_fast.training.objectives import StepLoss, loss_of_method
+from smile_fast.training.optimization import optimizer_tensors, restore_optimizer
+from smile_fast.training.read_ahead import read_ahead
 from smile_fast.training.relabel import relabel
 from smile_fast.training.rounds import Round, existing_rounds
 from smile_fast.training.run import Run, load_model_state
 from smile_fast.training.schedule import Course, Position, learning_rate, step_seed
+from smile_fast.training.step import Learner
+from smile_fast.training.step_graph import Capturer, StepGraph, cuda_graphs
+from smile_fast.training.upload import Inputs, upload
 from smile_fast.training.validation import validate
 from smile_fast.training.view import TrainingView
 from smile_fast.training.weights import load_weights, weights_file
@@ -43,17 +37,25 @@ _CHECKPOINT_SECONDS = 120.0
 _LOG_STEPS = 10
 
 
-def train(run: Run, *, weights: Path | None = None, resume: bool = False, device: torch.device) -> None:
+def train(
+    run: Run,
+    *,
+    weights: Path | None = None,
+    resume: bool = False,
+    device: torch.device,
+    execution: Execution = DEFAULT_EXECUTION,
+) -> None:
     """Train a run to its end.
 
     On the CPU an interrupted and resumed training gives the same bits as one that was left alone (with the
-    same number of threads, and `epochs` rather than `budget`).
+    same number of threads, and `epochs` rather than `budget`), whoever makes its batches.
 
     Args:
         run: a new run, or one to go on with.
         weights: what to start from: a run folder, a file in it, or a converted checkpoint.
         resume: go on from the run's checkpoint.
         device: where to train.
+        execution: how; a resumed training may be executed in another way.
 
     Raises:
         Interrupted: after SIGTERM or Ctrl-C, when the checkpoint is on disk.
@@ -73,8 +75,9 @@ def train(run: Run, *, weights: Path | None = None, resume: bool = False, device
         print(f"weights: {load_weights(model, file)}")
         run.record_weights(file)
 
-    with stop_signals() as stop:
-        trainer = Trainer(run, model, device, stop, resume=resume)
+    run.record_execution({"device": str(device), **execution.to_json()})
+    with stop_signals() as stop, _on(device):
+        trainer = Trainer(run, model, device, stop, resume=resume, execution=execution)
         with closing(trainer.metrics):
             if weights is not None and not resume:
                 trainer.save()  # whoever resumes before the first checkpoint starts from the same weights
@@ -94,21 +97,27 @@ class Trainer:
         device: where to train.
         stop: the wish to stop, looked at after each step.
         resume: go on from the run's checkpoint; without one, from the start.
+        execution: how steps and batches are made.
+        capturer: captures steps; None for CUDA graphs where there are any and they are wanted.
     """
 
-    def __init__(self, run: Run, model: Segmenter, device: torch.device, stop: Stop, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        model: Segmenter,
+        device: torch.device,
+        stop: Stop,
+        *,
+        resume: bool = False,
+        execution: Execution = DEFAULT_EXECUTION,
+        capturer: Capturer | None = None,
+    ) -> None:
         self.run, self.config, self.device, self.stop = run, run.config, device, stop
-        self.model = model.to(device)
-        # Convolutions are fastest in channels_last on CUDA, and no slower in it on the CPU; but there the backward pass
-        # of those with 8 channels writes beyond its memory (torch 2.13, from some 208 x 256 pixels on).
-        crashes = device.type == "cpu" and self.config.model.width == 8
-        self.layout = torch.contiguous_format if crashes else torch.channels_last
-        self.model.to(memory_format=self.layout)  # type: ignore[call-overload]  # a gap in the stubs
-        self.optimizer = build_optimizer(model, self.config)
-        self.average = average_of(model, self.config.ema) if self.config.ema else None
-        self.augment = Augmentation.of(self.config)
-        # bfloat16 matrix products are slower than float32 on most CPUs, so "auto" means CUDA.
-        self.amp = self.config.amp == "bfloat16" or (self.config.amp == "auto" and device.type == "cuda")
+        self.workers = execution.worker_count(device.type)
+        self.capturer = capturer or cuda_graphs(device, execution.graph)
+        # On CUDA the same optimizer with and without graphs: either goes on from the other's checkpoint.
+        on_device = device.type == "cuda" or capturer is not None
+        self.learner = Learner(model, self.config, device, compiled=execution.compile, on_device=on_device)
         self.position = Position()
         pending = self._restore() if resume and run.checkpoint_path.exists() else {}
         self.metrics = MetricsLog(run, keep_until=self.position.total_steps)
@@ -117,7 +126,7 @@ class Trainer:
     @property
     def final_model(self) -> Segmenter:
         """The network as it would be delivered now: that of the averaged weights if there are any."""
-        return self.model if self.average is None else cast(Segmenter, self.average.module)
+        return self.learner.final_model
 
     @cached_property
     def validation_view(self) -> TrainingView:
@@ -141,15 +150,16 @@ class Trainer:
         source = BatchSource.of(config, view, position.round)
         course = Course(config, source.steps_per_epoch)
         pace = course.paces[position.round]
-        loss_of = _loss(config, view, self.device)
-        self.model.train()
+        run_step = self.step_of(view)
+        self.learner.model.train()
         self.metrics.start_round(position, course)
         saved_at = time.monotonic()
         started = saved_at - position.seconds
-        with closing(source.iterate(position.step)) as batches:
+        with closing(read_ahead(source, position.step, self.workers, device=self.device)) as batches:
+            inputs = upload(batches, self.device)
             while (done := pace.progress(position)) < 1.0:
                 lr = learning_rate(config, done)
-                self.metrics.add(self.step(next(batches), loss_of, lr), lr)
+                self.metrics.add(self.step(self._next(inputs), run_step, lr), lr)
                 position.step += 1
                 position.total_steps += 1
                 position.seconds = time.monotonic() - started
@@ -167,34 +177,37 @@ class Trainer:
         self.position = Position(position.round + 1, 0, position.total_steps)
         self.save()
 
-    def step(self, batch: Batch, loss_of: Loss, lr: float) -> StepLoss:
-        """One step of the optimizer on one batch."""
-        # The seed makes augmentation and dropout functions of the position: nothing random has to be stored.
-        seed = step_seed(self.config.seed, self.position.round, self.position.step)
-        torch.manual_seed(seed)
-        hu, labels = self.augment(_to(batch.hu, self.device), _to(batch.labels, self.device), seed)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            logits = self.model(hu.contiguous(memory_format=self.layout))  # [N, M, h, w]
-        loss = loss_of(logits, labels, _to(batch.cases, self.device))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.loss.backward()  # type: ignore[no-untyped-call]
-        if self.config.clip_norm:
-            clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-        return loss
+    def step_of(self, view: TrainingView) -> StepGraph:
+        """What runs the steps of a round: their shapes and tables are the round's."""
+        loss_of = loss_of_method(self.config, view, self.device)
+        return StepGraph(partial(self.learner.compute, loss_of), self.capturer, _say_uncaptured)
+
+    def step(self, inputs: Inputs, run_step: StepGraph, lr: float) -> StepLoss:
+        """One step of the optimizer on one batch; nothing is read from the device."""
+        position, (images, _, *size) = self.position, inputs.hu.shape
+        seed = step_seed(self.config.seed, position.round, position.step)
+        changes = self.learner.prepare(seed, lr, position.total_steps, images, (size[0], size[1]))
+        return run_step(self.device, *inputs, changes)
 
     def save(self) -> None:
         """Write the checkpoint from which a resumed training goes on."""
         self.metrics.flush()
-        tensors = {"model": dict(self.model.state_dict()), "optimizer": optimizer_tensors(self.optimizer)}
-        if self.average is not None:
-            tensors["average"] = dict(self.average.module.state_dict())
+        learner = self.learner
+        tensors = {"model": dict(learner.model.state_dict()), "optimizer": optimizer_tensors(learner.optimizer)}
+        if learner.average is not None:
+            tensors["average"] = dict(learner.average.state_dict())
         tensors["metrics"] = self.metrics.pending()
         Checkpoint(tensors, vars(self.position)).save(self.run.checkpoint_path)
+
+    def _next(self, inputs: Iterator[Inputs]) -> Inputs:
+        """The next batch; whoever stops this process may have stopped its workers, too, and a batch does not come."""
+        try:
+            return next(inputs)
+        except InputError:
+            if self.stop.is_set():
+                self.save()
+            self.stop.check()
+            raise
 
     def _restore(self) -> dict[str, Tensor]:
         """Go on from the run's checkpoint.
@@ -206,27 +219,21 @@ class Trainer:
         checkpoint = Checkpoint.load(path)
         if set(checkpoint.state) != set(vars(self.position)):  # model.safetensors under this name, for example
             raise InputError(f"{path}: it does not say where training stood; restore it from a copy, or train again")
-        load_model_state(self.model, checkpoint, path)
+        load_model_state(self.learner.model, checkpoint, path)
         try:
-            restore_optimizer(self.optimizer, checkpoint.tensors.get("optimizer", {}))
+            restore_optimizer(self.learner.optimizer, checkpoint.tensors.get("optimizer", {}))
             self.position = Position(**checkpoint.state)
-            if self.average is not None:
-                self.average.module.load_state_dict(checkpoint.tensors["average"])
-                set_averaged_steps(self.average, self.position.total_steps)
+            if self.learner.average is not None:
+                self.learner.average.load_state_dict(checkpoint.tensors["average"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: it does not fit the settings of its run ({error!r}); train again") from None
         return checkpoint.tensors.get("metrics", {})
 
 
-def _loss(config: TrainConfig, view: TrainingView, device: torch.device) -> Loss:
-    if config.method == "baseline":
-        return MissingIsBackground()
-    tables = view.tables(Policy(config.policy), pseudo_negative=config.pseudo_negative)
-    return MaskedHeads(tables, device)
+def _on(device: torch.device) -> AbstractContextManager[None]:
+    """Make a CUDA device the one that streams and graphs are made on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _to(array: NDArray[Any], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+def _say_uncaptured(reason: str) -> None:
+    print(f"warning: --graph: the step cannot be captured ({reason}); it runs operation by operation", file=sys.stderr)

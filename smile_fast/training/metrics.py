@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,33 @@ _SHORT = 0.5
 _TICK = 1e-6  # seconds: less than any step takes, and never 0
 
 
+@dataclass(frozen=True)
+class Arriving:
+    """A line whose losses are on their way to the host."""
+
+    losses: StepLoss
+    fetched: torch.cuda.Event | None
+    position: Position
+    lr: float
+    rate: float  # steps a second
+
+    @classmethod
+    def of(cls, losses: StepLoss, position: Position, lr: float, rate: float) -> "Arriving":
+        """Begin to fetch the losses: into pinned memory, behind the steps that are queued."""
+        on_host = StepLoss(*(tensor.to("cpu", non_blocking=True) for tensor in losses))
+        fetched = None
+        if losses.loss.is_cuda:
+            fetched = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            fetched.record(torch.cuda.current_stream(losses.loss.device))
+        return cls(on_host, fetched, position, lr, rate)
+
+    def wait(self) -> StepLoss:
+        """The losses on the host."""
+        if self.fetched is not None:
+            self.fetched.synchronize()
+        return self.losses
+
+
 class MetricsLog:
     """Collects losses on the device and writes them every few steps.
 
@@ -36,6 +64,7 @@ class MetricsLog:
     def __init__(self, run: Run, keep_until: int) -> None:
         self._run, self._config, self._organs = run, run.config, run.organs
         self._collected: list[tuple[StepLoss, float]] = []  # with the learning rate
+        self._arriving: Arriving | None = None
         self._bar: Progress | None = None
         self._note = ""  # beside the bar
         self._written = (0, 0.0)  # steps and seconds of the round when a line was last written
@@ -80,27 +109,45 @@ class MetricsLog:
             self._collected = list(zip((StepLoss(*step) for step in steps), pending["lr"].tolist(), strict=True))
 
     def write_step(self, position: Position) -> None:
-        """Write the mean of the collected losses as one line."""
+        """Write the mean of the collected losses as one line.
+
+        From a GPU the numbers are fetched without a wait: their line is written with the next one, or when the log is
+        flushed, whichever comes first.
+        """
         steps, rates = zip(*self._collected, strict=True)
-        loss = torch.stack([step.loss for step in steps]).mean().item()
-        sums = torch.stack([step.sums for step in steps]).sum(dim=0).tolist()
-        counts = torch.stack([step.counts for step in steps]).sum(dim=0).tolist()
+        losses = StepLoss(
+            torch.stack([step.loss for step in steps]).mean(),
+            torch.stack([step.sums for step in steps]).sum(dim=0),
+            torch.stack([step.counts for step in steps]).sum(dim=0),
+        )
         self._collected.clear()
+        steps_before, seconds_before = self._written
+        rate = (position.step - steps_before) / max(position.seconds - seconds_before, _TICK)
+        self._written = (position.step, position.seconds)
+        self._write_arrived()
+        self._arriving = Arriving.of(losses, replace(position), rates[-1], rate)
+        if self._arriving.fetched is None:
+            self._write_arrived()
+
+    def _write_arrived(self) -> None:
+        """Write the line that waits for its numbers, if there is one."""
+        if self._arriving is None:
+            return
+        arrived, self._arriving = self._arriving, None
+        losses, position, rate = arrived.wait(), arrived.position, arrived.rate
+        loss = losses.loss.item()
         if not math.isfinite(loss):
             raise InputError(
                 f"{self._path.parent}: the loss became {loss} at step {position.total_steps}; train again in a new "
                 "folder with a lower learning rate (--lr) or a limit of the gradient (--clip-norm)"
             )
-        steps_before, seconds_before = self._written
-        rate = (position.step - steps_before) / max(position.seconds - seconds_before, _TICK)
-        self._written = (position.step, position.seconds)
-        per_organ = {o: s / n for o, s, n in zip(self._organs, sums, counts, strict=True) if n}
+        numbers = zip(self._organs, losses.sums.tolist(), losses.counts.tolist(), strict=True)
         line = {
             "iteration": position.total_steps,
             "round": position.round,
             "loss": loss,
-            "lr": rates[-1],
-            "loss_per_organ": per_organ,
+            "lr": arrived.lr,
+            "loss_per_organ": {organ: total / count for organ, total, count in numbers if count},
             "seconds": round(position.seconds, 2),
             "steps_per_second": round(rate, 3),
         }
@@ -109,6 +156,7 @@ class MetricsLog:
 
     def write_validation(self, position: Position, dice: dict[str, float]) -> None:
         """Write the Dice of the validation cases as one line."""
+        self._write_arrived()
         self._write({"iteration": position.total_steps, "round": position.round, "validation": dice})
 
     def end_round(self, position: Position) -> None:
@@ -123,7 +171,8 @@ class MetricsLog:
             self._end(position.total_steps)
 
     def flush(self) -> None:
-        """Bring everything that was written to the disk."""
+        """Bring everything that was written to the disk; what is still on its way from the device is waited for."""
+        self._write_arrived()
         with _writing(self._path):
             self._file.flush()
 

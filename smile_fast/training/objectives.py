@@ -7,6 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smile_fast.ops import masked_bce_upsampled_stats
+from smile_fast.supervision import Policy
+from smile_fast.training.config import TrainConfig
+from smile_fast.training.view import TrainingView
 from smile_runtime.label_map import VOID
 
 
@@ -66,4 +69,15 @@ class MissingIsBackground:
         classes = torch.where(known, target, 0).flatten()
         channels = logits.shape[1]
         sums = torch.zeros(channels, device=loss.device).index_add_(0, classes, losses.detach().flatten())
-        return StepLoss(loss, sums[1:], torch.bincount(classes, minlength=channels)[1:])
+        # torch.bincount waits for the device to ask how many classes there are.
+        counts = torch.zeros(channels, dtype=torch.int64, device=loss.device)
+        counts.index_add_(0, classes, torch.ones_like(classes))
+        return StepLoss(loss, sums[1:], counts[1:])
+
+
+def loss_of_method(config: TrainConfig, view: TrainingView, device: torch.device) -> Loss:
+    """The loss of a run's method on the cases of a view."""
+    if config.method == "baseline":
+        return MissingIsBackground()
+    tables = view.tables(Policy(config.policy), pseudo_negative=config.pseudo_negative)
+    return MaskedHeads(tables, device)

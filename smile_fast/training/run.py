@@ -122,6 +122,12 @@ class Run:
         record["weights"] = {"file": name, "sha256": sha256(path)}
         write_json(file, record)
 
+    def record_execution(self, execution: dict[str, Any]) -> None:
+        """Write into environment.json how the run is executed now; a resumed one may be executed in another way."""
+        file = self.path / "environment.json"
+        record = read_json(file, _REMEDY) if file.exists() else environment()
+        write_json(file, {**record, "execution": execution})
+
     def discard(self) -> None:
         """Remove a run that was just made and has trained nothing: it would only stand in the way of the next try."""
         shutil.rmtree(self.path, ignore_errors=True)

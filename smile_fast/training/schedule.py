@@ -93,3 +93,11 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
     """
     warm = min(1.0, (progress + 1e-3) / config.warmup) if config.warmup else 1.0
     return config.peak_lr * warm * float(max(0.0, 1.0 - progress) ** POLY_POWER)
+
+
+def average_weight(decay: float, step: int) -> float:
+    """Weight of the model in the exponential moving average after step t, counted from 0.
+
+    The decay is min(decay, (1 + t) / (10 + t)), so that the random start weights are forgotten early.
+    """
+    return 1 - min(decay, (1 + step) / (10 + step))

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from smile_fast.data.store import Store
 from smile_fast.supervision import State
 from smile_fast.training import loop
 from smile_fast.training.config import TrainConfig, parse_time
+from smile_fast.training.execution import Execution
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.rounds import existing_rounds, open_round
 from smile_fast.training.run import Run
@@ -171,7 +173,53 @@ def test_every_option_arrives(store, tmp_path):
         "pixel_mm": 0.75,
         "head": "sigmoid",
     }
-    assert arguments == {"weights": None, "resume": False, "device": torch.device("cpu")}
+    assert arguments == {"weights": None, "resume": False, "device": torch.device("cpu"), "execution": Execution()}
+
+
+def test_every_option_of_the_execution_arrives_and_may_change_on_resume(store, tmp_path, capsys):
+    """They are not the run's own: --resume takes others."""
+    assert train(store, tmp_path / "run", epochs=0.2) == 0
+    assert "graph: none" not in capsys.readouterr().err
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train", lambda run, **arguments: seen.append(arguments["execution"]))
+        more = ["--graph", "off", "--workers", "3", "--compile"]
+        assert main(["train", str(store.path), str(tmp_path / "run"), "--resume", *more]) == 0
+    assert seen == [Execution(graph="off", workers="3", compile=True)]
+    assert "graph: none (--graph off); steps run operation by operation\n" in capsys.readouterr().err
+
+
+def test_a_graph_that_was_asked_for_on_the_cpu_is_said_not_to_be_there(store, tmp_path, capsys):
+    assert train(store, tmp_path / "run", "--graph", "auto", "--workers", "1", epochs=0.2) == 0
+    assert "graph: none (only CUDA has graphs); steps run operation by operation\n" in capsys.readouterr().err
+    record = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert record["execution"] == {"device": "cpu", "graph": "auto", "workers": "1", "compile": False}
+
+
+@pytest.mark.parametrize("option", [["--graph", "on"], ["--workers", "-2"], ["--workers", "two"]], ids=str)
+def test_an_execution_that_cannot_be_is_one_sentence(store, tmp_path, capsys, option):
+    assert train(store, tmp_path / "run", f"{option[0]}={option[1]}", epochs=0.2) == 2
+    assert re.fullmatch(rf"error: {option[0]}: .* cannot be used; give auto,? .*\n", capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_compiled_network_trains_as_the_network(store, tmp_path, monkeypatch):
+    """With a compiler that changes no arithmetic: the same bits."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    assert train(store, tmp_path / "compiled", "--compile", epochs=0.5, ema=0.9) == 0
+    plain = trained(tmp_path / "plain", store, epochs=0.5, ema=0.9)
+    assert_same_bits(weights(Run.open(tmp_path / "compiled")), weights(plain))
+
+
+def test_a_network_that_cannot_be_compiled_is_one_sentence(store, tmp_path, monkeypatch, capsys):
+    def broken(graph, inputs):
+        raise RuntimeError("there is no compiler")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    assert train(store, tmp_path / "run", "--compile", epochs=0.5) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert re.fullmatch(r"error: --compile: torch cannot compile the network here \(.*\); leave the option out", said)
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_annotations_are_used_and_kept(store, tmp_path):

@@ -14,7 +14,15 @@ SIZE = 64
 
 
 def augmentation(**changes):
-    return Augmentation(**{**NOTHING, **changes}, window=WINDOW)
+    """As a step takes it: what is drawn from a seed is applied to a batch."""
+    change = Augmentation(**{**NOTHING, **changes}, window=WINDOW)
+
+    def apply(hu, labels, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        images, _, height, width = hu.shape
+        return change(hu, labels, change.draw(images, (height, width), generator), generator)
+
+    return apply
 
 
 def batch(images=4, channels=3, width=SIZE):

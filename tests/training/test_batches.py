@@ -55,24 +55,6 @@ def test_a_batch_is_a_function_of_seed_round_and_step(view):
         assert not np.array_equal(other.hu, forward[0].hu)
 
 
-@pytest.mark.parametrize("first", [0, 7])
-def test_reading_ahead_changes_nothing(view, first):
-    batches = source(view)
-    ahead = batches.iterate(first)
-    for step in range(first, first + 5):
-        assert_same(next(ahead), batches.batch(step))
-    ahead.close()
-
-
-def test_a_broken_array_ends_the_reading_thread_with_its_error(view, monkeypatch):
-    def broken(self, case, slices):
-        raise RuntimeError("the disk is gone")
-
-    monkeypatch.setattr(TrainingView, "image", broken)
-    with pytest.raises(RuntimeError, match="the disk is gone"):
-        next(source(view).iterate(0))
-
-
 def test_outside_of_a_slice_is_air_and_void(view):
     """A slice of 40 x 48 in a patch of 64 x 64: in the middle, with a frame that no loss sees."""
     batch = source(view, crop_size=64).batch(0)

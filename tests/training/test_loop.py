@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch.optim.swa_utils import AveragedModel
 
 from smile_fast.data.arrays import open_array
 from smile_fast.models import Segmenter
 from smile_fast.supervision import State
-from smile_fast.training import loop
+from smile_fast.training import loop, step
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.loop import Trainer, train
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.objectives import StepLoss
 from smile_fast.training.run import Run
-from smile_fast.training.schedule import learning_rate
+from smile_fast.training.schedule import average_weight, learning_rate
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import PSEUDO_BIT
 from tests.runs import ORGANS, SHAPE, make_store, truth
@@ -67,17 +66,17 @@ def test_metrics_tell_the_story(smiler):
 
 
 def test_every_step_takes_the_learning_rate_of_its_place(store, tmp_path, monkeypatch):
-    rates, step = [], Trainer.step
+    rates, plain = [], Trainer.step
 
-    def recorded(self, batch, loss_of, lr):
-        loss = step(self, batch, loss_of, lr)
-        rates.append({group["lr"] for group in self.optimizer.param_groups})
+    def recorded(self, inputs, run_step, lr):
+        loss = plain(self, inputs, run_step, lr)
+        rates.append({group["lr"] for group in self.learner.optimizer.param_groups})
         return loss
 
     monkeypatch.setattr(Trainer, "step", recorded)
     run = trained(tmp_path / "run", store, method="smiler", rounds=1, round_share=0.5)
     config = run.config
-    expected = [learning_rate(config, step / 9) for step in range(9)] + [learning_rate(config, s / 4) for s in range(4)]
+    expected = [learning_rate(config, s / 9) for s in range(9)] + [learning_rate(config, s / 4) for s in range(4)]
     assert rates == [{rate} for rate in expected]
 
 
@@ -197,31 +196,31 @@ def test_averaged_weights_are_delivered(store, tmp_path):
 
 
 def test_the_average_is_updated_once_a_step(store, tmp_path, monkeypatch):
-    steps, update = [], AveragedModel.update_parameters
+    weights_of_steps, update = [], step.update_average
 
-    def counted(self, model):
-        steps.append(int(self.n_averaged) - 1)
-        update(self, model)
+    def counted(average, model, weight):
+        weights_of_steps.append(weight)
+        update(average, model, weight)
 
-    monkeypatch.setattr(AveragedModel, "update_parameters", counted)
+    monkeypatch.setattr(step, "update_average", counted)
     trained(tmp_path / "run", store, **CURRICULUM)
-    assert steps == list(range(17))
+    assert weights_of_steps == [average_weight(0.9, t) for t in range(17)]
 
 
 def gradient_norms(monkeypatch):
     """Norm of the whole gradient at each step, in the moment when the optimizer gets it."""
-    norms, build = [], loop.build_optimizer
+    norms, build = [], step.build_optimizer
 
     def norm_of(optimizer, *_):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norms.append(torch.stack([p.grad.double().square().sum() for p in parameters]).sum().sqrt().item())
 
-    def watched(model, config):
-        optimizer = build(model, config)
+    def watched(model, config, **options):
+        optimizer = build(model, config, **options)
         optimizer.register_step_pre_hook(norm_of)
         return optimizer
 
-    monkeypatch.setattr(loop, "build_optimizer", watched)
+    monkeypatch.setattr(step, "build_optimizer", watched)
     return norms
 
 
@@ -244,7 +243,7 @@ def test_a_limit_that_is_never_reached_and_none_are_the_same_training(store, tmp
     def never(*arguments):
         raise AssertionError("without a limit nothing is clipped")
 
-    monkeypatch.setattr(loop, "clip_grad_norm_", never)
+    monkeypatch.setattr(step, "clip_grad_norm_", never)
     assert_same_bits(weights(trained(tmp_path / "off", store)), weights(high))
 
 
@@ -297,11 +296,11 @@ def test_the_first_probability_is_the_prior(tmp_path, monkeypatch):
 
 def test_a_budget_ends_with_the_step_that_uses_it_up(store, tmp_path, monkeypatch):
     """On a clock that only steps move on, 3/8 s each: of 9 s the training on human labels gets 6, the round 3."""
-    step, now = Trainer.step, [100.0]
+    plain, now = Trainer.step, [100.0]
 
     def timed(self, *arguments):
         now[0] += 0.375
-        return step(self, *arguments)
+        return plain(self, *arguments)
 
     monkeypatch.setattr(Trainer, "step", timed)
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -317,10 +316,10 @@ def test_a_budget_ends_with_the_step_that_uses_it_up(store, tmp_path, monkeypatc
 @pytest.mark.parametrize("at", [1, 9, 12])
 def test_a_loss_that_is_lost_stops_the_training(store, tmp_path, monkeypatch, at):
     """In the first steps, in the last, and in a round."""
-    run, step, done = new_run(tmp_path / "run", store, **CURRICULUM), Trainer.step, []
+    run, plain, done = new_run(tmp_path / "run", store, **CURRICULUM), Trainer.step, []
 
     def poisoned(self, *arguments):
-        loss = step(self, *arguments)
+        loss = plain(self, *arguments)
         done.append(1)
         return StepLoss(loss.loss * float("nan"), loss.sums, loss.counts) if len(done) == at else loss
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from smile_fast.training import metrics
 from smile_fast.training.metrics import MetricsLog, read_metrics
 from smile_fast.training.objectives import StepLoss
 from smile_fast.training.schedule import Course, Position
@@ -73,6 +74,53 @@ def test_validation_has_lines_of_its_own(log, run):
     log.write_validation(at(4), {"liver": 0.75})
     log.flush()
     assert read_metrics(run) == [{"iteration": 4, "round": 0, "validation": {"liver": 0.75}}]
+
+
+class Fetching:
+    """Stands for the event behind a copy from a GPU."""
+
+    def __init__(self, waits):
+        self._waits = waits
+
+    def synchronize(self):
+        self._waits.append(self)
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Lines arrive as from a GPU; the waits for them."""
+    found, plain = [], metrics.Arriving.of
+    monkeypatch.setattr(metrics.Arriving, "of", lambda *line: replace(plain(*line), fetched=Fetching(found)))
+    return found
+
+
+def test_lines_from_a_gpu_are_written_with_the_next_one_or_when_flushed(log, run, waits):
+    """The same lines in the same order; nothing is waited for in the step that logs it."""
+    position = at(10)
+    log.add(step_loss(1.0), lr=0.5)
+    log.write_step(position)
+    position.step = position.total_steps = 11  # the loop goes on with the same object
+    assert waits == []
+    log.add(step_loss(2.0), lr=0.25)
+    log.write_step(at(20))
+    assert len(waits) == 1
+    log.write_validation(at(20), {"liver": 0.75})
+    assert len(waits) == 2
+    log.add(step_loss(3.0), lr=0.125)
+    log.write_step(at(30))
+    assert len(waits) == 2
+    log.flush()
+    assert len(waits) == 3
+    found = [(line["iteration"], line.get("loss"), line.get("lr")) for line in read_metrics(run)]
+    assert found == [(10, 1.0, 0.5), (20, 2.0, 0.25), (20, None, None), (30, 3.0, 0.125)]
+
+
+def test_a_loss_from_a_gpu_that_is_not_finite_is_never_saved(log, waits):
+    """The checkpoint flushes the log first."""
+    log.add(step_loss(float("nan")), lr=0.5)
+    log.write_step(at(10))
+    with pytest.raises(InputError, match="the loss became nan at step 10"):
+        log.flush()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

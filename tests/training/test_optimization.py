@@ -1,15 +1,18 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.optimization import (
-    average_of,
     build_optimizer,
     optimizer_tensors,
     restore_optimizer,
-    set_averaged_steps,
+    set_learning_rate,
+    update_average,
 )
+from smile_fast.training.schedule import average_weight
 from tests.tolerances import FLOAT32_AVERAGE
 from tests.trainings import assert_same_bits
 
@@ -74,70 +77,74 @@ def test_restored_moments_keep_their_learning_rate():
     assert {group["lr"] for group in other.param_groups} == {0.5}
 
 
-def test_the_average_forgets_its_start_and_then_decays():
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_rate_on_the_device_is_read_by_the_step_that_follows(name):
+    """The same as an optimizer that was built with each rate, bit for bit; and its state fits one without tensors."""
+    config = TrainConfig(optimizer=name, lr=0.01)
+    model, plain = network(), network()
+    optimizer = build_optimizer(model, config, on_device=True)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    tensors: dict[str, torch.Tensor] = {}
+    for seed, rate in enumerate((0.01, 0.5, 0.002)):
+        set_learning_rate(optimizer, rate)
+        step(model, optimizer, seed)
+        other = build_optimizer(plain, TrainConfig(optimizer=name, lr=rate), on_device=True)
+        restore_optimizer(other, tensors)
+        step(plain, other, seed)
+        tensors = {key: tensor.clone() for key, tensor in optimizer_tensors(other).items()}
+    assert_same_bits(model.state_dict(), plain.state_dict())
+    assert all(group["lr"] is rate for group, rate in zip(optimizer.param_groups, rates, strict=True))
+    on_host = build_optimizer(plain, config)
+    restore_optimizer(on_host, tensors)
+    assert_same_bits(optimizer_tensors(on_host), tensors)
+    set_learning_rate(on_host, 0.25)
+    assert {group["lr"] for group in on_host.param_groups} == {0.25}
+    step(plain, on_host, 3)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_the_average_forgets_its_start_and_then_decays(on_device):
     """Decay (1 + t) / (10 + t) until it reaches the given one."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
-    average = average_of(model, 0.5)
+    average = copy.deepcopy(model)
     expected = 1.0
     for t, value in enumerate([2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0, 23.0, 29.0]):
         nn.init.constant_(model.weight, value)
-        average.update_parameters(model)
+        weight = average_weight(0.5, t)
+        update_average(average, model, torch.tensor(weight) if on_device else weight)
         decay = min(0.5, (1 + t) / (10 + t))
         expected = decay * expected + (1 - decay) * value
-        assert average.module.weight.item() == pytest.approx(expected, **FLOAT32_AVERAGE)
+        assert average.weight.item() == pytest.approx(expected, **FLOAT32_AVERAGE)
     assert model.weight.item() == 29.0
     assert (1 + 9) / (10 + 9) > 0.5  # the last update used the given decay
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.5, 0.0001])
 def test_the_average_is_that_of_a_loop_over_all_tensors_bit_for_bit(decay):
-    """One lerp a tensor with the weight in double precision: how runs were averaged before torch's AveragedModel."""
+    """One lerp a tensor with the weight in double precision: so runs have been averaged on the CPU all along."""
     model = network()
-    average = average_of(model, decay)
+    average = copy.deepcopy(model)
     expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = build_optimizer(model, TrainConfig(lr=0.1))
     for t in range(12):
         step(model, optimizer, t)
-        average.update_parameters(model)
+        update_average(average, model, average_weight(decay, t))
         weight = 1 - min(decay, (1 + t) / (10 + t))
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
                 expected[name] = torch.lerp(expected[name], tensor, weight)
             else:
                 expected[name] = tensor.clone()
-    assert_same_bits(average.module.state_dict(), expected)
+    assert_same_bits(average.state_dict(), expected)
 
 
-def test_the_average_takes_in_the_statistics_of_batch_norm():
+@pytest.mark.parametrize("weight", [0.1, torch.tensor(0.1)], ids=["host", "device"])
+def test_the_average_takes_in_the_statistics_of_batch_norm(weight):
     model = network()
-    average = average_of(model, 0.9)
-    set_averaged_steps(average, 1000)
+    average = copy.deepcopy(model)
     model.train()
     model(torch.randn(4, 1, 8, 8) + 5)
-    average.update_parameters(model)
-    torch.testing.assert_close(average.module[1].running_mean, 0.1 * model[1].running_mean)
-    assert average.module[1].num_batches_tracked == 1  # a count is copied, not averaged
-
-
-def test_the_average_is_a_copy():
-    model = network()
-    before = model[0].weight.detach().clone()
-    average = average_of(model, 0.9)
-    nn.init.zeros_(model[0].weight)
-    assert torch.equal(average.module[0].weight, before)
-
-
-def test_a_restored_average_goes_on_where_it_was():
-    model = network()
-    optimizer = build_optimizer(model, TrainConfig(lr=0.1))
-    average, restored = average_of(model, 0.9), average_of(network(), 0.9)
-    for t in range(6):
-        step(model, optimizer, t)
-        average.update_parameters(model)
-        if t == 2:
-            restored.module.load_state_dict(average.module.state_dict())
-            set_averaged_steps(restored, 3)
-        elif t > 2:
-            restored.update_parameters(model)
-    assert_same_bits(restored.module.state_dict(), average.module.state_dict())
+    update_average(average, model, weight)
+    torch.testing.assert_close(average[1].running_mean, 0.1 * model[1].running_mean)
+    assert average[1].num_batches_tracked == 1  # a count is copied, not averaged

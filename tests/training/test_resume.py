@@ -1,5 +1,6 @@
 """A training that is interrupted and resumed gives the bits of one that was left alone."""
 
+import json
 import os
 import re
 import signal
@@ -14,13 +15,16 @@ import torch
 from safetensors.torch import save_file
 
 from smile_fast.data.annotations import write_annotations
-from smile_fast.training import rounds
+from smile_fast.models import Segmenter
+from smile_fast.training import loop, rounds
 from smile_fast.training.checkpoint import Checkpoint
-from smile_fast.training.interrupt import Interrupted, stop_signals
+from smile_fast.training.execution import Execution
+from smile_fast.training.interrupt import Interrupted, Stop, stop_signals
 from smile_fast.training.loop import Trainer, train
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
+from tests.training.recording import RecordedSteps
 from tests.trainings import (
     CPU,
     CURRICULUM,
@@ -97,6 +101,66 @@ def test_losses_that_were_not_written_yet_are_not_lost(store, tmp_path):
     train(Run.open(run.path), resume=True, device=CPU)
     assert [line["iteration"] for line in metrics(run)] == [10, 20, 22]
     assert_same_outcome(run, expected)
+
+
+@pytest.mark.parametrize("workers", [(1, 1), (4, 0), (0, 4)])
+def test_whoever_makes_the_batches_it_is_the_same_training(store, smiler, tmp_path, workers):
+    """A thread, one process or several, before the stop in a round and after it."""
+    before, after = (Execution(workers=str(number)) for number in workers)
+    run = new_run(tmp_path / "run", store, **CURRICULUM)
+    interrupted(run, 11, execution=before)
+    record = json.loads((run.path / "environment.json").read_text())
+    assert record["execution"] == {"device": "cpu", **before.to_json()}
+    train(Run.open(run.path), resume=True, device=CPU, execution=after)
+    assert_same_outcome(run, smiler)
+    record = json.loads((run.path / "environment.json").read_text())
+    assert record["execution"] == {"device": "cpu", **after.to_json()}
+    assert record["packages"]["torch"] == torch.__version__
+
+
+def test_a_signal_that_also_ends_the_workers_is_saved(store, smiler, tmp_path, monkeypatch):
+    """As a scheduler sends it: to every process of the job, whose batches then do not come."""
+    run = new_run(tmp_path / "run", store, **CURRICULUM)
+    plain = loop.read_ahead
+
+    def ended(source, first, workers, *, device):
+        batches = plain(source, first, workers, device=device)
+        yield from (next(batches) for _ in range(3))
+        signal.raise_signal(signal.SIGTERM)
+        raise InputError("--workers: a process that makes batches was killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "read_ahead", ended)
+        with pytest.raises(Interrupted):
+            train(run, device=CPU)
+    assert steps_of(run) == 3
+    train(Run.open(run.path), resume=True, device=CPU)
+    assert_same_outcome(run, smiler)
+
+
+def test_captured_and_plain_steps_go_on_from_each_others_checkpoints(store, tmp_path):
+    """Also from those of an optimizer whose numbers are on the host, as older ones are."""
+    run = new_run(tmp_path / "run", store, ema=0.9, epochs=2.0)
+    interrupted(run, 4)
+    for capturer in (RecordedSteps(), None):
+        trainer = Trainer(Run.open(run.path), Segmenter(run.config.model), CPU, Stop(), resume=True, capturer=capturer)
+        stop_at = trainer.position.total_steps + 6
+        step = trainer.step
+
+        def counted(*arguments, trainer=trainer, step=step, stop_at=stop_at):
+            if trainer.position.total_steps == stop_at:
+                raise Killed
+            return step(*arguments)
+
+        trainer.step = counted
+        with pytest.raises(Killed):
+            trainer.train_round(run.view("train"))
+        trainer.save()
+        trainer.metrics.close()
+    assert steps_of(run) == 4 + 6 + 6
+    train(Run.open(run.path), resume=True, device=CPU)
+    assert [line["iteration"] for line in metrics(run)] == [10, 18]
+    assert all(torch.isfinite(tensor).all() for tensor in weights(run).values())
 
 
 class Killed(BaseException):
@@ -272,30 +336,36 @@ def test_a_thread_trains_without_signals():
     assert events == [False]
 
 
-def test_a_process_that_is_terminated_saves_and_says_143(store, tmp_path):
-    """The real thing: SIGTERM to `smile-fast train`, then the same command with --resume."""
+@pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGINT)])
+def test_a_process_that_is_stopped_saves_and_says_so(store, tmp_path, workers, number):
+    """The real thing: a signal to `smile-fast train` and its workers, as a terminal or a scheduler sends it."""
     settings = {**TINY, "epochs": 3000.0}  # 27,000 steps: only the signal ends it
     write_annotations(tmp_path / "annotations.csv", store.declarations(), list(store.cases), store.organs)
     run_folder = tmp_path / "run"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "rates"]
     command = [
         *(sys.executable, "-m", "smile_fast", "train", str(store.path), str(run_folder), *options),
-        *("--rates", "1", "--threads=1", "--device=cpu"),
+        *("--rates", "1", "--threads=1", "--device=cpu", f"--workers={workers}"),
     ]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
     try:
         line = process.stderr.readline()  # comes with the tenth step
         while line and "steps/s" not in line:  # on a busy machine one comes before, after ten seconds
             line = process.stderr.readline()
         assert re.match(r"smile: 10/27000, \S+ passed, \S+ left, \S+ steps/s, loss ", line), line
-        process.terminate()
-        out, err = process.communicate(timeout=120)
+        os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=120)  # until nobody is left that could write
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 143, err
+    assert process.returncode == 128 + number, err
     assert f"go on with: smile-fast train {store.path} {run_folder} --resume" in out
     assert "Traceback" not in err
     run = Run.open(run_folder)

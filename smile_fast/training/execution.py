@@ -1,0 +1,44 @@
+"""How a training is executed: on what, by how many processes, captured or not. None of it is a part of the run."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from smile_fast.settings import Settings, documented, setting
+from smile_runtime.threads import usable_cpus
+
+_MOST_WORKERS = 4  # one makes some 40 batches of 8 a second, the fastest network takes 90
+_AUTO = "auto"
+
+
+@documented
+@dataclass(frozen=True)
+class Execution(Settings):
+    """Settings that a resumed training may change: what is trained does not depend on them, but for rounding."""
+
+    graph: Literal["auto", "off"] = setting(
+        "auto",
+        "a whole step as one CUDA graph: auto takes one on CUDA and says why where it cannot",
+        group="execution",
+        choices=(_AUTO, "off"),
+    )
+    workers: str = setting(
+        _AUTO,
+        f"processes that make batches: a number, 0 for a thread of this process, or auto (0 on the CPU; at most "
+        f"{_MOST_WORKERS} on CUDA, and a CPU is left to this process)",
+        "auto, or 0 or more",
+        lambda text: text == _AUTO or (text.isascii() and text.isdecimal()),
+        group="execution",
+        metavar="auto|N",
+    )
+    compile: bool = setting(
+        False, "compile the network with torch.compile, which takes about a minute", group="execution"
+    )
+
+    def worker_count(self, device_type: str) -> int:
+        """How many processes make the batches of a training on a device ("cpu", "cuda"); 0 stands for a thread."""
+        if self.workers != _AUTO:
+            return int(self.workers)
+        return min(_MOST_WORKERS, usable_cpus() - 1) if device_type == "cuda" else 0
+
+
+DEFAULT_EXECUTION = Execution()
