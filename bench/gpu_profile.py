@@ -193,10 +193,10 @@ def of_command(name: str, folder: Path, device: str, cohorts: Path) -> list[str]
     of = workload.training if isinstance(workload, Scoring) else workload
     run_folder = training.train(short(of), folder / "run", device, cohorts)
     if isinstance(workload, Training):
-        from bench.commands.one_batch import step_of
+        from smile_fast.training.one_batch import steps_on_one_batch
         from smile_fast.training.run import Run
 
-        return kernels(step_of(Run.open(run_folder), torch.device(device)))
+        return kernels(steps_on_one_batch(Run.open(run_folder), torch.device(device)))
     from smile_fast.cli.main import main as smile_fast
 
     arguments = ["evaluate", str(run_folder), "--split", "validation", "--device", device]

@@ -12,36 +12,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import torch
 
 from bench.timing import rounded
-from smile_fast.models import Segmenter
-from smile_fast.training.batches import BatchSource
-from smile_fast.training.interrupt import Stop
-from smile_fast.training.loop import Trainer, _loss
-from smile_fast.training.objectives import StepLoss
+from smile_fast.training.one_batch import steps_on_one_batch
 from smile_fast.training.run import Run
-from smile_fast.training.schedule import learning_rate
 from smile_runtime.errors import InputError
 
-ROUNDS, WARMUPS = 11, 10
-
-
-def step_of(run: Run, device: torch.device) -> Callable[[], StepLoss]:
-    """The step that a training of this run does, bound to the first batch of a new one."""
-    torch.manual_seed(run.config.seed)
-    view = run.view("train")
-    model = Segmenter(run.config.model)
-    model.set_prior(view.prior(missing_is_background=run.config.method == "baseline"))
-    trainer = Trainer(run, model, device, Stop())
-    trainer.model.train()
-    loss_of, lr = _loss(run.config, view, device), learning_rate(run.config, 0.5)
-    with closing(BatchSource.of(run.config, view, 0).iterate(0)) as batches:
-        batch = next(batches)
-    return lambda: trainer.step(batch, loss_of, lr)
+ROUNDS, WARMUPS = 11, 10  # of the warm-up the first steps run one by one, and one is captured
 
 
 def rates(step: Callable[[], object], device: torch.device, steps: int) -> list[float]:
@@ -71,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     device = torch.device(given.device)
     try:
-        step = step_of(Run.open(given.run), device)
+        step = steps_on_one_batch(Run.open(given.run), device)
         found = rates(step, device, given.steps)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
