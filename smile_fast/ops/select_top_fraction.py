@@ -11,6 +11,7 @@ from smile_fast.ops.native_cuda.core import cuda
 from smile_fast.ops.registry import define, overload
 
 NAME = "select_top_fraction"
+MOST_ON_CUDA = 2**32 - 1  # scores: csrc/core/select_top_fraction/select_top_fraction_cuda.h
 
 
 def _check(scores: Tensor, candidates: Tensor, gamma: Tensor, segments: Tensor) -> None:
@@ -24,6 +25,11 @@ def _check(scores: Tensor, candidates: Tensor, gamma: Tensor, segments: Tensor) 
         raise ValueError(f"segments must have shape [S + 1], got {list(segments.shape)}")
     check_tensor("gamma", gamma, torch.float64, scores.device)
     check_shape("gamma", gamma, (segments.shape[0] - 1,), "[S]")
+
+
+def _cuda_limit(scores: Tensor, *others: object) -> str:
+    length = scores.numel()
+    return f"it takes at most {MOST_ON_CUDA:,} scores, got {length:,}" if length > MOST_ON_CUDA else ""
 
 
 def _launch(core: Core, scores: Tensor, candidates: Tensor, gamma: Tensor, segments: Tensor) -> Tensor:
@@ -40,7 +46,7 @@ define(
     check=_check,
     fake=lambda scores, candidates, gamma, segments: candidates.new_empty(candidates.shape),
     native=native(_launch),
-    cuda=cuda(_launch),
+    cuda=cuda(_launch, _cuda_limit),
 )
 
 
