@@ -6,6 +6,7 @@
 #include <limits>
 #include <random>
 #include <stdexcept>
+#include <vector>
 
 #include "check.h"
 #include "core/select_top_fraction/select_sample.cuh"
@@ -49,6 +50,13 @@ float score_of(Scores kind, int levels, Generator& random) {
   }
   return 0.0f;
 }
+
+// It takes a minute for what takes a second without.
+#ifdef __SANITIZE_THREAD__
+constexpr bool kThreadSanitizer = true;
+#else
+constexpr bool kThreadSanitizer = false;
+#endif
 
 template <typename Score>
 struct Case {
@@ -120,7 +128,12 @@ Outcome test(const Case<Score>& c, const std::string& what, std::int64_t offset 
 template <typename Score>
 void test_ragged() {
   const std::int64_t item = 16384;
-  for (const Scores kind : {Scores::random, Scores::all_bits, Scores::few, Scores::one, Scores::special}) {
+  // Formats differ in how a score becomes a key, which comes before everything else.
+  const std::vector<Scores> kinds =
+      dtype_of<Score> == DType::float32
+          ? std::vector{Scores::random, Scores::all_bits, Scores::few, Scores::one, Scores::special}
+          : std::vector{Scores::all_bits, Scores::few, Scores::special};
+  for (const Scores kind : kinds) {
     const std::string name = "scores " + std::to_string(static_cast<int>(kind));
     emulation::reverse_blocks(kind == Scores::few);
     test(Case<Score>({0, 0, 37, 38, 120, 1000, 1000, 40000, 40013}, 40013, kind, 60), name);
@@ -152,7 +165,8 @@ Case<float> one_segment(std::int64_t length, Scores kind, int candidate_percent,
 // The ordinary way: all is read once, the sample beside it.
 void test_read_once() {
   constexpr std::int64_t kSample = cuda::selection::kSpots * 4 * (1 + sizeof(float));
-  for (const bool reversed : {false, true}) {
+  for (const bool reversed : {true, false}) {
+    if (kThreadSanitizer && reversed) continue;
     emulation::reverse_blocks(reversed);
     for (const Scores kind : {Scores::random, Scores::near_one}) {
       const auto c = one_segment(150000, kind, 100, 30);
@@ -184,7 +198,7 @@ void test_misses() {
   const std::int64_t length = 60000;
   for (const float sampled : {-1.0f, 2.0f}) {
     for (const Scores kind : {Scores::random, Scores::all_bits, Scores::one}) {
-      for (const int percent : {3, 60}) {
+      for (const int percent : kThreadSanitizer ? std::vector{60} : std::vector{3, 60}) {
         auto c = one_segment(length, kind, 90, percent);
         Generator random(7);
         for (unsigned spot = 0; spot < cuda::selection::kSpots; ++spot) {
@@ -221,9 +235,8 @@ void test_bad_offsets() {
                                                    {-9, -8, -7, -6, -5},
                                                    {20000, 100, 69000, 5, 50000},
                                                    {90000, 90000, 1, 50000, 4}}) {
-#ifdef __SANITIZE_THREAD__
-    if (!std::is_sorted(offsets.begin(), offsets.end())) continue;  // two blocks may write the same 1 to one voxel
-#endif
+    // Else two blocks may write the same 1 to one voxel.
+    if (kThreadSanitizer && !std::is_sorted(offsets.begin(), offsets.end())) continue;
     Guarded<std::uint8_t> selection(length);
     const SelectTopFractionArguments arguments{
         DType::float32, scores.data(), candidates.data(), length, gamma.data(), offsets.data(), 4, selection.data()};

@@ -10,7 +10,6 @@ from torch.utils._pytree import tree_leaves
 
 pytest.importorskip("triton", reason="Triton has packages for Linux only")
 
-from smile_fast.ops import registry
 from tests.ops.triton_launches import noting
 
 BYTES_A_VOXEL = 6
@@ -40,8 +39,9 @@ class Allocations(TorchDispatchMode):
 def test_relabelling_takes_at_most_6_bytes_a_voxel(channels: int, organs: int, scope: str) -> None:
     labels, logits = torch.zeros((20, 512, 512), dtype=torch.uint8), torch.zeros((20, channels, 64, 64))
     with Allocations() as allocations, noting():
-        run = registry._IMPLEMENTATIONS["pseudo_labels_upsampled"]["triton"].run
-        overlay, _ = run(logits, labels, list(range(organs)), 0.5, 8, scope)
+        overlay, _ = torch.ops.smile_fast.pseudo_labels_upsampled.triton(
+            logits, labels, list(range(organs)), 0.5, 8, scope
+        )
     assert overlay.untyped_storage().data_ptr() in allocations.kept
     assert labels.numel() + allocations.bytes <= BYTES_A_VOXEL * labels.numel()
     assert allocations.bytes >= overlay.numel()

@@ -224,7 +224,7 @@ def test_a_signal_during_a_round_gives_the_round_up(store, smiler, tmp_path, mon
         patch.setattr(rounds, "write_array", signalled)
         with pytest.raises(Interrupted):
             train(run, device=CPU)
-    assert len(written) == 4
+    assert len(written) in (4, 5)  # one more was computed while that was written
     assert sorted(folder.name for folder in run.rounds_path.iterdir()) == ["1"]
     train(Run.open(run.path), resume=True, device=CPU)
     assert_same_outcome(run, smiler)
