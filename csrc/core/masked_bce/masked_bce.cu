@@ -258,7 +258,9 @@ __device__ __forceinline__ void sum_channels(const Problem& p, Shared& shared) {
 }
 
 template <typename Logit, int kWidth>
-__global__ void __launch_bounds__(kThreads, kWidth == 1 ? 1 : sizeof(Logit) == 4 ? 8 : 6) losses_kernel(Problem p) {
+__global__ void __launch_bounds__(kThreads, kWidth == 1          ? 1
+                                            : sizeof(Logit) == 4 ? 8
+                                                                 : 6) losses_kernel(Problem p) {
   using Places = Layout<Logit, kWidth>;
   SMILE_FAST_SHARED(Shared, shared);
   const std::int64_t image = blockIdx.x / p.blocks, block = blockIdx.x % p.blocks;
