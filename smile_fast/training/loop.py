@@ -115,9 +115,8 @@ class Trainer:
         self.run, self.config, self.device, self.stop = run, run.config, device, stop
         self.workers = execution.worker_count(device.type)
         self.capturer = capturer or cuda_graphs(device, execution.graph)
-        # On CUDA the same optimizer with and without graphs: either goes on from the other's checkpoint.
-        on_device = device.type == "cuda" or capturer is not None
-        self.learner = Learner(model, self.config, device, compiled=execution.compile, on_device=on_device)
+        captured = self.capturer is not None
+        self.learner = Learner(model, self.config, device, compiled=execution.compile, captured=captured)
         self.position = Position()
         pending = self._restore() if resume and run.checkpoint_path.exists() else {}
         self.metrics = MetricsLog(run, keep_until=self.position.total_steps)
@@ -180,7 +179,14 @@ class Trainer:
     def step_of(self, view: TrainingView) -> StepGraph:
         """What runs the steps of a round: their shapes and tables are the round's."""
         loss_of = loss_of_method(self.config, view, self.device)
-        return StepGraph(partial(self.learner.compute, loss_of), self.capturer, _say_uncaptured)
+        return StepGraph(partial(self.learner.compute, loss_of), self.capturer, self._go_uncaptured)
+
+    def _go_uncaptured(self, reason: str) -> None:
+        """Say why steps are not captured; those of later rounds are not tried."""
+        print(
+            f"warning: --graph: the step cannot be captured ({reason}); it runs operation by operation", file=sys.stderr
+        )
+        self.capturer = None
 
     def step(self, inputs: Inputs, run_step: StepGraph, lr: float) -> StepLoss:
         """One step of the optimizer on one batch; nothing is read from the device."""
@@ -233,7 +239,3 @@ class Trainer:
 def _on(device: torch.device) -> AbstractContextManager[None]:
     """Make a CUDA device the one that streams and graphs are made on."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-def _say_uncaptured(reason: str) -> None:
-    print(f"warning: --graph: the step cannot be captured ({reason}); it runs operation by operation", file=sys.stderr)

@@ -30,15 +30,15 @@ def steps_on_one_batch(
         execution: how; the workers are not needed.
 
     Returns:
-        Queues one step; its batch, and what is drawn for it, are always the same.
+        Queues one step, always on the same patches, turned and scaled in the same way; noise and dropout go on.
 
     Raises:
         InputError: by a step, if graphs are wanted and it cannot be captured: its speed would be another one's.
     """
     config, view = run.config, run.view("train")
     capturer = cuda_graphs(device, execution.graph)
-    on_device = device.type == "cuda" or capturer is not None
-    learner = Learner(Segmenter(config.model), config, device, compiled=execution.compile, on_device=on_device)
+    captured = capturer is not None
+    learner = Learner(Segmenter(config.model), config, device, compiled=execution.compile, captured=captured)
     learner.model.train()
 
     def refuse(reason: str) -> None:

@@ -3,17 +3,17 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from smile_fast.ops import pseudo_labels_upsampled
+from smile_fast.training.cuda_graph import Replay, capture
 
 Results = tuple[Tensor, Tensor]
 """Overlay [D, H, W] uint8 and counts [n, 3] int64."""
-Replay = Callable[[], object]
-"""Computes the results anew, where they are, from what then is in the memory of the inputs."""
 Capture = Callable[[Callable[[], Results]], tuple[Results, Replay]]
 
 MAX_CAPTURED = 4  # sequences that are kept
@@ -92,9 +92,9 @@ class PseudoLabeller:
     ) -> Captured | None:
         """Return the sequence for cases like this one, captured now if need be; None if it is to be queued."""
         key = (logits.device, logits.dtype, logits.shape, labels.shape, *arguments)
-        capture = self._capture or (self._capture_graph if logits.is_cuda else None)
-        if capture and self._capturable and key in self._seen and key not in self._captured:
-            self._add(key, logits, labels, work, capture)
+        capturing = self._capture or (partial(self._capture_graph, logits.device) if logits.is_cuda else None)
+        if capturing and self._capturable and key in self._seen and key not in self._captured:
+            self._add(key, logits, labels, work, capturing)
         self._seen.add(key)
         if key in self._captured:
             self._captured.move_to_end(key)
@@ -106,7 +106,7 @@ class PseudoLabeller:
         logits: Tensor,
         labels: Tensor,
         work: Callable[[Tensor, Tensor], Results],
-        capture: Capture,
+        capturing: Capture,
     ) -> None:
         """Capture the work of a kind in memory of its own; give up capturing if that fails."""
         while len(self._captured) >= MAX_CAPTURED:
@@ -122,7 +122,7 @@ class PseudoLabeller:
             return own_overlay, counts
 
         try:
-            results, replay = capture(into_own)
+            results, replay = capturing(into_own)
         except RuntimeError:  # also out of memory; queueing needs less
             self._capturable = False
             self._captured.clear()
@@ -138,11 +138,7 @@ class PseudoLabeller:
             self._blocks[place] = torch.empty(size, dtype=torch.uint8, device=place[1])
         return self._blocks[place][:size].view(like.dtype).view(like.shape)
 
-    def _capture_graph(self, work: Callable[[], Results]) -> tuple[Results, Replay]:
+    def _capture_graph(self, device: torch.device, work: Callable[[], Results]) -> tuple[Results, Replay]:
         """Capture into a CUDA graph. All share one pool of memory: one runs at a time, and its results are copied."""
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        # Errors of other threads, which may use CUDA as they like, are not this capture's.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            results = work()
-        return results, graph.replay
+        return capture(work, device, pool=self._pool)

@@ -25,8 +25,9 @@ class Learner:
         config: settings of the run.
         device: where to train.
         compiled: let torch compile the network.
-        on_device: keep the numbers that change from step to step in tensors on the device, so that steps can be
-            captured. On the CPU the optimizer's arithmetic is another one then.
+        captured: steps may be captured: the numbers that change from step to step are kept in tensors on the device.
+            On CUDA they always are, so that a training with and one without graphs go on from each other's
+            checkpoints. On the CPU the optimizer's arithmetic is another one then.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Learner:
         device: torch.device,
         *,
         compiled: bool = False,
-        on_device: bool = False,
+        captured: bool = False,
     ) -> None:
         self.config, self.device = config, device
+        on_device = captured or device.type == "cuda"
         self.model = model.to(device)
         # Convolutions are fastest in channels_last on CUDA, and no slower in it on the CPU; but there the backward pass
         # of those with 8 channels writes beyond its memory (torch 2.13, from some 208 x 256 pixels on).

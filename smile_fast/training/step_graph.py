@@ -6,14 +6,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from smile_fast.training.cuda_graph import Replay, capture
 from smile_fast.training.objectives import StepLoss
 from smile_runtime.errors import first_line
 
 Work = Callable[..., StepLoss]
 """What one step computes from its inputs: queues operations on the device and reads nothing there."""
-Replay = Callable[[], object]
-"""Computes the results anew, where they are, from what then is in the memory that the captured work reads."""
-
 EAGER_STEPS = 3
 """Steps before the capture: kernels are compiled, convolutions tuned, the optimizer's state is made."""
 
@@ -122,8 +120,4 @@ class CudaGraphs:
 
     def capture(self, work: Callable[[], StepLoss]) -> tuple[StepLoss, Replay]:
         """Return results that a replay fills, and the replay; nothing is computed yet."""
-        graph = torch.cuda.CUDAGraph()
-        # Errors of other threads, which may use CUDA as they like, are not this capture's.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            results = work()
-        return results, graph.replay
+        return capture(work, self._device, stream=self._stream)

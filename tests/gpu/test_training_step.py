@@ -16,6 +16,7 @@ from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
 from smile_fast.training.batches import BatchSource
 from smile_fast.training.checkpoint import Checkpoint
+from smile_fast.training.cuda_graph import capture
 from smile_fast.training.execution import Execution
 from smile_fast.training.interrupt import Interrupted, Stop
 from smile_fast.training.loop import Trainer, train
@@ -138,3 +139,17 @@ def test_the_step_on_one_batch_is_replayed(store: Store, tmp_path: Path) -> None
     step = steps_on_one_batch(new_run(tmp_path / "run", store), HERE)
     losses = [step().loss for _ in range(12)]
     assert losses[-1].item() < losses[0].item()
+
+
+@pytest.mark.skipif(REHEARSAL, reason="needs CUDA graphs")
+def test_after_a_capture_that_failed_the_device_is_as_before() -> None:
+    """The work waits for the device, which a capture must not; then numbers are drawn, and another is captured."""
+    given = torch.ones(8, device=HERE)
+    stream = torch.cuda.current_stream(HERE)
+    with pytest.raises(RuntimeError, match="captur"):
+        capture(lambda: given.sum().item(), HERE, stream=torch.cuda.Stream(HERE))
+    assert torch.cuda.current_stream(HERE) == stream
+    torch.nn.functional.dropout(given).sum().item()
+    doubled, replay = capture(lambda: 2 * given, HERE, stream=torch.cuda.Stream(HERE))
+    replay()
+    assert torch.equal(doubled, 2 * given)
