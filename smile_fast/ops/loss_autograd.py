@@ -106,18 +106,25 @@ _ONES: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
 
 def _one(dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """Return the 1 that starts a plain backward pass: the same tensor for all of them, which nobody may change.
+    """Return the 1 that starts a plain backward pass: the same tensor for all of them.
 
-    None if it would have to be made while a CUDA graph is captured: it would hold nothing before that is replayed.
+    It is made anew where somebody's hook has changed it. None if it would have to be made while a CUDA graph is
+    captured: it would hold nothing before that is replayed.
     """
-    if (dtype, device) not in _ONES and not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+    if not _is_pristine(_ONES.get((dtype, device))):
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return None
         with torch.inference_mode(False):
             _ONES[dtype, device] = torch.ones((), dtype=dtype, device=device)
-    return _ONES.get((dtype, device))
+    return _ONES[dtype, device]
+
+
+def _is_pristine(one: Tensor | None) -> bool:
+    return one is not None and one._version == 0  # which counts changes in place
 
 
 class Loss(Tensor):
-    """A loss [] whose plain `backward()` puts nothing into the device's queue.
+    """A loss [] whose plain `backward()` puts nothing into the device's queue, but for a mean of float16 logits.
 
     Torch would fill a new tensor with 1, and whether what arrives for a loss is 1 cannot be asked without waiting for
     the device. This 1 is known by its identity. In all other respects, and after any operation, it is a plain tensor.
@@ -137,6 +144,10 @@ class Loss(Tensor):
             gradient = _one(self.dtype, self.device)
         torch.autograd.backward(self, gradient, retain_graph, create_graph, inputs=inputs)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Be pickled as a plain tensor: a checkpoint that holds a loss can be read by anybody."""
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
+
 
 class OwnGradient(torch.autograd.Function):
     """The loss as autograd sees it outside of torch.compile: nobody else holds the gradient that its forward made.
@@ -154,7 +165,9 @@ class OwnGradient(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(sums, counts)
         ctx.save_for_backward(counts, grad)
-        return LossStats(_chosen(loss, sums, reduction).as_subclass(Loss), sums, counts)
+        # No view of another tensor: a loss may be changed in place.
+        own = Tensor._make_subclass(Loss, _chosen(loss, sums, reduction))
+        return LossStats(own, sums, counts)
 
     @staticmethod
     def backward(ctx: Any, factors: Tensor | None, *constants: None) -> tuple[Tensor | None, None, None]:
@@ -180,7 +193,8 @@ class OwnGradient(torch.autograd.Function):
 
 def _is_one(factors: Tensor) -> bool:
     """Return whether all factors are known to be 1; those on a GPU are, without waiting, by their identity alone."""
-    if factors is _ONES.get((factors.dtype, factors.device)):
+    one = _ONES.get((factors.dtype, factors.device))
+    if factors is one and _is_pristine(one):
         return True
     return factors.device.type == "cpu" and all(factor == 1 for factor in factors.flatten().tolist())
 

@@ -85,9 +85,8 @@ def masked_bce_upsampled(
 
     Numerics: interpolates and computes in float32 (float64 for float64 logits), sums in float64, deterministically; the
         native implementation gives the same bits for any number of threads. A NaN or infinite logit reaches the loss
-        only through known voxels whose interpolation reads it. The gradient is kept as that of the sum until the
-        backward pass: in float16 it overflows where more than 65,504 voxels read a logit. There is no second
-        derivative.
+        only through known voxels whose interpolation reads it. In float16 the gradient is kept as that of the sum until
+        the backward pass: it overflows where more than 65,504 voxels read a logit. There is no second derivative.
     Sync: reads nothing on the host.
     Source: Petit et al., DLMIA 2018, equation 1.
     """

@@ -22,11 +22,10 @@ from smile_fast.supervision import Policy, State, build_tables
 
 POINTERS = {
     **{torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float64: "*fp64"},
-    **{torch.uint8: "*u8", torch.bool: "*u8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64"},
-    **{torch.uint32: "*u32"},
+    **{torch.uint8: "*u8", torch.bool: "*u8", torch.int32: "*i32", torch.int64: "*i64"},
 }
-LAUNCH_OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg", "enable_fp_fusion", "launch_pdl")
-LARGE = ("voxels", "length")
+LAUNCH_OPTIONS = ("num_warps", "maxnreg", "enable_fp_fusion")
+LARGE = ("voxels",)
 """Arguments that may exceed 2^31; all others are numbers of organs, axes of an image or programs."""
 EITHER, ONE, MULTIPLE_OF_16 = "neither", "one", "multiple of 16"
 
@@ -114,7 +113,7 @@ def noting() -> Iterator[list[Launch]]:
         if launch not in launches:
             launches.append(launch)
 
-    def all_of(configurations: Any, run: Any, overwritten: Any) -> Any:
+    def all_of(configurations: Any, run: Any) -> Any:
         for configuration in configurations:
             run(configuration)
         return configurations[0]
@@ -128,20 +127,13 @@ def noting() -> Iterator[list[Launch]]:
         yield launches
 
 
-def _losses(op: Any, size: tuple[int, ...], low: tuple[int, ...]) -> None:
+def _losses(size: tuple[int, ...], low: tuple[int, ...]) -> None:
     for dtype, organs in ((torch.float32, 13), (torch.bfloat16, 13), (torch.float32, 1)):
         labels = torch.zeros((2, *size), dtype=torch.uint8)
         table = build_tables([[State.ANNOTATED] * organs] * 2, Policy.SMILE)
         for with_gradient in (True, False):
             logits = torch.zeros((2, organs, *low), dtype=dtype, requires_grad=with_gradient)
-            op(logits, labels, table, implementation="triton")
-
-
-def _in_place() -> None:
-    labels = torch.zeros((2, 16, 24), dtype=torch.uint8)
-    table = build_tables([[State.ANNOTATED] * 3] * 2, Policy.SMILE)
-    logits = torch.zeros((2, 3, 16, 24), requires_grad=True) * 1
-    ops.masked_bce(logits, labels, table, overwrite_logits=True, implementation="triton")
+            ops.masked_bce_upsampled(logits, labels, table, implementation="triton")
 
 
 def _label_maps() -> None:
@@ -157,33 +149,17 @@ def _pseudo_labels() -> None:
         ops.pseudo_labels_upsampled(logits, labels, [0, 2], 0.5, stride, implementation="triton")
 
 
-def _selections() -> None:
-    candidates, segments = torch.ones(4096, dtype=torch.bool), torch.tensor([0, 4096])
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        ops.select_top_fraction(torch.zeros(4096, dtype=dtype), candidates, 0.5, segments, implementation="triton")
-
-
-def _scaled_gradients() -> None:
-    for dtype in (torch.float32, torch.bfloat16):
-        factors = torch.ones((2, 3), dtype=torch.float64)
-        torch.ops.smile_fast.scale_gradient.triton(torch.zeros((2, 3, 64), dtype=dtype), factors)
-
-
 def _upsampled() -> None:
-    _losses(ops.masked_bce_upsampled, (16, 24), (2, 3))
-    _losses(ops.masked_bce_upsampled, (8, 16, 24), (2, 2, 3))
+    _losses((16, 24), (2, 3))
+    _losses((8, 16, 24), (2, 2, 3))
 
 
 EXAMPLES = {
-    "masked_bce": lambda: _losses(ops.masked_bce, (16, 24), (16, 24)),
     "masked_bce_upsampled": _upsampled,
-    "masked_bce_in_place": _in_place,
-    "scale_gradient": _scaled_gradients,
-    "select_top_fraction": _selections,
     "label_map_upsampled": _label_maps,
     "pseudo_labels_upsampled": _pseudo_labels,
 }
-"""Calls of every op, of each kind that has kernels of its own."""
+"""Calls of every op with a Triton kernel, of each kind that has kernels of its own."""
 
 
 def ops_with_kernels() -> list[str]:

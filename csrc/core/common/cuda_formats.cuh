@@ -63,16 +63,4 @@ struct Pack {
   __device__ __forceinline__ void set(int element, float value) { set_bits(element, Format<Logit>::bits(value)); }
 };
 
-template <typename Logit>
-__device__ __forceinline__ float load_number(const Logit* address) {
-  using Bits = typename Format<Logit>::Bits;
-  return Format<Logit>::number(__ldg(reinterpret_cast<const Bits*>(address)));
-}
-
-template <typename Logit>
-__device__ __forceinline__ void store_number(Logit* address, float value) {
-  using Bits = typename Format<Logit>::Bits;
-  *reinterpret_cast<Bits*>(address) = static_cast<Bits>(Format<Logit>::bits(value));
-}
-
 }  // namespace smile_fast::cuda

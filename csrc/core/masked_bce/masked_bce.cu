@@ -266,7 +266,6 @@ __global__ void __launch_bounds__(kThreads, kWidth == 1          ? 1
   const std::int64_t image = blockIdx.x / p.blocks, block = blockIdx.x % p.blocks;
   const int thread = threadIdx.x;
   const float scale = p.divides ? static_cast<float>(reciprocal_of_pairs(p, shared)) : 1.0f;
-  if (block == 0) add_counts(p, image);
   const std::uint8_t* labels = p.labels + image * p.voxels;
   const std::int64_t begin = block * p.tiles * Places::kTile;
   const std::int64_t rest = begin + p.tiles * Places::kTile;
@@ -297,6 +296,7 @@ __global__ void __launch_bounds__(kThreads, kWidth == 1          ? 1
     }
     __syncthreads();
   }
+  if (block == 0) add_counts(p, image);
   const unsigned group = static_cast<unsigned>(block) / kGroup, rest_of_image = p.blocks - group * kGroup;
   const unsigned members = rest_of_image < kGroup ? rest_of_image : kGroup;
   if (!is_last(p.tickets + image * p.groups + group, members, shared)) return;

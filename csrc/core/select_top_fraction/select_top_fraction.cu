@@ -2,10 +2,8 @@
 //
 //   sample  a block a segment: up to 16,384 voxels are settled; a sample of a longer segment brackets its threshold
 //   stream  reads all once: selects what is above the bracket, counts, and lists and counts in bins what is inside
-//   search  four times: narrows the bracket to one of its bins, finds the tie at which the selection ends, or ranks
-//   what
-//           is left where that is little; from the list, or from the scores again where the bracket missed the
-//           threshold or the list was full
+//   search  four times: narrows the bracket to a bin, finds the tie at which the selection ends, or ranks the last few;
+//           from the list, or from the scores again where the bracket missed the threshold or the list was full
 //   write   the selection of what the streaming pass left open
 //
 // Where a bracket holds its threshold, the first search, seldom the second, settles it; the others find nothing to do.

@@ -106,7 +106,6 @@ void __stcs(T* pointer, T value) {
 }
 
 inline void __syncthreads() { smile_fast::emulation::block_barrier(); }
-inline int __syncthreads_or(int value) { return smile_fast::emulation::block_or(value != 0) != 0; }
 inline void __threadfence() { smile_fast::emulation::fence(); }
 
 template <typename T>

@@ -75,7 +75,6 @@ struct Block {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   Barrier barrier;
-  unsigned any[2] = {0, 0};
   unsigned finished = 0;
   void* shared = nullptr;
   std::size_t shared_bytes = 0;
@@ -273,15 +272,6 @@ void fence() {
 }
 
 void block_barrier() { arrive(running_block->barrier, block_size(), State::at_block_barrier, 0); }
-
-unsigned block_or(unsigned value) {
-  Block& block = *running_block;
-  unsigned& any = block.any[block.barrier.phase % 2];
-  block.any[(block.barrier.phase + 1) % 2] = 0;
-  any |= value;
-  block_barrier();
-  return any;
-}
 
 void warp_exchange(std::uint64_t value, std::uint64_t (&values)[32]) {
   Block& block = *running_block;

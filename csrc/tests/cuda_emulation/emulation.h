@@ -40,7 +40,6 @@ unsigned grid_size();
 void* shared_memory(std::size_t bytes);  // of the block; poisoned at its start, freed at its end
 void fence();                            // __threadfence
 void block_barrier();
-unsigned block_or(unsigned value);                                     // a barrier as well
 void warp_exchange(std::uint64_t value, std::uint64_t (&values)[32]);  // a barrier of the warp; all lanes take part
 
 [[noreturn]] void fail(const char* what);

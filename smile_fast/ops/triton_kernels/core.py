@@ -82,8 +82,6 @@ def tuned(
     key: tuple[object, ...],
     configurations: Sequence[Configuration],
     run: Callable[[Configuration], Any],
-    *,
-    overwritten: Tensor | None = None,
 ) -> Any:
     """Run with the fastest configuration, which the first call for a key finds out.
 
@@ -95,10 +93,9 @@ def tuned(
         key: whatever the choice may depend on: op, dtype, number of organs, bucket of the size, device.
         configurations: the candidates, the best guess first.
         run: does the work with a configuration; may be called many times.
-        overwritten: an input that `run` overwrites, to be put back between measurements.
     """
     if key not in _CHOSEN and len(configurations) > 1 and _may_wait():
-        _CHOSEN[key] = _fastest(configurations, run, overwritten)
+        _CHOSEN[key] = _fastest(configurations, run)
     deterministic = torch.are_deterministic_algorithms_enabled()
     return run(configurations[0] if deterministic else _CHOSEN.get(key, configurations[0]))
 
@@ -110,12 +107,7 @@ def _may_wait() -> bool:
     return torch.cuda.get_sync_debug_mode() == 0 and not torch.cuda.is_current_stream_capturing()
 
 
-def _fastest(
-    configurations: Sequence[Configuration], run: Callable[[Configuration], Any], overwritten: Tensor | None
-) -> Configuration:
+def _fastest(configurations: Sequence[Configuration], run: Callable[[Configuration], Any]) -> Configuration:
     measure = importlib.import_module("triton.testing").do_bench
-    saved = None if overwritten is None else overwritten.clone()
     times = [measure(lambda c=c: run(c), warmup=5, rep=20, return_mode="min") for c in configurations]
-    if overwritten is not None and saved is not None:
-        overwritten.copy_(saved)
     return configurations[times.index(min(times))]

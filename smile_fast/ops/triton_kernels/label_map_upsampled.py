@@ -23,7 +23,9 @@ TILE = 512 if INTERPRETED else 32
 MARGIN = tl.constexpr(2.0**-21)
 """Times 16 STRIDE^2 and the largest corner. A float32 value is off by at most 10 roundings of 2^-24 of its scale, which
 is a quarter of that; two of them by 20, and the reference's float64 by next to nothing: 32 are allowed. The product is
-infinite, and nothing certain, where anything of the interpolation could overflow."""
+infinite, and nothing certain, where anything of the interpolation could overflow. A channel that wins in a neighbour
+cell alone may have larger corners here, all negative or beaten: each enters with a weight of at least 1 of 4 STRIDE^2,
+far more than its rounding; where that overflows, the result is -inf or NaN, which is doubtful."""
 INFINITY = tl.constexpr(float("inf"))
 NOTHING = tl.constexpr(float("-inf"))
 
