@@ -73,6 +73,16 @@ def test_what_a_stream_is_refused_for(monkeypatch, inflater, change, why):
 
 
 @pytest.mark.parametrize("inflater", INFLATERS)
+@pytest.mark.parametrize(("flags", "why"), [(0, None), (0x20, "damaged")])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])  # bytes of a read: the header of the second member is split everywhere
+def test_a_header_is_judged_however_it_is_read(monkeypatch, inflater, flags, why, size):
+    monkeypatch.setattr(runtime_gzip, "_READ_BYTES", size)
+    first, second = gzip.compress(b"first"), gzip.compress(b"second")
+    found = result(first + second[:3] + bytes([flags]) + second[4:], inflater, monkeypatch)
+    assert found == b"firstsecond" if why is None else why in found
+
+
+@pytest.mark.parametrize("inflater", INFLATERS)
 def test_no_block_is_large(monkeypatch, inflater):
     monkeypatch.setattr(runtime_gzip, "inflater", inflater)
     blocks = [len(block) for block in inflate(io.BytesIO(gzip.compress(bytes(10**7), 9)), Path("a"))]
