@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device",
         default="auto",
         help="where the network runs to be compared with the file: cpu, cuda, cuda:1, ...; auto takes CUDA when it is "
-        "there. The file is compared on the CPU, and on CUDA too where onnxruntime-gpu is installed",
+        "there. The file is compared on the CPU, and on the same GPU too where onnxruntime-gpu is installed",
     )
     add_threads(parser)
 

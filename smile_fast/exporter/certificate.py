@@ -132,26 +132,17 @@ class Comparison:
     Attributes:
         joint: [256, 256] voxels by the network's label and the file's.
         worst: share of identical labels and case of the worst sample.
-        difference: largest difference of a probability.
     """
 
     def __init__(self) -> None:
         self.joint = np.zeros((LABEL_VALUES, LABEL_VALUES), np.int64)
         self.worst = (1.0, "")
-        self.difference = 0.0
 
-    def add(
-        self,
-        case: str,
-        expected: tuple[NDArray[np.uint8], NDArray[np.float32]],  # labels [n, H, W], probabilities [n, K, H, W]
-        found: tuple[NDArray[np.uint8], NDArray[Any]],
-    ) -> None:
-        """Count one sample; the file's probabilities may be uint8, which stands for p * 255."""
-        joint = joint_histogram(expected[0], found[0])
+    def add(self, case: str, expected: NDArray[np.uint8], found: NDArray[np.uint8]) -> None:
+        """Count one sample's labels [n, H, W]."""
+        joint = joint_histogram(expected, found)
         self.joint += joint
         self.worst = min(self.worst, (float(np.trace(joint) / max(joint.sum(), 1)), case))
-        probabilities = found[1].astype(np.float32) / (255 if found[1].dtype == np.uint8 else 1)
-        self.difference = max(self.difference, float(np.abs(probabilities - expected[1]).max(initial=0)))
 
     @property
     def share(self) -> float:
@@ -167,12 +158,18 @@ class Comparison:
         return bool(self.joint[organ + 1].sum() >= MIN_ORGAN_VOXELS)
 
 
+def _difference(expected: NDArray[np.float32], found: NDArray[Any]) -> float:
+    """Largest difference of a probability; the file's may be uint8, which stands for p * 255."""
+    probabilities = found.astype(np.float32) / (255 if found.dtype == np.uint8 else 1)
+    return float(np.abs(probabilities - expected).max(initial=0))
+
+
 def certify(
     model: Segmenter,
     exported: Model,
     samples: Sequence[Sample],
     *,
-    probabilities: Model | None = None,
+    probabilities: tuple[str, Model] | None = None,
     others: Mapping[str, Model] | None = None,
 ) -> dict[str, Any]:
     """Compare a file with the network that it was made from.
@@ -184,11 +181,13 @@ def certify(
         model: the network in evaluation mode, in float32 and with its BatchNorms; it runs where it is.
         exported: the file, loaded on the CPU: where everybody can run it.
         samples: what to compare them on.
-        probabilities: the same graph with its probabilities, if the file was made without them or runs elsewhere, too.
+        probabilities: a provider, and the same graph with its probabilities, loaded there; if the file was made
+            without them or its probabilities are to be compared elsewhere. Nothing is said of those on other providers.
         others: the file, loaded on other providers of onnxruntime, by their names.
 
     Returns:
-        The certificate, plain JSON. With several providers its figures are those of the one that agrees least.
+        The certificate, plain JSON. With several providers voxels, shares and Dices are those of the one that agrees
+        least; the probabilities' difference is that of the provider under "probabilities_on".
 
     Raises:
         InputError: fewer voxels or organs agree than `REQUIREMENTS` asks for, on any provider.
@@ -196,6 +195,8 @@ def certify(
     card, files = exported.card, {"cpu": exported, **(others or {})}
     device = next(model.parameters()).device
     compared = {provider: Comparison() for provider in files}
+    probabilities_on, with_probabilities = probabilities or ("cpu", exported)
+    difference = 0.0
     with ExitStack() as threads, _full_float32():
 
         def answers(name: str, answer: Callable[[Sample], Answer]) -> Iterator[Answer]:
@@ -205,10 +206,11 @@ def certify(
 
         expected = answers("torch", partial(_network_answer, model))
         labels = [answers(provider, partial(_labels, file)) for provider, file in files.items()]
-        shares = answers("probabilities", partial(_probabilities, probabilities or exported))
+        shares = answers("probabilities", partial(_probabilities, with_probabilities))
         for sample, wanted, share, *found in zip(samples, expected, shares, *labels, strict=True):
             for comparison, label_map in zip(compared.values(), found, strict=True):
-                comparison.add(sample.case, wanted, (label_map, share))
+                comparison.add(sample.case, wanted[0], label_map)
+            difference = max(difference, _difference(wanted[1], share))
     dice = {
         provider: {organ: comparison.dice(number) for number, organ in enumerate(card.organs)}
         for provider, comparison in compared.items()
@@ -226,12 +228,13 @@ def certify(
         "voxels": int(worst.joint.sum()),
         "identical_voxels": int(np.trace(worst.joint)),
         "identical_share": worst.share,
-        "max_probability_difference": worst.difference,
+        "max_probability_difference": difference,
         "dice": dice[least],
         "required_share": required.share,
         "required_dice": required.dice,
         "network_on": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "file_on": list(files),
+        "probabilities_on": probabilities_on,
     }
 
 
@@ -301,7 +304,8 @@ def format_parity(parity: dict[str, Any]) -> list[str]:
         f"{len(parity['sizes'])} sizes, {len(parity['pixels_mm'])} pixel sizes",
         f"  compared: torch on {parity['network_on']}, the file in onnxruntime on {', '.join(parity['file_on'])}",
         f"  Dice between torch and the file: {dice}",
-        f"  largest difference of a probability: {parity['max_probability_difference']:.1e}",
+        f"  largest difference of a probability, on {parity['probabilities_on']}: "
+        f"{parity['max_probability_difference']:.1e}",
     ]
     if calibration := parity.get("calibration"):
         cases = len(calibration["cases"])

@@ -74,8 +74,8 @@ def export_run(
         targets: where to; an existing file is replaced, and left alone if anything fails.
         precision: "fp32", "fp16" for GPUs, or "int8" for CPUs, calibrated on the run's training cases.
         probabilities: give the organs' probabilities [N, K, H, W] as a second output of this dtype.
-        device: where the network runs for the comparison. The file is always compared on the CPU; on CUDA too if the
-            network runs there, onnxruntime can, and its precision is made for it.
+        device: where the network runs for the comparison. The file is always compared on the CPU; on the same GPU
+            too if the network runs on one, onnxruntime can, and its precision is made for it.
 
     Returns:
         What was written, the parity certificate in its card.
@@ -171,7 +171,8 @@ def _check_targets(run: Run, targets: Targets, name: str) -> None:
 def _parity(
     run: Run, store: Store, model: Segmenter, card: ModelCard, proto: onnx.ModelProto, final: onnx.ModelProto
 ) -> dict[str, Any]:
-    """Certify the graph that will be written; probabilities come from its twin that gives them."""
+    """Certify the graph that will be written; probabilities come from its twin that gives them, on a GPU if it can."""
+    device = next(model.parameters()).device
     samples = parity_samples(run, store, card.channels)
     with tempfile.TemporaryDirectory() as folder:
         path = twin = Path(folder) / "model.onnx"
@@ -180,10 +181,14 @@ def _parity(
             twin = Path(folder) / "twin.onnx"
             twin.write_bytes(serialize(proto, card))
         exported, others = Model(path), dict[str, Model]()
-        if next(model.parameters()).is_cuda and card.precision != "int8":
+        if device.type == "cuda" and card.precision != "int8":
             with suppress(InputError):  # no onnxruntime for CUDA here: the certificate says where it was compared
-                others["cuda"] = Model(path, provider="cuda")
-        probabilities = exported if twin is path and not others else Model(twin, provider="cuda" if others else "cpu")
+                others["cuda"] = Model(path, provider="cuda", gpu=device.index)
+        probabilities = "cpu", exported
+        if others:
+            probabilities = "cuda", Model(twin, provider="cuda", gpu=device.index)
+        elif twin is not path:
+            probabilities = "cpu", Model(twin)
         return certify(model, exported, samples, probabilities=probabilities, others=others)
 
 

@@ -2,6 +2,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 import smile_fast
 from smile_fast.cli.main import main
 from smile_fast.exporter import Targets, certificate, export_run, format_certificate, onnx_file
-from smile_fast.exporter.certificate import REQUIREMENTS, Sample, certify, parity_samples
+from smile_fast.exporter.certificate import REQUIREMENTS, Sample, certify, format_parity, parity_samples
 from smile_fast.exporter.graph import OPSET
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.inference import predict_labels
@@ -102,7 +103,7 @@ def test_card_tells_how_to_run_it_and_where_it_comes_from(exported, run, file):
     assert len(card.parity["pixels_mm"]) == 3
     assert list(SHAPE[1:]) in card.parity["sizes"]
     assert card.parity["slices"] == 12
-    assert (card.parity["network_on"], card.parity["file_on"]) == ("cpu", ["cpu"])
+    assert [card.parity[name] for name in ("network_on", "file_on", "probabilities_on")] == ["cpu", ["cpu"], "cpu"]
     assert card.pixels == run.pixel_space == PixelSpace(1.414, 8, (1.0, 2.0), (4.0, 4.0), 0.15)
     assert set(card.parity["dice"]) == set(ORGANS)
     assert min(card.parity["dice"].values()) >= REQUIREMENTS["fp32"].dice
@@ -154,18 +155,18 @@ def test_a_file_that_differs_is_not_left_behind(run, exported, tmp_path, monkeyp
 
 
 class Answers:
-    """A file that gives the network's own answers, but for a change of its label map."""
+    """A file that gives the network's own answers, but for a change of its label map or its probabilities."""
 
     has_probabilities = True
 
-    def __init__(self, model, card, change):
-        self.card, self._model, self._change = card, model, change
+    def __init__(self, model, card, change, more=0.0):
+        self.card, self._model, self._change, self._more = card, model, change, more
 
     def labels(self, hu, pixel_spacing):
         return self._change(torch_answer(self._model, hu)[0])
 
     def probabilities(self, hu, pixel_spacing):
-        return torch_answer(self._model, hu)[1]
+        return torch_answer(self._model, hu)[1] + np.float32(self._more)
 
 
 def test_every_provider_must_agree_and_is_named(run, file):
@@ -184,6 +185,46 @@ def test_every_provider_must_agree_and_is_named(run, file):
     least = certify(model, right, samples, others={"cuda": Answers(model, file.card, without_a_voxel)})
     assert least["voxels"] - least["identical_voxels"] == 1
     assert least["dice"]["liver"] < 1.0
+
+
+@pytest.mark.parametrize("least", ["cpu", "cuda"])
+def test_probabilities_are_compared_where_the_certificate_says(run, file, least):
+    """Whichever provider's label map agrees least, and whatever the other one's probabilities are."""
+    samples, model = [Sample("test_0", random_hu((1, 160, 160), 3), SPACING)], run.load_model()
+    change = {"cpu": np.copy, "cuda": np.copy, least: without_a_voxel}
+    cpu = Answers(model, file.card, change["cpu"], more=0.4)
+    cuda = Answers(model, file.card, change["cuda"])
+    for probabilities, on, difference in ((None, "cpu", 0.4), (("cpu", cpu), "cpu", 0.4), (("cuda", cuda), "cuda", 0)):
+        found = certify(model, cpu, samples, probabilities=probabilities, others={"cuda": cuda})
+        assert found["probabilities_on"] == on
+        assert found["max_probability_difference"] == pytest.approx(difference)
+        assert f"  largest difference of a probability, on {on}: {difference:.1e}" in format_parity(found)
+        assert found["voxels"] - found["identical_voxels"] == 1
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("asked", [None, "float32"])
+def test_the_file_is_compared_on_the_gpu_of_the_network(run, exported, tmp_path, monkeypatch, index, asked):
+    """Here a network says that it is on a GPU, and files are not loaded."""
+    device, network, certified = torch.device("cuda", index), run.load_model(), {}
+    parameter = SimpleNamespace(device=device)
+    there = SimpleNamespace(config=network.config, to=lambda device: there, parameters=lambda: iter([parameter]))
+    monkeypatch.setattr(type(run), "load_model", lambda self: there)
+    proto = onnx.load_from_string(exported.paths[0].read_bytes())
+    monkeypatch.setattr(onnx_file, "build", lambda *arguments: (proto, {}))
+    monkeypatch.setattr(onnx_file, "Model", lambda path, provider="cpu", gpu=None: (path.name, provider, gpu))
+
+    def certify_nothing(model, cpu, samples, **others):
+        certified.update(others, cpu=cpu)
+        return exported.card.parity
+
+    monkeypatch.setattr(onnx_file, "certify", certify_nothing)
+    export_run(run, Targets(tmp_path / "model.onnx"), probabilities=asked, device=device)
+    assert certified == {
+        "cpu": ("model.onnx", "cpu", None),
+        "others": {"cuda": ("model.onnx", "cuda", index)},
+        "probabilities": ("cuda", ("twin.onnx" if asked is None else "model.onnx", "cuda", index)),
+    }
 
 
 def without_a_voxel(labels):

@@ -15,15 +15,17 @@ try:
     from isal import igzip as _igzip
     from isal import isal_zlib as _isal_zlib
 except ImportError:  # no wheel for this platform: everything works, and takes longer
-    _igzip = _isal_zlib = None
+    igzip: Any = None
+    isal_zlib: Any = None
+else:
+    igzip, isal_zlib = _igzip, _isal_zlib
 
 MAGIC = b"\x1f\x8b"  # what every gzip file begins with
 MAX_RATIO = 1032  # deflate's own limit: a match of 258 bytes costs at least 2 bits
 _READ_BYTES = 32 * 1024
+_FLAGS_END = 4  # bytes of a member's header up to its flags: all that `_may_be_header` looks at
 _BLOCK_BYTES = 2**18  # a bomb of 32 KiB would inflate to 33 MB at once; and what is copied on lies in the cache
 
-igzip: Any = _igzip
-isal_zlib: Any = _isal_zlib
 inflater: Any = isal_zlib or zlib
 _ERRORS: Final = (zlib.error,) if isal_zlib is None else (zlib.error, isal_zlib.error)
 _IMAGE_LEVEL = 1
@@ -55,6 +57,8 @@ def inflate(
                 if not compressed:
                     break
                 member, begun = inflater.decompressobj(wbits=31), False
+            while not begun and len(compressed) < _FLAGS_END and (more := file.read(_READ_BYTES)):
+                compressed += more
             try:
                 if not (begun or _may_be_header(compressed)):
                     raise zlib.error("no header")
@@ -70,7 +74,7 @@ def inflate(
 
 def _may_be_header(start: bytes) -> bool:
     """Whether zlib would go on from here; ISA-L waits for a whole header and takes flags that do not exist."""
-    return MAGIC.startswith(start[: len(MAGIC)]) and start[3:4] <= b"\x1f"
+    return MAGIC.startswith(start[: len(MAGIC)]) and start[3:_FLAGS_END] <= b"\x1f"
 
 
 def pack_labels(file: IO[bytes]) -> gzip.GzipFile:

@@ -52,6 +52,7 @@ class Model:
         *,
         threads: int | None = None,
         provider: str = "cpu",
+        gpu: int = 0,
     ) -> None:
         """Load a model.
 
@@ -59,6 +60,7 @@ class Model:
             path: An ``.onnx`` file exported by smile-fast.
             threads: CPU threads of one inference; `smile_runtime.threads.default_threads` if None.
             provider: ``cpu``, ``cuda`` or ``tensorrt``. One that is asked for and does not work is an error.
+            gpu: Number of the GPU, for ``cuda`` and ``tensorrt``.
 
         Raises:
             InputError: The file is missing, damaged, not from smile-fast, of another schema, keeps tensors in other
@@ -68,11 +70,11 @@ class Model:
         content = _read(self.path)
         self.sha256 = hashlib.sha256(content).hexdigest()
         self.card = trusted_card(content, self.path)
-        self._session = open_session(content, self.path, threads, provider)
+        self._session = open_session(content, self.path, threads, provider, gpu)
         _check_contract(self._session, self.card, self.path)
         self.providers: list[str] = self._session.get_providers()
         self.has_probabilities = len(self._session.get_outputs()) == 2
-        self._buffers = DeviceBuffers(self._session, DEVICES[provider]) if provider in DEVICES else None
+        self._buffers = DeviceBuffers(self._session, DEVICES[provider], gpu) if provider in DEVICES else None
 
     def labels(
         self,

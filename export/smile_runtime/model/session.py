@@ -46,6 +46,7 @@ def open_session(
     path: Path,
     threads: int | None,
     provider: str,
+    gpu: int = 0,
 ) -> ort.InferenceSession:
     """Make a session of a model that `smile_runtime.model.trust` has checked.
 
@@ -54,6 +55,7 @@ def open_session(
         path: Its file, for messages.
         threads: CPU threads of one inference; `default_threads` if None.
         provider: One of `PROVIDERS`.
+        gpu: Number of the GPU, for a provider that computes on one.
 
     Raises:
         InputError: The provider is unknown, not installed, or not active in the session that was made;
@@ -77,10 +79,10 @@ def open_session(
     # A plan of the memory for each new size of a batch doubles what a session holds, and body boxes differ.
     options.enable_mem_pattern = False
     names = [provider, *_BESIDE[provider]]
+    on_gpu = {"device_id": str(gpu)}
+    given = {name: _OPTIONS.get(name, {}) | (on_gpu if name in DEVICES else {}) for name in names}
     try:
-        session = ort.InferenceSession(
-            content, options, providers=[(PROVIDERS[name], _OPTIONS.get(name, {})) for name in names]
-        )
+        session = ort.InferenceSession(content, options, providers=[(PROVIDERS[name], given[name]) for name in names])
     except Exception as error:  # onnxruntime's errors share no base class of their own
         raise InputError(f"{path}: onnxruntime cannot load it ({first_line(error)}); export it again") from error
     if session.get_providers()[:1] != [wanted]:  # onnxruntime itself would go on with the CPU
@@ -132,10 +134,11 @@ class DeviceBuffers:
     Args:
         session: With the input ``hu`` first, and the output ``labels``.
         device: onnxruntime's name of it.
+        number: Which one of that name.
     """
 
-    def __init__(self, session: ort.InferenceSession, device: str) -> None:
-        self._session, self._device = session, device
+    def __init__(self, session: ort.InferenceSession, device: str, number: int = 0) -> None:
+        self._session, self._device, self._number = session, device, number
         self._binding: ort.IOBinding | None = None
         self._hu: ort.OrtValue | None = None
         self._labels: ort.OrtValue | None = None
@@ -164,7 +167,8 @@ class DeviceBuffers:
         batch, _, height, width = hu.shape
         self._binding = self._hu = self._labels = None  # their memory is free for the new ones
         self._binding = self._session.io_binding()
-        self._hu = ort.OrtValue.ortvalue_from_shape_and_type(list(hu.shape), np.int16, self._device, 0)
-        self._labels = ort.OrtValue.ortvalue_from_shape_and_type([batch, height, width], np.uint8, self._device, 0)
+        make, place = ort.OrtValue.ortvalue_from_shape_and_type, (self._device, self._number)
+        self._hu = make(list(hu.shape), np.int16, *place)
+        self._labels = make([batch, height, width], np.uint8, *place)
         self._binding.bind_ortvalue_input(self._session.get_inputs()[0].name, self._hu)
         self._binding.bind_ortvalue_output("labels", self._labels)

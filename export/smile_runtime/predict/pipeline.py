@@ -44,8 +44,8 @@ def run(predictor: Predictor, jobs: Sequence[Job], report: RunReport) -> None:
 
     While one scan is computed, other threads, as many as the predictor has but at most 4, write the labels of those
     before it and read those after it. With one thread at most 2 + 1 bytes a voxel of the scan at work and 2 of the next
-    one are in memory; with N threads N scans are read ahead and N label maps may wait, as long as all of them take
-    less than half of the memory that was free at the start.
+    one are in memory. With N threads one scan is always read ahead and one label map may always wait; up to N scans
+    and N label maps do, as long as all of them take no more than half of the memory that was free at the start.
 
     Args:
         predictor: With its model loaded.
@@ -81,21 +81,22 @@ class _Pipeline:
         self._begun = 0  # jobs whose reading was asked for
         self._limit = _voxel_limit() if threads > 1 else 0.0
         self._voxels: deque[int] = deque()  # of the scans that are read ahead, by their headers
+        self._waiting: deque[int] = deque()  # voxels of the label maps that are being written
 
     def run(self) -> None:
         """All jobs, one after another; their neighbours beside them."""
         for number, job in enumerate(self._jobs):
             self._read_ahead(number)
             scan = self._outcome(job, self._reading.popleft().result)  # whose future would hold it
-            self._voxels.popleft()
+            voxels = self._voxels.popleft()
             self._read_ahead(number + 1)
             if scan is not None:
                 scan = self._outcome(job, partial(self._segmented, scan, job, number))
-            while len(self._writing) >= self._threads:
-                self._note()
             if scan is not None:
+                self._make_room(voxels)
                 writing = self._io.submit(self._predictor.save, scan, job.labels, preview_png=job.picture)
                 self._writing.append((job, writing))
+                self._waiting.append(voxels)
             del scan
             self._bar.advance(number + 1)
         while self._writing:
@@ -117,8 +118,14 @@ class _Pipeline:
         self._predictor.segment(scan, picture=job.picture is not None, advance=lambda share: advance(number + share))
         return scan
 
+    def _make_room(self, voxels: int) -> None:
+        """Wait until a label map of so many voxels may wait beside the others, or is the only one."""
+        while self._writing and (len(self._writing) >= self._threads or sum(self._waiting) + voxels > self._limit):
+            self._note()
+
     def _note(self) -> None:
         job, writing = self._writing.popleft()
+        self._waiting.popleft()
         prediction = self._outcome(job, writing.result)
         if prediction is not None:
             self._report.add(job.scan, prediction)
@@ -135,7 +142,7 @@ class _Pipeline:
 
 
 def _voxel_limit() -> float:
-    """Voxels of all scans that may be read ahead; a label map of each waits later, at most."""
+    """Voxels of all scans that may be read ahead, and as many of all label maps that may wait."""
     free = free_memory()
     return float("inf") if free is None else _SHARE * free / (_SCAN_BYTES + _LABEL_BYTES)
 

@@ -41,10 +41,21 @@ def test_both_refuse_the_same_in_the_same_words(tmp_path, monkeypatch, case):
     assert found[0] == found[1]
 
 
-def result(data, inflater, monkeypatch):
+class Slow(io.BytesIO):
+    """A file that gives at most so many bytes a read."""
+
+    def __init__(self, data, most):
+        super().__init__(data)
+        self._most = most
+
+    def read(self, size):
+        return super().read(min(size, self._most))
+
+
+def result(data, inflater, monkeypatch, most=2**20):
     monkeypatch.setattr(runtime_gzip, "inflater", inflater)
     try:
-        return b"".join(inflate(io.BytesIO(data), Path("scan.nii.gz")))
+        return b"".join(inflate(Slow(data, most), Path("scan.nii.gz")))
     except InputError as error:
         return str(error)
 
@@ -70,6 +81,15 @@ def test_what_a_stream_is_refused_for(monkeypatch, inflater, change, why):
     body = np.random.default_rng(0).integers(0, 9, 700_000, np.uint8).tobytes()
     found = result(change(gzip.compress(body, 1)), inflater, monkeypatch)
     assert found == body if why is None else why in found
+
+
+@pytest.mark.parametrize("inflater", INFLATERS)
+@pytest.mark.parametrize(("flags", "why"), [(0, None), (0x20, "damaged")])
+@pytest.mark.parametrize("most", [1, 2, 3, 5])  # so the second member's header is split in every way
+def test_a_header_is_judged_however_it_is_read(monkeypatch, inflater, flags, why, most):
+    first, second = gzip.compress(b"first"), gzip.compress(b"second")
+    found = result(first + second[:3] + bytes([flags]) + second[4:], inflater, monkeypatch, most)
+    assert found == b"firstsecond" if why is None else why in found
 
 
 @pytest.mark.parametrize("inflater", INFLATERS)

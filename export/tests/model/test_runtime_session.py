@@ -99,6 +99,29 @@ def test_float32_is_float32_on_a_gpu(threshold_model, pretending, provider, monk
     assert pretending.options["CUDAExecutionProvider"]["use_tf32"] == "0"
 
 
+@pytest.mark.parametrize("gpu", [0, 1])
+def test_a_model_computes_on_the_gpu_that_is_asked_for(threshold_model, pretending, monkeypatch, gpu):
+    monkeypatch.setattr(pretending, "active", ALL)
+    places = []
+    monkeypatch.setattr("smile_runtime.model.exported.DeviceBuffers", lambda session, *place: places.append(place))
+    Model(threshold_model, provider="tensorrt", gpu=gpu)
+    assert [pretending.options[name].get("device_id") for name in ALL] == [str(gpu), str(gpu), None]
+    assert places == [("cuda", gpu)]
+
+
+def test_buffers_lie_on_the_device_of_their_number(threshold_model, monkeypatch):
+    places, real = [], ort.OrtValue.ortvalue_from_shape_and_type
+
+    def recorded(shape, dtype, device, number):
+        places.append((device, number))
+        return real(shape, dtype, device, 0)
+
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_shape_and_type", recorded)
+    session = ort.InferenceSession(threshold_model, providers=["CPUExecutionProvider"])
+    DeviceBuffers(session, "cpu", 1).labels(random_hu((1, 1, 9, 8)), {})
+    assert places == [("cpu", 1)] * 2
+
+
 @pytest.fixture
 def said(monkeypatch):
     """What onnxruntime's libraries are asked for, and how quiet its default logger is made."""

@@ -2,12 +2,14 @@
 
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from folder_runs import content_of, run
 from nifti_files import random_hu, write
 
+from smile_runtime.predict import pipeline
 from smile_runtime.predict.pipeline import Job
 from smile_runtime.predict.predictor import Predictor
 
@@ -98,6 +100,83 @@ def test_scans_are_read_ahead_as_far_as_memory_allows(tmp_path, threshold_model,
         write(folder / f"{number}.nii.gz", random_hu((20, 20, 4), number))
     assert run(threshold_model, folder, tmp_path / "out", "--threads", "2") == 0
     assert max(segmented) == most  # the one at work, and two ahead or one
+
+
+VOXELS = 1000  # of each scan below
+
+
+class LateWrites:
+    """An executor that reads at once and writes only when somebody waits for it: as much is held as ever can be."""
+
+    def __init__(self, *arguments, **options):
+        pass
+
+    def submit(self, function, *arguments, **options):
+        if any(isinstance(argument, Job) for argument in arguments):
+            future = Future()
+            future.set_result(function(*arguments, **options))
+            return future
+        return LateWrite(function, arguments, options)
+
+    def shutdown(self, **options):
+        pass
+
+
+class LateWrite:
+    def __init__(self, function, arguments, options):
+        self._call = lambda: function(*arguments, **options)
+
+    def result(self):
+        return self._call()
+
+
+class Ledger:
+    """A predictor and a report in one, which note the bytes of voxels that are held: 2 of a scan, 1 of its labels."""
+
+    threads = 4
+
+    def __init__(self):
+        self.held, self.most, self.done = {}, 0, []
+
+    def hold(self, scan, bytes_a_voxel):
+        self.held[scan] = bytes_a_voxel * VOXELS
+        self.most = max(self.most, sum(self.held.values()))
+        return scan
+
+    def load(self, scan):
+        return self.hold(scan, 2)
+
+    def segment(self, scan, **options):
+        self.hold(scan, 3)
+        self.hold(scan, 1)
+
+    def save(self, scan, labels, **options):
+        del self.held[scan]
+        return scan
+
+    def add(self, scan, prediction):
+        self.done.append(scan)
+
+
+@pytest.mark.parametrize(
+    ("free", "most"),  # bytes a voxel
+    [
+        (0, 3 + 2 + 1),  # the scan at work, one ahead, and one label map that waits
+        (6, 3 + 2 + 1),
+        (12, 3 + 2 * 2 + 2 * 1),
+        (24, 3 + 4 * 2 + 4 * 1),
+        (None, 3 + 4 * 2 + 4 * 1),
+    ],
+)
+def test_label_maps_wait_for_the_disk_as_far_as_memory_allows(monkeypatch, free, most):
+    monkeypatch.setattr(pipeline, "ThreadPoolExecutor", LateWrites)
+    monkeypatch.setattr(pipeline, "free_memory", lambda: None if free is None else free * VOXELS)
+    monkeypatch.setattr(pipeline, "count_voxels", lambda scan: VOXELS)
+    jobs = [Job(Path(f"{number}.nii"), Path(f"labels {number}.nii"), None) for number in range(12)]
+    ledger = Ledger()
+    pipeline.run(ledger, jobs, ledger)
+    assert ledger.most == most * VOXELS
+    assert (ledger.done, ledger.held) == ([job.scan for job in jobs], {})
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
