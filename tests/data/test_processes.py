@@ -42,7 +42,7 @@ def test_workers_share_the_threads_of_the_command(monkeypatch, given, share):
 
 
 def test_a_killed_worker_is_one_sentence():
-    with pytest.raises(InputError, match="^memory: a worker process was killed, .*; buy some$"):
+    with pytest.raises(InputError, match=r"^memory: a worker process was killed, .*; buy some$"):
         list(run_jobs(die, [1, 2], 2, advice="buy some"))
 
 

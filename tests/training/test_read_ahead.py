@@ -161,10 +161,10 @@ def unpinnable(monkeypatch):
     def refuse(code):
         raise RuntimeError("CUDA error: operation not supported\nmore")
 
-    by_a_thread = module._by_a_thread
+    empty = torch.empty
     monkeypatch.setattr(torch.cuda, "cudart", lambda: SimpleNamespace(cudaHostRegister=lambda *memory: 801))
     monkeypatch.setattr(torch.cuda, "check_error", refuse)
-    monkeypatch.setattr(module, "_by_a_thread", lambda source, slots, pinned: by_a_thread(source, slots, False))
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory, dtype: empty(*size, dtype=dtype))
 
 
 REFUSED = "--workers: shared memory cannot be pinned for CUDA here (CUDA error: operation not supported); give 0"
