@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
@@ -140,8 +139,7 @@ def _starting(advice: str) -> Iterator[None]:
 
 
 def _start(pool: Executor, workers: int) -> None:
-    """Start all processes now, of one thread, and deaf to Ctrl-C from their first instruction on."""
-    resource_tracker.ensure_running()  # would let Ctrl-C through again when it starts
+    """Start server and processes now, of one thread, and deaf to Ctrl-C from their first instruction on."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with _environment(dict.fromkeys(_THREADS, "1")):
