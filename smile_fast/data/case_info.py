@@ -107,6 +107,10 @@ class CaseInfo:
     arrays: dict[str, str]
     body: StoredBox
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process is sent: it can count for itself, from a small part of the memory."""
+        return {name: value for name, value in vars(self).items() if name != "counts"}
+
     @cached_property
     def counts(self) -> NDArray[np.int64]:  # [D, K]
         """Visible human voxels per slice and organ, read-only; hidden organs count 0."""

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smile_fast.data.processes import worker_processes
+from smile_fast.data.processes import this_process, worker_processes
 from smile_fast.data.store import Store
 from smile_fast.evaluation.predictions import LabelMap, folder_predictions, network_predictions
 from smile_fast.evaluation.results import Evaluation, summarise
@@ -69,7 +70,7 @@ def evaluate_run(
         source = nullcontext(folder_predictions(run, cases, predictions))
     count = min(workers or _enough_workers(run.store, cases), len(cases))
     pairs: list[PairScore] = []
-    with worker_processes(count, advice="give fewer --workers") as pool, source as label_maps:
+    with _scorers(count) as pool, source as label_maps:
         jobs = _jobs(run, cases, label_maps, nsd_tolerance_mm)
         scores = in_order(_score, jobs, pool, ahead=count, at_once=True)
         for scored in progress(scores, total=len(cases), label=f"evaluate {split}"):
@@ -81,6 +82,13 @@ def evaluate_run(
         nsd_tolerance_mm=nsd_tolerance_mm,
         predictions=None if predictions is None else str(predictions),
     )
+
+
+def _scorers(count: int) -> AbstractContextManager[Executor]:
+    advice = "give fewer --workers"
+    if count == 1:
+        return this_process(advice=advice)
+    return worker_processes(count, advice=advice, preload=score_case.__module__)
 
 
 def _enough_workers(store: Store, cases: Sequence[str]) -> int:

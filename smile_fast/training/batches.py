@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,9 +74,9 @@ class BatchSource:
         self._strides = [scan_stride(view.spacing(case)[1:], pixel_mm, output_stride) for case in view.cases]
         self.patch = _patch_size(view, crop_size, output_stride, self._strides)
         self.organ_share, self.seed, self.round_number = organ_share, seed, round_number
-        depths = [len(view.counts[case]) for case in view.cases]
-        self._case = np.repeat(np.arange(len(depths)), depths)  # [slices]
-        self._slice = np.concatenate([np.arange(depth) for depth in depths])  # [slices]
+        self._depths = [len(view.counts[case]) for case in view.cases]
+        self._case = np.repeat(np.arange(len(self._depths)), self._depths)  # [slices]
+        self._slice = np.concatenate([np.arange(depth) for depth in self._depths])  # [slices]
         counts = np.concatenate([view.counts[case] for case in view.cases])  # [slices, K]
         shown = [np.flatnonzero(counts[:, k]) for k in range(counts.shape[1])]
         self._organs = [(k + 1, slices) for k, slices in enumerate(shown) if len(slices)]
@@ -94,6 +96,12 @@ class BatchSource:
             pixel_mm=config.model.pixel_mm,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a process that makes batches needs; the view's numbers of voxels, which would be most of it, stay."""
+        view = copy(self.view)
+        view.counts = {}
+        return {**vars(self), "view": view}
+
     @property
     def steps_per_epoch(self) -> int:
         """Steps after which as many slices were drawn as there are."""
@@ -112,7 +120,7 @@ class BatchSource:
             case, z = self.view.cases[cases[image]], int(self._slice[index])
             box, stride = self.view.box(case), self._strides[cases[image]]
             label = self.view.labels(case, [z])[0][box.rows, box.columns]
-            (context,) = context_index([z], channels, len(self.view.counts[case]))
+            (context,) = context_index([z], channels, self._depths[cases[image]])
             slices = box.crop(self.view.image(case, context.tolist()))
             if stride == self.output_stride:
                 target, source = _patch(label, organ, self.patch, rng)

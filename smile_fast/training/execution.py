@@ -24,7 +24,7 @@ class Execution(Settings):
     workers: str = setting(
         _AUTO,
         f"processes that make batches: a number, 0 for a thread of this process, or auto (0 on the CPU; at most "
-        f"{_MOST_WORKERS} on CUDA, and a CPU is left to this process)",
+        f"{_MOST_WORKERS} on CUDA, and a CPU is left to this process; 0, with a warning, where they cannot be had)",
         "auto, or 0 or more",
         lambda text: text == _AUTO or (text.isascii() and text.isdecimal()),
         group="execution",
@@ -39,6 +39,11 @@ class Execution(Settings):
         if self.workers != _AUTO:
             return int(self.workers)
         return min(_MOST_WORKERS, usable_cpus() - 1) if device_type == "cuda" else 0
+
+    @property
+    def or_a_thread(self) -> bool:
+        """Whether a thread makes the batches where processes cannot: nobody has asked for a number of them."""
+        return self.workers == _AUTO
 
 
 DEFAULT_EXECUTION = Execution()

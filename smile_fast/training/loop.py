@@ -113,7 +113,7 @@ class Trainer:
         capturer: Capturer | None = None,
     ) -> None:
         self.run, self.config, self.device, self.stop = run, run.config, device, stop
-        self.workers = execution.worker_count(device.type)
+        self.workers, self.or_a_thread = execution.worker_count(device.type), execution.or_a_thread
         self.capturer = capturer or cuda_graphs(device, execution.graph)
         captured = self.capturer is not None
         self.learner = Learner(model, self.config, device, compiled=execution.compile, captured=captured)
@@ -154,7 +154,8 @@ class Trainer:
         self.metrics.start_round(position, course)
         saved_at = time.monotonic()
         started = saved_at - position.seconds
-        with closing(read_ahead(source, position.step, self.workers, device=self.device)) as batches:
+        made_ahead = read_ahead(source, position.step, self.workers, device=self.device, or_a_thread=self.or_a_thread)
+        with closing(made_ahead) as batches:
             inputs = upload(batches, self.device)
             while (done := pace.progress(position)) < 1.0:
                 lr = learning_rate(config, done)

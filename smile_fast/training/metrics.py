@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,8 @@ class MetricsLog:
         self._bar = Progress(course.length, self._label, start=course.done(position), unit=unit)
 
     def add(self, loss: StepLoss, lr: float) -> None:
-        """Take the loss of one step; nothing is read from the device yet."""
-        self._collected.append((StepLoss(loss.loss.detach(), loss.sums, loss.counts), lr))
+        """Take the loss of one step, which has no graph; nothing is read from the device yet."""
+        self._collected.append((loss, lr))
 
     def show(self, position: Position) -> None:
         """Show how far the training is; nothing is read from the device."""
@@ -177,7 +177,9 @@ class MetricsLog:
             self._file.flush()
 
     def close(self) -> None:
-        """Flush and close the files, end the terminal's line."""
+        """Flush and close the files, end the terminal's line; a line that is on its way is written if it arrives."""
+        with suppress(InputError, RuntimeError):  # after an error, which is the one to be told
+            self._write_arrived()
         self._close_bar()
         with _writing(self._path):
             self._file.close()

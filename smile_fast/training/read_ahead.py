@@ -3,18 +3,18 @@
 import ctypes
 import math
 import multiprocessing
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smile_fast.data.processes import start_worker
+from smile_fast.data.processes import worker_processes
 from smile_fast.training.batches import Batch, BatchSource
 from smile_runtime.errors import InputError, first_line
 from smile_runtime.io.files import reason
@@ -29,7 +29,12 @@ Submit = Callable[[int, int], Callable[[], Batch]]
 
 
 def read_ahead(
-    source: BatchSource, first: int, workers: int = 0, *, device: torch.device | None = None
+    source: BatchSource,
+    first: int,
+    workers: int = 0,
+    *,
+    device: torch.device | None = None,
+    or_a_thread: bool = False,
 ) -> Generator[Batch]:
     """Batches from step `first` on, without end: the same ones whoever makes them.
 
@@ -39,6 +44,7 @@ def read_ahead(
         workers: processes; 0 for a thread of this one. They are forked from a server that has imported torch, write
             into memory that they share with this process, and end with it, however it ends.
         device: where the batches go; for CUDA they lie in pinned memory.
+        or_a_thread: where processes cannot be had, or memory cannot be shared with them, say so and take a thread.
 
     Yields:
         Batches; each is valid until the second one after it is asked for.
@@ -49,7 +55,7 @@ def read_ahead(
     ahead = max(_AHEAD, _AHEAD_OF_A_WORKER * workers)
     pinned = device is not None and device.type == "cuda"
     slots = ahead + _HELD
-    with _by_processes(source, slots, pinned, workers) if workers else _by_a_thread(source, slots, pinned) as submit:
+    with _makers(source, slots, pinned, workers, or_a_thread) as submit:
         free, step = deque(range(slots)), first
         pending: deque[tuple[int, Callable[[], Batch]]] = deque()
         held: deque[int] = deque()
@@ -63,6 +69,22 @@ def read_ahead(
             yield batch()
             if len(held) == _HELD:
                 free.append(held.popleft())
+
+
+@contextmanager
+def _makers(source: BatchSource, slots: int, pinned: bool, workers: int, or_a_thread: bool) -> Iterator[Submit]:
+    with ExitStack() as stack:
+        if workers:
+            try:
+                submit = stack.enter_context(_by_processes(source, slots, pinned, workers))
+            except InputError as error:
+                if not or_a_thread:
+                    raise
+                print(f"warning: {error}: a thread makes the batches now", file=sys.stderr)
+                workers = 0
+        if not workers:
+            submit = stack.enter_context(_by_a_thread(source, slots, pinned))
+        yield submit
 
 
 @contextmanager
@@ -82,40 +104,28 @@ def _by_a_thread(source: BatchSource, slots: int, pinned: bool) -> Iterator[Subm
 
 @contextmanager
 def _by_processes(source: BatchSource, slots: int, pinned: bool, workers: int) -> Iterator[Submit]:
-    # A fork of this process, with its threads and perhaps with CUDA, may deadlock; a fork of a server that has only
-    # imported starts at once, which a new process with torch does not.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     try:
-        shared = context.RawArray(ctypes.c_uint8, slots * slot_bytes(source))  # in /dev/shm, or else in a file
-        pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(source, shared, slots))
+        shared = multiprocessing.RawArray(ctypes.c_uint8, slots * slot_bytes(source))  # in /dev/shm, or else in a file
     except OSError as error:
         raise InputError(f"--workers: memory cannot be shared with processes here ({reason(error)}); give 0") from None
     memory = np.frombuffer(memoryview(shared), np.uint8)
     batches = batches_in(memory, slots, source)
+    advice, given = "give fewer --workers, or 0", (source, shared, slots)
+    with (
+        _pinned(memory) if pinned else nullcontext(),
+        worker_processes(workers, advice=advice, preload=__name__, begin=_start, given=given) as pool,
+    ):
 
-    def submit(step: int, slot: int) -> Callable[[], Batch]:
-        future = pool.submit(_make, step, slot)
+        def submit(step: int, slot: int) -> Callable[[], Batch]:
+            future = pool.submit(_make, step, slot)
 
-        def wait() -> Batch:
-            future.result()
-            return batches[slot]
+            def wait() -> Batch:
+                future.result()
+                return batches[slot]
 
-        return wait
+            return wait
 
-    try:
-        with _pinned(memory) if pinned else nullcontext():
-            yield submit
-    except BrokenProcessPool:
-        raise InputError(
-            "--workers: a process that makes batches was killed, perhaps for want of memory; give fewer, or 0"
-        ) from None
-    except MemoryError:
-        raise InputError(
-            "--workers: a process that makes batches had too little memory; give fewer, or a smaller --batch-size"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+        yield submit
 
 
 @contextmanager
@@ -139,7 +149,6 @@ _OF_THIS_WORKER: dict[str, Any] = {}
 
 
 def _start(source: BatchSource, shared: Any, slots: int) -> None:
-    start_worker(1)
     torch.set_num_threads(1)  # the server has imported torch, which no longer looks at the environment
     batches = batches_in(np.frombuffer(memoryview(shared), np.uint8), slots, source)
     _OF_THIS_WORKER.update(source=source, batches=batches)

@@ -4,10 +4,11 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from smile_fast.data.processes import run_jobs, worker_processes
+from smile_fast.data.processes import run_jobs, this_process, worker_processes
 from smile_runtime.errors import InputError
 
 
@@ -41,7 +42,7 @@ def test_workers_share_the_threads_of_the_command(monkeypatch, given, share):
 
 
 def test_a_killed_worker_is_one_sentence():
-    with pytest.raises(InputError, match="memory: a worker process was killed or had too little; buy some"):
+    with pytest.raises(InputError, match=r"^memory: a worker process was killed, .*; buy some$"):
         list(run_jobs(die, [1, 2], 2, advice="buy some"))
 
 
@@ -81,32 +82,100 @@ def test_a_worker_ends_with_its_parent(tmp_path):
         assert not _alive(worker)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_worker_processes_compute_with_one_thread(workers, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    with worker_processes(workers, advice="") as pool:
-        ids = [pool.submit(os.getpid).result() for _ in range(3)]
-        assert pool.submit(threads, None).result() == ("1" if workers == 2 else "5")
-    assert (os.getpid() in ids) == (workers < 2)
+def processes(workers, **options):
+    return worker_processes(workers, advice="buy some", preload="smile_fast.data.processes", **options)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_ends_worker_processes_is_one_sentence_and_a_bug_is_none(workers):
-    with (
-        pytest.raises(InputError, match=r"^memory: .*; buy some"),
-        worker_processes(workers, advice="buy some") as pool,
-    ):
+def test_worker_processes_compute_with_one_thread(workers, monkeypatch):
+    """And this one keeps its own number."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.delenv("NUMEXPR_MAX_THREADS", raising=False)
+    with processes(workers) as pool:
+        assert os.environ["OMP_NUM_THREADS"] == "5"
+        assert "NUMEXPR_MAX_THREADS" not in os.environ
+        assert os.getpid() not in [pool.submit(os.getpid).result() for _ in range(3)]
+        assert pool.submit(threads, None).result() == "1"
+
+
+KEPT: list[str] = []
+
+
+def keep(value):
+    KEPT.append(value)
+
+
+def kept():
+    return KEPT
+
+
+def test_what_is_given_is_there_before_the_first_work():
+    with processes(2, begin=keep, given=("this",)) as pool:
+        assert [pool.submit(kept).result() for _ in range(4)] == [["this"]] * 4
+
+
+def test_this_process_does_the_work_at_once(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    with this_process(advice="") as pool:
+        assert pool.submit(os.getpid).result() == os.getpid()
+        assert pool.submit(threads, None).result() == "5"
+
+
+def alone():
+    return this_process(advice="buy some")
+
+
+@pytest.mark.parametrize("workers", [alone, lambda: processes(2)])
+def test_what_ends_the_work_is_one_sentence_and_a_bug_is_none(workers):
+    with pytest.raises(InputError, match=r"^memory: .* too little; buy some$"), workers() as pool:
         pool.submit(stumble, "memory").result()
-    with pytest.raises(ZeroDivisionError), worker_processes(workers, advice="buy some") as pool:
+    with pytest.raises(ZeroDivisionError), workers() as pool:
         pool.submit(stumble, "bug").result()
-    if workers == 2:
-        with pytest.raises(InputError, match="a worker process was killed"), worker_processes(2, advice="") as pool:
-            pool.submit(die, None).result()
+
+
+def test_a_worker_process_that_was_killed_is_one_sentence():
+    with pytest.raises(InputError, match=r"^memory: a worker process was killed, .*; buy some$"), processes(2) as pool:
+        pool.submit(die, None).result()
+
+
+@pytest.mark.parametrize(
+    ("error", "why"), [(OSError(28, "No space left on device"), "no space left on device"), (EOFError(), "the first")]
+)
+@pytest.mark.parametrize("method", ["__init__", "submit"])
+def test_worker_processes_that_cannot_be_started_are_one_sentence(monkeypatch, method, error, why):
+    def full(self, *arguments, **options):
+        raise error
+
+    monkeypatch.setattr(ProcessPoolExecutor, method, full)
+    with (
+        pytest.raises(InputError, match=rf"^worker processes cannot be started here \({why}.*\); buy some$"),
+        processes(2),
+    ):
+        pass
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    """Its processes run the whole script again; what they say of it comes before, the sentence at the end."""
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "import os, sys\n"
+        "from smile_fast.data.processes import worker_processes\n"
+        "from smile_runtime.errors import InputError\n"
+        "try:\n"
+        "    with worker_processes(1, advice='', preload='smile_fast.data.processes') as pool:\n"
+        "        pool.submit(os.getpid).result()\n"
+        "except InputError as error:\n"
+        "    sys.exit(str(error))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+    assert ended.returncode == 1
+    assert "the script that starts them lacks if __name__ == '__main__'" in ended.stderr.splitlines()[-1]
 
 
 def test_an_error_does_not_wait_for_the_work_of_others():
     def give_up():
-        with worker_processes(2, advice="") as pool:
+        with processes(2) as pool:
             pool.submit(time.sleep, 3600)
             raise InputError("enough")
 
@@ -127,7 +196,7 @@ def test_worker_processes_end_in_silence_with_a_signal(tmp_path, number, status)
         "    return os.getpid()\n"
         "if __name__ == '__main__':\n"
         "    try:\n"
-        "        with worker_processes(2, advice='') as pool:\n"
+        "        with worker_processes(2, advice='', preload='os') as pool:\n"
         "            for future in [pool.submit(job, seconds) for seconds in (0, 600, 600)]:\n"
         "                print(future.result(), flush=True)\n"
         "    except KeyboardInterrupt:\n"
@@ -152,6 +221,24 @@ def test_worker_processes_end_in_silence_with_a_signal(tmp_path, number, status)
         _, said = parent.communicate(timeout=120)  # only a defect takes that long
         assert (parent.returncode, said) == (status, "")
         assert not _alive(worker)
+
+
+@pytest.mark.parametrize("error", [InputError("model.safetensors: damaged"), None])
+def test_sigterm_is_not_taken_for_an_error_of_the_code_that_it_falls_into(error):
+    """As of a library that reads a file, and turns all exceptions into its own."""
+
+    def read():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except SystemExit:
+            if error is not None:
+                raise error from None
+
+    with pytest.raises(SystemExit) as ended, processes(1):
+        read()
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert multiprocessing.active_children() == []
 
 
 def _alive(pid):

@@ -30,11 +30,12 @@ def test_scores_do_not_depend_on_the_number_of_processes(run, tmp_path, workers)
 def test_the_number_of_processes_follows_the_work(run, monkeypatch):
     asked = []
 
-    def processes(workers, advice):
+    def processes(workers, *, advice, preload):
         asked.append(workers)
         return nullcontext(Here())
 
     monkeypatch.setattr(evaluate, "worker_processes", processes)
+    monkeypatch.setattr(evaluate, "this_process", lambda *, advice: processes(1, advice=advice, preload=""))
     monkeypatch.setattr(evaluate, "usable_cpus", lambda: 2)
     evaluate_run(run)
     monkeypatch.setattr(evaluate, "VOXELS_OF_A_WORKER", 6 * 40 * 48)

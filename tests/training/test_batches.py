@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,17 @@ def test_a_batch_is_a_function_of_seed_round_and_step(view):
         assert_same(again.batch(step), forward[step])
     for other in (source(view, seed=1).batch(0), source(view, round_number=1).batch(0), forward[1]):
         assert not np.array_equal(other.hu, forward[0].hu)
+
+
+def test_what_travels_to_a_process_counts_no_voxels(view):
+    """They are the most of it: 8 bytes a slice and organ. The batches are the same, and the view here is left whole."""
+    expected = source(view)
+    sent = pickle.dumps(expected)
+    for case in CASES:
+        assert view.counts[case].tobytes() not in sent
+    received = pickle.loads(sent)
+    assert_same(received.batch(3), expected.batch(3))
+    assert received.steps_per_epoch == expected.steps_per_epoch
 
 
 def test_outside_of_a_slice_is_air_and_void(view):

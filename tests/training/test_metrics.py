@@ -123,6 +123,30 @@ def test_a_loss_from_a_gpu_that_is_not_finite_is_never_saved(log, waits):
         log.flush()
 
 
+def test_a_line_that_is_on_its_way_is_not_lost_in_an_error(log, run, waits):
+    """Ten steps a line; the 19th fails."""
+    log.add(step_loss(1.0), lr=0.5)
+    log.write_step(at(10))
+    assert (waits, read_metrics(run)) == ([], [])
+    log.close()
+    assert [(line["iteration"], line["loss"]) for line in read_metrics(run)] == [(10, 1.0)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), "gone"])
+def test_a_line_that_cannot_arrive_does_not_hide_the_error(log, run, waits, monkeypatch, value):
+    """Neither a loss that is not finite nor a device that is gone."""
+    log.add(step_loss(0.5 if value == "gone" else value), lr=0.5)
+    log.write_step(at(10))
+    if value == "gone":
+        monkeypatch.setattr(Fetching, "synchronize", gone)
+    log.close()
+    assert read_metrics(run) == []
+
+
+def gone(self):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_training(log, run, value):
     log.add(step_loss(1.0), lr=0.5)

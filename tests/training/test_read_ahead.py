@@ -5,6 +5,8 @@ import shutil
 import signal
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,6 +79,25 @@ def test_a_worker_is_a_process_of_one_thread(view, monkeypatch):
     assert process != os.getpid()
 
 
+class Server(BatchSource):
+    """Says in its batches how many threads the parent of its process has, and which signals it does not hear."""
+
+    def batch(self, step):
+        batch = super().batch(step)
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{os.getppid()}/status").read_text().splitlines())
+        batch.cases[:] = (int(status["Threads"]), int(status["SigBlk"], 16), os.getppid())
+        return batch
+
+
+def test_the_server_of_the_workers_has_one_thread_and_is_deaf_to_ctrl_c(view):
+    """From its first instruction on: Ctrl-C comes while it imports, too. A fork with other threads may deadlock."""
+    with closing(read_ahead(Server(view, **SETTINGS), 0, 1)) as batches:
+        threads, blocked, server = next(batches).cases
+    assert threads == 1
+    assert blocked & 1 << signal.SIGINT - 1
+    assert server != os.getpid()
+
+
 class Dies(BatchSource):
     """Ends its process in the third step, as the kernel does when memory is short."""
 
@@ -88,7 +109,7 @@ class Dies(BatchSource):
 
 def test_a_worker_that_is_killed_is_one_sentence(view):
     batches = read_ahead(Dies(view, **SETTINGS), 0, 1)
-    with pytest.raises(InputError, match=r"^--workers: a process that makes batches was killed.*; give fewer, or 0$"):
+    with pytest.raises(InputError, match=r"^memory: a worker process was killed, .*; give fewer --workers, or 0$"):
         copies(batches, 5)
 
 
@@ -100,7 +121,7 @@ class Hungry(BatchSource):
 
 
 def test_a_worker_without_memory_is_one_sentence(view):
-    with pytest.raises(InputError, match=r"^--workers: a process that makes batches had too little memory; give"):
+    with pytest.raises(InputError, match=r"^memory: a worker process had too little; give fewer --workers, or 0$"):
         next(read_ahead(Hungry(view, **SETTINGS), 0, 1))
 
 
@@ -122,15 +143,45 @@ def test_a_damaged_store_is_the_same_sentence_from_a_worker(store, tmp_path, wor
 
 
 def test_shared_memory_that_cannot_be_had_is_one_sentence(view, monkeypatch):
-    def full(self, *arguments):
+    def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("multiprocessing.context.BaseContext.RawArray", full)
+    monkeypatch.setattr("multiprocessing.RawArray", full)
     with pytest.raises(
         InputError,
         match=r"^--workers: memory cannot be shared with processes here \(no space left on device\); give 0$",
     ):
         next(read_ahead(BatchSource(view, **SETTINGS), 0, 1))
+
+
+@pytest.fixture
+def unpinnable(monkeypatch):
+    """CUDA that does not take memory of a file, as shared memory is where /dev/shm is small."""
+
+    def refuse(code):
+        raise RuntimeError("CUDA error: operation not supported\nmore")
+
+    empty = torch.empty
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: SimpleNamespace(cudaHostRegister=lambda *memory: 801))
+    monkeypatch.setattr(torch.cuda, "check_error", refuse)
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory, dtype: empty(*size, dtype=dtype))
+
+
+REFUSED = "--workers: shared memory cannot be pinned for CUDA here (CUDA error: operation not supported); give 0"
+
+
+def test_processes_that_were_asked_for_and_cannot_share_memory_are_refused(view, unpinnable):
+    with pytest.raises(InputError) as error:
+        next(read_ahead(BatchSource(view, **SETTINGS), 0, 2, device=torch.device("cuda")))
+    assert str(error.value) == REFUSED
+
+
+def test_a_thread_stands_in_for_processes_that_nobody_asked_for(view, unpinnable, capsys):
+    source = BatchSource(view, **SETTINGS)
+    batches = read_ahead(source, 3, 2, device=torch.device("cuda"), or_a_thread=True)
+    with closing(batches):
+        assert_same(copies(batches, 9), copies(map(source.batch, range(3, 12)), 9))
+    assert capsys.readouterr().err == f"warning: {REFUSED}: a thread makes the batches now\n"
 
 
 def test_a_broken_array_ends_the_reading_thread_with_its_error(view, monkeypatch):
@@ -168,7 +219,9 @@ def test_slots_do_not_overlap_and_are_aligned(view):
 )
 def test_how_many_workers_there_are(monkeypatch, workers, device, cpus, expected):
     monkeypatch.setattr("smile_fast.training.execution.usable_cpus", lambda: cpus)
-    assert Execution(workers=workers).worker_count(device) == expected
+    execution = Execution(workers=workers)
+    assert execution.worker_count(device) == expected
+    assert execution.or_a_thread == (workers == "auto")
 
 
 @pytest.mark.parametrize("workers", ["-1", "many", "1.5", "", "²"])

@@ -123,8 +123,8 @@ def test_a_signal_that_also_ends_the_workers_is_saved(store, smiler, tmp_path, m
     run = new_run(tmp_path / "run", store, **CURRICULUM)
     plain = loop.read_ahead
 
-    def ended(source, first, workers, *, device):
-        batches = plain(source, first, workers, device=device)
+    def ended(source, first, workers, **options):
+        batches = plain(source, first, workers, **options)
         yield from (next(batches) for _ in range(3))
         signal.raise_signal(signal.SIGTERM)
         raise InputError("--workers: a process that makes batches was killed")
