@@ -7,6 +7,7 @@ from smile_fast.settings import Settings, documented, setting
 from smile_runtime.threads import usable_cpus
 
 _MOST_WORKERS = 4  # one makes some 40 batches of 8 a second, the fastest network takes 90
+_LIMIT = 64  # each takes some 160 MB, and two batches of the memory that all share
 _AUTO = "auto"
 
 
@@ -25,8 +26,8 @@ class Execution(Settings):
         _AUTO,
         f"processes that make batches: a number, 0 for a thread of this process, or auto (0 on the CPU; at most "
         f"{_MOST_WORKERS} on CUDA, and a CPU is left to this process; 0, with a warning, where they cannot be had)",
-        "auto, or 0 or more",
-        lambda text: text == _AUTO or (text.isascii() and text.isdecimal()),
+        f"auto, or 0 to {_LIMIT}",
+        lambda text: text == _AUTO or (text.isascii() and text.isdecimal() and int(text) <= _LIMIT),
         group="execution",
         metavar="auto|N",
     )

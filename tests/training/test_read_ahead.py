@@ -224,7 +224,7 @@ def test_how_many_workers_there_are(monkeypatch, workers, device, cpus, expected
     assert execution.or_a_thread == (workers == "auto")
 
 
-@pytest.mark.parametrize("workers", ["-1", "many", "1.5", "", "²"])
+@pytest.mark.parametrize("workers", ["-1", "many", "1.5", "", "²", "65"])
 def test_a_number_of_workers_that_is_none_is_refused(workers):
-    with pytest.raises(InputError, match=r"--workers: .* cannot be used; give auto, or 0 or more"):
+    with pytest.raises(InputError, match=r"--workers: .* cannot be used; give auto, or 0 to 64"):
         Execution(workers=workers)
