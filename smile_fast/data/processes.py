@@ -135,7 +135,7 @@ def _starting(advice: str) -> Iterator[None]:
         yield
     except (OSError, EOFError) as error:  # EOFError: the server is gone
         why = reason(error) if isinstance(error, OSError) else "the first one ended"
-        raise InputError(f"processes: no worker can be started here ({why}); {advice}") from None
+        raise InputError(f"--workers: no process can be started here ({why}); {advice}") from None
 
 
 def _start(pool: Executor, workers: int) -> None:

@@ -148,7 +148,7 @@ def test_worker_processes_that_cannot_be_started_are_one_sentence(monkeypatch, m
 
     monkeypatch.setattr(ProcessPoolExecutor, method, full)
     with (
-        pytest.raises(InputError, match=rf"^processes: no worker can be started here \({why}.*\); buy some$"),
+        pytest.raises(InputError, match=rf"^--workers: no process can be started here \({why}.*\); buy some$"),
         processes(2),
     ):
         pass
