@@ -27,7 +27,7 @@ help:
 	@echo "make bench-goals  the recorded figures against the goals"
 	@echo "make bench-smoke  whether all benchmarks run and agree, in seconds"
 	@echo "make cuda-check   nvcc for sm_80 and sm_90: no kernel may spill registers"
-	@echo "make gpu          on a machine with an NVIDIA GPU: build, test, sanitize, measure, in parts: PART=list"
+	@echo "make gpu          on a machine with an NVIDIA GPU: build, test, sanitize, measure, in parts: PART=list; PYTHON=: whose torch is built for it"
 
 setup: $(VENV)/.ready
 
@@ -121,6 +121,8 @@ cuda-check: setup
 # With the machine's own Python: its torch is the one that belongs to its driver. PART=build,losses runs these parts,
 # PART=list names all; COMMIT=abc names the commit where a checkout came without its history.
 gpu:
+	@$(PYTHON) -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' || \
+	    { echo "error: $(PYTHON) has no torch; name a Python whose torch is built for this GPU: make gpu PYTHON=..." >&2; exit 2; }
 	PYTHONPATH=$(CURDIR):$(CURDIR)/export $(PYTHON) -m bench.gpu $(if $(PART),--part '$(PART)')
 
 clean:

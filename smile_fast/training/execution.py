@@ -32,7 +32,7 @@ class Execution(Settings):
         metavar="auto|N",
     )
     compile: bool = setting(
-        False, "compile the network with torch.compile, which takes about a minute", group="execution"
+        False, "compile the network with torch.compile, which takes a minute or more at the start", group="execution"
     )
 
     def worker_count(self, device_type: str) -> int:
