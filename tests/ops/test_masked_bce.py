@@ -1,5 +1,3 @@
-import copy
-import io
 import os
 from collections.abc import Callable
 
@@ -9,7 +7,7 @@ from torch import Tensor
 
 from smile_fast.ops import available, masked_bce, masked_bce_stats
 from smile_fast.supervision import Policy, State, build_tables
-from tests.ops.problems import IMPLEMENTATIONS, NoAtenKernels, Problem, exact, gradient, plain_torch, problem, taken
+from tests.ops.problems import IMPLEMENTATIONS, Problem, exact, gradient, plain_torch, problem, taken
 from tests.tolerances import GRADIENT_ULPS, LOSS_RELATIVE, assert_no_worse_than_torch, gradient_ulps, twice_rounded
 
 A, M, H = State.ANNOTATED, State.MISSING, State.HIDDEN
@@ -276,82 +274,6 @@ def test_op_differentiates_its_loss_and_its_sums(implementation: str, mean: bool
     expected = 2 * exact(given)[1] / (given.known.sum() if mean else 1)
     expected[1, 2] += 3 * exact(given)[1][1, 2]
     torch.testing.assert_close(found.double(), expected, **twice_rounded(torch.float32))
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_plain_backward_computes_nothing(implementation: str, reduction: str) -> None:
-    given = problem(2, 3, (5, 6), torch.float32)
-    leaf = given.logits.clone().requires_grad_()
-    options = {"reduction": reduction, "implementation": implementation}
-    masked_bce(leaf, given.labels, given.table, **options).backward()  # makes the 1 that all others start from
-    expected, leaf.grad = leaf.grad, None
-    loss = masked_bce(leaf, given.labels, given.table, **options)
-    with NoAtenKernels():
-        loss.backward()
-    assert torch.equal(leaf.grad, expected)
-    doubled = 2 * masked_bce(leaf, given.labels, given.table, **options)
-    assert type(doubled) is torch.Tensor
-    leaf.grad = None
-    doubled.backward()
-    torch.testing.assert_close(leaf.grad, 2 * expected, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_loss_may_be_changed_in_place(implementation: str, reduction: str) -> None:
-    given = problem(2, 3, (5, 6), torch.float32)
-    options = {"reduction": reduction, "implementation": implementation}
-    _, expected = gradient(lambda z: masked_bce(z, given.labels, given.table, **options).sum(), given.logits)
-    leaf, penalty = given.logits.clone().requires_grad_(), torch.ones((), requires_grad=True)
-    loss = masked_bce(leaf, given.labels, given.table, **options)
-    loss /= 2
-    loss += penalty
-    loss.sum().backward()
-    assert torch.equal(leaf.grad, expected / 2)
-    assert penalty.grad == loss.numel()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_a_hook_that_changes_what_goes_backward_changes_this_loss_alone(
-    implementation: str, dtype: torch.dtype
-) -> None:
-    given = problem(2, 3, (5, 6), dtype)
-    _, expected = gradient(
-        lambda z: masked_bce(z, given.labels, given.table, implementation=implementation), given.logits
-    )
-    for factor in (4, 1):
-        leaf = given.logits.clone().requires_grad_()
-        loss = masked_bce(leaf, given.labels, given.table, implementation=implementation)
-        if factor != 1:
-            loss.register_hook(lambda arriving: arriving.mul_(4))
-        loss.backward()
-        torch.testing.assert_close(leaf.grad, factor * expected, **twice_rounded(dtype))
-
-
-def test_a_saved_loss_is_a_plain_tensor(implementation: str) -> None:
-    given = problem(2, 3, (5, 6), torch.float32)
-    loss = masked_bce(given.logits.requires_grad_(), given.labels, given.table, implementation=implementation)
-    file = io.BytesIO()
-    torch.save({"loss": loss}, file)
-    file.seek(0)
-    found = torch.load(file)["loss"]
-    assert type(found) is torch.Tensor
-    assert torch.equal(found, loss.detach())
-
-
-def test_loss_is_a_tensor_like_others(implementation: str) -> None:
-    given = problem(2, 3, (5, 6), torch.float32)
-    leaf = given.logits.clone().requires_grad_()
-    seen: list[float] = []
-    loss = masked_bce(leaf, given.labels, given.table, implementation=implementation)
-    loss.register_hook(lambda arriving: seen.append(arriving.item()))
-    loss.backward(retain_graph=True)
-    first = leaf.grad.clone()
-    loss.backward(torch.tensor(3.0))
-    assert seen == [1.0, 3.0]
-    torch.testing.assert_close(leaf.grad, 4 * first)
-    assert type(loss.detach()) is torch.Tensor
-    assert copy.deepcopy(loss.detach()) == loss
-    assert "grad_fn" in repr(loss)
 
 
 def test_opcheck(implementation: str) -> None:
