@@ -6,6 +6,7 @@ positive. It also clears the tickets, with which the programs of the second laun
 of its channels, and of all. So nothing has to be cleared before, and no launch follows.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -24,6 +25,7 @@ def count_known_kernel(
     labels,  # [B, voxels] uint8
     table,  # [B, 256, 2, words] int32
     counts,  # [B, parts, K] int32: known voxels
+    pairs,  # [B, parts] int64: known (voxel, organ) pairs
     codes,  # [B, groups, 256] uint8
     tickets,  # [ticket_count] int32
     voxels, words, organs, parts, steps, groups, ticket_count,
@@ -46,12 +48,15 @@ def count_known_kernel(
 
     rows = table + (image * LABELS + values) * 2 * words  # [256]
     bits = tl.arange(0, WORD_BITS)
+    of_part = tl.zeros([WORD_BITS], tl.int64)
     for word in range(words):
         known = (tl.load(rows + word)[None, :] >> bits[:, None]) & 1  # [32, 256]
-        of_organs = tl.sum(known * found[None, :], axis=1)
         organ = word * WORD_BITS + bits
+        of_organs = tl.where(organ < organs, tl.sum(known * found[None, :], axis=1), 0)
         place = counts + (image * parts + part) * organs + organ
         tl.store(place, of_organs, mask=organ < organs)
+        of_part += of_organs.to(tl.int64)
+    tl.store(pairs + image * parts + part, tl.sum(of_part))
 
     for group in range(part, groups, parts):
         organ = group * GROUP
@@ -63,12 +68,12 @@ def count_known_kernel(
 
 
 @triton.jit
-def known_pairs(counts, size):
-    """Return by what a mean is divided, from counts [size]: float64, 1 where nothing is known."""
+def known_pairs(pairs, size):
+    """Return by what a mean is divided, from the pairs of all parts [size]: float64, 1 where nothing is known."""
     lanes = tl.arange(0, LANES)
     known = tl.zeros([LANES], tl.int64)
     for start in range(0, size, LANES):
-        known += tl.load(counts + start + lanes, mask=start + lanes < size, other=0).to(tl.int64)
+        known += tl.load(pairs + start + lanes, mask=start + lanes < size, other=0)
     return tl.maximum(tl.sum(known), 1).to(tl.float64)
 
 
@@ -104,13 +109,13 @@ def sum_channels(
 
 
 @triton.jit
-def store_loss(loss, sums, channels, pairs):
+def store_loss(loss, sums, channels, divisor):
     """Add up the sums [channels] of all channels, in a fixed order, and divide."""
     lanes = tl.arange(0, LANES)
     total = tl.zeros([LANES], tl.float64)
     for start in range(0, channels, LANES):
         total += tl.load(sums + start + lanes, mask=start + lanes < channels, other=0.0, cache_modifier=".cg")
-    tl.store(loss, (tl.sum(total) / pairs).to(tl.float32))
+    tl.store(loss, (tl.sum(total) / divisor).to(tl.float32))
 
 
 def parts_of(batch: int, voxels: int) -> tuple[int, int]:
@@ -121,21 +126,21 @@ def parts_of(batch: int, voxels: int) -> tuple[int, int]:
 
 def count_known(
     labels: Tensor, table: Tensor, organs: int, group: int, tickets: int
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Queue the first launch for contiguous labels [B, ...] and table, in groups of at most 4 organs.
 
     Returns:
-        counts [B, parts, K] int32, codes [B, groups, 256] uint8, tickets [tickets] int32: zeros.
+        counts [B, parts, K] int32, pairs [B, parts] int64, codes [B, groups, 256] uint8, zeros [tickets] int32.
     """
     batch, voxels = labels.shape[0], labels[0].numel()
     (parts, steps), groups = parts_of(batch, voxels), -(-organs // group)
     numbers = table.new_empty(batch * parts * organs + tickets)
     counts, zeros = numbers[:-tickets].view(batch, parts, organs), numbers[-tickets:]
-    codes = labels.new_empty((batch, groups, 256))
+    pairs, codes = table.new_empty((batch, parts), dtype=torch.int64), labels.new_empty((batch, groups, 256))
     count_known_kernel[(batch * parts,)](
-        *(labels, table, counts, codes, zeros, voxels, table.shape[-1], organs, parts, steps, groups, tickets),
+        *(labels, table, counts, pairs, codes, zeros, voxels, table.shape[-1], organs, parts, steps, groups, tickets),
         CHUNK=CHUNK,
         GROUP=group,
         **ROUNDING,
     )
-    return counts, codes, zeros
+    return counts, pairs, codes, zeros

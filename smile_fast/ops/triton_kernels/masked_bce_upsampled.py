@@ -144,6 +144,7 @@ def masked_bce_upsampled_kernel(
     labels,  # [B, D, H, W] uint8
     codes,  # [B, groups, 256] uint8
     counts,  # [B, parts, K] int32
+    pairs,  # [B, parts] int64
     tickets,  # [B * groups + 1] int32, zero
     gradient,  # [B, K, d, h, w]
     partials,  # [B, K, tiles] float32
@@ -252,17 +253,17 @@ def masked_bce_upsampled_kernel(
     if WITH_GRAD:
         place = (((image * organs + organ)[:, None] * low_z + z) * low_y + y) * low_x + x  # [GROUP, CELLS]
         if DIVIDES:
-            low_gradient *= (1.0 / known_pairs(counts, batch * parts * organs)).to(tl.float32)
+            low_gradient *= (1.0 / known_pairs(pairs, batch * parts)).to(tl.float32)
         value = low_gradient.to(gradient.dtype.element_ty)
         tl.store(gradient + place, value, mask=exists[:, None] & stored[None, :])
 
     if is_last(tickets + image * groups + group, tiles):
         sum_channels(partials, counts, sums, known, image, organs, first_organ, tiles, parts, GROUP)
         if is_last(tickets + batch * groups, batch * groups):
-            pairs = 1.0
+            divisor = 1.0
             if MEAN:
-                pairs = known_pairs(counts, batch * parts * organs)
-            store_loss(loss, sums, batch * organs, pairs)
+                divisor = known_pairs(pairs, batch * parts)
+            store_loss(loss, sums, batch * organs, divisor)
 
 
 @functools.lru_cache(maxsize=256)
@@ -300,11 +301,11 @@ def masked_bce_upsampled(
         tiles = tile_counts(low[-logits.ndim + 2 :], shape)
         group = configuration.constants["GROUP"]
         groups = -(-organs // group)
-        known, codes, tickets = count_known(labels, table, organs, group, batch * groups + 1)
+        known, pairs, codes, tickets = count_known(labels, table, organs, group, batch * groups + 1)
         partials = logits.new_empty((batch, organs, math.prod(tiles)), dtype=torch.float32)
         flat = () if volume else (1,)
         masked_bce_upsampled_kernel[(batch * groups * partials.shape[-1],)](
-            *(logits, labels, codes, known, tickets, logits if gradient is None else gradient),
+            *(logits, labels, codes, known, pairs, tickets, logits if gradient is None else gradient),
             *(partials, sums, counts, loss, batch, organs, known.shape[1]),
             *(*low, *high, *flat, *tiles, *flat, *shape),
             VOLUME=volume,
