@@ -60,7 +60,8 @@ def test_a_killed_worker_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatc
     assert main(["phantom", str(tmp_path / "cohort"), *options, "--workers", "2"]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert errors == [
-        "error: memory: a worker process was killed or had too little; give fewer --workers, or smaller or fewer slices"
+        "error: memory: a worker process was killed, perhaps for want of it, or the script that starts them lacks "
+        "if __name__ == '__main__'; give fewer --workers, or smaller or fewer slices"
     ]
     assert list(tmp_path.iterdir()) == []
 

@@ -189,12 +189,13 @@ def test_worker_processes_end_in_silence_with_a_signal(tmp_path, number, status)
     """Ctrl-C reaches the whole group, SIGTERM the parent alone."""
     script = tmp_path / "parent.py"
     script.write_text(
-        "import os, sys, time\n"
+        "import os, signal, sys, time\n"
         "from smile_fast.data.processes import worker_processes\n"
         "def job(seconds):\n"
         "    time.sleep(seconds)\n"
         "    return os.getpid()\n"
         "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background takes away
         "    try:\n"
         "        with worker_processes(2, advice='', preload='os') as pool:\n"
         "            for future in [pool.submit(job, seconds) for seconds in (0, 600, 600)]:\n"

@@ -163,7 +163,7 @@ EXAMPLES = {
 
 
 def ops_with_kernels() -> list[str]:
-    return [op for op in registry.defined() if any(name == "triton" for name, *_ in ops.available(op, "cuda"))]
+    return [op for op in ops.OPS if any(name == "triton" for name, *_ in ops.available(op, "cuda"))]
 
 
 def launches() -> list[Launch]:
