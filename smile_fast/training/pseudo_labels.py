@@ -108,7 +108,7 @@ class PseudoLabeller:
         work: Callable[[Tensor, Tensor], Results],
         capturing: Capture,
     ) -> None:
-        """Capture the work of a kind in memory of its own; give up capturing if that fails."""
+        """Capture the work of a kind in the memory of all sequences; give up capturing if that fails."""
         while len(self._captured) >= MAX_CAPTURED:
             self._captured.popitem(last=False)
         # Contiguous, as the kernels want them: no copy within the sequence.
