@@ -23,6 +23,7 @@ EVERYTHING = {
         "losses",
         "models",
         "ops",
+        "records",
         "report",
         "settings",
         "supervision",
@@ -34,6 +35,7 @@ BELOW_TRAINING = {
     "smile_fast.losses",
     "smile_fast.models",
     "smile_fast.ops",
+    "smile_fast.records",
     "smile_fast.settings",
     "smile_fast.supervision",
     "smile_runtime",
@@ -42,7 +44,7 @@ BESIDE_TRAINING = BELOW_TRAINING | {"smile_fast.training", "smile_fast.evaluatio
 # Modules of the runtime outside of its rooms, for all rooms.
 RUNTIME_GROUND = {
     f"smile_runtime.{module}"
-    for module in ("arguments", "errors", "label_map", "memory", "names", "progress", "terminal", "threads")
+    for module in ("arguments", "errors", "label_map", "memory", "names", "progress", "sharding", "terminal", "threads")
 }
 
 COMMON = {
@@ -59,9 +61,18 @@ ALLOWED: dict[str, set[str]] = {
     "smile_fast.losses": {"torch", "smile_fast.ops"},
     "smile_fast.supervision": {"numpy", "torch", "smile_runtime"},
     "smile_fast.settings": {"smile_runtime"},
+    "smile_fast.records": {"msgspec", "smile_runtime"},
     "smile_fast.models": {"torch", "smile_fast.settings"},
     "smile_fast.models.config": {"smile_fast.settings", "smile_runtime.label_map", "smile_runtime.volume.pixel_size"},
-    "smile_fast.data": {"blosc2", "nibabel", "numpy", "scipy", "smile_fast.supervision", "smile_runtime"},
+    "smile_fast.data": {
+        "blosc2",
+        "nibabel",
+        "numpy",
+        "scipy",
+        "smile_fast.records",
+        "smile_fast.supervision",
+        "smile_runtime",
+    },
     "smile_fast.training": BELOW_TRAINING | {"numpy", "safetensors", "torch"},
     "smile_fast.evaluation": BESIDE_TRAINING | {"numpy", "scipy", "surface_distance", "torch"},
     "smile_fast.exporter": BESIDE_TRAINING | {"numpy", "onnx", "onnxruntime", "onnxscript", "torch"},
@@ -71,6 +82,7 @@ ALLOWED: dict[str, set[str]] = {
     "smile_runtime": set(),  # what stands outside of its rooms imports the standard library only
     "smile_runtime.__main__": {"smile_runtime.predict"},
     "smile_runtime.memory": {"smile_runtime.threads"},
+    "smile_runtime.sharding": {"smile_runtime.errors"},
     "smile_runtime.io": RUNTIME_GROUND | {"nibabel", "numpy"},
     "smile_runtime.io.gzip": RUNTIME_GROUND | {"isal"},
     "smile_runtime.volume": RUNTIME_GROUND | {"nibabel", "numpy", "smile_runtime.io"},
@@ -92,6 +104,7 @@ LIGHT = {
     "smile_runtime.io.files",
     "smile_runtime.predict.cli",
     "smile_runtime.label_map",
+    "smile_runtime.sharding",
     "smile_runtime.volume.pixel_size",
     "smile_runtime.terminal",
     "smile_runtime.threads",

@@ -1,4 +1,4 @@
-"""One writer a folder: a store or a run that two processes write at once would be a mixture of both."""
+"""One writer a folder, or any number of readers: what two processes write at once would be a mixture of both."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, lock: str = LOCK) -> Iterator[bool]:
     """Be the only one who writes a folder until the block ends.
 
     The kernel holds the lock, and lets go of it whenever and however this process ends. Where a folder cannot be
@@ -21,22 +21,52 @@ def locked(folder: Path) -> Iterator[None]:
 
     Args:
         folder: where it is; whoever wants to lock it has made it.
+        lock: name of the lock in it.
+
+    Yields:
+        Whether there is a lock.
 
     Raises:
-        InputError: another process writes it now.
+        InputError: another process has it, for itself or shared.
     """
-    path = Path(folder) / LOCK
-    descriptor = _acquire(path)
+    with _held(Path(folder) / lock, fcntl.LOCK_EX) as descriptor:
+        yield descriptor is not None
+
+
+@contextmanager
+def shared(folder: Path, lock: str = LOCK) -> Iterator[bool]:
+    """Keep whoever wants a folder for itself out of it until the block ends; others may share it.
+
+    The lock's file stays behind: it may be another's already.
+
+    Args:
+        folder: where it is.
+        lock: name of the lock in it.
+
+    Yields:
+        Whether there is a lock: a folder may not be writable, or its file system may know none.
+
+    Raises:
+        InputError: another process has the folder for itself now.
+    """
+    with _held(Path(folder) / lock, fcntl.LOCK_SH) as descriptor:
+        yield descriptor is not None
+
+
+@contextmanager
+def _held(path: Path, kind: int) -> Iterator[int | None]:
+    descriptor = _acquire(path, kind)
     try:
-        yield
+        yield descriptor
     finally:
         if descriptor is not None:
-            if _is_at(descriptor, path):  # not where the folder was removed, and made again by another process
+            # Not where the folder was removed, and made again by another process.
+            if kind == fcntl.LOCK_EX and _is_at(descriptor, path):
                 _remove(path)  # first: once it is let go, it may be another's
             os.close(descriptor)
 
 
-def _acquire(path: Path) -> int | None:
+def _acquire(path: Path, kind: int) -> int | None:
     """The open and locked file, None where there are no locks."""
     while True:
         try:
@@ -44,13 +74,13 @@ def _acquire(path: Path) -> int | None:
         except OSError:
             return None  # who cannot write there will say so, about a file that matters
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             if _is_at(descriptor, path):
                 return descriptor  # else its last owner has removed it since it was opened: once more
         except BlockingIOError:
             os.close(descriptor)
             raise InputError(
-                f"{path.parent}: another smile-fast process is writing there now; wait until it has ended, or give "
+                f"{path.parent}: another smile-fast process is at work there now; wait until it has ended, or give "
                 "another folder"
             ) from None
         except OSError:  # ENOLCK, ENOTSUP, EINVAL: what file systems without locks say

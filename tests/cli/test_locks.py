@@ -16,7 +16,7 @@ from smile_fast.data.folder_lock import LOCK, locked
 from smile_fast.data.store import Store
 from tests.cohorts import annotate, make_cohort, tree
 
-SAID = "another smile-fast process is writing there now; wait until it has ended, or give another folder"
+SAID = "another smile-fast process is at work there now; wait until it has ended, or give another folder"
 
 # The command itself, which waits for a line of its input before it reads the first image.
 WAITING = """

@@ -46,7 +46,7 @@ def test_a_second_process_is_told_so(tmp_path):
             with pytest.raises(InputError) as caught, locked(tmp_path):
                 pytest.fail("both write")
             assert str(caught.value) == (
-                f"{tmp_path}: another smile-fast process is writing there now; wait until it has ended, or give "
+                f"{tmp_path}: another smile-fast process is at work there now; wait until it has ended, or give "
                 "another folder"
             )
         process.stdin.close()
