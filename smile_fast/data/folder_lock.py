@@ -81,10 +81,8 @@ def joined(folder: Path, lock: str, work: str, refusal: str) -> Iterator[Callabl
 
     def leave() -> bool:
         nonlocal last
-        if descriptor is not None:
-            with suppress(OSError):  # another is still at it, or this one has lost its lock: then it has not the last word
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                last = _is_at(descriptor, path) and _text(descriptor) == work.encode()
+        if descriptor is not None and _lock_now(descriptor, fcntl.LOCK_EX):
+            last = _is_at(descriptor, path) and _text(descriptor) == work.encode()
         return last
 
     try:
