@@ -224,7 +224,7 @@ def _finish(
             "and run again, or leave --strict out to go on without them"
         )
     records = {name: _record(work, name) for name in work.wanted if name not in broken}
-    training = [record.info for record in records.values() if record.info.split == "train"]
+    training = [record.case for record in records.values() if record.case.split == "train"]
     if not training:
         raise InputError(f"{out}: every training case is broken, see {out / QUARANTINE}; nothing can be trained")
     unseen = [organ for organ in organs if not any(organ in info.runs for info in training)]
@@ -233,7 +233,7 @@ def _finish(
             f"{out}: nothing is annotated, no training case shows a voxel of an organ that training may see; correct "
             f"{FILE_NAME} or the label maps, and run again"
         )
-    write_index(out, organs, [record.info for record in records.values()])
+    write_index(out, organs, [record.case for record in records.values()])
     store = Store.open(out)
     if leave():
         sweep(store, work.wanted)
@@ -257,7 +257,7 @@ def _record(work: CohortWork, name: str) -> CaseRecord:
 
 
 def _empty(record: CaseRecord) -> list[str]:
-    info = record.info
+    info = record.case
     return [organ for organ, state in info.states.items() if state is State.ANNOTATED and organ not in info.runs]
 
 

@@ -1,14 +1,15 @@
 """What a case's folder says of itself: case.json of its newest conversion, broken.json of why there is none."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from smile_fast.data.case_info import CaseInfo
+from smile_fast.data.arrays import array_name
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.data.preparing.fingerprint import Fingerprint
-from smile_fast.data.store import CASE_FILE, SCHEMA
+from smile_fast.data.store import CASE_FILE, SCHEMA, CaseFile, write_case
 from smile_fast.records import read_record, write_record
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
@@ -58,56 +59,31 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class CaseRecord:
-    """What case.json says.
+class CaseRecord(CaseFile):
+    """What case.json says, and by what its next `prepare` knows that nothing has changed.
 
     Attributes:
-        info: the case's entry of the index.
+        sizes: bytes of the files of the arrays (`IMAGE`, `LABELS`).
         seen: how the sources looked before they were read.
-        sizes: bytes of the stored files, by their names.
-        range_hu: the lowest and the highest measured value.
-        padding: what was read as air, as `Padding.to_json` has it.
-        warnings: what has to be known of its values and headers.
     """
 
-    info: CaseInfo
-    seen: dict[str, Fingerprint]
     sizes: dict[str, int]
-    range_hu: tuple[int, int]
-    padding: dict[str, int] | None
-    warnings: tuple[str, ...]
+    seen: dict[str, Fingerprint]
 
-    def write(self, wanted: Wanted) -> None:
-        """Write case.json.
+    def write(self, folder: Path) -> None:
+        """Write case.json; see `write_case`."""
+        write_case(folder, self)
 
-        Raises:
-            InputError: it cannot be written.
-        """
-        write_record(
-            wanted.folder / CASE_FILE,
-            {
-                **self.info.to_json(),
-                **wanted.declared(),
-                "range_hu": self.range_hu,
-                "padding": self.padding,
-                "warnings": self.warnings,
-                "files": {"sizes": self.sizes, "seen": {file: asdict(look) for file, look in self.seen.items()}},
-            },
+    def is_of(self, wanted: Wanted) -> bool:
+        """Whether it is of this case and declaration, and was made as this program would."""
+        info = self.case
+        return info.body.answers(BodyRule()) and (info.name, info.split, info.states, self.organs, self.ignore) == (
+            wanted.case.name,
+            wanted.case.split,
+            wanted.states,
+            wanted.dataset.organs,
+            wanted.dataset.ignore,
         )
-
-
-@dataclass(frozen=True)
-class _Files:
-    sizes: dict[str, int]
-    seen: dict[str, Fingerprint]
-
-
-@dataclass(frozen=True)
-class _Extras:
-    range_hu: tuple[int, int]
-    padding: dict[str, int] | None
-    warnings: tuple[str, ...]
-    files: _Files
 
 
 @dataclass(frozen=True)
@@ -119,21 +95,16 @@ class _Broken:
 
 def read_case(wanted: Wanted) -> CaseRecord | None:
     """What case.json says, if it is of this declaration and its arrays are there; its sources are another question."""
-    path = wanted.folder / CASE_FILE
     try:
-        entry = read_record(path, dict[str, Any], SCHEMA, "")
-        if any(entry.get(key) != value for key, value in wanted.declared().items()):
+        record = read_record(wanted.folder / CASE_FILE, CaseRecord, SCHEMA, "")
+        if not record.is_of(wanted):
             return None
-        extras = read_record(path, _Extras, SCHEMA, "")
-        info = CaseInfo.from_json(entry, wanted.dataset.organs)
-        if not info.body.answers(BodyRule()):
-            return None
-        for file, size in extras.files.sizes.items():
-            if (wanted.folder / file).stat().st_size != size:
+        for array, digest in record.case.arrays.items():
+            if os.stat(wanted.folder / array_name(array, digest)).st_size != record.sizes[array]:
                 return None
-    except (InputError, ValueError, TypeError, KeyError, AttributeError, OSError):
+    except (InputError, OSError, KeyError):
         return None  # whatever is wrong with it, the case is converted again
-    return CaseRecord(info, extras.files.seen, extras.files.sizes, extras.range_hu, extras.padding, extras.warnings)
+    return record
 
 
 def write_broken(wanted: Wanted, problem: str, seen: Mapping[str, Fingerprint]) -> None:
@@ -152,9 +123,9 @@ def read_broken(wanted: Wanted) -> str | None:
     try:
         found = read_record(wanted.folder / BROKEN_FILE, _Broken, SCHEMA, "")
         now = wanted.look()
-        same = found.declared == wanted.declared() and all(
-            file in found.seen and found.seen[file].looks_like(look) for file, look in now.items()
-        )
     except (InputError, OSError):
         return None
+    same = found.declared == wanted.declared() and all(
+        file in found.seen and found.seen[file].looks_like(look) for file, look in now.items()
+    )
     return found.problem if same else None

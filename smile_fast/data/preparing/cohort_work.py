@@ -15,10 +15,10 @@ from smile_fast.data.folder_lock import LOCK, joined, locked
 from smile_fast.data.preparing.case_record import Wanted
 from smile_fast.data.preparing.one_case import Job, Outcome, identity, is_kept, prepare_case
 from smile_fast.data.processes import run_jobs
-from smile_fast.data.store import CASE_FILE, CASES, INDEX, read_sources
+from smile_fast.data.store import CASE_FILE, CASES, INDEX, read_case, read_sources
 from smile_fast.text_table import listed
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import read_json, reason, sha256
+from smile_runtime.io.files import reason, sha256
 
 PREPARING = ".preparing"
 """Name of the lock that all who prepare a store share; its text says from what."""
@@ -203,8 +203,8 @@ def _converted(out: Path) -> dict[str, dict[str, str]]:
     """Case -> SHA-256 of its sources, of the cases that an unfinished store holds already."""
     found: dict[str, dict[str, str]] = {}
     for path in (out / CASES).glob(f"*/{CASE_FILE}"):
-        with suppress(ValueError, TypeError, KeyError):  # what is damaged is converted again
-            found[path.parent.name] = dict(read_json(path, "convert the case again")["sources"])
+        with suppress(InputError):  # what is damaged is converted again
+            found[path.parent.name] = read_case(path.parent).case.sources
     return found
 
 

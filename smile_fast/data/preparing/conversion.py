@@ -16,7 +16,7 @@ from smile_fast.data.voxel_counts import check_values
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason
-from smile_runtime.io.nifti import Volume, read_image, read_labels
+from smile_runtime.io.nifti import read_image, read_labels
 from smile_runtime.label_map import VOID
 from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.hounsfield import range_hu, range_warning
@@ -86,18 +86,19 @@ def convert(case: RawCase, dataset: RawDataset, states: dict[str, State]) -> Con
     if dataset.ignore is not None:
         labels[labels == dataset.ignore] = VOID
     depth, height, width = slices.shape
+    rows = canonical_affine(image.affine, shape).tolist()
     z, y, x = geometry.spacing
     info = CaseInfo(
         name=case.name,
         split=case.split,
         shape=(depth, height, width),
         spacing=(float(z), float(y), float(x)),
-        affine=_affine(image, shape),
+        affine=tuple((a, b, c, d) for a, b, c, d in rows),
         states=states,
         runs=gather_counts(visible, dataset.organs),
         sources={"image": of_image.hexdigest(), "label": of_label.hexdigest()},
         arrays={},
-        body=StoredBox(body_box(slices, geometry.spacing, BodyRule()), BodyRule()),
+        body=StoredBox.of(body_box(slices, geometry.spacing, BodyRule()), BodyRule()),
     )
     return Converted(slices, labels, info, values, padding, tuple(filter(None, (range_warning(values), *warnings))))
 
@@ -119,7 +120,3 @@ def refuse_shortage(error: Exception, where: Path) -> None:
     if isinstance(cause, OSError) and cause.errno in _SHORTAGES:
         text = str(error).rpartition("; ")[0] if isinstance(error, InputError) else f"{where}: {reason(cause)}"
         raise InputError(f"{text}; see to it and run again, the store stays as it was, finished cases are kept")
-
-
-def _affine(image: Volume, shape: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(value) for value in row) for row in canonical_affine(image.affine, shape))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from smile_fast.data.arrays import write_array
+from smile_fast.data.arrays import array_name, verify_array, write_array
 from smile_fast.data.case_info import IMAGE, LABELS
 from smile_fast.data.folder_lock import locked
 from smile_fast.data.preparing.case_record import (
@@ -20,7 +20,7 @@ from smile_fast.data.preparing.case_record import (
 )
 from smile_fast.data.preparing.conversion import Converted, convert, refuse_shortage
 from smile_fast.data.preparing.fingerprint import Fingerprint
-from smile_fast.data.store import CASE_FILE
+from smile_fast.data.store import CASE_FILE, SCHEMA
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason, sha256
 
@@ -152,22 +152,30 @@ def _keep(job: Job, seen: dict[str, Fingerprint]) -> bool:
     if not _is_made_from(record, wanted, unsure):
         return False
     if unsure:
-        replace(record, seen=seen).write(wanted)
+        replace(record, seen=seen).write(wanted.folder)
     return True
 
 
 def _write(wanted: Wanted, converted: Converted, seen: dict[str, Fingerprint]) -> None:
+    folder = wanted.folder
     arrays = {
-        IMAGE: write_array(wanted.folder / IMAGE, converted.image),
-        LABELS: write_array(wanted.folder / LABELS, converted.labels),
+        IMAGE: write_array(folder, IMAGE, converted.image),
+        LABELS: write_array(folder, LABELS, converted.labels),
     }
-    sizes = {file: os.stat(wanted.folder / file).st_size for file in arrays}
-    padding = None if converted.padding is None else converted.padding.to_json()
-    info = replace(converted.info, arrays=arrays)
-    record = CaseRecord(info, seen, sizes, converted.range_hu, padding, converted.warnings)
-    record.write(wanted)  # last: it vouches for the arrays
+    record = CaseRecord(
+        schema=SCHEMA,
+        organs=wanted.dataset.organs,
+        ignore=wanted.dataset.ignore,
+        case=replace(converted.info, arrays=arrays),
+        range_hu=converted.range_hu,
+        warnings=converted.warnings,
+        padding=None if converted.padding is None else converted.padding.to_json(),
+        sizes={array: os.stat(folder / array_name(array, digest)).st_size for array, digest in arrays.items()},
+        seen=seen,
+    )
+    record.write(folder)  # last: it vouches for the arrays
     with suppress(FileNotFoundError):
-        os.unlink(wanted.folder / BROKEN_FILE)
+        os.unlink(folder / BROKEN_FILE)
 
 
 def _look(wanted: Wanted) -> dict[str, Fingerprint]:
@@ -190,12 +198,14 @@ def _unsure(record: CaseRecord, seen: dict[str, Fingerprint]) -> list[str]:
 
 def _is_made_from(record: CaseRecord, wanted: Wanted, sources: list[str]) -> bool:
     files = {IMAGE_SOURCE: wanted.case.image, LABEL_SOURCE: wanted.case.label}
-    return all(sha256(files[source]) == record.info.sources.get(source) for source in sources)
+    return all(sha256(files[source]) == record.case.sources.get(source) for source in sources)
 
 
 def _arrays_are_whole(wanted: Wanted, record: CaseRecord) -> bool:
     try:
-        return all(sha256(wanted.folder / file) == digest for file, digest in record.info.arrays.items())
+        for array, digest in record.case.arrays.items():
+            verify_array(wanted.folder / array_name(array, digest), digest)
     except InputError as error:
         refuse_shortage(error, wanted.folder)
         return False
+    return True

@@ -4,12 +4,11 @@ import re
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from smile_fast.data.arrays import array_name
 from smile_fast.data.folder_lock import LOCK, locked
 from smile_fast.data.preparing.case_record import BROKEN_FILE
-from smile_fast.data.store import CASE_FILE, CASES, SCHEMA, Store
-from smile_fast.records import read_record
+from smile_fast.data.store import CASE_FILE, CASES, Store, read_case
 from smile_runtime.errors import InputError
 
 _ARRAY = re.compile(r"(image|labels)(-[0-9a-f]+)?\.b2nd")
@@ -33,10 +32,10 @@ def sweep(store: Store, cohort: Collection[str]) -> None:
 
 def _named(store: Store, folder: Path) -> set[str]:
     """The arrays that the index or case.json name; case.json may be newer, or of a case that is broken now."""
-    named = set(store.cases[folder.name].arrays) if folder.name in store.cases else set()
-    with suppress(InputError, KeyError, TypeError):
-        named |= set(read_record(folder / CASE_FILE, dict[str, Any], SCHEMA, "")["arrays"])
-    return named
+    infos = [store.cases[folder.name]] if folder.name in store.cases else []
+    with suppress(InputError):
+        infos.append(read_case(folder).case)
+    return {array_name(array, digest) for info in infos for array, digest in info.arrays.items()}
 
 
 def _sweep_case(folder: Path, is_in_cohort: bool, kept: Collection[str]) -> None:
