@@ -13,6 +13,7 @@ from smile_fast.data.annotations import FILE_NAME
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.preparing.case_record import CaseRecord, Wanted, read_broken, read_case
 from smile_fast.data.preparing.cohort_work import CohortWork, convert_all
+from smile_fast.data.preparing.conversion import refuse_shortage
 from smile_fast.data.preparing.disk_need import check_room
 from smile_fast.data.preparing.one_case import Outcome, is_current, looks_done
 from smile_fast.data.preparing.sweep import sweep
@@ -233,7 +234,11 @@ def _finish(
             f"{out}: nothing is annotated, no training case shows a voxel of an organ that training may see; correct "
             f"{FILE_NAME} or the label maps, and run again"
         )
-    write_index(out, organs, [record.case for record in records.values()])
+    try:
+        write_index(out, organs, [record.case for record in records.values()])
+    except InputError as error:
+        refuse_shortage(error, out)
+        raise
     store = Store.open(out)
     if leave():
         sweep(store, work.wanted)
@@ -270,10 +275,13 @@ def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _write_quarantine(path: Path, broken: dict[str, str]) -> None:
-    if broken:
-        write_record(path, {"schema": SCHEMA, "cases": broken})
-        return
     try:
-        path.unlink(missing_ok=True)
+        if broken:
+            write_record(path, {"schema": SCHEMA, "cases": broken})
+        else:
+            path.unlink(missing_ok=True)
+    except InputError as error:
+        refuse_shortage(error, path)
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be removed ({reason(error)}); make its folder writable") from error
