@@ -3,7 +3,7 @@
 The low bytes of Hounsfield units are mostly noise. LZ4 saves a tenth of them, in short matches that take longer to
 decode than all the rest of a slice. A blosc2 chunk of one block, with the bytes of a voxel split into streams, is
 
-    header 32 bytes | start of the block i32 | length i32, stream of the low bytes | length i32, stream of the high bytes
+    header, 32 bytes | start of the block, i32 | length, i32, and stream of the low bytes | the same of the high bytes
 
 and a stream that is as long as what it decodes to is copied. So the low bytes can be stored in a chunk that any blosc2
 reads. The high bytes are packed by LZ4-HC, which finds fewer and longer matches.
