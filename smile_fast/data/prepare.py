@@ -109,6 +109,7 @@ def prepare(
             broken and `strict` is true. A store that was there stays as it was, and whatever was converted stays for
             the next call.
     """
+    _check_workers(workers)
     work = CohortWork.plan(dataset, Path(out), annotations)
     with work.joined() as leave:
         work.claim(force)
@@ -132,6 +133,7 @@ def prepare_shard(
     note: Callable[[str], None] = print,
 ) -> ShardDone:
     """Check and convert a share of the cases; writes no index, see `finish`. Arguments and errors as of `prepare`."""
+    _check_workers(workers)
     work = CohortWork.plan(dataset, Path(out), annotations)
     with work.joined():
         work.claim(force)
@@ -182,12 +184,15 @@ def finish(
         return _finish(work, broken, 0, strict, report, leave)
 
 
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more")
+
+
 def _convert(
     work: CohortWork, shard: Shard, workers: int | None, force: bool, rehash: bool, note: Callable[[str], None]
 ) -> dict[str, Outcome]:
     """Do a share of the cases; what became of each, the kept ones too."""
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more")
     cases = shard.of(sorted(work.dataset.cases, key=lambda case: case.name))
     jobs = work.to_do(cases, force=force, rehash=rehash)
     outcomes = {case.name: Outcome(case.name, "kept") for case in cases}

@@ -41,7 +41,7 @@ BAD = [
     Bad(
         "store is unfinished",
         TRAIN,
-        "store: an unfinished store, it has no index.json; finish it with",
+        "store: an unfinished store, it has no index.json, but all of its 4 cases; finish it with",
         removed("store/index.json"),
     ),
     Bad("index is no JSON", TRAIN, "index.json: damaged", write("store/index.json")),

@@ -10,7 +10,6 @@ from smile_fast.data.arrays import array_name, verify_array, write_array
 from smile_fast.data.case_info import IMAGE, LABELS
 from smile_fast.data.folder_lock import locked
 from smile_fast.data.preparing.case_record import (
-    BROKEN_FILE,
     IMAGE_SOURCE,
     LABEL_SOURCE,
     CaseRecord,
@@ -20,7 +19,7 @@ from smile_fast.data.preparing.case_record import (
 )
 from smile_fast.data.preparing.conversion import Converted, convert, refuse_shortage
 from smile_fast.data.preparing.fingerprint import Fingerprint
-from smile_fast.data.store import CASE_FILE, SCHEMA
+from smile_fast.data.store import BROKEN_FILE, CASE_FILE, SCHEMA
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason, sha256
 

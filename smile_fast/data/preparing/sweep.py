@@ -7,8 +7,7 @@ from pathlib import Path
 
 from smile_fast.data.arrays import array_name
 from smile_fast.data.folder_lock import LOCK, locked
-from smile_fast.data.preparing.case_record import BROKEN_FILE
-from smile_fast.data.store import CASE_FILE, CASES, Store, read_case
+from smile_fast.data.store import BROKEN_FILE, CASE_FILE, CASES, Store, read_case
 from smile_runtime.errors import InputError
 
 _TEMPORARY = ".tmp-*"
