@@ -15,7 +15,7 @@ from smile_fast.data.preparing.case_record import CaseRecord, Wanted, read_broke
 from smile_fast.data.preparing.cohort_work import CohortWork, convert_all
 from smile_fast.data.preparing.conversion import refuse_shortage
 from smile_fast.data.preparing.disk_need import check_room
-from smile_fast.data.preparing.one_case import Outcome, is_current, looks_done
+from smile_fast.data.preparing.one_case import Outcome, is_current, looks_done, needs_room
 from smile_fast.data.preparing.sweep import sweep
 from smile_fast.data.store import CASES, INDEX, QUARANTINE, SCHEMA, Store, write_index
 from smile_fast.records import write_record
@@ -197,7 +197,8 @@ def _convert(
     jobs = work.to_do(cases, force=force, rehash=rehash)
     outcomes = {case.name: Outcome(case.name, "kept") for case in cases}
     if jobs:
-        note(check_room(work.out, [job.wanted.case for job in jobs]))
+        if new := [job.wanted.case for job in jobs if needs_room(job)]:
+            note(check_room(work.out, new))
         done = convert_all(jobs, workers or usable_cpus(), note)
         for outcome in progress(done, total=len(jobs), label="preparing cases"):
             outcomes[outcome.case] = outcome

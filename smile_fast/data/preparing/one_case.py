@@ -75,6 +75,16 @@ def is_kept(job: Job) -> bool:
     return record is not None and bool(seen) and not _unsure(record, seen)
 
 
+def needs_room(job: Job) -> bool:
+    """Whether a case will take room on the disk: not if what is there may well be of sources that were only touched."""
+    record, seen = read_case(job.wanted), _look(job.wanted)
+    return (
+        job.again
+        or record is None
+        or any(file not in record.seen or record.seen[file].size != look.size for file, look in seen.items())
+    )
+
+
 def looks_done(wanted: Wanted) -> bool:
     """Whether a case is up to date as far as can be told without reading its sources."""
     record, seen = read_case(wanted), _look(wanted)
