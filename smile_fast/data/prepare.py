@@ -5,11 +5,12 @@ array under the name of its content, then case.json that vouches for it, and whe
 before stays what it was until then, with every file that it names.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from smile_fast.data.annotations import FILE_NAME
+from smile_fast.data.case_info import CaseInfo
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.preparing.case_record import CaseRecord, Wanted, read_broken, read_case
 from smile_fast.data.preparing.cohort_work import CohortWork, convert_all
@@ -230,8 +231,40 @@ def _finish(
             f"{out}: {left}, {len(broken)} of {len(work.wanted)} cases are broken, see {out / QUARANTINE}; repair them "
             "and run again, or leave --strict out to go on without them"
         )
-    records = {name: _record(work, name) for name in work.wanted if name not in broken}
-    training = [record.case for record in records.values() if record.case.split == "train"]
+    infos: list[CaseInfo] = []
+    empty: dict[str, list[str]] = {}
+    doubted: dict[str, list[str]] = {}
+    padded: list[str] = []
+    for name in (name for name in work.wanted if name not in broken):
+        record = _record(work, name)
+        infos.append(record.case)
+        for organ in _empty(record.case):
+            empty.setdefault(organ, []).append(name)
+        for warning in record.warnings:
+            doubted.setdefault(warning, []).append(name)
+        if record.padding is not None:
+            padded.append(name)
+    unseen = _unseen(work, infos)
+    try:
+        write_index(out, organs, infos)
+    except InputError as error:
+        refuse_shortage(error, out)
+        raise
+    del infos  # of thousands of cases, twice is too often
+    store = Store.open(out)
+    if leave():
+        sweep(store, work.wanted)
+    return Prepared(store, converted, len(store.cases) - converted, broken, empty, doubted, padded, unseen)
+
+
+def _unseen(work: CohortWork, infos: list[CaseInfo]) -> list[str]:
+    """The organs of which no training case shows a voxel that training may see.
+
+    Raises:
+        InputError: all of them, or there is no training case.
+    """
+    out, organs = work.out, work.dataset.organs
+    training = [info for info in infos if info.split == "train"]
     if not training:
         raise InputError(f"{out}: every training case is broken, see {out / QUARANTINE}; nothing can be trained")
     unseen = [organ for organ in organs if not any(organ in info.runs for info in training)]
@@ -240,24 +273,7 @@ def _finish(
             f"{out}: nothing is annotated, no training case shows a voxel of an organ that training may see; correct "
             f"{FILE_NAME} or the label maps, and run again"
         )
-    try:
-        write_index(out, organs, [record.case for record in records.values()])
-    except InputError as error:
-        refuse_shortage(error, out)
-        raise
-    store = Store.open(out)
-    if leave():
-        sweep(store, work.wanted)
-    return Prepared(
-        store,
-        converted,
-        len(records) - converted,
-        broken,
-        _gathered((organ, name) for name, record in records.items() for organ in _empty(record)),
-        _gathered((warning, name) for name, record in records.items() for warning in record.warnings),
-        [name for name, record in records.items() if record.padding is not None],
-        unseen,
-    )
+    return unseen
 
 
 def _record(work: CohortWork, name: str) -> CaseRecord:
@@ -267,17 +283,8 @@ def _record(work: CohortWork, name: str) -> CaseRecord:
     return record
 
 
-def _empty(record: CaseRecord) -> list[str]:
-    info = record.case
+def _empty(info: CaseInfo) -> list[str]:
     return [organ for organ, state in info.states.items() if state is State.ANNOTATED and organ not in info.runs]
-
-
-def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Key -> the cases that have it."""
-    gathered: dict[str, list[str]] = {}
-    for key, name in pairs:
-        gathered.setdefault(key, []).append(name)
-    return gathered
 
 
 def _write_quarantine(path: Path, broken: dict[str, str]) -> None:
