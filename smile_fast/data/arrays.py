@@ -40,7 +40,7 @@ _NAMED = 16  # hexadecimal digits of the digest in the file's name
 _FRAME_HEADER = struct.Struct(">i")  # its length, at byte 11 of a frame
 _BLOCK_BYTES = 2**20
 _TABLES = 4096  # kept in memory, 16 bytes a slice: image and labels of 2,000 cases
-_PREPARE = "smile-fast prepare"
+_PREPARE = "smile-fast prepare --rehash"  # which reads what looks as it was
 
 Layout = tuple["np.dtype[Any]", tuple[int, int, int]]
 """dtype and shape [D, H, W]."""
@@ -177,8 +177,9 @@ def _pack(array: NDArray[Any]) -> Any:
     if array.ndim != 3 or 0 in array.shape or array.dtype not in _KINDS:
         raise ValueError(f"array must be int16 or uint8 [D, H, W], not empty, got {array.dtype} {array.shape}")
     slice_shape = (1, *array.shape[1:])
+    array = np.ascontiguousarray(array)
     packed = blosc2.asarray(
-        np.ascontiguousarray(array),
+        array,
         chunks=slice_shape,
         blocks=slice_shape,  # a chunk is a slice in C order, not padded, and decodes faster than one of many blocks
         cparams=blosc2.CParams(codec=blosc2.Codec.LZ4, filters=[blosc2.Filter.SHUFFLE], nthreads=1),

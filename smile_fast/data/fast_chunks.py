@@ -71,7 +71,7 @@ def _packed(stream: NDArray[np.uint8]) -> bytes:
 
 
 def _decodes_to(chunk: bytearray, plane: NDArray[Any]) -> bool:
-    decoded = np.empty_like(plane)
+    decoded = np.empty(plane.shape, plane.dtype)
     try:
         blosc2.decompress2(chunk, dst=decoded, nthreads=1)
     except (ValueError, RuntimeError):  # another version of blosc2 may have other chunks

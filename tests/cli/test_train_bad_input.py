@@ -66,7 +66,7 @@ BAD = [
     Bad(
         "labels are gone",
         TRAIN,
-        "there is no such file; run 'smile-fast prepare' again",
+        "there is no such file; run 'smile-fast prepare --rehash' again",
         removed(*(f"store/cases/train_{n}/labels-*.b2nd" for n in range(3))),
     ),
     # train: the run folder
