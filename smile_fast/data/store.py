@@ -37,7 +37,7 @@ INDEX = "index.json"
 QUARANTINE = "quarantine.json"
 CASES = "cases"
 CASE_FILE = "case.json"
-DTYPES = {IMAGE: np.dtype(np.int16), LABELS: np.dtype(np.uint8)}
+DTYPES: "dict[str, np.dtype[Any]]" = {IMAGE: np.dtype(np.int16), LABELS: np.dtype(np.uint8)}
 
 _FORMAT = "smile-fast store"
 _AGAIN = "make the store again with 'smile-fast prepare --force'"
