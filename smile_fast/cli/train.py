@@ -46,30 +46,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Create or open the run, and train it."""
-    from smile_fast.data.folder_lock import locked
+    from smile_fast.data.folder_lock import locked, shared
     from smile_fast.training.interrupt import Interrupted
     from smile_fast.training.loop import train
-    from smile_fast.training.metrics import read_metrics
     from smile_fast.training.step_graph import no_graph
 
     execution = Execution(**_given(arguments, Execution))
     device = choose_device(arguments.device, arguments.threads)
-    run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device))
-    print(f"pixels: {run.pixel_space}", file=sys.stderr)
-    reason = no_graph(device, execution.graph)
-    if reason and (device.type == "cuda" or hasattr(arguments, "graph")):
-        print(f"graph: none ({reason}); steps run operation by operation", file=sys.stderr)
-    with locked(run.path):
-        try:
-            train(run, weights=arguments.weights, resume=arguments.resume, device=device, execution=execution)
-        except (InputError, KeyboardInterrupt):
-            # Nothing was trained: the folder would only stand in the way of the next try.
-            if not (arguments.resume or run.model_path.exists() or run.checkpoint_path.exists() or read_metrics(run)):
-                run.discard()
-            raise
-        except Interrupted as stopped:
-            print(f"stopped; go on with: smile-fast train {arguments.store} {arguments.run_folder} --resume")
-            return 128 + stopped.number  # what a shell says of a process that ended by this signal
+    with shared(arguments.store):  # no `prepare` removes a file of it while it is read
+        run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device))
+        print(f"pixels: {run.pixel_space}", file=sys.stderr)
+        reason = no_graph(device, execution.graph)
+        if reason and (device.type == "cuda" or hasattr(arguments, "graph")):
+            print(f"graph: none ({reason}); steps run operation by operation", file=sys.stderr)
+        with locked(run.path):
+            try:
+                train(run, resume=arguments.resume or run.has_checkpoint, device=device, execution=execution)
+            except (InputError, KeyboardInterrupt):
+                if not (arguments.resume or run.has_learned):  # it would only stand in the way of the next try
+                    run.discard()
+                raise
+            except Interrupted as stopped:
+                print(f"stopped; go on with: smile-fast train {arguments.store} {arguments.run_folder} --resume")
+                return 128 + stopped.number  # what a shell says of a process that ended by this signal
     print(f"trained: {run.model_path}")
     return 0
 
@@ -136,13 +135,18 @@ def _given(arguments: argparse.Namespace, *classes: type) -> dict[str, Any]:
 def _create_run(arguments: argparse.Namespace, device: str) -> Any:
     from smile_fast.data.store import Store
     from smile_fast.training.run import Run
+    from smile_fast.training.weights import start_from
+
+    def begin(run: Run) -> None:
+        if arguments.weights is not None:
+            print(f"weights: {start_from(run, arguments.weights)}")
 
     config = TrainConfig.from_options(_given(arguments, *_RECORDED))
     store = Store.open(arguments.store)
     declarations = store.declarations()
     if arguments.annotations is not None:
         declarations = store.read_declarations(arguments.annotations)
-    return Run.create(arguments.run_folder, config, store, declarations, device)
+    return Run.create(arguments.run_folder, config, store, declarations, device, begin)
 
 
 def _open_run(arguments: argparse.Namespace) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -225,23 +226,45 @@ class MetricsLog:
             )
 
 
+@dataclass(frozen=True)
+class _Line:
+    """What a line may hold: losses, or the Dice of the validation cases."""
+
+    iteration: int
+    round: int | None = None
+    loss: float | None = None
+    lr: float | None = None
+    loss_per_organ: dict[str, float] | None = None
+    seconds: float | None = None
+    steps_per_second: float | None = None
+    validation: dict[str, float] | None = None
+
+
 def read_metrics(run: Run) -> list[dict[str, Any]]:
-    """All whole lines of a run's metrics.jsonl; a line that was cut off by a kill is left out."""
-    if not run.metrics_path.exists():
+    """All whole lines of a run's metrics.jsonl; a last line that is damaged was cut off by a kill, and is left out.
+
+    Raises:
+        InputError: another line is no line of a training, or the file cannot be read.
+    """
+    path = run.metrics_path
+    if not path.exists():
         return []
     try:
-        content = run.metrics_path.read_text(encoding="utf-8", errors="replace")
+        content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{run.metrics_path}: cannot be read ({reason(error)}); make it readable") from None
+        raise InputError(f"{path}: cannot be read ({reason(error)}); make it readable") from None
     lines: list[dict[str, Any]] = []
-    for text in content.splitlines():
+    texts = content.splitlines()
+    for number, text in enumerate(texts, start=1):
         try:
-            line = json.loads(text)
-        except ValueError:
-            break
-        if not isinstance(line, dict) or not isinstance(line.get("iteration"), int):
-            break
-        lines.append(line)
+            msgspec.json.decode(text, type=_Line)
+            lines.append(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            if number == len(texts):
+                break
+            raise InputError(
+                f"{path}: line {number} is damaged ({error}); restore the file from a copy, or remove the line"
+            ) from None
     return lines
 
 
