@@ -106,7 +106,7 @@ class Trainer:
         self.learner = Learner(model, self.config, device, compiled=execution.compile, captured=captured)
         self.position = Position()
         pending = self._restore() if resume and run.has_checkpoint else {}
-        self.metrics = MetricsLog(run, keep_until=self.position.total_steps)
+        self.metrics = MetricsLog(run, keep_until=self.position.total_steps, unwritten=bool(pending))
         self.metrics.restore(pending, device)
 
     @property

@@ -60,16 +60,22 @@ class MetricsLog:
     Args:
         run: whose metrics.jsonl is written.
         keep_until: lines of later steps are dropped: a resumed training writes them again.
+        unwritten: so is the line of the losses of that step: the checkpoint holds them, it was saved before the line.
     """
 
-    def __init__(self, run: Run, keep_until: int) -> None:
+    def __init__(self, run: Run, keep_until: int, *, unwritten: bool = False) -> None:
         self._run, self._config, self._organs = run, run.config, run.organs
         self._collected: list[tuple[StepLoss, float]] = []  # with the learning rate
         self._arriving: Arriving | None = None
         self._bar: Progress | None = None
         self._note = ""  # beside the bar
         self._written = (0, 0.0)  # steps and seconds of the round when a line was last written
-        kept = [line for line in read_metrics(run) if line["iteration"] <= keep_until]
+        losses_until = keep_until - unwritten
+        kept = [
+            line
+            for line in read_metrics(run)
+            if line["iteration"] <= (keep_until if "validation" in line else losses_until)
+        ]
         self._board = _tensorboard(run) if run.config.tensorboard else None
         self._path = run.metrics_path
         with atomic_path(self._path) as temporary:  # a kill in the middle must not cost the curve

@@ -44,7 +44,7 @@ def new_folder(final: Path) -> Iterator[Path]:
             yield temporary
             with _making(final):
                 flush(temporary)
-                with locked(target):
+                with locked(final):
                     pass  # nobody writes there, and a lock that was left is gone
                 os.rename(temporary, target)
                 flush(target.parent)
@@ -85,4 +85,4 @@ def _making(final: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _TAKEN:
             raise InputError(f"{final}: another process has made it meanwhile; give a new folder") from None
-        raise InputError(f"{final}: the folder cannot be made ({reason(error)}); give another one") from None
+        raise InputError(f"{final}: the run folder cannot be made ({reason(error)}); give another one") from None

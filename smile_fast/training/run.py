@@ -335,7 +335,7 @@ def _refuse_used(path: Path) -> None:
             held = "holds a run already" if is_run else "already exists and is not empty"
             raise InputError(f"{path}: {held}; give a new folder{', or --resume to go on in it' if is_run else ''}")
     except OSError as error:
-        raise InputError(f"{path}: the folder cannot be made ({reason(error)}); give another one") from None
+        raise InputError(f"{path}: the run folder cannot be made ({reason(error)}); give another one") from None
 
 
 def load_model_state(model: Segmenter, checkpoint: Checkpoint, path: Path) -> None:
