@@ -20,7 +20,12 @@ def moved() -> None:
 
 BAD = [
     # run folders
-    Bad("config is no JSON", "evaluate run", "config.json: damaged (its end is missing or changed)", write("run/config.json")),
+    Bad(
+        "config is no JSON",
+        "evaluate run",
+        "config.json: damaged (its end is missing or changed)",
+        write("run/config.json"),
+    ),
     Bad(
         "config of another version",
         "evaluate run",

@@ -12,13 +12,6 @@ _SLOW = int(os.environ.get("SMILE_FAST_KILLS", "520"))  # all scenarios together
 _QUICK = 64
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    found = Bench(tmp_path_factory.mktemp("faults"))
-    yield found
-    found.close()
-
-
 def places(scenario: Scenario, seen: list[str], count: int) -> list[tuple[str, int]]:
     """(kind, number) of `count` kills, drawn by the scenario's name; most changes of a training are writes of tensors.
 
