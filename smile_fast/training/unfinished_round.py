@@ -69,8 +69,8 @@ class Plan:
     scope: str
     organs: tuple[str, ...]
     weights: str
+    version: str
     schema: Literal[1] = _SCHEMA
-    version: str = __version__
 
     @property
     def round(self) -> Round:
@@ -325,14 +325,16 @@ def finish_round(rounds: Path, this: Round, cases: Sequence[str]) -> StoredRound
         return UnfinishedRound(rounds, plan).finish(cases)
 
 
-def planned_round(rounds: Path, number: int) -> Round | None:
-    """Gamma and scope of an unfinished round; None if there is none of the number.
+def begun_round(rounds: Path, number: int) -> Round | None:
+    """What a round says of itself that somebody has begun, or finished; None if there is none of the number.
 
     Raises:
-        InputError: what it says of itself is damaged.
+        InputError: what it says is damaged.
     """
     folder = _folder_of(rounds, number)
-    return _read_plan(folder).round if (folder / _ROUND).is_dir() else None
+    if (folder / _ROUND).is_dir():
+        return _read_plan(folder).round
+    return open_round(rounds, number).round if number in existing_rounds(rounds) else None
 
 
 def _refuse_other(stored: StoredRound, this: Round) -> StoredRound:
@@ -356,7 +358,7 @@ def _missing(target: Path, missing: Sequence[str], cases: Sequence[str]) -> Inpu
 
 
 def _plan(this: Round, organs: Sequence[str], weights: str) -> Plan:
-    return Plan(this.number, this.gamma, this.scope, tuple(organs), weights)
+    return Plan(this.number, this.gamma, this.scope, tuple(organs), weights, __version__)
 
 
 def _read_plan(folder: Path) -> Plan:
