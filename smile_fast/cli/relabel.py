@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smile_fast.cli.run_options import add_store, add_threads
+from smile_fast.cli.run_options import add_shares, add_store, add_threads, refuse_shard_and_finish
 from smile_fast.settings import declared
 from smile_fast.training.config import TrainConfig
 from smile_runtime.errors import InputError
-from smile_runtime.sharding import add_shard
 
 if TYPE_CHECKING:
     from smile_fast.training.rounds import Round, StoredRound
@@ -25,12 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gamma", type=float, help="share of the candidates (default: the run's curriculum)")
     scope = declared(TrainConfig)["scope"]
     parser.add_argument("--scope", choices=scope.choices, help=f"{scope.help} (default: that of the run)")
-    what = parser.add_mutually_exclusive_group()
-    add_shard(what, "cases")
-    what.add_argument(
-        "--finish", action="store_true", help="make the round of all shares appear, or say which cases are missing"
-    )
-    what.add_argument("--undo", type=int, metavar="KEEP", help="drop all rounds after round KEEP (0: all) and stop")
+    parser.add_argument("--undo", type=int, metavar="KEEP", help="drop all rounds after round KEEP (0: all) and stop")
+    add_shares(parser, "cases", "make the round appear")
     add_store(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...")
     add_threads(parser)
@@ -41,6 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     from smile_fast.data.folder_lock import locked, shared
     from smile_fast.training.run import Run
 
+    refuse_shard_and_finish(arguments)
     run = Run.open(arguments.run_folder, arguments.store)
     if arguments.undo is not None:
         with locked(run.path):
@@ -60,6 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
 def _undo(run: "Run", arguments: argparse.Namespace) -> None:
     from smile_fast.training.rounds import undo_rounds
 
+    if arguments.shard is not None or arguments.finish:
+        raise InputError("--undo: drops rounds, shares and all; leave --shard and --finish out")
     if arguments.round is not None or arguments.gamma is not None or arguments.scope is not None:
         raise InputError("--undo: drops rounds and writes none; leave --round, --gamma and --scope out")
     if arguments.undo < 0:
