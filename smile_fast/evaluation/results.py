@@ -30,6 +30,11 @@ class Spread:
     std: float | None
     pairs: int
 
+    def __post_init__(self) -> None:
+        """Refuse, as `ValueError`, one of them without the other."""
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("a mean without a standard deviation")
+
 
 @dataclass(frozen=True)
 class OrganScore:
