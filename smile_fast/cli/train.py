@@ -49,17 +49,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Create or open the run, and train it: alone, or as one of the processes that torchrun has started."""
     from smile_fast.training.ranks import ALONE
 
-    execution = Execution(**_given(arguments, Execution))
     launch = Launch.of_environment()
-    device = choose_device(launch.device(arguments.device), arguments.threads)
+    try:
+        execution = Execution(**_given(arguments, Execution))
+    except InputError:
+        if launch.rank == 0:
+            raise
+        return 2
     if launch.world == 1:
-        return _lead(arguments, device, execution, ALONE)
+        return _lead(arguments, choose_device(arguments.device, arguments.threads), execution, ALONE)
     from smile_fast.training.process_group import together
 
-    role = _lead if launch.rank == 0 else _follow
-    return together(
-        launch, device.type, execution.rank_timeout, lambda ranks: role(arguments, device, execution, ranks)
-    )
+    def work(ranks: Any) -> int:
+        device = choose_device(launch.device(arguments.device), arguments.threads)
+        return (_lead if ranks.first else _follow)(arguments, device, execution, ranks)
+
+    return together(launch, arguments.device, execution.rank_timeout, work)
 
 
 def _lead(arguments: argparse.Namespace, device: Any, execution: Execution, ranks: Any) -> int:

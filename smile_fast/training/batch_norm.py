@@ -49,7 +49,7 @@ class FrozenBatchNorm2d(_Replaced):
 
     def train(self, mode: bool = True) -> "FrozenBatchNorm2d":
         """Stay in evaluation mode."""
-        return cast(FrozenBatchNorm2d, super().train(False))
+        return super().train(False)
 
 
 class SynchronisedBatchNorm2d(_Replaced):
@@ -123,7 +123,7 @@ class _Normalise(torch.autograd.Function):
         return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, weight and bias."""
         x, weight, mean, variance, pixels = ctx.saved_tensors

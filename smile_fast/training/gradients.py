@@ -71,7 +71,7 @@ class GradientSum:
         self._sent = 0
         for bucket in self._buckets:
             for parameter in bucket.gradients:
-                parameter.register_post_accumulate_grad_hook(self._taker(bucket))
+                parameter.register_post_accumulate_grad_hook(self._taker(bucket))  # type: ignore[no-untyped-call]
 
     def _taker(self, bucket: _Bucket) -> Callable[[Tensor], None]:
         def take(parameter: Tensor) -> None:

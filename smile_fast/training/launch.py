@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from smile_runtime.errors import InputError
 
-_WORLD = "WORLD_SIZE"
+_RANK, _WORLD, _ADDRESS = "RANK", "WORLD_SIZE", "MASTER_ADDR"
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,21 @@ class Launch:
             text = environment.get(name, default)
             if text is None or not (text.isascii() and text.isdecimal()):
                 said = "is not set" if text is None else f"is {text!r}"
-                raise InputError(
-                    f"{name}: it {said}, with several processes it has to be a number; start with torchrun"
-                )
+                raise InputError(f"{name}: it {said}, with several processes it has to be a number; use torchrun")
             return int(text)
 
         launch = cls(
-            number("RANK"),
+            number(_RANK),
             number(_WORLD),
             number("LOCAL_RANK"),
             number("LOCAL_WORLD_SIZE", "1"),
             number("TORCHELASTIC_RESTART_COUNT", "0"),
         )
         if launch.rank >= launch.world:
-            raise InputError(f"RANK: {launch.rank} is none of {launch.world} processes; start with torchrun")
+            raise InputError(f"{_RANK}: {launch.rank} is none of {launch.world} processes; use torchrun")
         number("MASTER_PORT")
-        if not environment.get("MASTER_ADDR"):
-            raise InputError("MASTER_ADDR: it is not set, with several processes it has to be; start with torchrun")
+        if not environment.get(_ADDRESS):
+            raise InputError(f"{_ADDRESS}: it is not set and has to be with several processes; use torchrun")
         return launch
 
     def device(self, name: str) -> str:
@@ -77,7 +75,7 @@ class Launch:
 @contextmanager
 def quiet_unless_first(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
     """Let only the first of the processes print; what any of them raises is no print."""
-    if environment.get("RANK", "0") == "0" or environment.get(_WORLD, "1") == "1":
+    if environment.get(_RANK, "0") == "0" or environment.get(_WORLD, "1") == "1":
         yield
         return
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from smile_fast.training.interrupt import Interrupted, Stop
 from smile_fast.training.launch import Launch, quiet_unless_first
@@ -21,6 +23,7 @@ from smile_runtime.errors import InputError
 _WORK = timedelta(days=1)
 _T = TypeVar("_T")
 _POLL_SECONDS = 0.05
+_GRACE_SECONDS = 2.0  # what is wrong for all is best said by rank 0, whose folder it is that others miss something in
 _OPENED, _STOPPED, _SAID = "opened", "stopped", "said"
 
 
@@ -29,22 +32,22 @@ class ProcessGroup(Ranks):
 
     Args:
         launch: which of them this is.
-        device_type: "cuda" for NCCL beside gloo.
+        device: what --device says; for GPUs there is NCCL beside gloo.
         timeout: seconds after which a rank that does not answer is lost.
 
     Raises:
         RankLost: not all ranks have come; by every method, when one is lost.
     """
 
-    def __init__(self, launch: Launch, device_type: str, timeout: float) -> None:
+    def __init__(self, launch: Launch, device: str, timeout: float) -> None:
         self.rank, self.world, self.neighbours = launch.rank, launch.world, launch.local_world
         self._timeout = timeout
         limit = timedelta(seconds=timeout)
-        backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if device != "cpu" and torch.cuda.is_available() else "gloo"
         with self._answered():
-            store, _, _ = next(dist.rendezvous("env://", timeout=limit))
-            self._store = dist.PrefixStore(f"smile-fast/{launch.attempt}", store)
-            groups = dist.PrefixStore("groups", self._store)
+            store, _, _ = next(rendezvous("env://", timeout=limit))
+            self._store = PrefixStore(f"smile-fast/{launch.attempt}", store)
+            groups = PrefixStore("groups", self._store)
             dist.init_process_group(backend, store=groups, rank=self.rank, world_size=self.world, timeout=limit)
             self._patient = dist.new_group(backend="gloo", timeout=_WORK)
 
@@ -148,9 +151,16 @@ class ProcessGroup(Ranks):
         with self._answered():
             return int(self._store.get(_STOPPED)) if self._store.check([_STOPPED]) else 0
 
-    def is_first_to_say(self) -> bool:
-        """Whether no other rank has said yet why the training ends; whoever cannot ask says it."""
+    def is_first_to_say(self, grace: float = 0.0) -> bool:
+        """Whether no other rank has said yet why the training ends; whoever cannot ask says it.
+
+        Args:
+            grace: seconds that others than rank 0 give it to be the first.
+        """
+        end = time.monotonic() + (0.0 if self.first else grace)
         try:
+            while not self._store.check([_SAID]) and time.monotonic() < end:
+                time.sleep(_POLL_SECONDS)
             return self._store.add(_SAID, 1) == 1
         except RuntimeError:
             return True
@@ -163,11 +173,13 @@ class ProcessGroup(Ranks):
             return
 
 
-def together(launch: Launch, device_type: str, timeout: float, work: Callable[[Ranks], int]) -> int:
+def together(launch: Launch, device: str, timeout: float, work: Callable[[Ranks], int]) -> int:
     """Do the work of one rank.
 
     Args:
-        launch, device_type, timeout: see `ProcessGroup`.
+        launch: see `ProcessGroup`.
+        device: see there.
+        timeout: see there.
         work: what to do; returns an exit status.
 
     Returns:
@@ -179,11 +191,11 @@ def together(launch: Launch, device_type: str, timeout: float, work: Callable[[R
     """
     ranks: ProcessGroup | None = None
     try:
-        ranks = ProcessGroup(launch, device_type, timeout)
+        ranks = ProcessGroup(launch, device, timeout)
         with quiet_unless_first():
             return work(ranks)
     except InputError:
-        if ranks is None or ranks.is_first_to_say():
+        if ranks is None or ranks.is_first_to_say(_GRACE_SECONDS):
             raise
         return 2
     except Interrupted as stopped:

@@ -85,7 +85,7 @@ def step_seed(seed: int, round_number: int, step: int) -> int:
 
 
 def dropout_seed(seed: int, rank: int) -> int:
-    """A seed of its own for every rank of a step: each drops other features; what all must draw alike has the step's."""
+    """A seed of its own for every rank of a step: each drops other features, what all draw alike has the step's."""
     return (seed + (rank + 1) * 0x9E3779B97F4A7C15) % 2**63
 
 
