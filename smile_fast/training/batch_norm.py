@@ -85,7 +85,8 @@ def _statistics(x: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
         in float64: E x^2 = sum_r n_r (v_r + m_r^2) / M, which loses nothing that float32 holds while |mean| is less
         than some 10^4 standard deviations.
     """
-    variance, mean = torch.var_mean(x.float(), _PIXELS, correction=0)
+    exact = x if x.dtype == torch.float64 else x.float()  # of bfloat16 torch would round both to bfloat16
+    variance, mean = torch.var_mean(exact, _PIXELS, correction=0)
     first, second = mean.double(), variance.double() + mean.double().square()
     pixels = x.numel() // x.shape[1]
     sums = ranks.sum(torch.cat([first * pixels, second * pixels, first.new_full((1,), pixels)]))

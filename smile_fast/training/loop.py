@@ -22,12 +22,13 @@ from smile_fast.training.objectives import StepLoss, loss_of_method
 from smile_fast.training.optimization import optimizer_tensors, restore_optimizer
 from smile_fast.training.ranks import ALONE, Ranks
 from smile_fast.training.read_ahead import read_ahead
-from smile_fast.training.relabel import relabel
-from smile_fast.training.rounds import Round, existing_rounds
+from smile_fast.training.relabel import relabel, relabel_share
+from smile_fast.training.rounds import Round, existing_rounds, open_round
 from smile_fast.training.run import Run, load_model_state
 from smile_fast.training.schedule import Course, Position, learning_rate, step_seed
 from smile_fast.training.step import Learner
 from smile_fast.training.step_graph import Capturer, StepGraph, cuda_graphs
+from smile_fast.training.unfinished_round import finish_round
 from smile_fast.training.upload import Inputs, upload
 from smile_fast.training.validation import validate
 from smile_fast.training.view import TrainingView
@@ -135,6 +136,7 @@ class Trainer:
         self.position = Position()
         pending = self._restore() if ranks.any(resume and run.checkpoint_path.exists()) else {}
         self._check_position()
+        ranks.copy_first(self.learner.tensors())
         self.metrics = MetricsLog(run, keep_until=self.position.total_steps) if ranks.first else Unwritten()
         self.metrics.restore(pending, device)
 
@@ -154,15 +156,27 @@ class Trainer:
         # Pseudo-labels belong to the weights at the start of their round: later in it they are on disk already.
         if self.ranks.any(self.position.step == 0 or number not in existing_rounds(rounds)):
             this = Round(number, self.config.gamma(number), self.config.scope)
-            written = relabel(self.final_model, human_view, rounds, this, check=self.stop.check)
-            kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in written.totals().items()) or "none"
+            self._relabel(human_view, this)
+            totals = open_round(rounds, number).totals()
+            kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in totals.items()) or "none"
             print(f"round {number} (gamma {this.gamma:.3g}), pseudo-label voxels kept: {kept}", file=sys.stderr)
         return self.run.view("train", number)
+
+    def _relabel(self, human_view: TrainingView, this: Round) -> None:
+        """Write a round; several ranks share out its cases, and none waits for another before all are done."""
+        model, rounds, ranks = self.final_model, self.run.rounds_path, self.ranks
+        if ranks.world == 1:
+            relabel(model, human_view, rounds, this, self.stop.check)
+            return
+        relabel_share(model, human_view, rounds, this, lambda: ranks.check(self.stop), ranks.share)
+        ranks.wait()
+        if ranks.first:
+            finish_round(rounds, this, human_view.cases)
+        ranks.wait()
 
     def train_round(self, view: TrainingView) -> None:
         """All steps of one round, and the checkpoint at its end, which is the start of the next one."""
         config, position = self.config, self.position
-        self.ranks.copy_first(self.learner.tensors())  # processors of other kinds may round in another way
         source = BatchSource.of(config, view, position.round, self.ranks.share)
         course = Course(config, source.steps_per_epoch)
         pace = course.paces[position.round]
@@ -193,6 +207,8 @@ class Trainer:
         self.metrics.end_round(position)
         # Relabelling that is cut short begins again from these weights.
         self.position = Position(position.round + 1, 0, position.total_steps)
+        # Processors of other kinds may round in another way, and a round is made with the same weights by all.
+        self.ranks.copy_first(self.learner.tensors())
         self.save()
 
     def step_of(self, view: TrainingView) -> StepGraph:
