@@ -47,8 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Create or open the run, and train it: alone, or as one of the processes that torchrun has started."""
-    from smile_fast.training.ranks import ALONE
-
     launch = Launch.of_environment()
     try:
         execution = Execution(**_given(arguments, Execution))
@@ -57,7 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
             raise
         return 2
     if launch.world == 1:
+        from smile_fast.training.ranks import ALONE
+
         return _lead(arguments, choose_device(arguments.device, arguments.threads), execution, ALONE)
+    launch.hush()
     from smile_fast.training.process_group import together
 
     def work(ranks: Any) -> int:

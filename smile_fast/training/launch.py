@@ -57,6 +57,10 @@ class Launch:
             raise InputError(f"{_ADDRESS}: it is not set and has to be with several processes; use torchrun")
         return launch
 
+    def hush(self) -> None:
+        """Keep torch from printing stack traces of its own when a rank is lost; call this before torch is imported."""
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
     def device(self, name: str) -> str:
         """The device of this process, given what --device says: with several, every one has a GPU of its own.
 

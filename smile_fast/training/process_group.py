@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -24,7 +24,8 @@ _WORK = timedelta(days=1)
 _T = TypeVar("_T")
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 2.0  # what is wrong for all is best said by rank 0, whose folder it is that others miss something in
-_OPENED, _STOPPED, _SAID = "opened", "stopped", "said"
+_OPENED, _STOPPED, _SAID, _LEFT = "opened", "stopped", "said", "left"
+_BAD_INPUT = "bad input"
 
 
 class ProcessGroup(Ranks):
@@ -151,6 +152,18 @@ class ProcessGroup(Ranks):
         with self._answered():
             return int(self._store.get(_STOPPED)) if self._store.check([_STOPPED]) else 0
 
+    def say_bad_input(self) -> None:
+        """Tell the others that this rank ends because of what it was given."""
+        with suppress(RuntimeError):
+            self._store.set(_BAD_INPUT, "")
+
+    def status(self) -> int:
+        """The exit status of a rank whose group has ended."""
+        if number := self.stopped():
+            return 128 + number
+        with self._answered():
+            return 2 if self._store.check([_BAD_INPUT]) else 1
+
     def is_first_to_say(self, grace: float = 0.0) -> bool:
         """Whether no other rank has said yet why the training ends; whoever cannot ask says it.
 
@@ -166,8 +179,16 @@ class ProcessGroup(Ranks):
             return True
 
     def leave(self) -> None:
-        """Take this process out of the group; one that is broken may say so, which is known."""
+        """Take this process out of the group; a group that is broken may say so, which is known.
+
+        Without torchrun's agent rank 0 keeps what all have said, and lets the others read it before it goes.
+        """
+        end = time.monotonic() + _GRACE_SECONDS
         try:
+            left = self._store.add(_LEFT, 1)
+            while self.first and left < self.world and time.monotonic() < end:
+                time.sleep(_POLL_SECONDS)
+                left = self._store.add(_LEFT, 0)
             dist.destroy_process_group()
         except RuntimeError:
             return
@@ -183,8 +204,8 @@ def together(launch: Launch, device: str, timeout: float, work: Callable[[Ranks]
         work: what to do; returns an exit status.
 
     Returns:
-        Exit status: that of the work, 2 for bad input, 128 + a signal if that has stopped another rank, 1 if another
-        rank was lost.
+        Exit status: that of the work, 2 for bad input of any rank, 128 + a signal if that has stopped another rank, 1
+        if another rank was lost.
 
     Raises:
         InputError: that of the work, by the rank that is the first to have one.
@@ -195,7 +216,10 @@ def together(launch: Launch, device: str, timeout: float, work: Callable[[Ranks]
         with quiet_unless_first():
             return work(ranks)
     except InputError:
-        if ranks is None or ranks.is_first_to_say(_GRACE_SECONDS):
+        if ranks is None:
+            raise
+        ranks.say_bad_input()
+        if ranks.is_first_to_say(_GRACE_SECONDS):
             raise
         return 2
     except Interrupted as stopped:
@@ -209,11 +233,10 @@ def together(launch: Launch, device: str, timeout: float, work: Callable[[Ranks]
 
 def _lost(ranks: ProcessGroup | None, lost: RankLost) -> int:
     """Say once that a rank was lost, unless one has said why it ended."""
-    try:
-        if ranks is not None and (number := ranks.stopped()):
-            return 128 + number
-    except RankLost:
-        pass  # the one who kept what was said is lost, too
-    if ranks is None or ranks.is_first_to_say():
+    status = 1
+    if ranks is not None:
+        with suppress(RankLost):  # the one who kept what was said may be lost, too
+            status = ranks.status()
+    if status == 1 and (ranks is None or ranks.is_first_to_say()):
         print(f"error: {lost}", file=sys.stderr)
-    return 1
+    return status
