@@ -18,6 +18,18 @@ def free_port() -> int:
         return port
 
 
+def environment_of(world: int, rank: int, port: int = 1) -> dict[str, str]:
+    """What torchrun sets for a process on one machine."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
 def start(world: int, arguments: Sequence[str], **environment: str) -> list[subprocess.Popen[str]]:
     """Start `python ARGUMENTS` once a rank, as torchrun would."""
     port = free_port()
@@ -26,16 +38,12 @@ def start(world: int, arguments: Sequence[str], **environment: str) -> list[subp
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "export"), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
-        "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
         **environment,
     }
     return [
         subprocess.Popen(
             [sys.executable, *arguments],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**shared, **environment_of(world, rank, port)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
