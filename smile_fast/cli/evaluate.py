@@ -3,8 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smile_fast.cli.run_options import add_store, add_threads
+
+if TYPE_CHECKING:
+    from smile_fast.training.run import Run
 
 HELP = "score a run: Dice, NSD and HD95 per organ, over the (case, organ) pairs whose truth is drawn"
 
@@ -55,13 +59,18 @@ def _worker_count(text: str) -> int | None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Score the cases, print the table, write it into RUN as JSON and CSV."""
+    from smile_fast.training.run import opened
+
+    with opened(arguments.run_folder, arguments.store) as run:
+        _evaluate(run, arguments)
+
+
+def _evaluate(run: "Run", arguments: argparse.Namespace) -> None:
     from smile_fast.cli.train import choose_device
     from smile_fast.data.same_scans import leak_warning
     from smile_fast.evaluation import evaluate_run, format_table, write_evaluation
     from smile_fast.text_table import listed
-    from smile_fast.training.run import Run
 
-    run = Run.open(arguments.run_folder, arguments.store)
     evaluation = evaluate_run(
         run,
         split=arguments.split,

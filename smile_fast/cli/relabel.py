@@ -31,10 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write one more round, or drop rounds."""
     from smile_fast.data.folder_lock import locked
-    from smile_fast.training.run import Run
+    from smile_fast.training.run import opened
 
-    run = Run.open(arguments.run_folder, arguments.store)
-    with locked(run.path):
+    with opened(arguments.run_folder, arguments.store) as run, locked(run.path):
         _relabel(run, arguments)
 
 

@@ -70,49 +70,45 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _lead(arguments: argparse.Namespace, device: Any, execution: Execution, ranks: Any) -> int:
     """Create or open the run, and train it: what a process does that is alone, or rank 0 of several."""
-    from smile_fast.data.folder_lock import locked
+    from smile_fast.data.folder_lock import locked, shared
     from smile_fast.training.interrupt import Interrupted
     from smile_fast.training.loop import train
-    from smile_fast.training.metrics import read_metrics
     from smile_fast.training.step_graph import no_graph
 
-    run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device), ranks)
-    ranks.check_batch(run.config)
-    print(f"pixels: {run.pixel_space}", file=sys.stderr)
-    reason = no_graph(device, execution.graph, ranks.world)
-    if reason and (device.type == "cuda" or hasattr(arguments, "graph")):
-        print(f"graph: none ({reason}); steps run operation by operation", file=sys.stderr)
-    with locked(run.path):
-        try:
-            ranks.opened()
-            train(
-                run,
-                weights=arguments.weights,
-                resume=arguments.resume,
-                device=device,
-                execution=execution,
-                ranks=ranks,
-            )
-        except (InputError, KeyboardInterrupt):
-            # Nothing was trained: the folder would only stand in the way of the next try.
-            if not (arguments.resume or run.model_path.exists() or run.checkpoint_path.exists() or read_metrics(run)):
-                run.discard()
-            raise
-        except Interrupted as stopped:
-            print(f"stopped; go on with: smile-fast train {arguments.store} {arguments.run_folder} --resume")
-            return 128 + stopped.number  # what a shell says of a process that ended by this signal
+    with shared(arguments.store):  # no `prepare` removes a file of it while it is read
+        run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device), ranks)
+        ranks.check_batch(run.config)
+        print(f"pixels: {run.pixel_space}", file=sys.stderr)
+        reason = no_graph(device, execution.graph, ranks.world)
+        if reason and (device.type == "cuda" or hasattr(arguments, "graph")):
+            print(f"graph: none ({reason}); steps run operation by operation", file=sys.stderr)
+        with locked(run.path):
+            try:
+                ranks.opened()
+                resume = arguments.resume or run.has_checkpoint
+                train(run, resume=resume, device=device, execution=execution, ranks=ranks)
+            except (InputError, KeyboardInterrupt):
+                if not (arguments.resume or run.has_learned):  # it would only stand in the way of the next try
+                    run.discard()
+                raise
+            except Interrupted as stopped:
+                print(f"stopped; go on with: smile-fast train {arguments.store} {arguments.run_folder} --resume")
+                return 128 + stopped.number  # what a shell says of a process that ended by this signal
     print(f"trained: {run.model_path}")
     return 0
 
 
 def _follow(arguments: argparse.Namespace, device: Any, execution: Execution, ranks: Any) -> int:
     """Train a run with rank 0, which has created or opened it, and which alone writes."""
+    from smile_fast.data.folder_lock import shared
     from smile_fast.training.loop import train
     from smile_fast.training.run import Run
 
     ranks.opened()
-    run = Run.open(arguments.run_folder, arguments.store)
-    train(run, weights=arguments.weights, resume=arguments.resume, device=device, execution=execution, ranks=ranks)
+    with shared(arguments.store):
+        run = Run.open(arguments.run_folder, arguments.store)
+        resume = arguments.resume or run.has_checkpoint
+        train(run, resume=resume, device=device, execution=execution, ranks=ranks)
     return 0
 
 
@@ -178,6 +174,11 @@ def _given(arguments: argparse.Namespace, *classes: type) -> dict[str, Any]:
 def _create_run(arguments: argparse.Namespace, device: str, ranks: Any) -> Any:
     from smile_fast.data.store import Store
     from smile_fast.training.run import Run
+    from smile_fast.training.weights import start_from
+
+    def begin(run: Run) -> None:
+        if arguments.weights is not None:
+            print(f"weights: {start_from(run, arguments.weights)}")
 
     config = TrainConfig.from_options(_given(arguments, *_RECORDED))
     ranks.check_batch(config)
@@ -185,7 +186,7 @@ def _create_run(arguments: argparse.Namespace, device: str, ranks: Any) -> Any:
     declarations = store.declarations()
     if arguments.annotations is not None:
         declarations = store.read_declarations(arguments.annotations)
-    return Run.create(arguments.run_folder, config, store, declarations, device)
+    return Run.create(arguments.run_folder, config, store, declarations, device, begin)
 
 
 def _open_run(arguments: argparse.Namespace) -> Any:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import cached_property, partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.execution import DEFAULT_EXECUTION, Execution
 from smile_fast.training.interrupt import Stop, stop_signals
 from smile_fast.training.learnable import check_learnable
-from smile_fast.training.metrics import MetricsLog, Unwritten
+from smile_fast.training.metrics import MetricsLog, SilentLog
 from smile_fast.training.objectives import StepLoss, loss_of_method
 from smile_fast.training.optimization import optimizer_tensors, restore_optimizer
 from smile_fast.training.ranks import ALONE, Ranks
@@ -32,7 +31,7 @@ from smile_fast.training.unfinished_round import finish_round
 from smile_fast.training.upload import Inputs, upload
 from smile_fast.training.validation import validate
 from smile_fast.training.view import TrainingView
-from smile_fast.training.weights import load_weights, weights_file
+from smile_fast.training.weights import start_network
 from smile_runtime.errors import InputError
 
 _CHECKPOINT_SECONDS = 120.0
@@ -42,7 +41,6 @@ _LOG_STEPS = 10
 def train(
     run: Run,
     *,
-    weights: Path | None = None,
     resume: bool = False,
     device: torch.device,
     execution: Execution = DEFAULT_EXECUTION,
@@ -55,8 +53,7 @@ def train(
 
     Args:
         run: a new run, or one to go on with.
-        weights: what to start from: a run folder, a file in it, or a converted checkpoint.
-        resume: go on from the run's checkpoint.
+        resume: go on from the run's checkpoint, if it has one; a run with start weights has (see `start_from`).
         device: where to train.
         execution: how; a resumed training may be executed in another way.
         ranks: the processes that train it together, each of which calls this. Rank 0 writes; the others read the
@@ -65,30 +62,19 @@ def train(
     Raises:
         Interrupted: after SIGTERM or Ctrl-C, of whichever rank, when the checkpoint is on disk.
         RankLost: another rank has ended.
-        InputError: if nothing is annotated; for a damaged checkpoint, unusable weights, or a disk that cannot be
-            written.
+        InputError: if nothing is annotated; for damaged checkpoints, or a disk that cannot be written.
     """
     config = run.config
-    torch.manual_seed(config.seed)
     human_view = run.view("train")
     leak = leak_warning(run.store, run.cases("train"), [*run.cases("validation"), *run.cases("test")])
     for warning in filter(None, [*check_learnable(human_view, config), leak]):
         print(f"warning: {warning}", file=sys.stderr)
-    model = Segmenter(config.model)
-    model.set_prior(human_view.prior(missing_is_background=config.method == "baseline"))
-    if weights is not None and not resume:
-        file = weights_file(weights)
-        print(f"weights: {load_weights(model, file)}")
-        if ranks.first:
-            run.record_weights(file)
-
+    model = start_network(run, human_view)
     if ranks.first:
         run.record_execution({"device": str(device), "processes": ranks.world, **execution.to_json()})
     with stop_signals() as stop, _on(device):
         trainer = Trainer(run, model, device, stop, resume=resume, execution=execution, ranks=ranks)
         with closing(trainer.metrics):
-            if weights is not None and not resume:
-                trainer.save()  # whoever resumes before the first checkpoint starts from the same weights
             while trainer.position.round <= config.last_round:
                 view = human_view if trainer.position.round == 0 else trainer.relabelled(human_view)
                 trainer.train_round(view)
@@ -134,10 +120,13 @@ class Trainer:
         captured = self.capturer is not None
         self.learner = Learner(model, self.config, device, compiled=execution.compile, captured=captured, ranks=ranks)
         self.position = Position()
-        pending = self._restore() if ranks.any(resume and run.checkpoint_path.exists()) else {}
-        self._check_position()
+        pending = self._restore() if ranks.any(resume and run.has_checkpoint) else {}
         ranks.copy_first(self.learner.tensors())
-        self.metrics = MetricsLog(run, keep_until=self.position.total_steps) if ranks.first else Unwritten()
+        self.metrics = (
+            MetricsLog(run, keep_until=self.position.total_steps, unwritten=bool(pending))
+            if ranks.first
+            else SilentLog()
+        )
         self.metrics.restore(pending, device)
 
     @property
@@ -241,7 +230,7 @@ class Trainer:
         if learner.average is not None:
             tensors["average"] = dict(learner.average.state_dict())
         tensors["metrics"] = self.metrics.pending()
-        Checkpoint(tensors, vars(self.position)).save(self.run.checkpoint_path)
+        Checkpoint(tensors, vars(self.position)).save(self.run.checkpoint_path, before=self.run.previous_path)
 
     def _next(self, inputs: Iterator[Inputs]) -> Inputs:
         """The next batch; whoever stops this process may have stopped its workers, too, and a batch does not come."""
@@ -270,8 +259,7 @@ class Trainer:
         Returns:
             What the metrics had collected and not yet written.
         """
-        path = self.run.checkpoint_path
-        checkpoint = Checkpoint.load(path)
+        checkpoint, path = self.run.load_checkpoint()
         if set(checkpoint.state) != set(vars(self.position)):  # model.safetensors under this name, for example
             raise InputError(f"{path}: it does not say where training stood; restore it from a copy, or train again")
         load_model_state(self.learner.model, checkpoint, path)
@@ -282,6 +270,9 @@ class Trainer:
                 self.learner.average.load_state_dict(checkpoint.tensors["average"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: it does not fit the settings of its run ({error!r}); train again") from None
+        self._check_position()
+        if self.ranks.first:  # after all have read it
+            self.run.make_newest(path)
         return checkpoint.tensors.get("metrics", {})
 
 
