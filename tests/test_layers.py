@@ -100,6 +100,7 @@ LIGHT = {
     "smile_fast.settings",
     "smile_fast.training.config",
     "smile_fast.training.execution",
+    "smile_fast.training.launch",
     "smile_runtime.arguments",
     "smile_runtime.errors",
     "smile_runtime.io.files",

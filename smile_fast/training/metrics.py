@@ -232,6 +232,37 @@ class MetricsLog:
             )
 
 
+class SilentLog(MetricsLog):
+    """The log of a rank that writes none: the losses that it has are those that rank 0 writes."""
+
+    def __init__(self) -> None:
+        """Open nothing."""
+
+    def start_round(self, position: Position, course: Course) -> None:
+        """Show nothing."""
+
+    def add(self, loss: StepLoss, lr: float) -> None:
+        """Keep nothing."""
+
+    def show(self, position: Position) -> None:
+        """Show nothing."""
+
+    def restore(self, pending: dict[str, Tensor], device: torch.device) -> None:
+        """Go on from nothing."""
+
+    def write_step(self, position: Position) -> None:
+        """Write nothing."""
+
+    def write_validation(self, position: Position, dice: dict[str, float]) -> None:
+        """Write nothing."""
+
+    def end_round(self, position: Position) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
 @dataclass(frozen=True)
 class _Line:
     """What a line may hold: losses, or the Dice of the validation cases."""
