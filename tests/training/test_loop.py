@@ -350,7 +350,9 @@ def test_a_case_that_vanished_is_one_sentence(tmp_path):
     run = new_run(tmp_path / "run", store)
     for case in ("train_0", "train_1", "train_2"):
         store.array_path(case, IMAGE).unlink()
-    with pytest.raises(InputError, match=r"image-\w+\.b2nd: there is no such file; run 'smile-fast prepare' again"):
+    with pytest.raises(
+        InputError, match=r"image-\w+\.b2nd: there is no such file; run 'smile-fast prepare --rehash' again"
+    ):
         train(run, device=CPU)
 
 
