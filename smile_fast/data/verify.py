@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -135,7 +136,7 @@ def _verify_case(job: _Job) -> Verified:
     }
     for name, (array, digest, info) in files.items():
         path, layout = folder / name, (DTYPES[array], info.shape)
-        whole = found.check(path, lambda path=path, digest=digest, layout=layout: _whole(path, digest, layout))
+        whole = found.check(path, partial(_whole, path, digest, layout))
         if whole and array == LABELS and info is job.info:
             found.faults += _wrong_counts(path, info)
     if folder.is_dir():

@@ -1,6 +1,7 @@
 """Reading every file of a run to make sure that it is what was written."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def verify_run(path: Path, workers: int | None = None) -> Verified:
     jobs = []
     for round_number in existing_rounds(path / "rounds"):
         folder = path / "rounds" / str(round_number)
-        this = found.check(folder / "round.json", lambda number=round_number: open_round(path / "rounds", number))
+        this = found.check(folder / "round.json", partial(open_round, path / "rounds", round_number))
         jobs += [] if this is None else [_Overlay(folder, case, digest) for case, digest in this.digests.items()]
     done = run_jobs(_verify_overlay, jobs, number, advice="run it again with fewer --workers")
     for overlay in progress(done, total=len(jobs), label="verifying overlays"):
