@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from smile_fast import __version__
+from smile_fast.training.launch import quiet_unless_first
 from smile_runtime.arguments import Parser
 from smile_runtime.errors import InputError
 from smile_runtime.terminal import print_anything
@@ -23,6 +24,7 @@ COMMANDS = (
     "evaluate",
     "export",
     "report",
+    "verify",
     "doctor",
 )
 
@@ -61,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     print_anything()
     try:
-        arguments = build_parser().parse_args(argv)
+        with quiet_unless_first():  # of the processes that torchrun started, which all read the same arguments
+            arguments = build_parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed the help, the version or what is wrong
         return int(stop.code or 0)
     share_machine()  # the command has not imported anything yet that looks at it

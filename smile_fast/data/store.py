@@ -39,7 +39,7 @@ QUARANTINE = "quarantine.json"
 CASES = "cases"
 CASE_FILE = "case.json"
 BROKEN_FILE = "broken.json"
-DTYPES = {IMAGE: np.dtype(np.int16), LABELS: np.dtype(np.uint8)}
+DTYPES: "dict[str, np.dtype[Any]]" = {IMAGE: np.dtype(np.int16), LABELS: np.dtype(np.uint8)}
 
 _FORMAT = "smile-fast store"
 _AGAIN = "make the store again with 'smile-fast prepare --force'"

@@ -146,7 +146,7 @@ def test_processes_join_the_same_work_and_the_last_one_knows(tmp_path):
         with joined(tmp_path, "work", "bake", "refused") as leave:
             assert (tmp_path / "work").read_text() == "bake"
             assert not leave()  # the other one is at it
-        with pytest.raises(InputError, match="^refused$"), joined(tmp_path, "work", "cook", "refused"):
+        with pytest.raises(InputError, match=r"^refused$"), joined(tmp_path, "work", "cook", "refused"):
             pytest.fail("both work")
         process.stdin.close()
         assert process.stdout.readline() == "released\n"

@@ -122,7 +122,7 @@ def test_opening_reads_the_index_only(path):
     assert list(store.cases) == ["case", "other"]
     assert replace(store.cases["case"], arrays=INFO.arrays) == INFO
     assert store.declarations()["other"] == INFO.states
-    with pytest.raises(InputError, match="run 'smile-fast prepare' again"):
+    with pytest.raises(InputError, match="run 'smile-fast prepare --rehash' again"):
         store.read_image("case")
 
 
