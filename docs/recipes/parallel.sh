@@ -8,5 +8,6 @@ set -euo pipefail
 shares="$1"
 shift
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((($(nproc) + shares - 1) / shares))}"
-seq "$shares" | parallel --quote --jobs "$shares" "$@" --shard "{}/$shares"
+seq "$shares" | parallel --quote --jobs "$shares" "$@" --shard "{}/$shares" ||
+    echo "a share has failed; what it lacks is said below" >&2
 exec "$@" --finish
