@@ -1,6 +1,6 @@
 """The run folder: everything that is needed to repeat, resume, evaluate and export a training."""
 
-import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ from smile_fast.training.run_record import (
 )
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import reason, sha256
+from smile_runtime.io.files import atomic_path, reason, sha256
 from smile_runtime.volume.pixel_size import PixelSpace
 
 _SPLITS = ("train", "validation", "test")
@@ -89,6 +89,11 @@ class Run:
     def model_path(self) -> Path:
         """The final weights."""
         return self.path / "model.safetensors"
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """Those files of checkpoints and final weights that are there."""
+        return [path for path in (self.checkpoint_path, self.previous_path, self.model_path) if path.exists()]
 
     @property
     def metrics_path(self) -> Path:
@@ -290,14 +295,14 @@ class Run:
         return checkpoint, path
 
     def make_newest(self, path: Path) -> None:
-        """Go on from a checkpoint: a damaged one that was saved after it gives its name to it."""
+        """Go on from a checkpoint: it takes the name of a damaged one that was saved after it, and keeps its own.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
         if path != self.checkpoint_path:
-            try:
-                os.replace(path, self.checkpoint_path)
-            except OSError as error:
-                raise InputError(
-                    f"{self.checkpoint_path}: cannot be written ({reason(error)}); make it writable"
-                ) from None
+            with atomic_path(self.checkpoint_path) as temporary:
+                shutil.copyfile(path, temporary)
 
     def load_model(self) -> Segmenter:
         """The trained network in evaluation mode, on the CPU.
