@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Makes one nnU-Net raw dataset with annotations.csv of several. Organs are matched by name and get new values; "
         "an organ that a dataset does not know is missing in all of its cases. What a dataset's own annotations.csv "
         "says stays as it is; held-out cases stay held out. OUT/sources.csv says where each case comes from. OUT "
-        "appears whole or not at all: after an interruption the same command goes on, and where OUT is there already, made of "
-        "the same, nothing is done. No input is changed."
+        "appears whole or not at all: after an interruption the same command goes on, and where OUT is there already, "
+        "made of the same, nothing is done. No input is changed."
     )
     parser.add_argument(
         "datasets", metavar="DATASET", type=Path, nargs="+", help="nnU-Net raw folders; others: smile-fast import first"

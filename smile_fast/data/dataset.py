@@ -67,8 +67,8 @@ class RawDataset:
 
         Raises:
             InputError: no dataset.json, or one that does not describe a single-channel dataset of `.nii.gz` files, or
-                of `.nii` files if its "file_ending" says so, with the values 1..K; a training image without label map, a label map without image, two files of one case, a
-                scan of another format; no training case.
+                of `.nii` files if its "file_ending" says so, with the values 1..K; a training image without label
+                map, a label map without image, two files of one case, a scan of another format; no training case.
         """
         path = Path(path)
         if not os.path.isfile(path / "dataset.json"):
@@ -121,7 +121,7 @@ def _check_format(described: Mapping[str, Any], path: Path) -> str:
     ending = described.get("file_ending", SUFFIX)
     if str(ending).lower() not in _ENDINGS:
         raise InputError(
-            f'{path}: "file_ending" is {json.dumps(ending)}; convert the files to "{SUFFIX}", e.g. with smile-fast import'
+            f'{path}: "file_ending" is {json.dumps(ending)}; convert the files to "{SUFFIX}", see smile-fast import'
         )
     return str(ending).lower()
 

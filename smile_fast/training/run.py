@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from smile_fast import __version__
 from smile_fast.data.annotations import Declarations, read_annotations, write_annotations
 from smile_fast.data.folder_lock import LOCK, locked
+from smile_fast.data.splits import SplitsFile, drawn_fold
 from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
 from smile_fast.training.checkpoint import Checkpoint
@@ -76,7 +76,13 @@ class Run:
 
     @classmethod
     def create(
-        cls, path: Path, config: TrainConfig, store: Store, declarations: Declarations, device: str = "cpu"
+        cls,
+        path: Path,
+        config: TrainConfig,
+        store: Store,
+        declarations: Declarations,
+        device: str = "cpu",
+        splits_file: SplitsFile | None = None,
     ) -> "Run":
         """Make the folder of a new run and write what is known before the first step.
 
@@ -84,7 +90,7 @@ class Run:
             InputError: if the folder already holds something, cannot be written, or is written by another process.
         """
         _refuse_used(path)
-        splits = split_cases(store, config)
+        splits = split_cases(store, config, splits_file)
         config = config.of_cohort(store.organs, [store.cases[case].spacing for case in splits["train"]])
         config = replace(config, crop_size=config.crop_size or _whole_slice(store, splits["train"], config))
         sources = {case: store.cases[case].sources for cases in splits.values() for case in cases}
@@ -281,8 +287,10 @@ def load_model_state(model: Segmenter, checkpoint: Checkpoint, path: Path) -> No
         ) from None
 
 
-def split_cases(store: Store, config: TrainConfig) -> dict[str, list[str]]:
-    """Case names by "train", "validation" and "test"; the fold is drawn from a fixed shuffle of the names."""
+def split_cases(store: Store, config: TrainConfig, file: SplitsFile | None = None) -> dict[str, list[str]]:
+    """Case names by "train", "validation" and "test": drawn as `drawn_fold` does, or as a file says."""
+    if file is not None:
+        return file.split({name: info.split for name, info in store.cases.items()}, config.folds, config.fold)
     train = sorted(name for name, info in store.cases.items() if info.split == "train")
     test = sorted(name for name, info in store.cases.items() if info.split == "test")
     validation: list[str] = []
@@ -292,9 +300,7 @@ def split_cases(store: Store, config: TrainConfig) -> dict[str, list[str]]:
                 f"{store.path}: {config.folds} folds need at least as many training cases, the store has {len(train)}; "
                 "ask for fewer folds"
             )
-        # The shuffle is the same for every seed of the training, so that folds of different runs are comparable.
-        shuffled = np.random.default_rng(0).permutation(train).tolist()
-        validation = sorted(shuffled[config.fold :: config.folds])
+        validation = drawn_fold(train, config.folds, config.fold, patients={})
         train = [name for name in train if name not in validation]
     if not train:
         raise InputError(f"{store.path}: the store has no training case; prepare a dataset that has some")

@@ -148,15 +148,16 @@ def _records(plan: Plan, work: Path, outcomes: dict[str, Outcome]) -> dict[str, 
     Raises:
         InputError: some are broken; the first is described, the others are named.
     """
-    problems = {case.name: outcomes[case.name].problem for case in plan.cases if outcomes[case.name].problem}
+    problems = {case.name: outcomes[case.name].problem or "" for case in plan.cases if outcomes[case.name].problem}
     if problems:
         first, *others = problems
-        also = f"; {len(others)} more cases cannot be used: {listed(others, 5)}" if others else ""
+        rest = f"; {len(others)} more cases cannot be used: {listed(others, 5)}" if others else ""
         done = len(plan.cases) - len(problems)
-        kept = f" ({done} finished cases are kept in {work} for the next call)" if done else ""
-        if not done:
+        if done:
+            rest += f" ({done} finished cases are kept in {work} for the next call)"
+        else:
             shutil.rmtree(work, ignore_errors=True)
-        raise InputError(f"{problems[first]}{also}, or leave it out with --without{kept}")
+        raise InputError(problems[first] + rest)
     return {name: outcome.made for name, outcome in outcomes.items() if outcome.made is not None}
 
 
