@@ -70,8 +70,9 @@ def add_making(parser: argparse.ArgumentParser, names: str) -> None:
         "--link",
         choices=("hard", "copy", "symbolic"),
         default="hard",
-        help="how files that stay as they are get into OUT; hard falls back to copy, symbolic breaks when the source "
-        "is moved (default: %(default)s)",
+        help="how scans that stay as they are get into OUT: as a second name of the same file (on another disk: copied), "
+        "copied, or as symbolic links, which break when the source is moved; label maps are copied, unless symbolic "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--workers", metavar="N", type=int, help="processes (default: one for each CPU that it may use)"

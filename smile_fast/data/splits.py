@@ -38,8 +38,8 @@ class SplitsFile:
     def read(cls, path: Path) -> "SplitsFile":
         """Read a CSV file with the columns case, patient and split, or nnU-Net's list.
 
-        Either patient or split may be left out. A split is train, validation or test; where there is no such column, cases are where the dataset has them. An
-        empty patient is the case itself.
+        Either patient or split may be left out. A split is train, validation or test; where there is no such column,
+        cases are where the dataset has them. An empty patient is the case itself.
 
         Raises:
             InputError: the file is no such file, or names a case twice.
@@ -105,7 +105,8 @@ class SplitsFile:
             return self.folds[0]
         if folds != len(self.folds):
             raise InputError(
-                f"--folds: {self.path} holds {len(self.folds)} of them; say --folds {len(self.folds)}, and which with --fold"
+                f"--folds: {self.path} holds {len(self.folds)} of them; say --folds {len(self.folds)}, and --fold for "
+                "which"
             )
         return self.folds[fold]
 
@@ -171,7 +172,7 @@ def _read_list(path: Path) -> tuple[dict[str, str], ...]:
         raise InputError(f"{path}: is no list of folds as nnU-Net writes it ({error}); {_NO_FILE}") from None
     folds = []
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
-        train, validation = (_names(entry, key, f"{path}: fold {number}") for key in ("train", "val"))
+        train, validation = (_names(entry, key, path, number) for key in ("train", "val"))
         if both := sorted(train & validation):
             raise InputError(f"{path}: fold {number} has {listed(both)} in train and in val; keep one of them")
         folds.append(dict.fromkeys(train, "train") | dict.fromkeys(validation, "validation"))
@@ -180,8 +181,8 @@ def _read_list(path: Path) -> tuple[dict[str, str], ...]:
     return tuple(folds)
 
 
-def _names(entry: object, key: str, where: str) -> set[str]:
+def _names(entry: object, key: str, path: Path, number: int) -> set[str]:
     names = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f'{where} has no list of names "{key}"; {_NO_FILE}')
+        raise InputError(f'{path}: fold {number} has no list of names "{key}"; {_NO_FILE}')
     return set(map(normal_name, names))

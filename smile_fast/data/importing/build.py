@@ -14,7 +14,7 @@ from smile_fast.data.annotations import write_annotations
 from smile_fast.data.dataset import SUFFIX, RawDataset
 from smile_fast.data.folder_lock import locked
 from smile_fast.data.importing.case_files import CaseRecord, Job, Link, Outcome, is_gzipped_nifti, make_case
-from smile_fast.data.importing.plan import DrawnMap, Plan
+from smile_fast.data.importing.plan import Plan
 from smile_fast.data.importing.sources import FILE_NAME as SOURCES
 from smile_fast.data.importing.sources import CaseSource, write_sources
 from smile_fast.data.processes import run_jobs
@@ -193,9 +193,7 @@ def _check_space(work: Path, jobs: Sequence[Job]) -> None:
         links = {"hard": job.case.image.exists() and os.stat(job.case.image).st_dev == device, "symbolic": True}
         if not (job.image.exists() or (links.get(job.link, False) and is_gzipped_nifti(job.case.image))):
             needed += _bytes(job.case.image)
-        if not job.label.exists() and isinstance(job.case.drawn, DrawnMap):
-            needed += _bytes(job.case.drawn.path)  # whether it changes is not known yet
-        elif not job.label.exists():
+        if not job.label.exists():
             needed += sum(map(_bytes, job.case.drawn.files()))
     free = shutil.disk_usage(work).free
     if needed > free:

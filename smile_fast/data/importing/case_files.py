@@ -38,7 +38,7 @@ class Job:
         case: what of.
         dataset: the folder of the new dataset.
         record: where to note what was made.
-        link: how files that stay as they are get there.
+        link: how files that stay as they are get there; a label map gets no hard link.
         organs: how many there are.
         look: only hash the files that it would be made from.
     """
@@ -132,7 +132,8 @@ def make_case(job: Job) -> Outcome:
     else:
         write_image(job.image, image.data, image.affine, header=image.header)
     if unchanged is not None:
-        place_file(unchanged, job.label, job.link)
+        # Small, and what humans go on drawing in, with programs that write into the file that is there.
+        place_file(unchanged, job.label, "copy" if job.link == "hard" else job.link)
     else:
         write_labels(job.label, labels, image.affine, header=image.header)
     counts = np.bincount(labels.ravel(order="K"), minlength=LABEL_VALUES)[1 : job.organs + 1].tolist()

@@ -77,7 +77,8 @@ def plan_import(source: Path, choice: Choice) -> Plan:
     cases = sorted(
         (case for case in plan.cases if case.name not in gone), key=lambda case: (case.split != "train", case.name)
     )
-    return Plan(plan.organs, tuple(cases), plan.states, plan.sources)
+    states = None if plan.states is None else {case.name: plan.states[case.name] for case in cases}
+    return Plan(plan.organs, tuple(cases), states, plan.sources)
 
 
 def _of_masks(source: Path, name: str, layout: Layout, table: LabelTable | None, choice: Choice) -> Plan:
