@@ -70,7 +70,7 @@ def add_making(parser: argparse.ArgumentParser, names: str) -> None:
         "--link",
         choices=("hard", "copy", "symbolic"),
         default="hard",
-        help="how scans that stay as they are get into OUT: as a second name of the same file (on another disk: copied), "
+        help="how scans that stay as they are get into OUT: as a second name of the file (on another disk: copied), "
         "copied, or as symbolic links, which break when the source is moved; label maps are copied, unless symbolic "
         "(default: %(default)s)",
     )
