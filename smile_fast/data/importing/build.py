@@ -25,6 +25,7 @@ from smile_runtime.progress import progress
 from smile_runtime.threads import usable_cpus
 
 _FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+_RECORDS = "cases"
 _MADE_OF = "smile_fast_made_of"  # in dataset.json: the digest of the plan
 _SPARE = 2**20  # bytes for dataset.json and the tables
 
@@ -62,9 +63,13 @@ def build(plan: Plan, out: Path, *, link: Link, workers: int | None, label: str)
         raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more")
     out = Path(os.path.abspath(out))
     refuse_nesting(out, plan.sources)
-    if _in_use(out):
-        return _found(plan, out, link, workers or usable_cpus())
     work = out.with_name(f".{out.name}.unfinished")
+    if _in_use(out):
+        found = _found(plan, out, link, workers or usable_cpus())
+        if work.is_dir():  # of the call that made it, killed at its very end
+            with locked(work):
+                shutil.rmtree(work, ignore_errors=True)
+        return found
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -76,7 +81,10 @@ def build(plan: Plan, out: Path, *, link: Link, workers: int | None, label: str)
             flush(out.parent)
         except OSError as error:
             raise InputError(f"{out}: cannot be written ({reason(error)}); give another folder") from error
-        shutil.rmtree(work, ignore_errors=True)
+        finally:
+            # Else what is finished waits for the next call.
+            if _in_use(out) or not any((work / _RECORDS).glob("*.json")):
+                shutil.rmtree(work, ignore_errors=True)
     return built
 
 
@@ -116,13 +124,13 @@ def _found(plan: Plan, out: Path, link: Link, workers: int) -> Built:
 
 
 def _build(plan: Plan, work: Path, link: Link, workers: int, label: str) -> Built:
-    dataset, records = work / "dataset", work / "cases"
+    dataset, records = work / "dataset", work / _RECORDS
     records.mkdir(exist_ok=True)
     used = [folder for folder in _FOLDERS if folder[-2:] == "Tr" or any(case.split == "test" for case in plan.cases)]
-    for folder in used:
-        (dataset / folder).mkdir(parents=True, exist_ok=True)
     jobs = [Job(case, dataset, records / f"{case.name}.json", link, len(plan.organs)) for case in plan.cases]
     _sweep(work, jobs)
+    for folder in used:
+        (dataset / folder).mkdir(exist_ok=True)
     _check_space(work, jobs)
     done = run_jobs(make_case, jobs, workers, advice="run it again with fewer --workers, finished cases are kept")
     outcomes = {outcome.case: outcome for outcome in progress(done, total=len(jobs), label=label)}
@@ -155,8 +163,6 @@ def _records(plan: Plan, work: Path, outcomes: dict[str, Outcome]) -> dict[str, 
         done = len(plan.cases) - len(problems)
         if done:
             rest += f" ({done} finished cases are kept in {work} for the next call)"
-        else:
-            shutil.rmtree(work, ignore_errors=True)
         raise InputError(problems[first] + rest)
     return {name: outcome.made for name, outcome in outcomes.items() if outcome.made is not None}
 
@@ -172,18 +178,16 @@ def _description(plan: Plan, requests: dict[str, str]) -> dict[str, object]:
 
 
 def _sweep(work: Path, jobs: Sequence[Job]) -> None:
-    """Remove what calls for other datasets, or killed ones, have left."""
+    """Remove what calls for other datasets, or killed ones, have left; of this one the finished cases stay."""
     wanted = {path for job in jobs for path in (job.image, job.label, job.record)}
-    for folder in (*(work / "dataset" / name for name in _FOLDERS), work / "cases"):
-        for path in folder.glob("*") if folder.is_dir() else ():
-            if path not in wanted:
+    used = {path.parent for path in wanted}
+    for folder in (*(work / "dataset" / name for name in _FOLDERS), work / _RECORDS, work / "dataset"):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path not in wanted and not path.is_dir():
                 path.unlink()
-    tests = {job.image.parent for job in jobs} | {job.label.parent for job in jobs}
-    for name in ("imagesTs", "labelsTs"):
-        folder = work / "dataset" / name
-        if folder.is_dir() and folder not in tests:
+        if folder.is_dir() and folder not in used and not any(folder.iterdir()):
             folder.rmdir()
-    (work / "dataset" / ANNOTATIONS).unlink(missing_ok=True)
+    (work / "dataset").mkdir(exist_ok=True)
 
 
 def _check_space(work: Path, jobs: Sequence[Job]) -> None:

@@ -122,7 +122,8 @@ def make_case(job: Job) -> Outcome:
             return Outcome(case.name, request, found, kept=True)
         image = read_scan(case.image)
         slices, _ = to_slices(image.data, image.affine)
-        voxels = hashlib.sha256(str(slices.shape).encode() + np.ascontiguousarray(slices).data).hexdigest()
+        voxels = hashlib.sha256(str(slices.shape).encode())
+        voxels.update(np.ascontiguousarray(slices).data)
         labels, unchanged = _drawn(case, image)
     except InputError as error:
         return Outcome(case.name, problem=_about(case, str(error)))
@@ -137,7 +138,7 @@ def make_case(job: Job) -> Outcome:
     else:
         write_labels(job.label, labels, image.affine, header=image.header)
     counts = np.bincount(labels.ravel(order="K"), minlength=LABEL_VALUES)[1 : job.organs + 1].tolist()
-    made = CaseRecord(SCHEMA, request, job.link, image_sha, labels_sha, voxels, counts, _sizes(job))
+    made = CaseRecord(SCHEMA, request, job.link, image_sha, labels_sha, voxels.hexdigest(), counts, _sizes(job))
     write_record(job.record, vars(made))
     return Outcome(case.name, request, made)
 

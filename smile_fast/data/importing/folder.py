@@ -183,9 +183,9 @@ def _states(
     made_of = states_of_names(legend, table, values)
     return {
         case: {
-            organ: joined_state(
-                [declared[case][label] for label in made_of[organ]], f"{file}, case {case}, organ {organ}"
-            )
+            organ: joined_state([declared[case][label] for label in made_of[organ]], f"{file}, case {case}, {organ}")
+            if organ in made_of
+            else State.MISSING  # of a value that only the table knows
             for organ in organs
         }
         for case in cases

@@ -63,6 +63,8 @@ class LabelTable:
             seen[label] = line
             organ = organ_name(row["organ"], where)
             if by_value:
+                if _value(label, where) == 0 and organ not in (BACKGROUND, VOID_NAME):
+                    raise InputError(f"{where}: the value 0 is background and no organ; remove the row, or write void")
                 values[_value(label, where)] = organ
             else:
                 names[label] = organ

@@ -52,8 +52,10 @@ class Legend:
             if name in names and name != BACKGROUND:
                 raise InputError(f"{path}: the label '{name}' occurs twice; give every label one entry")
             names[name] = _values(given, name, path)
-        names.pop(BACKGROUND, None)  # 0, which is background whatever it is called
-        return cls(path, names)
+        if shared := [name for name, values in names.items() if 0 in values and len(values) > 1]:
+            raise InputError(f"{path}: the region {listed(shared)} holds 0, which is background; leave it out")
+        # 0 is background whatever it is called.
+        return cls(path, {name: own for name, own in names.items() if name != BACKGROUND and own != (0,)})
 
     def organs(self, table: LabelTable | None) -> dict[str, str]:
         """Name of a label -> the organ that it is; a table by value is no matter of names.

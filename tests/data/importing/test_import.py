@@ -221,6 +221,47 @@ def test_gaps_and_regions_of_nnunet(tmp_path, capsys):
     assert "case case_00 has the label value 5, which means nothing; name it in" in capsys.readouterr().err
 
 
+def test_zero_is_background_whatever_it_is_called(tmp_path, capsys):
+    source = make_cohort(tmp_path / "source", train=1)
+    describe(source, {"Clear Label": 0, "liver": 1, "pancreas": 2, "spleen": 3, "unsure": 9}, 1)
+    assert run(source, tmp_path / "out", "--all-annotated", "--organs", "liver,spleen") == 0
+    assert np.unique(labels_of(tmp_path / "out", "case_00")).tolist() == [0, 1, 2]
+    for labels, words in (
+        ({"background": 0, "body": [0, 1]}, "the region body holds 0"),
+        ({"background": 0, "body": [1, 300]}, "whole number in 0..255"),
+        ({"background": 0, "body": []}, "has no value"),
+        ({"background": 0, "liver": 1, "liver ": 2}, "occurs twice"),
+        ([], "does not map names to values"),
+    ):
+        describe(source, labels, 1)
+        assert run(source, tmp_path / "other") == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("value,organ\n0,liver\n", "the value 0 is background and no organ"),
+        ("value,organ\n256,liver\n", "'256' is no label value"),
+        ("value,organ\n-1,liver\n", "'-1' is no label value"),
+        ("value,organ\n1,liver\n1,spleen\n", "line 3: label '1' stands on line 2 already"),
+        ("value,organ\n", "has no row for source"),
+        ("source,value,organ\nother,1,liver\n", "has no row for source, its sources are other"),
+        ("label,organ\n1,liver\n", "line 1: the header is 'label,organ'; write 'name,organ' or 'value,organ'"),
+        ("value,organ\n1,liver,\n", "line 2: a row of 3 fields"),
+        ("value,organ\n1,liver\n2,Liver\n3,\n", "look like one organ under two names"),
+    ],
+)
+def test_tables_that_cannot_be(tmp_path, capsys, text, words):
+    source = make_cohort(tmp_path / "source", train=1)
+    (tmp_path / "t.csv").write_text(text)
+    assert run(source, tmp_path / "out", "--map", tmp_path / "t.csv") == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_declarations_of_the_source_stay(tmp_path):
     source = make_cohort(tmp_path / "source", train=1)
     describe(source, {"background": 0, "liver": 1, "pancreas": 2, "spleen": 3}, 1)

@@ -14,6 +14,9 @@ from tests.cohorts import annotate, make_cohort, tree
 from tests.data.importing.test_import import write_case
 from tests.data.importing.test_merge import reseed
 
+# Of the slow test, over all places from the first to the last; a second or two each.
+_KILLS = int(os.environ.get("SMILE_FAST_KILLS", "25"))
+
 # The n-th call that changes a name or flushes is the last one: the kernel ends the process, as `kill -9` does.
 _DRIVER = """
 import os, signal, sys
@@ -75,7 +78,7 @@ def check_kills(inputs, tmp_path, command, places):
             assert tree(folder / "out") == tree(whole)
         assert main(commands(inputs, folder / "out")[command]) == 0
         assert tree(folder / "out") == tree(whole)
-        assert [path.name for path in folder.iterdir()] == ["out"] or ended.returncode
+        assert [path.name for path in folder.iterdir()] == ["out"]
         assert tree(inputs) == before
         shutil.rmtree(folder)
     return died
@@ -88,12 +91,13 @@ def test_killed_anywhere_the_same_command_goes_on(inputs, tmp_path, command):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["merge", "import"])
-def test_killed_at_every_place(inputs, tmp_path, command):
+def test_killed_at_many_places(inputs, tmp_path, command):
     (tmp_path / "counted").mkdir()
     counted = killed(inputs, tmp_path / "counted", command, 10**6)
     calls = int(counted.stdout.split()[-1])
-    assert calls > 20
-    assert check_kills(inputs, tmp_path, command, range(1, calls + 1)) == calls
+    assert calls > _KILLS
+    places = sorted({round(number * calls / _KILLS) for number in range(1, _KILLS + 1)})
+    assert check_kills(inputs, tmp_path, command, places) == len(places)
 
 
 @pytest.mark.parametrize(("command", "code"), [("merge", errno.EIO), ("import", errno.ENOSPC)])
