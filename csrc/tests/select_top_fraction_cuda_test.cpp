@@ -51,13 +51,6 @@ float score_of(Scores kind, int levels, Generator& random) {
   return 0.0f;
 }
 
-// It takes a minute for what takes a second without.
-#ifdef __SANITIZE_THREAD__
-constexpr bool kThreadSanitizer = true;
-#else
-constexpr bool kThreadSanitizer = false;
-#endif
-
 template <typename Score>
 struct Case {
   std::vector<std::int64_t> offsets;
