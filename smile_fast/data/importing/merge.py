@@ -10,7 +10,7 @@ from smile_fast.data.annotations import FILE_NAME, Declarations, read_annotation
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.importing.label_tables import BACKGROUND, VOID_NAME, LabelTable
 from smile_fast.data.importing.legend import Legend, lookup, organ_order, organs_of_values, states_of_names
-from smile_fast.data.importing.plan import DrawnMap, Plan, PlannedCase, joined_state, left_out
+from smile_fast.data.importing.plan import DrawnMap, Plan, PlannedCase, joined_state, left_out, unlabelled_note
 from smile_fast.supervision.states import State
 from smile_fast.text_table import listed
 from smile_runtime.errors import InputError
@@ -77,7 +77,8 @@ def plan_merge(
         cases.append(case)
         states[case.name] = {organ: drawn.get(organ, State.MISSING) for organ in ordered}
     cases.sort(key=lambda case: (case.split != "train", case.name))
-    return Plan(ordered, tuple(cases), states, tuple(Path(path) for path in paths))
+    notes = [note for member in members for note in unlabelled_note(member.name, member.dataset.unlabelled)]
+    return Plan(ordered, tuple(cases), states, tuple(Path(path) for path in paths), tuple(notes))
 
 
 def member_names(paths: Sequence[Path]) -> list[str]:

@@ -1,6 +1,7 @@
 """Several datasets become one: labels by name, states as they were declared, files as they were."""
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from smile_fast.cli.main import main
 from smile_fast.data.annotations import read_annotations
 from smile_fast.data.dataset import RawDataset
+from smile_fast.data.folder_lock import locked
 from smile_fast.data.importing.sources import read_sources_table
 from smile_fast.supervision import State
 from smile_runtime.io.files import sha256
@@ -188,6 +190,36 @@ def test_the_same_scan_under_two_names_is_reported_and_can_be_left_out(parts, tm
         assert merge(*parts, out, "--all-annotated", "b", "--without", name) == 0
         assert "the same scan" not in capsys.readouterr().err
         assert opened(out)[0].names("train") == ["a_case_00", "a_case_01", "b_case_00"]
+
+
+def test_held_out_scans_without_labels_are_left_out_and_said(parts, tmp_path, capsys):
+    image = parts[0] / "imagesTs" / "case_02_0000.nii.gz"
+    image.with_name("case_07_0000.nii.gz").write_bytes(image.read_bytes())
+    for arguments in (
+        ("merge", *parts, tmp_path / "out", "--all-annotated", "b"),
+        ("import", parts[0], tmp_path / "in"),
+    ):
+        assert main([*map(str, arguments), "--workers", "1"]) == 0
+        said = capsys.readouterr().out
+        assert "note: 1 images of imagesTs of a have no label map and are left out: case_07" in said
+        assert (
+            "case_07" not in opened(Path(arguments[-3] if "--all-annotated" in arguments else arguments[-1]))[0].names()
+        )
+
+
+def test_a_second_merge_into_one_folder_is_told_so(parts, tmp_path, capsys):
+    work = tmp_path / ".out.unfinished"
+    work.mkdir()
+    with locked(work):
+        assert merge(*parts, tmp_path / "out", "--all-annotated", "b") == 2
+        assert "another smile-fast process is at work there now" in capsys.readouterr().err
+    assert merge(*parts, tmp_path / "out", "--all-annotated", "b") == 0
+
+
+def test_processes_make_the_same(parts, tmp_path):
+    assert merge(*parts, tmp_path / "one", "--all-annotated", "b") == 0
+    assert main(["merge", *map(str, parts), str(tmp_path / "two"), "--all-annotated", "b", "--workers", "2"]) == 0
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
 def test_two_spellings_of_an_organ_are_refused(parts, tmp_path, capsys):
