@@ -68,7 +68,7 @@ def plan_merge(
     if unused:
         raise InputError(f"--all-annotated: there is no dataset {listed(unused)}, only {listed(names)}; correct it")
     members = [
-        _member(path, name, tables.get(name), bool({"*", name} & set(all_annotated)))
+        _member(path, name, tables.get(name), name in all_annotated, "*" in all_annotated)
         for path, name in zip(paths, names, strict=True)
     ]
     ordered = organ_order([member.organs for member in members], organs)
@@ -117,13 +117,13 @@ def _tables(maps: Sequence[str], names: Sequence[str]) -> dict[str, LabelTable]:
     return found
 
 
-def _member(path: Path, name: str, table: LabelTable | None, all_annotated: bool) -> Member:
+def _member(path: Path, name: str, table: LabelTable | None, all_annotated: bool, if_unsaid: bool) -> Member:
     dataset = RawDataset.open(Path(path))
     legend = Legend.of_dataset(dataset)
     values = organs_of_values(legend, table, ())
     made_of = states_of_names(legend, table, values)
     file = dataset.path / FILE_NAME
-    if all_annotated:
+    if all_annotated or (if_unsaid and not file.exists()):
         if file.exists():
             raise InputError(f"--all-annotated: {name} has {file}, which says who drew what; leave the option out")
         declared: Mapping[str, Mapping[str, State]] = {

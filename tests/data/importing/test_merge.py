@@ -93,8 +93,9 @@ def test_files_that_stay_as_they_are_are_shared_or_copied(parts, tmp_path):
 
 def test_sources_say_where_each_case_comes_from(parts, tmp_path):
     out = tmp_path / "out"
-    assert merge(*parts, out, "--all-annotated", "*") == 2  # a has annotations.csv: the star is for those without
-    assert merge(*parts, out, "--all-annotated", "b") == 0
+    assert merge(*parts, out, "--all-annotated", "a") == 2  # it has annotations.csv, which says it
+    assert merge(*parts, out, "--all-annotated", "*") == 0  # whoever has none
+    assert opened(out)[1]["case_02"]["liver"] is State.HIDDEN
     found = read_sources_table(out / "sources.csv")
     assert list(found) == ["a_case_00", "a_case_01", "b_case_00", "b_case_01", "case_02"]
     row = found["b_case_01"]
