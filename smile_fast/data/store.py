@@ -220,9 +220,7 @@ def read_index(path: Path) -> Index:
         if not (path / CASES).is_dir():
             raise InputError(f"{path}: no store, it has no {INDEX}; make one with 'smile-fast prepare'")
         count, command = _what_is_missing(path / CASES)
-        raise InputError(
-            f"{path}: an unfinished store, it has no {INDEX}{count}; finish it with 'smile-fast {command}'"
-        )
+        raise InputError(f"{path}: an unfinished store, it has no {INDEX}{count}; finish it with '{command}'")
     older = "make the store again with 'smile-fast prepare' from the same dataset"
     return read_record(index, Index, SCHEMA, _AGAIN, older=older)
 
