@@ -62,11 +62,10 @@ def _worker_count(text: str) -> int | None:
 def run(arguments: argparse.Namespace) -> None:
     """Score the cases, print the table, write it into RUN as JSON and CSV; or do a share of that."""
     from smile_fast.data.folder_lock import locked, shared
-    from smile_fast.training.run import Run
+    from smile_fast.training.run import opened
 
     refuse_shard_and_finish(arguments)
-    run = Run.open(arguments.run_folder, arguments.store)
-    with (locked if arguments.finish else shared)(run.path), shared(run.store.path):
+    with opened(arguments.run_folder, arguments.store) as run, (locked if arguments.finish else shared)(run.path):
         _evaluate(run, arguments)
 
 

@@ -33,11 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write one more round or a share of it, finish one, or drop rounds."""
-    from smile_fast.data.folder_lock import locked, shared
-    from smile_fast.training.run import Run
+    from smile_fast.training.run import opened
 
     refuse_shard_and_finish(arguments)
-    run = Run.open(arguments.run_folder, arguments.store)
+    with opened(arguments.run_folder, arguments.store) as run:
+        _work(run, arguments)
+
+
+def _work(run: "Run", arguments: argparse.Namespace) -> None:
+    from smile_fast.data.folder_lock import locked, shared
+
     if arguments.undo is not None:
         with locked(run.path):
             _undo(run, arguments)

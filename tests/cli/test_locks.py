@@ -14,6 +14,7 @@ import pytest
 from smile_fast.cli.main import main
 from smile_fast.data.folder_lock import LOCK, locked
 from smile_fast.data.store import Store
+from tests.cli.spoiling import unlocked_tree
 from tests.cohorts import annotate, make_cohort, tree
 
 SAID = "another smile-fast process is at work there now; wait until it has ended, or give another folder"
@@ -102,9 +103,9 @@ def test_commands_on_a_run_that_is_written_are_told_so(work, capsys):
         ("run", "relabel run --undo 0"),
     ):
         with locked(Path(folder)):
-            before = tree(Path())
+            before = unlocked_tree()
             assert_told(capsys, command.split(), Path(folder))
-            assert tree(Path()) == before
+            assert unlocked_tree() == before
         assert not Path(folder, LOCK).exists()
 
 

@@ -20,11 +20,16 @@ def moved() -> None:
 
 BAD = [
     # run folders
-    Bad("config is no JSON", "evaluate run", "config.json: not valid JSON", write("run/config.json")),
+    Bad(
+        "config is no JSON",
+        "evaluate run",
+        "config.json: damaged (its end is missing or changed)",
+        write("run/config.json"),
+    ),
     Bad(
         "config of another version",
         "evaluate run",
-        "schema: the run has 7, this",
+        "config.json: is of schema 7, this version reads 4",
         config(lambda record: record.update(schema=7)),
     ),
     Bad(
@@ -140,7 +145,7 @@ BAD = [
         "no held-out case",
         "evaluate run",
         "there is no test case to evaluate",
-        config(lambda record: record["splits"].update(test=[])),
+        config(lambda record: (record["splits"].update(test=[]), record["sources"].pop("test_0"))),
     ),
     Bad("tolerance", "evaluate run --nsd-tolerance=-1", "--nsd-tolerance: -1.0 was given"),
     Bad("no predictions", "evaluate run --predictions nowhere", "nowhere"),
