@@ -136,6 +136,7 @@ def test_every_option_arrives(store, tmp_path):
         "lr": 0.25,
         "weight_decay": 0.5,
         "clip_norm": 1.5,
+        "batch_norm": "frozen",
         "warmup": 0.2,
         "ema": 0.5,
         "organ_share": 0.25,
