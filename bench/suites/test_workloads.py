@@ -1,5 +1,6 @@
 """One benchmark a workload and device; `--smoke` makes them tests, on a CPU those of a GPU, too."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,11 @@ def run(request: pytest.FixtureRequest, name: str, conditions: Conditions, timer
     request.node.add_marker(pytest.mark.benchmark(group=name.partition("/")[0], timer=timer.now))
     folder: Path = request.getfixturevalue("tmp_path")
     comparison = catalogue.comparison(name, conditions, folder)
-    measure(request.getfixturevalue("benchmark"), name, comparison, timer)
+    try:
+        measure(request.getfixturevalue("benchmark"), name, comparison, timer)
+    finally:
+        comparison.close()
+        shutil.rmtree(folder)  # pytest would keep it, and volumes take hundreds of megabytes
 
 
 @pytest.mark.parametrize("name", catalogue.names(CPU, long=True))
