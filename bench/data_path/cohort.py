@@ -38,7 +38,7 @@ REPETITIONS = 3  # of a process
 def compare(workload: Cohort, conditions: Conditions, folder: Path) -> Comparison:
     """Open a cohort's index, and measure in processes what it takes; growth is counted from a small cohort."""
     path, few = (write_cohort(replace(workload, cases=cases), folder / str(cases)) for cases in (workload.cases, FEW))
-    text = path / INDEX
+    text, repetitions = path / INDEX, 1 if conditions.shrink > 1 else REPETITIONS
 
     def check() -> dict[str, float]:
         store = Store.open(path)
@@ -47,7 +47,7 @@ def compare(workload: Cohort, conditions: Conditions, folder: Path) -> Compariso
         assert store.read_image(last, [0]).shape == (1, SIDE, SIDE)
         return {}
 
-    larger, smaller = ([_process("open", each) for _ in range(REPETITIONS)] for each in (path, few))
+    larger, smaller = ([_process("open", each) for _ in range(repetitions)] for each in (path, few))
     more = workload.cases - FEW
     costs = {FIRST_BATCH: statistics.median(run["first batch"] for run in larger)}
     if more:
@@ -55,7 +55,7 @@ def compare(workload: Cohort, conditions: Conditions, folder: Path) -> Compariso
         for name, key in kinds.items():
             most, least = (statistics.median(run[key] for run in runs) for runs in (larger, smaller))
             costs[name] = (most - least) / more
-        peaks = [statistics.median(_process("train", each)["peak"] for _ in range(REPETITIONS)) for each in (path, few)]
+        peaks = [statistics.median(_process("train", each)["peak"] for _ in range(repetitions)) for each in (path, few)]
         costs[TRAINING_BYTES] = (peaks[0] - peaks[1]) / more
     return Comparison(
         [Call(OURS, lambda: Store.open(path))],
