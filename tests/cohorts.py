@@ -97,6 +97,12 @@ def damage_array(path: Path) -> None:
     path.write_bytes(content[:middle] + bytes(255 - byte for byte in content[middle:][:40]) + content[middle + 40 :])
 
 
+def array_file(folder: Path, name: str) -> Path:
+    """The file of an array in a folder, whatever it contains."""
+    (file,) = folder.glob(f"{name}-{'[0-9a-f]' * 16}.b2nd")
+    return file
+
+
 def tree(path: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}

@@ -4,23 +4,34 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smile_fast.data.annotations import FILE_NAME, Declarations, read_annotations
-from smile_fast.data.arrays import write_array
+from smile_fast.data.arrays import array_name, verify_array, write_array
 from smile_fast.data.case_info import IMAGE, LABELS, CaseInfo, StoredBox, gather_counts
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.data.folder_lock import LOCK, locked
 from smile_fast.data.label_grid import labels_on_image
 from smile_fast.data.processes import run_jobs
-from smile_fast.data.store import CASE_FILE, CASES, INDEX, QUARANTINE, SCHEMA, Store, read_sources, write_index
+from smile_fast.data.store import (
+    CASE_FILE,
+    CASES,
+    INDEX,
+    QUARANTINE,
+    SCHEMA,
+    CaseFile,
+    Store,
+    read_case,
+    read_sources,
+    write_case,
+    write_index,
+)
 from smile_fast.data.voxel_counts import check_values
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import read_json, reason, sha256, write_json
+from smile_runtime.io.files import reason, sha256, write_json
 from smile_runtime.io.nifti import read_image, read_labels
 from smile_runtime.label_map import VOID
 from smile_runtime.progress import progress
@@ -225,8 +236,8 @@ def _converted(out: Path) -> dict[str, dict[str, str]]:
     """Case -> SHA-256 of its sources, of the cases that an unfinished store holds already."""
     found: dict[str, dict[str, str]] = {}
     for path in (out / CASES).glob(f"*/{CASE_FILE}"):
-        with suppress(ValueError, TypeError, KeyError):  # what is damaged is converted again
-            found[path.parent.name] = dict(read_json(path, "convert the case again")["sources"])
+        with suppress(InputError):  # what is damaged is converted again
+            found[path.parent.name] = read_case(path.parent).case.sources
     return found
 
 
@@ -267,13 +278,17 @@ def _prepare_case(job: _Job) -> _Outcome:
     except OSError as error:
         raise InputError(f"{job.folder}: cannot be written ({reason(error)}); make it writable") from error
     arrays = {
-        IMAGE: write_array(job.folder / IMAGE, converted.image),
-        LABELS: write_array(job.folder / LABELS, converted.labels),
+        IMAGE: write_array(job.folder, IMAGE, converted.image),
+        LABELS: write_array(job.folder, LABELS, converted.labels),
     }
     info = replace(converted.info, arrays=arrays)
-    entry = info.to_json() | _provenance(job) | {"range_hu": converted.range_hu, "warnings": converted.warnings}
-    entry["padding"] = None if converted.padding is None else converted.padding.to_json()
-    write_json(job.folder / CASE_FILE, entry)  # last: it vouches for the arrays
+    padding = None if converted.padding is None else converted.padding.to_json()
+    organs, ignore = job.dataset.organs, job.dataset.ignore
+    write_case(job.folder, CaseFile(SCHEMA, organs, ignore, info, converted.range_hu, converted.warnings, padding))
+    named = {array_name(array, digest) for array, digest in arrays.items()}
+    for file in job.folder.glob("*.b2nd"):
+        if file.name not in named:  # of an earlier conversion
+            file.unlink()
     padded = converted.padding is not None
     return _Outcome(name, info=info, empty=_empty(info), warnings=converted.warnings, padded=padded)
 
@@ -322,7 +337,7 @@ def _convert(job: _Job, sources: dict[str, str]) -> _Converted:
         runs=gather_counts(visible, dataset.organs),
         sources=sources,
         arrays={},
-        body=StoredBox(body_box(slices, geometry.spacing, BodyRule()), BodyRule()),
+        body=StoredBox.of(body_box(slices, geometry.spacing, BodyRule()), BodyRule()),
     )
     of_label = [f"label map: {warning}" for warning in label.warnings if warning not in image.warnings]
     warnings = (range_warning(values), *image.warnings, *of_label)
@@ -332,26 +347,23 @@ def _convert(job: _Job, sources: dict[str, str]) -> _Converted:
 def _up_to_date(job: _Job, sources: dict[str, str]) -> tuple[CaseInfo, tuple[str, ...], bool] | None:
     """The stored case, its warnings and whether it is padded, if it is intact and made from these sources."""
     try:
-        entry = read_json(job.folder / CASE_FILE, "convert the case again")
-        info = CaseInfo.from_json(entry, job.dataset.organs)
-        arrays = {file: sha256(job.folder / file) for file in (IMAGE, LABELS)}
-        same = (info.name, info.split, info.sources, info.states, info.arrays) == (
+        found = read_case(job.folder)
+        info = found.case
+        same = (info.name, info.split, info.sources, info.states, found.organs, found.ignore) == (
             job.case.name,
             job.case.split,
             sources,
             job.states,
-            arrays,
+            job.dataset.organs,
+            job.dataset.ignore,
         )
-        warnings, padded = tuple(str(warning) for warning in entry["warnings"]), entry["padding"] is not None
-        known = all(entry.get(key) == value for key, value in _provenance(job).items())
-        return (info, warnings, padded) if same and known and info.body.answers(BodyRule()) else None
-    except (OSError, InputError, ValueError, TypeError, KeyError, AttributeError):
+        if not same or not info.body.answers(BodyRule()):
+            return None
+        for array, digest in info.arrays.items():
+            verify_array(job.folder / array_name(array, digest), digest)
+        return info, found.warnings, found.padding is not None
+    except InputError:
         return None  # whatever is wrong with it, the case is converted again
-
-
-def _provenance(job: _Job) -> dict[str, Any]:
-    """What case.json holds beyond the index entry."""
-    return {"schema": SCHEMA, "organs": list(job.dataset.organs), "ignore": job.dataset.ignore}
 
 
 def _empty(info: CaseInfo) -> tuple[str, ...]:

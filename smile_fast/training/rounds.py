@@ -1,7 +1,7 @@
 """Relabelling rounds on disk: nothing else knows a file's name in a run's folder of rounds.
 
-ROUNDS/T/round.json   number, gamma and scope of round T, what it selected by case and organ, and in which slices
-ROUNDS/T/CASE.b2nd    uint8 pseudo-labels [D, H, W] of a case: 0x80 | organ, or 0
+ROUNDS/T/round.json         number, gamma and scope of round T, what it selected by case and organ, and in which slices
+ROUNDS/T/CASE-DIGEST.b2nd   uint8 pseudo-labels [D, H, W] of a case: 0x80 | organ, or 0
 
 A round appears as a whole or not at all, and goes likewise. Human labels are never touched.
 """
@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.data.arrays import open_array, read_slices, write_array
+from smile_fast.data.arrays import array_name, read_slices, write_array
 from smile_fast.data.case_info import (
     SliceCounts,
     counts_fit,
-    counts_from_json,
-    counts_to_json,
     gather_counts,
     spread_counts,
 )
@@ -61,12 +60,14 @@ class StoredRound:
         round: number, gamma and scope.
         cases: case -> organ -> numbers of its voxels; a case without a missing organ has no entry.
         slices: case -> pseudo-labels in each slice; the same cases.
+        digests: case -> digest of its overlay; the same cases.
     """
 
     folder: Path
     round: Round
     cases: dict[str, OrganCounts]
     slices: dict[str, SliceCounts]
+    digests: dict[str, str]
 
     @property
     def path(self) -> Path:
@@ -79,8 +80,8 @@ class StoredRound:
         Raises:
             InputError: the round has none for the case, or its file is damaged.
         """
-        path = _overlay_path(self.folder, case)
-        return read_slices(open_array(path, _AGAIN), path, slices, _AGAIN)
+        digest = self.digests[case]
+        return read_slices(self.folder / array_name(case, digest), digest, slices, command=_AGAIN)
 
     def counts(self, case: str, depth: int, organs: Sequence[str]) -> NDArray[np.int64]:  # [D, K]
         """Pseudo-labels of each slice and organ.
@@ -134,14 +135,15 @@ def open_round(rounds: Path, number: int) -> StoredRound:
             str(case): {str(organ): {name: int(counts[name]) for name in COUNTED} for organ, counts in organs.items()}
             for case, organs in record["cases"].items()
         }
-        slices = {case: counts_from_json(record["slices"][case]) for case in cases}
+        slices = msgspec.convert({case: record["slices"][case] for case in cases}, dict[str, SliceCounts])
+        digests = {case: str(record["digests"][case]) for case in cases}
         if this.number != number:
             raise ValueError(f"it says that it is round {this.number}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: cannot be read as a relabelling round ({type(error).__name__}: {error}); {remedy}"
         ) from None
-    return StoredRound(folder, this, cases, slices)
+    return StoredRound(folder, this, cases, slices, digests)
 
 
 class RoundWriter:
@@ -151,6 +153,7 @@ class RoundWriter:
         self._folder, self._organs = folder, organs
         self._cases: dict[str, OrganCounts] = {}
         self._slices: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}
 
     def add(
         self,
@@ -159,14 +162,15 @@ class RoundWriter:
         counts: OrganCounts,
     ) -> None:
         """Write the pseudo-labels of a case."""
-        write_array(_overlay_path(self._folder, case), overlay)
+        self._digests[case] = write_array(self._folder, case, overlay)
         self._cases[case] = counts
-        self._slices[case] = counts_to_json(gather_counts(_count(overlay, len(self._organs)), self._organs))
+        self._slices[case] = msgspec.to_builtins(gather_counts(_count(overlay, len(self._organs)), self._organs))
 
     def finish(self, this: Round) -> None:
         """Write the round's description, a line a case."""
         head = json.dumps({"round": this.number, "gamma": this.gamma, "scope": this.scope})[:-1]
-        text = f'{head},\n"cases": {_by_line(self._cases)},\n"slices": {_by_line(self._slices)}}}\n'
+        entries = {"cases": self._cases, "slices": self._slices, "digests": self._digests}
+        text = ",\n".join([head, *(f'"{name}": {_by_line(entry)}' for name, entry in entries.items())]) + "}\n"
         with atomic_path(self._folder / _RECORD) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -234,10 +238,6 @@ def undo_rounds(rounds: Path, keep: int) -> list[int]:
                 f"{target}: round {number} cannot be removed ({reason(error)}); make the folder writable"
             ) from None
     return dropped
-
-
-def _overlay_path(folder: Path, case: str) -> Path:
-    return folder / f"{case}.b2nd"
 
 
 def _count(overlay: NDArray[np.uint8], organs: int) -> NDArray[np.int64]:  # [D, H, W] -> [D, K]

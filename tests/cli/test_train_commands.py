@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from smile_fast.cli.main import main
 from smile_fast.cli.train import choose_device
 from smile_fast.data.annotations import write_annotations
-from smile_fast.data.arrays import open_array
 from smile_fast.data.store import Store
 from smile_fast.supervision import State
 from smile_fast.training import loop
@@ -391,5 +390,5 @@ def test_relabel_undoes_rounds(run, capsys):
 def test_relabel_gives_every_run_of_organ_heads_a_round(store, tmp_path):
     run = trained(tmp_path / "run", store, method="smile", epochs=0.2)
     assert main(["relabel", str(run.path), "--gamma", "1"]) == 0
-    overlay = np.asarray(open_array(run.rounds_path / "1" / "train_2.b2nd")[:])
+    overlay = np.asarray(blosc2.open(str(array_file(run.rounds_path / "1", "train_2")), mode="r")[:])
     assert overlay.shape == store.cases["train_2"].shape

@@ -101,7 +101,7 @@ def test_slices_are_read_in_the_order_asked_for(path, slices):
     describe(path, "case", image=image, labels=labels)
     store = Store.open(path)
     for read, expected in (
-        (read_slices(store.image("case"), path, slices), image[slices]),
+        (read_slices(store.read_image("case"), path, slices), image[slices]),
         (store.read_image("case", slices), image[slices]),
         (store.read_labels("case", slices), labels[slices]),
     ):
@@ -193,7 +193,7 @@ def test_opening_reads_the_index_only(path):
     assert replace(store.cases["case"], arrays=INFO.arrays) == INFO
     assert store.declarations()["other"] == INFO.states
     with pytest.raises(InputError, match="run 'smile-fast prepare' again"):
-        store.image("case")
+        store.read_image("case")
 
 
 def test_counts_are_per_slice_and_organ(path):
@@ -202,16 +202,16 @@ def test_counts_are_per_slice_and_organ(path):
 
 def test_arrays_are_opened_with_the_right_type(path):
     store = Store.open(path)
-    assert store.image("case")[0].min() == -1000
-    assert store.human_labels("case")[3].dtype == np.uint8
+    assert store.read_image("case")[0].min() == -1000
+    assert store.read_labels("case")[3].dtype == np.uint8
     with pytest.raises(InputError, match="no case 'unknown'"):
-        store.image("unknown")
+        store.read_image("unknown")
     write_array(path / CASES / "case" / "image.b2nd", np.zeros((4, 6, 4), np.int16))
     with pytest.raises(InputError, match="does not fit the index"):
-        store.image("case")
+        store.read_image("case")
     write_array(path / CASES / "case" / "labels.b2nd", np.zeros(INFO.shape, np.int16))
     with pytest.raises(InputError, match="does not fit the index"):
-        store.human_labels("case")
+        store.read_labels("case")
 
 
 def test_no_store_and_an_unfinished_one(path, tmp_path_factory):

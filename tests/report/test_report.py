@@ -363,7 +363,7 @@ def test_cases_are_chosen_by_their_scores(smiler, baseline):
 
 def test_a_shown_slice_is_predicted_as_in_its_volume(smiler):
     painter = Painter(collect(open_runs([smiler.path]))[0], COLOURS)
-    volume = predict_labels(smiler.load_model(), painter.store.image("test_0"))
+    volume = predict_labels(smiler.load_model(), painter.store.read_image("test_0"))
     assert len(np.unique(volume)) > 1
     for index in range(SHAPE[0]):
         np.testing.assert_array_equal(painter.predict("test_0", index), volume[index])

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from smile_fast.data.arrays import open_array
 from smile_fast.supervision import State
 from smile_fast.training.relabel import relabel
 from smile_fast.training.rounds import Round, open_round
@@ -49,10 +48,10 @@ def one_case(path, states, labels=None):
 def run_round(model, view, path, gamma=0.5, scope="volume", number=1):
     """Overlays by case, and round.json without the counts of slices, which are checked here."""
     folder = relabel(model, view, path / "rounds", Round(number, gamma, scope)).folder
-    overlays = {file.stem: np.asarray(open_array(file)[:]) for file in folder.glob("*.b2nd")}
-    record = json.loads((folder / "round.json").read_text())
-    assert set(record.pop("slices")) == set(record["cases"])
     written = open_round(path / "rounds", number)
+    overlays = {case: written.pseudo_labels(case) for case in written.cases}
+    record = json.loads((folder / "round.json").read_text())
+    assert set(record.pop("slices")) == set(record.pop("digests")) == set(record["cases"])
     for case, overlay in overlays.items():
         by_slice = [(overlay == (PSEUDO_BIT | value)).sum(axis=(1, 2)) for value in range(1, len(view.organs) + 1)]
         np.testing.assert_array_equal(written.counts(case, len(overlay), view.organs), np.stack(by_slice, axis=1))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from smile_fast.data.arrays import open_array
+from smile_fast.data.case_info import IMAGE
 from smile_fast.models import Segmenter
 from smile_fast.supervision import State
 from smile_fast.training import loop, step
@@ -90,11 +90,11 @@ def test_rounds_are_recorded(smiler):
     for number, gamma in ((1, 0.33), (2, 0.66)):
         folder = smiler.rounds_path / str(number)
         record = json.loads((folder / "round.json").read_text())
-        assert list(record) == ["round", "gamma", "scope", "cases", "slices"]
+        assert list(record) == ["round", "gamma", "scope", "cases", "slices", "digests"]
         assert (record["round"], record["gamma"], record["scope"]) == (number, pytest.approx(gamma), "volume")
         assert {case: list(organs) for case, organs in record["cases"].items()} == expected
         for case, organs in record["cases"].items():
-            overlay = np.asarray(open_array(folder / f"{case}.b2nd")[:])
+            overlay = np.asarray(blosc2.open(str(array_file(folder, case)), mode="r")[:])
             assert (overlay.shape, overlay.dtype) == (SHAPE, np.uint8)
             for organ, counts in organs.items():
                 assert list(counts) == ["candidates", "selected", "kept"]
@@ -346,8 +346,8 @@ def test_a_case_that_vanished_is_one_sentence(tmp_path):
     store = tiny_store(tmp_path / "store")
     run = new_run(tmp_path / "run", store)
     for case in ("train_0", "train_1", "train_2"):
-        (store.path / "cases" / case / "image.b2nd").unlink()
-    with pytest.raises(InputError, match=r"image\.b2nd: there is no such file; run 'smile-fast prepare' again"):
+        store.array_path(case, IMAGE).unlink()
+    with pytest.raises(InputError, match=r"image-\w+\.b2nd: there is no such file; run 'smile-fast prepare' again"):
         train(run, device=CPU)
 
 
