@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from bench import allocators, benchmark_table, catalogue, check, goals, gpu_goals, gpu_table, machine, records
 from bench.comparison import CPU
+from bench.data_path import prepare_scale
 from bench.runner import DisagreementError, Settings, run, smoke
 
 WORSE, BROKEN, NO_RECORD = 1, 2, 3
@@ -101,12 +102,14 @@ def _table(given: argparse.Namespace) -> int:
 
 
 def _goals(given: argparse.Namespace) -> int:
-    name, newest = records.newest()
-    lines, none_missed = goals.report(newest.benchmarks)
+    ranked = records.ranked(first=machine.cpu())
+    if not ranked:
+        raise records.NoRecordError("no run of two threads is recorded; make bench writes one")
+    held = {name: record.benchmarks | prepare_scale.recorded() for name, record in ranked}
+    lines, none_missed = goals.report(held)
     print("\n".join(lines))
-    print(
-        f"{name}, {records.commits(newest.benchmarks.values())}, {newest.datetime}; medians with the default allocator"
-    )
+    for name, record in ranked:
+        print(f"{name}, {records.commits(record.benchmarks.values())}, {record.datetime}; the default allocator")
     for name, record in records.gpus().items():
         more, met = gpu_goals.report(record)
         print("\n".join(["", name, *more]))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from bench import allocators, machine
 from bench.comparison import CPU, CUDA
+from bench.data_path.names import LEFT_OUT
 from bench.measure import COSTS, MILLISECONDS, RATIOS
 from bench.records import THREADS, Figures, Record
 
@@ -105,6 +106,7 @@ def summary(measured: Figures) -> str:
         parts.append(f"{ours} {measured[MILLISECONDS][ours]['median']:.3g} ms: {times}")
     if not parts:
         parts = [f"{name} {value:.4g}" for name, value in measured.get(COSTS, {}).items()]
+    parts += [f"left out: {peer}, {why}" for peer, why in measured.get(LEFT_OUT, {}).items()]
     if any(_disturbed(runs) for runs in measured[MILLISECONDS].values()):
         parts.append("NOT QUIET: other processes took the cores")
     return "; ".join(parts)

@@ -19,6 +19,7 @@ from bench.data_path.names import (
     PARSED,
     TO_A_WORKER,
     TRAINING_BYTES,
+    TRAINING_GROWTH,
 )
 from bench.data_path.workloads import FEW, Cohort
 from bench.machine import ROOT
@@ -56,7 +57,7 @@ def compare(workload: Cohort, conditions: Conditions, folder: Path) -> Compariso
             most, least = (statistics.median(run[key] for run in runs) for runs in (larger, smaller))
             costs[name] = (most - least) / more
         peaks = [statistics.median(_process("train", each)["peak"] for _ in range(repetitions)) for each in (path, few)]
-        costs[TRAINING_BYTES] = (peaks[0] - peaks[1]) / more
+        costs |= {TRAINING_BYTES: (peaks[0] - peaks[1]) / more, TRAINING_GROWTH: peaks[0] / peaks[1]}
     return Comparison(
         [Call(OURS, lambda: Store.open(path))],
         [Call(PARSED, lambda: msgspec.json.decode(text.read_bytes()))],
@@ -105,8 +106,8 @@ def _case(cohort: Cohort, organs: tuple[str, ...], path: Path, number: int) -> C
         states=dict.fromkeys(organs, State.ANNOTATED),
         runs=gather_counts(counts, organs),
         sources={"image": f"{number:064x}", "label": f"{number:064x}"},
-        arrays={IMAGE: write_array(folder / IMAGE, image), LABELS: write_array(folder / LABELS, labels)},
-        body=StoredBox(body_box(image, spacing, rule), rule),
+        arrays={IMAGE: write_array(folder, IMAGE, image), LABELS: write_array(folder, LABELS, labels)},
+        body=StoredBox.of(body_box(image, spacing, rule), rule),
     )
 
 

@@ -6,6 +6,7 @@ ZARR, ZARR_BEST = "zarr v3", "zarr v3, blosc lz4"
 CHUNKS, CHUNKS_INT16, CHUNKS_2D = "nnU-Net's 3D chunks", "nnU-Net's 3D chunks, int16", "nnU-Net's 2D chunks"
 NIFTI = "an open .nii.gz"
 PERSISTENT = "MONAI PersistentDataset"
+UNCHECKED = f"{OURS}, no checksum"
 SLICES_PER_SECOND = "slices/s/core"
 
 DATALOADER = "torch DataLoader"
@@ -20,6 +21,6 @@ CPU_SECONDS = "CPU seconds a volume"
 PARSED = "JSON alone"
 OPENING, FIRST_BATCH = "opening a store, s", "first batch, s"
 OPENED_BYTES, TO_A_WORKER = "bytes a case of an open store", "bytes a case to a worker"
-TRAINING_BYTES = "bytes a case of a training"
+TRAINING_BYTES, TRAINING_GROWTH = "bytes a case of a training", "peak of a training, times that of 10 cases"
 
 LEFT_OUT = "left out"  # of facts: peers that could not take part, and why

@@ -1,7 +1,8 @@
 """Cohorts of real size: phantoms and real CT as an nnU-Net folder and as the store that is made of it."""
 
 import json
-import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +38,11 @@ def dataset(volumes: Volumes, conditions: Conditions, folder: Path) -> RawDatase
     folder = folder / "raw" if conditions.shrink > 1 else FOLDER
     ready = folder / f"{volumes.source}-{volumes.cases}x{volumes.size}x{volumes.slices}"
     if not ready.exists():
-        unfinished = folder / f"unfinished-{ready.name}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        _write(volumes, unfinished)
-        unfinished.rename(ready)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder) as unfinished:
+            _write(volumes, Path(unfinished) / ready.name)
+            with suppress(FileExistsError):  # another process was faster
+                (Path(unfinished) / ready.name).rename(ready)
     return RawDataset.open(ready)
 
 

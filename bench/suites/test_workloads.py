@@ -8,6 +8,7 @@ import pytest
 
 from bench import catalogue
 from bench.comparison import CPU, CUDA, SMOKE, Conditions
+from bench.data_path.names import LEFT_OUT
 from bench.measure import measure
 from bench.timing import CpuTimer, Timer
 
@@ -17,6 +18,8 @@ def run(request: pytest.FixtureRequest, name: str, conditions: Conditions, timer
     request.node.add_marker(pytest.mark.benchmark(group=name.partition("/")[0], timer=timer.now))
     folder: Path = request.getfixturevalue("tmp_path")
     comparison = catalogue.comparison(name, conditions, folder)
+    for peer, why in comparison.facts.get(LEFT_OUT, {}).items():
+        request.node.user_properties.append((LEFT_OUT, f"{peer}, {why}"))
     try:
         measure(request.getfixturevalue("benchmark"), name, comparison, timer)
     finally:

@@ -5,7 +5,19 @@ import pytest
 
 from bench.allocators import ALLOCATORS, allocator, environment
 from bench.machine import cpu, record_name
-from bench.records import RESULTS, NoRecordError, commits, newest, path_of, read, recorded, save, selected, write
+from bench.records import (
+    RESULTS,
+    NoRecordError,
+    commits,
+    newest,
+    path_of,
+    ranked,
+    read,
+    recorded,
+    save,
+    selected,
+    write,
+)
 from bench.runner import record_of
 from bench.tests.synthetic import GPU, record
 from bench.tests.synthetic import figures as measured
@@ -137,8 +149,11 @@ def test_the_newest_run_of_a_cpu_counts(tmp_path: Path) -> None:
     assert newest(tmp_path, "keep")[0] == "keep"
     with pytest.raises(NoRecordError, match="'huge', 2 threads and a machine's best instruction set"):
         newest(tmp_path, "huge")
-    write(record(date="2025-01-01T00:00:00+00:00", cpu=cpu()), tmp_path / "here.jsonl")
-    assert newest(tmp_path)[0] == "here"
+    write(record(measured("op/a", {}), date="2025-01-01T00:00:00+00:00", cpu=cpu()), tmp_path / "here.jsonl")
+    assert newest(tmp_path)[0] == "new"
+    assert newest(tmp_path, holding={"op/a", "op/b"})[0] == "here"
+    assert [name for name, _ in ranked(tmp_path)] == ["new", "old", "here"]
+    assert [name for name, _ in ranked(tmp_path, first=cpu())] == ["here", "new", "old"]
 
 
 @pytest.mark.parametrize("name", ALLOCATORS)
