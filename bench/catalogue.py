@@ -30,7 +30,7 @@ MODULES: dict[str, Any] = {
         training_step,
     )
 }
-VOLUMES, LONG_VOLUMES, PREDICT, PREPARE = "whole_volume", "whole_volume_long", "predict", "prepare"
+VOLUMES, LONG_VOLUMES, PREDICT = "whole_volume", "whole_volume_long", "predict"
 LONG_REPETITIONS = 3  # of minutes each
 
 
@@ -88,8 +88,13 @@ def timer(name: str, device: str) -> Timer:
     op = name.partition("/")[0]
     if op == LONG_VOLUMES:
         return CpuTimer(LONG_REPETITIONS)
-    if op == PREPARE:
+    if op in data_path.IN_CPU_TIME:
         return ProcessTimer()
     if device == CUDA and op not in (VOLUMES, PREDICT):
         return CudaTimer(queued=op != "training_step")
     return CpuTimer()
+
+
+def environment(name: str) -> dict[str, str]:
+    """Variables of a workload's process: whoever shares the cores with what makes batches waits as commands do."""
+    return {"OMP_WAIT_POLICY": "PASSIVE"} if name.partition("/")[0] in data_path.AS_COMMANDS else {}

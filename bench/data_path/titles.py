@@ -20,7 +20,7 @@ LOADER_PEERS = {
     names.NIFTI: "open .nii.gz",
     names.PERSISTENT: "MONAI PersistentDataset",
 }
-LOADER_CORNER = "a random axial slice of a cohort on disk, verified"
+LOADER_CORNER = "a random axial slice of a cohort on disk, verified, CPU time"
 READ_AHEAD = {"read_ahead/phantom": "8 patches of 256 x 256"}
 READ_AHEAD_PEERS = {names.DATALOADER: "torch DataLoader"}
 READ_AHEAD_CORNER = "a batch made by 2 processes"

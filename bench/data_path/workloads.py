@@ -67,6 +67,10 @@ WORKLOADS = {
     "prepare": PREPARE,
     "cohort": COHORT,
 }
+IN_CPU_TIME = ("loader", "prepare")
+"""What is said a core: of all threads, and of no other process."""
+AS_COMMANDS = ("read_ahead", "train_loop")
+"""What shares the cores with the processes or the thread that make its batches."""
 SMOKE = ("loader/phantom", "read_ahead/phantom", "train_loop/resnet18", "prepare/phantom", "cohort/1000")
 """Those that a smoke run takes; the others differ from them in size or in their scan."""
 

@@ -34,7 +34,13 @@ def test_every_workload_is_in_the_catalogue_and_has_a_row_or_a_sentence() -> Non
     assert set(DATA_NAMES) == titles.WORKLOADS | {"cohort/10"}
     assert {name.partition("/")[0] for name in SMOKED} == set(WORKLOADS)
     assert [name for name in DATA_NAMES if not catalogue.differs_in_size_alone(name)] == list(SMOKED)
-    assert isinstance(catalogue.timer("prepare/phantom", CPU), ProcessTimer)
+    in_cpu_time = {name for name in DATA_NAMES if isinstance(catalogue.timer(name, CPU), ProcessTimer)}
+    assert {name.partition("/")[0] for name in in_cpu_time} == {"loader", "prepare"}
+
+
+def test_a_step_waits_as_a_command_does() -> None:
+    assert catalogue.environment("train_loop/resnet18") == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert catalogue.environment("loader/phantom") == {}
 
 
 @pytest.fixture
