@@ -44,7 +44,7 @@ def readers(volumes: Mapping[str, Volume], scans: Mapping[str, Path], folder: Pa
         (CHUNKS_2D, np.float32, PATCHES_2D),
     ):
         found[name] = _chunks(volumes, folder, np.dtype(dtype), chunks, blocks)
-    found[NIFTI] = _nifti(scans)
+    found[NIFTI] = nifti(scans)
     if find_spec("monai"):
         found[PERSISTENT] = _persistent(scans, folder / "monai")
     return found
@@ -100,7 +100,8 @@ def _zarr(volumes: Mapping[str, Volume], folder: Path, compressors: Any) -> Read
     return lambda case, z: np.asarray(arrays[case][z])
 
 
-def _nifti(scans: Mapping[str, Path]) -> Read:
+def nifti(scans: Mapping[str, Path]) -> Read:
+    """By nibabel, from files that stay open."""
     images: dict[str, Any] = {case: nib.load(path, keep_file_open=True) for case, path in scans.items()}
     return lambda case, z: np.asarray(images[case].dataobj[:, :, z]).T
 

@@ -62,8 +62,8 @@ def test_everybody_reads_the_same_slices(read: Comparison) -> None:
 
 def test_a_peer_that_reads_other_voxels_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(SMALL, Workload)
-    plain = peers._nifti
-    monkeypatch.setattr(peers, "_nifti", lambda scans: lambda case, z: plain(scans)(case, z) + 1)
+    plain = peers.nifti
+    monkeypatch.setattr(peers, "nifti", lambda scans: lambda case, z: plain(scans)(case, z) + 1)
     with pytest.raises(AssertionError, match=r"an open \.nii\.gz: slice \d+ of case_"):
         loader.compare(SMALL, SMOKE, tmp_path).check()
 
