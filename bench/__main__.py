@@ -34,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--allocator", choices=allocators.ALLOCATORS, default="default")
         if name != "smoke":
             command.add_argument("--select", default="", help="ops or patterns of op/workload, comma-separated")
+        if name == "run":
+            command.add_argument("--remark", default="", help="said of every figure: that others worked, too")
     commands.add_parser("table", help="write the README's tables from the newest records")
     commands.add_parser("goals", help="hold the newest record of a CPU, and those of all GPUs, against their goals")
     return root
@@ -71,6 +73,7 @@ def _run(given: argparse.Namespace) -> int:
     if measured is None:
         print("nothing was measured, nothing is recorded")
         return WORSE
+    measured = measured.remarked(given.remark)
     print(f"recorded in {records.save(measured).relative_to(machine.ROOT)}")
     return 0
 
@@ -109,7 +112,9 @@ def _goals(given: argparse.Namespace) -> int:
     lines, none_missed = goals.report(held)
     print("\n".join(lines))
     for name, record in ranked:
-        print(f"{name}, {records.commits(record.benchmarks.values())}, {record.datetime}; the default allocator")
+        measured = record.benchmarks.values()
+        said = f"{records.commits(measured)}{records.remarks(measured)}, {record.datetime}"
+        print(f"{name}, {said}; medians with the default allocator")
     for name, record in records.gpus().items():
         more, met = gpu_goals.report(record)
         print("\n".join(["", name, *more]))

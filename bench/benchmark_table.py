@@ -14,7 +14,7 @@ from bench.measure import COSTS, MILLISECONDS, RATIOS
 from bench.ops import masked_bce_upsampled, training_step
 from bench.ops.names import BYTES, COMPILE, COPY, EAGER, IMPLEMENTATION, IN_PLACE, ONE_GRAPH, READ
 from bench.ops.select_top_fraction import COMPACT_PARTITION, COMPACT_TOPK, KTHVALUE, SORT, TOPK
-from bench.records import RESULTS, Figures, NoRecordError, Record, commits, newest
+from bench.records import RESULTS, Figures, NoRecordError, Record, commits, newest, remarks
 from bench.whole_volume import workloads
 from smile_fast.ops import OPS
 from smile_runtime.io.files import atomic_path
@@ -183,7 +183,7 @@ def data_table(record: Record) -> str:
     if together := " ".join(data_path.sentences(measured)):
         shown += [together, ""]
     held = [figures for name, figures in measured.items() if name in data_path.WORKLOADS]
-    return "\n".join([*shown, f"{measured_on(record.machine)}; {commits(held)}."]) + "\n"
+    return "\n".join([*shown, f"{measured_on(record.machine)}; {commits(held)}{remarks(held)}."]) + "\n"
 
 
 def measured_on(machine: dict[str, Any]) -> str:

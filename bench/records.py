@@ -24,6 +24,7 @@ Figures = dict[str, Any]
 """What is recorded of one benchmark, beside its name: see `bench.measure.figures`."""
 
 
+REMARK = "remark"  # of figures: how they were taken, where that was not as usual
 FORMAT = "GPU record, 1"  # tells a GPU's record from other JSON beside it
 
 
@@ -56,6 +57,12 @@ class Record:
         if self.machine != newer.machine:
             return newer
         return replace(newer, benchmarks=_put(self.benchmarks, newer.benchmarks), steps=_put(self.steps, newer.steps))
+
+    def remarked(self, remark: str) -> "Record":
+        """The same, with something said of every figure; the table and the goals say it, too."""
+        if not remark:
+            return self
+        return replace(self, benchmarks={name: one | {REMARK: remark} for name, one in self.benchmarks.items()})
 
 
 def _put(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -203,6 +210,11 @@ def save(run: Record, folder: Path = RESULTS) -> Path:
 def commits(measured: Iterable[Figures]) -> str:
     """What was measured: "commit abc", or several, and what the checkout held that no commit holds."""
     return "; ".join(sorted({f"commit {commit_of(one)}" for one in measured}))
+
+
+def remarks(measured: Iterable[Figures]) -> str:
+    """What is said of some of the figures, as "; REMARK" behind their commits; mostly nothing."""
+    return "".join(f"; {remark}" for remark in sorted({one[REMARK] for one in measured if REMARK in one}))
 
 
 def commit_of(measured: Figures) -> str:

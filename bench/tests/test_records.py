@@ -14,6 +14,7 @@ from bench.records import (
     ranked,
     read,
     recorded,
+    remarks,
     save,
     selected,
     write,
@@ -125,6 +126,18 @@ def test_a_part_of_the_workloads_measured_again_replaces_that_part(tmp_path: Pat
 def test_uncommitted_changes_are_recorded() -> None:
     changed = measured("op/b", {}) | {"dirty": True}
     assert commits([changed, measured("op/a", {})]) == "commit abc; commit abc, with uncommitted changes"
+
+
+def test_a_remark_is_kept_with_every_figure_that_it_was_made_of(tmp_path: Path) -> None:
+    run = record(measured("op/a", {}), measured("op/b", {}))
+    assert run.remarked("") == run
+    path = save(run.remarked("beside other work"), tmp_path)
+    assert remarks(read(path).benchmarks.values()) == "; beside other work"
+    save(record(measured("op/b", {})), tmp_path)
+    assert {name: remarks([one]) for name, one in read(path).benchmarks.items()} == {
+        "op/a": "; beside other work",
+        "op/b": "",
+    }
 
 
 def test_figures_of_another_torch_are_not_kept() -> None:
