@@ -25,6 +25,7 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_fast.data.fast_chunks import faster_chunk
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, reason
 from smile_runtime.io.gzip import inflater
@@ -39,7 +40,7 @@ _NAMED = 16  # hexadecimal digits of the digest in the file's name
 _FRAME_HEADER = struct.Struct(">i")  # its length, at byte 11 of a frame
 _BLOCK_BYTES = 2**20
 _TABLES = 4096  # kept in memory, 16 bytes a slice: image and labels of 2,000 cases
-_PREPARE = "smile-fast prepare"
+_PREPARE = "smile-fast prepare --rehash"  # which reads what looks as it was
 
 Layout = tuple["np.dtype[Any]", tuple[int, int, int]]
 """dtype and shape [D, H, W]."""
@@ -69,9 +70,8 @@ def write_array(folder: Path, name: str, array: NDArray[Any]) -> str:
     frame: bytes = packed.to_cframe()
     table = _make_table(packed, frame, array)
     digest = hashlib.sha256(table).hexdigest()
-    with atomic_path(Path(folder) / array_name(name, digest)) as temporary, open(temporary, "xb") as file:
-        file.write(frame)
-        file.write(table)
+    with atomic_path(Path(folder) / array_name(name, digest)) as temporary:
+        temporary.write_bytes(frame + table)
     return digest
 
 
@@ -177,12 +177,19 @@ def _pack(array: NDArray[Any]) -> Any:
     if array.ndim != 3 or 0 in array.shape or array.dtype not in _KINDS:
         raise ValueError(f"array must be int16 or uint8 [D, H, W], not empty, got {array.dtype} {array.shape}")
     slice_shape = (1, *array.shape[1:])
-    return blosc2.asarray(
-        np.ascontiguousarray(array),
+    array = np.ascontiguousarray(array)
+    packed = blosc2.asarray(
+        array,
         chunks=slice_shape,
         blocks=slice_shape,  # a chunk is a slice in C order, not padded, and decodes faster than one of many blocks
         cparams=blosc2.CParams(codec=blosc2.Codec.LZ4, filters=[blosc2.Filter.SHUFFLE], nthreads=1),
     )
+    if array.dtype == np.int16:
+        for z, plane in enumerate(array):
+            chunk = packed.schunk.get_chunk(z)
+            if (faster := faster_chunk(chunk, plane)) is not chunk:
+                packed.schunk.update_chunk(z, faster)
+    return packed
 
 
 def _make_table(packed: Any, frame: bytes, array: NDArray[Any]) -> bytes:

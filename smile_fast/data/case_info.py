@@ -1,6 +1,5 @@
 """What the index of a store knows of a case: the declared types that msgspec reads it as."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +28,7 @@ JSON holds the bytes, little-endian, as base64: numbers of 10,000 cases that nob
 read, and little memory.
 """
 _COUNT = np.dtype("<u4")
+_FAR_MM = 1e9  # no scan is as large, and squares of larger numbers are none
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class CaseInfo:
             or Path(self.name).name != self.name
             or "\0" in self.name
             or min(self.shape) < 1
-            or not all(math.isfinite(size) and size > 0 for size in self.spacing)
-            or len(self.affine) != 4
+            or not all(0 < size < _FAR_MM for size in self.spacing)
+            or not _is_affine(self.affine)
             or not counts_fit(self.runs, depth, self.states, height * width)
             or any(self.states[organ] is State.HIDDEN for organ in self.runs)
             or (self.body.depth != depth or self.body.rows[1] > height or self.body.columns[1] > width)
@@ -155,6 +155,14 @@ class CaseInfo:
         """
         if tuple(self.states) != tuple(organs) or set(self.arrays) != {IMAGE, LABELS}:
             raise ValueError(f"organs or arrays of case {self.name!r}")
+
+
+def _is_affine(rows: Sequence[Sequence[float]]) -> bool:
+    """Whether a matrix says where voxels lie: of space, in millimetres, and with a volume."""
+    if len(rows) != 4 or any(abs(value) > _FAR_MM for row in rows for value in row) or tuple(rows[3]) != (0, 0, 0, 1):
+        return False
+    (a, b, c, _), (d, e, f, _), (g, h, i, _), _ = rows
+    return abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)) > 0
 
 
 def gather_counts(

@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -30,7 +30,7 @@ from smile_runtime.errors import InputError
 from smile_runtime.label_map import MAX_ORGANS
 from smile_runtime.volume.preprocessing import BodyBox, BodyRule, body_box, whole_box
 
-SCHEMA = 4  # also rises when the same files give other voxels or another grid
+SCHEMA: Final = 4  # also rises when the same files give other voxels or another grid
 OLD_SCHEMAS = (1, 2, 3)
 """Their stores are not opened, but `prepare` knows whose they are: from the same dataset it makes them again."""
 INDEX = "index.json"

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from smile_fast.cli.main import main
+from smile_fast.records import write_record
 from tests.cohorts import tree
 from tests.runs import make_store, truth
 
@@ -33,9 +34,14 @@ class Bad:
 
 
 def edit_json(path: str | Path, change: Callable[[Any], object]) -> None:
+    """Change a JSON file; a sealed one is sealed again."""
     record = json.loads(Path(path).read_text())
+    sealed = record.pop("sha256", None) is not None
     change(record)
-    Path(path).write_text(json.dumps(record))
+    if sealed:
+        write_record(path, record)
+    else:
+        Path(path).write_text(json.dumps(record))
 
 
 def edited(path: str, change: Callable[[Any], object]) -> Spoil:
@@ -52,8 +58,8 @@ def index(change: Callable[[Any], object]) -> Spoil:
 
 def cut(*paths: str, keep: int = 300) -> Spoil:
     def spoil() -> None:
-        for path in paths:
-            Path(path).write_bytes(Path(path).read_bytes()[:keep])
+        for path in (path for pattern in paths for path in Path().glob(pattern)):
+            path.write_bytes(path.read_bytes()[:keep])
 
     return spoil
 
@@ -63,7 +69,7 @@ def copy(source: str, target: str) -> Spoil:
 
 
 def removed(*paths: str) -> Spoil:
-    return lambda: [Path(path).unlink() for path in paths]
+    return lambda: [path.unlink() for pattern in paths for path in Path().glob(pattern)]
 
 
 def write(path: str, content: bytes = b"hello, world\n") -> Spoil:

@@ -8,6 +8,7 @@ import shutil
 import signal
 from functools import partial
 
+import blosc2
 import numpy as np
 import pytest
 import torch
@@ -26,7 +27,7 @@ from smile_fast.training.rounds import existing_rounds, open_round
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import sha256
-from tests.cohorts import tree
+from tests.cohorts import array_file, tree
 from tests.runs import balance, ct, make_store, truth
 from tests.trainings import (
     CURRICULUM,
