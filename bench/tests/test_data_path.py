@@ -17,7 +17,7 @@ from bench.data_path.workloads import SMOKE as SMOKED
 from bench.data_path.workloads import WORKLOADS, Cohort, Volumes, Workload, small
 from bench.measure import COSTS, figures
 from bench.ops.names import EAGER
-from bench.records import write
+from bench.records import BrokenRecordError, write
 from bench.runner import summary
 from bench.tests.synthetic import figures as synthetic
 from bench.tests.synthetic import record
@@ -150,9 +150,27 @@ def test_the_table_shows_the_newest_record_that_holds_it(tmp_path: Path, name: s
 
 def test_a_cohort_that_was_prepared_is_a_figure_for_the_goals(tmp_path: Path) -> None:
     assert prepare_scale.recorded(tmp_path) == {}
-    (tmp_path / prepare_scale.FILE).write_text(json.dumps(dict.fromkeys(prepare_scale.FIELDS, 12.5)))
-    found = prepare_scale.recorded(tmp_path)[prepare_scale.SCALE]
-    assert found[COSTS] == dict.fromkeys(prepare_scale.FIELDS.values(), 12.5)
+
+    def run(parent: float, worker: float) -> dict[str, float]:
+        return {"seconds": 1.0, "parent MB": parent, "worker MB": worker}
+
+    written = {
+        "growth": {"10": run(90, 200), "50": run(90, 300), "200": run(90, 220), "200, all kept": run(90, 100)},
+        "1,000 by extrapolation": {"seconds": 301.5},
+        "shards": {"ratio": 0.53},
+        "tiny cases": {"10 converted": run(80, 1), "10 kept": run(70, 1), "1000 converted": run(84, 9)},
+    }
+    path = tmp_path / prepare_scale.FILE
+    path.write_text(json.dumps(written))
+    found = prepare_scale.recorded(tmp_path)[prepare_scale.SCALE][COSTS]
+    assert found == {
+        prepare_scale.SCALE_SECONDS: 301.5,
+        prepare_scale.SCALE_SHARDS: 0.53,
+        prepare_scale.SCALE_MEMORY: 1.1,
+    }
+    path.write_text(json.dumps(written | {"shards": {}}))
+    with pytest.raises(BrokenRecordError, match=r"prepare_scale.json: lacks 'ratio'; take it from git again"):
+        prepare_scale.recorded(tmp_path)
 
 
 def test_workloads_of_a_smoke_run_are_small() -> None:
