@@ -37,8 +37,8 @@ class Batches(Dataset[dict[str, Any]]):
 
 
 def config_of(workload: Workload, organs: tuple[str, ...], **settings: Any) -> TrainConfig:
-    """Settings of a training at its defaults, but for the sizes of the workload."""
-    model = ModelConfig(organs, "resnet18", width=workload.width)
+    """Settings of a training at its defaults, but for the sizes of the workload and the smaller of two networks."""
+    model = ModelConfig(organs, "resnet18", 16, width=workload.width)
     return TrainConfig(model=model, batch_size=workload.batch, crop_size=workload.patch, **settings)
 
 

@@ -30,7 +30,7 @@ PREPARE = {
 }
 PREPARE_PEERS = {names.BY_HAND: "nibabel, numpy and blosc2", names.BY_HAND_NNUNET: "the same, as nnU-Net stores it"}
 PREPARE_CORNER = "`.nii.gz` to the store, CPU time of one process"
-TRAIN_LOOP = {"train_loop/resnet18": "ResNet-18, 8 x 256 x 256"}
+TRAIN_LOOP = {"train_loop/resnet18": "ResNet-18 at stride 16, 8 x 256 x 256"}
 TRAIN_LOOP_PEERS = {
     names.BARE: "forward and backward",
     names.BARE_STEP: "these and the optimizer",

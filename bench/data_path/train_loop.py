@@ -28,7 +28,7 @@ from smile_fast.training.schedule import step_seed
 from smile_fast.training.step import Learner
 from smile_fast.training.upload import Inputs, upload
 
-STEPS = 3  # of a run
+STEPS = 2  # of a run
 CPU = torch.device("cpu")
 
 
