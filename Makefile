@@ -105,10 +105,16 @@ BASE ?= origin/main
 same-bits: setup
 	$(BIN)/python -m tests.same_bits $(BASE)
 
-bench: setup
+# The peers that are no dependency of ours: the extra "bench". Whatever runs without them says who was left out.
+$(VENV)/.peers: $(VENV)/.ready pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"], sep="\n")' | \
+	    xargs -d '\n' $(BIN)/python -m pip install -q
+	touch $@
+
+bench: $(VENV)/.peers
 	$(BIN)/python -m bench run $(BENCH_OPTIONS)
 
-bench-check: setup
+bench-check: $(VENV)/.peers
 	$(BIN)/python -m bench check $(BENCH_OPTIONS)
 
 bench-table bench-goals bench-smoke: bench-%: setup

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from bench import allocators, benchmark_table, catalogue, check, goals, gpu_goals, gpu_table, machine, records
 from bench.comparison import CPU
+from bench.data_path import prepare_scale
 from bench.runner import DisagreementError, Settings, run, smoke
 
 WORSE, BROKEN, NO_RECORD = 1, 2, 3
@@ -33,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--allocator", choices=allocators.ALLOCATORS, default="default")
         if name != "smoke":
             command.add_argument("--select", default="", help="ops or patterns of op/workload, comma-separated")
+        if name == "run":
+            command.add_argument("--remark", default="", help="said of every figure: that others worked, too")
     commands.add_parser("table", help="write the README's tables from the newest records")
     commands.add_parser("goals", help="hold the newest record of a CPU, and those of all GPUs, against their goals")
     return root
@@ -70,6 +73,7 @@ def _run(given: argparse.Namespace) -> int:
     if measured is None:
         print("nothing was measured, nothing is recorded")
         return WORSE
+    measured = measured.remarked(given.remark)
     print(f"recorded in {records.save(measured).relative_to(machine.ROOT)}")
     return 0
 
@@ -101,12 +105,16 @@ def _table(given: argparse.Namespace) -> int:
 
 
 def _goals(given: argparse.Namespace) -> int:
-    name, newest = records.newest()
-    lines, none_missed = goals.report(newest.benchmarks)
+    ranked = records.ranked(first=machine.cpu())
+    if not ranked:
+        raise records.NoRecordError("no run of two threads is recorded; make bench writes one")
+    held = {name: record.benchmarks | prepare_scale.recorded() for name, record in ranked}
+    lines, none_missed = goals.report(held)
     print("\n".join(lines))
-    print(
-        f"{name}, {records.commits(newest.benchmarks.values())}, {newest.datetime}; medians with the default allocator"
-    )
+    for name, record in ranked:
+        measured = record.benchmarks.values()
+        said = f"{records.commits(measured)}{records.remarks(measured)}, {record.datetime}"
+        print(f"{name}, {said}; medians with the default allocator")
     for name, record in records.gpus().items():
         more, met = gpu_goals.report(record)
         print("\n".join(["", name, *more]))

@@ -1,18 +1,20 @@
 """The README's tables of benchmarks, from the newest recorded runs of CPUs and from those of all GPUs."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bench.allocators import ALLOCATORS
 from bench.comparison import CUDA, OURS
+from bench.data_path import titles as data_path
 from bench.goals import GOALS
 from bench.machine import ROOT
 from bench.measure import COSTS, MILLISECONDS, RATIOS
 from bench.ops import masked_bce_upsampled, training_step
 from bench.ops.names import BYTES, COMPILE, COPY, EAGER, IMPLEMENTATION, IN_PLACE, ONE_GRAPH, READ
 from bench.ops.select_top_fraction import COMPACT_PARTITION, COMPACT_TOPK, KTHVALUE, SORT, TOPK
-from bench.records import RESULTS, Figures, NoRecordError, Record, commits, newest
+from bench.records import RESULTS, Figures, NoRecordError, Record, commits, newest, remarks
 from bench.whole_volume import workloads
 from smile_fast.ops import OPS
 from smile_runtime.io.files import atomic_path
@@ -103,6 +105,7 @@ ALLOCATOR_NAMES = {
     "keep": "glibc told to keep freed memory, for everybody",
     "huge": "torch told to use huge pages, as our own buffers always do (THP_MEM_ALLOC_ENABLE=1)",
 }
+_OF_KERNELS = {*TITLES, *SELECTIONS, *VOLUMES}
 # All that is shown of other allocators: the losses that are held against goals; their peers lose most to page faults.
 JUDGED = {
     name: title
@@ -163,7 +166,24 @@ def table(record: Record) -> str:
         ]
     else:
         shown = [*rows({name: _counted(measured[name]) for name in JUDGED if name in measured}, JUDGED, PEERS, CORNER)]
-    return "\n".join([*shown, f"{measured_on(machine)}; {commits(measured.values())}."]) + "\n"
+    kernels = [figures for name, figures in measured.items() if name not in data_path.WORKLOADS]
+    return "\n".join([*shown, f"{measured_on(machine)}; {commits(kernels)}."]) + "\n"
+
+
+def data_table(record: Record) -> str:
+    """The way from files to training steps as Markdown, of a record that holds any of it."""
+    measured = record.benchmarks
+    tables = (
+        (data_path.LOADER, data_path.LOADER_PEERS, data_path.LOADER_CORNER),
+        (data_path.READ_AHEAD, data_path.READ_AHEAD_PEERS, data_path.READ_AHEAD_CORNER),
+        (data_path.PREPARE, data_path.PREPARE_PEERS, data_path.PREPARE_CORNER),
+        (data_path.TRAIN_LOOP, data_path.TRAIN_LOOP_PEERS, data_path.TRAIN_LOOP_CORNER),
+    )
+    shown = [line for one in tables for line in rows(measured, *one)]
+    if together := " ".join(data_path.sentences(measured)):
+        shown += [together, ""]
+    held = [figures for name, figures in measured.items() if name in data_path.WORKLOADS]
+    return "\n".join([*shown, f"{measured_on(record.machine)}; {commits(held)}{remarks(held)}."]) + "\n"
 
 
 def measured_on(machine: dict[str, Any]) -> str:
@@ -202,16 +222,20 @@ def costs(measured: dict[str, Figures]) -> Iterator[str]:
 def tables(folder: Path = RESULTS) -> str:
     """The tables of the newest CPU run with each allocator, of which the default one must be there.
 
+    The way from files to training steps is shown of the newest run that measured it, whatever else that did.
+
     Raises:
         NoRecordError: nothing was recorded with the default allocator.
     """
-    found = [table(newest(folder)[1])]
+    found = [table(newest(folder, holding=_OF_KERNELS)[1])]
     for allocator in ALLOCATORS:
         if allocator != "default":
             try:
                 found.append(table(newest(folder, allocator)[1]))
             except NoRecordError:
                 continue  # the other settings are measured on request only
+    with suppress(NoRecordError):
+        found.append(data_table(newest(folder, holding=data_path.WORKLOADS)[1]))
     return "\n".join(found)
 
 

@@ -1,9 +1,11 @@
 """All workloads by name, "op/workload", and how one is set up."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 from bench.comparison import CPU, CUDA, Comparison, Conditions
+from bench.data_path import workloads as data_path
 from bench.ops import (
     label_map_upsampled,
     masked_bce,
@@ -13,7 +15,7 @@ from bench.ops import (
     select_top_fraction,
     training_step,
 )
-from bench.timing import CpuTimer, CudaTimer, Timer
+from bench.timing import CpuTimer, CudaTimer, ProcessTimer, Timer
 from bench.whole_volume.workloads import FOLDERS, LONG, SMOKE, WORKLOADS, small, small_folder
 
 MODULES: dict[str, Any] = {
@@ -36,6 +38,7 @@ def _workloads(long: bool) -> dict[str, Any]:
     found = {f"{op}/{name}": one for op, module in MODULES.items() for name, one in module.WORKLOADS.items()}
     found |= {f"{VOLUMES}/{name}": one for name, one in WORKLOADS.items()}
     found |= {f"{PREDICT}/{name}": one for name, one in FOLDERS.items()}
+    found |= {f"{op}/{name}": one for op, few in data_path.WORKLOADS.items() for name, one in few.items()}
     return found | {f"{LONG_VOLUMES}/{name}": one for name, one in LONG.items()} if long else found
 
 
@@ -57,6 +60,12 @@ def comparison(name: str, conditions: Conditions, folder: Path) -> Comparison:
     if op in MODULES:
         compared: Comparison = MODULES[op].compare(workload, conditions)
         return compared
+    if op in data_path.WORKLOADS:
+        suite = importlib.import_module(f"bench.data_path.{op}")  # needs nibabel, which the ops do not
+        on_disk: Comparison = suite.compare(
+            data_path.small(workload) if conditions.shrink > 1 else workload, conditions, folder
+        )
+        return on_disk
     if op == PREDICT:
         from bench.whole_volume import folder_on_gpu
 
@@ -69,6 +78,8 @@ def comparison(name: str, conditions: Conditions, folder: Path) -> Comparison:
 def differs_in_size_alone(name: str) -> bool:
     """Whether a smoke run may leave it out, because it takes a workload that does the same."""
     op, _, workload = name.partition("/")
+    if op in data_path.WORKLOADS:
+        return name not in data_path.SMOKE
     return op == LONG_VOLUMES or (op == VOLUMES and CPU in WORKLOADS[workload].devices and workload not in SMOKE)
 
 
@@ -77,6 +88,13 @@ def timer(name: str, device: str) -> Timer:
     op = name.partition("/")[0]
     if op == LONG_VOLUMES:
         return CpuTimer(LONG_REPETITIONS)
+    if op in data_path.IN_CPU_TIME:
+        return ProcessTimer()
     if device == CUDA and op not in (VOLUMES, PREDICT):
         return CudaTimer(queued=op != "training_step")
     return CpuTimer()
+
+
+def environment(name: str) -> dict[str, str]:
+    """Variables of a workload's process: whoever shares the cores with what makes batches waits as commands do."""
+    return {"OMP_WAIT_POLICY": "PASSIVE"} if name.partition("/")[0] in data_path.AS_COMMANDS else {}

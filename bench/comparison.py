@@ -18,6 +18,10 @@ def _nothing() -> None:
     pass
 
 
+def _nothing_of(_: float) -> dict[str, float]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Conditions:
     """Where a workload runs, and how much of it.
@@ -57,11 +61,13 @@ class Call:
         name: what tables and goals call it.
         run: what is timed, freeing of the result included.
         refresh: brings the inputs into their first state before each run; not timed.
+        steps: how often a run does it, where that differs from the others; None: as often as the comparison says.
     """
 
     name: str
     run: Callable[[], Any]
     refresh: Callable[[], object] = _nothing
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,8 @@ class Comparison:
         facts: what describes the workload, for the record.
         warm: inputs that are in the caches when the clock starts, because that is where users have them.
         steps: how often a run does it; times are of one.
+        derived: what follows from the median seconds of the first of ours, for the costs of the record.
+        close: ends what was started for it.
     """
 
     ours: Sequence[Call]
@@ -83,11 +91,17 @@ class Comparison:
     facts: dict[str, Any] = field(default_factory=dict)
     warm: Sequence[Tensor] = ()
     steps: int = 1
+    derived: Callable[[float], dict[str, float]] = _nothing_of
+    close: Callable[[], object] = _nothing
 
     @property
     def calls(self) -> list[Call]:
         """Everybody, the first of ours first."""
         return [*self.ours, *self.peers]
+
+    def steps_of(self, call: Call) -> int:
+        """How often a run of a call does it."""
+        return self.steps if call.steps is None else call.steps
 
 
 def chosen(op: str, device: str) -> str:

@@ -1,11 +1,12 @@
 """One workload: agreement first, then all calls in turn, then figures beside pytest-benchmark's own."""
 
+import statistics
 from typing import Any
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.comparison import Call, Comparison
-from bench.timing import Counters, Run, Timer, prepare, ratio, summary, timed
+from bench.timing import Counters, Run, Timer, prepare, ratio, rounded, summary, timed
 
 MILLISECONDS, RATIOS, ERRORS = "milliseconds", "peer / ours", "errors"
 COSTS = "costs"  # what a workload costs beside time: bytes, seconds of other processes
@@ -34,7 +35,7 @@ def measure(benchmark: BenchmarkFixture, name: str, comparison: Comparison, time
 
     def run_the_others() -> None:
         for call in others:
-            runs[call.name].append(timed(call, timer, comparison.warm, comparison.steps))
+            runs[call.name].append(timed(call, timer, comparison.warm, comparison.steps_of(call)))
         prepare(first, timer, comparison.warm)
         counters[:] = [Counters()]
 
@@ -49,9 +50,11 @@ def measure(benchmark: BenchmarkFixture, name: str, comparison: Comparison, time
     )
     times = benchmark.stats.stats.data
     runs[first.name] = [
-        Run(seconds / comparison.steps, *counts) for seconds, counts in zip(times, counted, strict=True)
+        Run(seconds / comparison.steps_of(first), *counts) for seconds, counts in zip(times, counted, strict=True)
     ]
-    costs = comparison.facts.get(COSTS, {}) | timer.costs(first)
+    derived = comparison.derived(statistics.median(run.seconds for run in runs[first.name]))
+    derived = {name: rounded(value) for name, value in derived.items()}
+    costs = comparison.facts.get(COSTS, {}) | derived | timer.costs(first)
     benchmark.extra_info.update(figures(name, comparison, runs, errors) | ({COSTS: costs} if costs else {}))
 
 

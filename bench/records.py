@@ -8,14 +8,14 @@ end of their output. It is checked when it is read, since parts of it come back 
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from bench.machine import ROOT, cpu, record_name
+from bench.machine import ROOT, record_name
 from smile_runtime.io.files import atomic_path
 
 RESULTS = ROOT / "bench" / "results"
@@ -24,6 +24,7 @@ Figures = dict[str, Any]
 """What is recorded of one benchmark, beside its name: see `bench.measure.figures`."""
 
 
+REMARK = "remark"  # of figures: how they were taken, where that was not as usual
 FORMAT = "GPU record, 1"  # tells a GPU's record from other JSON beside it
 
 
@@ -56,6 +57,12 @@ class Record:
         if self.machine != newer.machine:
             return newer
         return replace(newer, benchmarks=_put(self.benchmarks, newer.benchmarks), steps=_put(self.steps, newer.steps))
+
+    def remarked(self, remark: str) -> "Record":
+        """The same, with something said of every figure; the table and the goals say it, too."""
+        if not remark:
+            return self
+        return replace(self, benchmarks={name: one | {REMARK: remark} for name, one in self.benchmarks.items()})
 
 
 def _put(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -205,6 +212,11 @@ def commits(measured: Iterable[Figures]) -> str:
     return "; ".join(sorted({f"commit {commit_of(one)}" for one in measured}))
 
 
+def remarks(measured: Iterable[Figures]) -> str:
+    """What is said of some of the figures, as "; REMARK" behind their commits; mostly nothing."""
+    return "".join(f"; {remark}" for remark in sorted({one[REMARK] for one in measured if REMARK in one}))
+
+
 def commit_of(measured: Figures) -> str:
     """The commit of one benchmark or step; `changes`, where there are any, says what was changed since it."""
     if measured["dirty"]:
@@ -228,13 +240,15 @@ def gpus(folder: Path = RESULTS) -> dict[str, Record]:
     return {name: record for name, record in recorded(folder).items() if record.machine["device"] == "cuda"}
 
 
-def newest(folder: Path = RESULTS, allocator: str = "default") -> tuple[str, Record]:
-    """Find the newest record of a CPU under an allocator's setting, this CPU's if it has one.
+def ranked(folder: Path = RESULTS, allocator: str = "default", *, first: str | None = None) -> list[tuple[str, Record]]:
+    """The records of CPUs under an allocator's setting, by machine, the newest one first.
 
     Only runs with the machine's best instruction set on THREADS threads count: what others give is for those who ask.
 
-    Raises:
-        NoRecordError: there is none.
+    Args:
+        folder: of the records.
+        allocator: a name of allocators.ALLOCATORS.
+        first: the CPU whose records come before all others.
     """
     wanted = {"device": "cpu", "allocator": allocator, "threads": THREADS}
     found = []
@@ -242,11 +256,27 @@ def newest(folder: Path = RESULTS, allocator: str = "default") -> tuple[str, Rec
         machine = record.machine
         best = machine.get("instruction set") == machine.get("best instruction set")
         if best and all(machine.get(key) == value for key, value in wanted.items()):
-            found.append((machine["cpu"] == cpu(), datetime.fromisoformat(record.datetime), name, record))
-    if not found:
-        raise NoRecordError(
-            f"no run is recorded with the allocator setting {allocator!r}, {THREADS} threads and a machine's best "
-            "instruction set; make bench writes one"
-        )
-    *_, name, record = max(found, key=lambda entry: entry[:3])
-    return name, record
+            found.append((machine["cpu"] == first, datetime.fromisoformat(record.datetime), name, record))
+    return [(name, record) for *_, name, record in sorted(found, key=lambda entry: entry[:3], reverse=True)]
+
+
+def newest(
+    folder: Path = RESULTS, allocator: str = "default", *, holding: Collection[str] | None = None
+) -> tuple[str, Record]:
+    """Find the newest record of a CPU under an allocator's setting, whoever asks for it.
+
+    Args:
+        folder: of the records.
+        allocator: a name of allocators.ALLOCATORS.
+        holding: workloads of which a record has to hold one; None for any record.
+
+    Raises:
+        NoRecordError: there is none.
+    """
+    for name, record in ranked(folder, allocator):
+        if holding is None or any(workload in holding for workload in record.benchmarks):
+            return name, record
+    raise NoRecordError(
+        f"no run is recorded with the allocator setting {allocator!r}, {THREADS} threads and a machine's best "
+        "instruction set; make bench writes one"
+    )

@@ -5,12 +5,15 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from bench import allocators, machine
+from bench import allocators, catalogue, machine
 from bench.comparison import CPU, CUDA
+from bench.data_path.names import LEFT_OUT
 from bench.measure import COSTS, MILLISECONDS, RATIOS
 from bench.records import THREADS, Figures, Record
 
@@ -65,7 +68,7 @@ def run(names: list[str], settings: Settings) -> Record | None:
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "run.json"
-            done = _pytest(arguments(name, CPU, path), settings, capture=True)
+            done = _pytest(arguments(name, CPU, path), settings, capture=True, more=catalogue.environment(name))
             if done.returncode:
                 raise DisagreementError(f"{name} cannot be measured:\n{done.stdout}{done.stderr}")
             one = record_of(path)
@@ -105,6 +108,7 @@ def summary(measured: Figures) -> str:
         parts.append(f"{ours} {measured[MILLISECONDS][ours]['median']:.3g} ms: {times}")
     if not parts:
         parts = [f"{name} {value:.4g}" for name, value in measured.get(COSTS, {}).items()]
+    parts += [f"left out: {peer}, {why}" for peer, why in measured.get(LEFT_OUT, {}).items()]
     if any(_disturbed(runs) for runs in measured[MILLISECONDS].values()):
         parts.append("NOT QUIET: other processes took the cores")
     return "; ".join(parts)
@@ -124,11 +128,13 @@ def command(more: list[str]) -> list[str]:
     return [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-p", "no:cov", *more]
 
 
-def _pytest(more: list[str], settings: Settings, *, capture: bool) -> "subprocess.CompletedProcess[str]":
+def _pytest(
+    arguments: list[str], settings: Settings, *, capture: bool, more: Mapping[str, str] = MappingProxyType({})
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        command([f"--target={settings.target}", *more]),
+        command([f"--target={settings.target}", *arguments]),
         cwd=machine.ROOT,
-        env=settings.environment(),
+        env=settings.environment() | dict(more),
         capture_output=capture,
         text=True,
         check=False,

@@ -6,6 +6,7 @@ import pytest
 
 from bench import machine
 from bench.comparison import CPU, CUDA
+from bench.data_path.names import LEFT_OUT
 from smile_fast.ops.native.core import CORE
 
 
@@ -28,3 +29,11 @@ def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, A
 
 def pytest_benchmark_generate_commit_info(config: pytest.Config) -> dict[str, Any]:
     return machine.commit()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which peers did not take part: a run without them passes."""
+    for report in terminalreporter.stats.get("passed", []):
+        for kind, said in report.user_properties:
+            if kind == LEFT_OUT:
+                terminalreporter.write_line(f"{report.nodeid}: left out: {said}")

@@ -1,5 +1,6 @@
 """One benchmark a workload and device; `--smoke` makes them tests, on a CPU those of a GPU, too."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from bench import catalogue
 from bench.comparison import CPU, CUDA, SMOKE, Conditions
+from bench.data_path.names import LEFT_OUT
 from bench.measure import measure
 from bench.timing import CpuTimer, Timer
 
@@ -16,7 +18,13 @@ def run(request: pytest.FixtureRequest, name: str, conditions: Conditions, timer
     request.node.add_marker(pytest.mark.benchmark(group=name.partition("/")[0], timer=timer.now))
     folder: Path = request.getfixturevalue("tmp_path")
     comparison = catalogue.comparison(name, conditions, folder)
-    measure(request.getfixturevalue("benchmark"), name, comparison, timer)
+    for peer, why in comparison.facts.get(LEFT_OUT, {}).items():
+        request.node.user_properties.append((LEFT_OUT, f"{peer}, {why}"))
+    try:
+        measure(request.getfixturevalue("benchmark"), name, comparison, timer)
+    finally:
+        comparison.close()
+        shutil.rmtree(folder)  # pytest would keep it, and volumes take hundreds of megabytes
 
 
 @pytest.mark.parametrize("name", catalogue.names(CPU, long=True))

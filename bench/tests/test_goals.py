@@ -1,7 +1,11 @@
+from fnmatch import fnmatch
+
 import pytest
 
 from bench.catalogue import names
 from bench.comparison import CPU, OURS
+from bench.data_path import names as data
+from bench.data_path.prepare_scale import SCALE, SCALE_SECONDS
 from bench.goals import GOALS, Goal, judge, report
 from bench.ops.names import COMPILE, COPY, EAGER, IN_PLACE, ONE_GRAPH
 from bench.records import selected
@@ -64,8 +68,7 @@ def test_the_best_of_several_peers_and_the_worst_of_several_workloads_count() ->
 
 def test_what_is_not_measured_is_not_missed() -> None:
     assert judge(FAST, {}).state == "not measured"
-    assert judge(Goal("somebody else's"), {}).state == "not measured"
-    lines, none_missed = report({})
+    lines, none_missed = report({"this CPU": {}})
     assert none_missed
     assert len(lines) == len(GOALS) + 1
     assert all(goal.wording in line for goal, line in zip(GOALS, lines, strict=False))
@@ -74,15 +77,14 @@ def test_what_is_not_measured_is_not_missed() -> None:
 
 def test_a_miss_fails_the_report() -> None:
     name = "masked_bce/K13-none"
-    lines, none_missed = report({name: figures(name, {OURS: {EAGER: (24.9, 99)}})})
+    lines, none_missed = report({"this CPU": {name: figures(name, {OURS: {EAGER: (24.9, 99)}})}})
     assert not none_missed
     assert sum(line.startswith("missed") for line in lines) == 1
 
 
 def test_every_goal_names_workloads_that_exist() -> None:
     for goal in GOALS:
-        if goal.workload:
-            assert selected(names(CPU, long=True), goal.workload)
+        assert selected([*names(CPU, long=True), SCALE], goal.workload)
 
 
 def test_what_is_no_time_is_judged_too() -> None:
@@ -99,7 +101,53 @@ def test_what_is_no_time_is_judged_too() -> None:
 def test_as_many_goals_as_were_set() -> None:
     """A goal that is withdrawn is withdrawn here, too."""
     aimed = [goal for goal in GOALS if goal.threshold is not None]
-    assert (len(GOALS), len(aimed), sum(not goal.workload for goal in GOALS)) == (50, 44, 4)
+    assert (len(GOALS), len(aimed)) == (68, 56)
+
+
+def test_what_the_first_record_has_not_measured_is_judged_by_the_next() -> None:
+    name, other = "masked_bce/K13-none", "masked_bce/K13-70"
+    here = {name: figures(name, {OURS: {EAGER: (30, 30)}})}
+    there = {one: figures(one, {OURS: {EAGER: (50, 50)}}) for one in (name, other)}
+    lines, none_missed = report({"here": here, "there": there})
+    assert none_missed
+    first, second = (next(line for line in lines if line.startswith("met") and of in line) for of in ("none", "70%"))
+    assert " 30 " in first
+    assert "there" not in first
+    assert " 50 " in second
+    assert second.endswith("(there)")
+
+
+def test_a_peer_that_was_left_out_is_said() -> None:
+    goal = next(goal for goal in GOALS if goal.peer == (data.ZARR, data.ZARR_BEST))
+    without = figures("loader/phantom", {OURS: {data.NIFTI: (100, 100)}})
+    verdict = judge(goal, {"loader/phantom": without | {data.LEFT_OUT: {data.ZARR: "zarr is not installed"}}})
+    assert (verdict.state, verdict.remark) == ("not measured", "zarr v3: zarr is not installed")
+    assert judge(goal, {"loader/phantom": without}).remark == "zarr v3 is not in the record"
+
+
+@pytest.mark.parametrize(
+    ("workload", "peer", "direction", "good", "bad"),
+    [
+        ("loader/thorax", data.SLICES_PER_SECOND, "at least", 4000.0, 3999.0),
+        ("cohort/1000", data.OPENING, "at most", 0.2, 0.21),
+        ("cohort/10000", data.OPENING, "at most", 1.5, 1.6),
+        ("cohort/1000", data.TRAINING_GROWTH, "at most", 1.1, 1.2),
+        (SCALE, SCALE_SECONDS, "at most", 300.0, 301.0),
+    ],
+)
+def test_costs_of_the_data_path_are_judged(workload: str, peer: str, direction: str, good: float, bad: float) -> None:
+    goal = next(goal for goal in GOALS if goal.peer == peer and fnmatch(workload, goal.workload))
+    assert goal.direction == direction
+    for value, state in ((good, "met"), (bad, "missed")):
+        assert judge(goal, {workload: figures(workload, {}) | {"costs": {peer: value}}}).state == state
+
+
+def test_the_step_is_held_against_the_bare_pass_without_the_optimizer() -> None:
+    goal = next(goal for goal in GOALS if goal.peer == data.BARE)
+    name = "train_loop/resnet18"
+    ratios = {OURS: {data.BARE: (1 / 1.06, 1), data.BARE_STEP: (1, 1)}, data.BY_PROCESS: {data.BARE: (1, 1)}}
+    verdict = judge(goal, {name: figures(name, ratios)})
+    assert (verdict.state, round(verdict.figure or 0, 2)) == ("missed", 1.06)
 
 
 def test_wordings_are_distinguished() -> None:

@@ -94,7 +94,7 @@ def test_what_is_wrong_is_said_in_one_sentence(
 def test_a_broken_record_is_no_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bench.records.newest", lambda: read(path))
+    monkeypatch.setattr("bench.records.ranked", lambda **_: [(path.stem, read(path))])
     for name, text in (("cut.json", '{"format": "GPU record'), ("cut.jsonl", '{"machine')):
         path = tmp_path / name
         path.write_text(text)

@@ -5,7 +5,20 @@ import pytest
 
 from bench.allocators import ALLOCATORS, allocator, environment
 from bench.machine import cpu, record_name
-from bench.records import RESULTS, NoRecordError, commits, newest, path_of, read, recorded, save, selected, write
+from bench.records import (
+    RESULTS,
+    NoRecordError,
+    commits,
+    newest,
+    path_of,
+    ranked,
+    read,
+    recorded,
+    remarks,
+    save,
+    selected,
+    write,
+)
 from bench.runner import record_of
 from bench.tests.synthetic import GPU, record
 from bench.tests.synthetic import figures as measured
@@ -115,6 +128,18 @@ def test_uncommitted_changes_are_recorded() -> None:
     assert commits([changed, measured("op/a", {})]) == "commit abc; commit abc, with uncommitted changes"
 
 
+def test_a_remark_is_kept_with_every_figure_that_it_was_made_of(tmp_path: Path) -> None:
+    run = record(measured("op/a", {}), measured("op/b", {}))
+    assert run.remarked("") == run
+    path = save(run.remarked("beside other work"), tmp_path)
+    assert remarks(read(path).benchmarks.values()) == "; beside other work"
+    save(record(measured("op/b", {})), tmp_path)
+    assert {name: remarks([one]) for name, one in read(path).benchmarks.items()} == {
+        "op/a": "; beside other work",
+        "op/b": "",
+    }
+
+
 def test_figures_of_another_torch_are_not_kept() -> None:
     new = record(measured("op/b", {}), torch="10.0")
     assert record(measured("op/a", {})).merged(new) == new
@@ -137,8 +162,11 @@ def test_the_newest_run_of_a_cpu_counts(tmp_path: Path) -> None:
     assert newest(tmp_path, "keep")[0] == "keep"
     with pytest.raises(NoRecordError, match="'huge', 2 threads and a machine's best instruction set"):
         newest(tmp_path, "huge")
-    write(record(date="2025-01-01T00:00:00+00:00", cpu=cpu()), tmp_path / "here.jsonl")
-    assert newest(tmp_path)[0] == "here"
+    write(record(measured("op/a", {}), date="2025-01-01T00:00:00+00:00", cpu=cpu()), tmp_path / "here.jsonl")
+    assert newest(tmp_path)[0] == "new"
+    assert newest(tmp_path, holding={"op/a", "op/b"})[0] == "here"
+    assert [name for name, _ in ranked(tmp_path)] == ["new", "old", "here"]
+    assert [name for name, _ in ranked(tmp_path, first=cpu())] == ["here", "new", "old"]
 
 
 @pytest.mark.parametrize("name", ALLOCATORS)
