@@ -9,7 +9,7 @@ from smile_fast.data.arrays import array_name, verify_array
 from smile_fast.data.processes import run_jobs
 from smile_fast.data.verify import Verified, worker_number
 from smile_fast.evaluation.results import SPLITS, read_scores
-from smile_fast.training.integrity import check_run
+from smile_fast.training.integrity import check_files
 from smile_fast.training.rounds import existing_rounds, open_round
 from smile_runtime.errors import InputError
 from smile_runtime.progress import progress
@@ -29,7 +29,7 @@ def verify_run(path: Path, workers: int | None = None) -> Verified:
         InputError: `workers` is no number of processes.
     """
     number = worker_number(workers)
-    found = Verified(faults=[*check_run(path), *_damaged_scores(path)])
+    found = Verified(faults=[*check_files(path), *_damaged_scores(path)])
     for file in path.glob("[!.]*"):
         if file.suffix in _READ:
             found.read(file)

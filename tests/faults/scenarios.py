@@ -79,6 +79,37 @@ SCENARIOS = [
     Scenario("train with rounds", PREPARED, TRAINED, resumed, ("store", "run")),
     Scenario("relabel", PREPARED + TRAINED, words("relabel run --gamma 0.5 --device cpu"), next_round, ("run",)),
     Scenario("relabel undone", PREPARED + TRAINED, words("relabel run --undo 0"), again, ("run",)),
+    Scenario(
+        "prepare by shards",
+        [],
+        words(
+            "prepare cohort store --workers 1 --shard 2/2",
+            "prepare cohort store --workers 1 --shard 1/2",
+            "prepare cohort store --finish",
+        ),
+    ),
+    Scenario(
+        "relabel by shards",
+        PREPARED + TRAINED,
+        [
+            f"relabel run --round 3 --gamma 0.5 {more}".split()
+            for more in ("--shard 2/2 --device cpu", "--shard 1/2 --device cpu", "--finish")
+        ],
+        next_round,
+        ("run",),
+    ),
+    Scenario(
+        "evaluate by shards",
+        PREPARED + TRAINED,
+        words(
+            "evaluate run --split train --workers 1 --device cpu --shard 2/2",
+            "evaluate run --split train --workers 1 --device cpu --shard 1/2",
+            "evaluate run --split train --finish",
+        ),
+        again,
+        ("run",),
+    ),
+    Scenario("merge", [], words("merge cohort changed merged --prefix"), again, ("merged",)),
     Scenario("evaluate", PREPARED + TRAINED, words("evaluate run --workers 1 --device cpu"), again, ("store", "run")),
 ]
 

@@ -21,6 +21,7 @@ from tests.faults.inject import Fault
 
 _LOADED = (
     "smile_fast.cli.main",
+    "smile_fast.data.importing.merge",
     "smile_fast.data.prepare",
     "smile_fast.evaluation.evaluate",
     "smile_fast.evaluation.predictions",

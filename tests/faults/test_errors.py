@@ -1,4 +1,4 @@
-"""A change to files that fails, at any place: one sentence, what was there before is whole, and repeated it goes through.
+"""A change to files that fails: one sentence, what was there before is whole, and repeated the command goes through.
 
 A disk that is full, one that is broken, and one that takes half of a write and is full then.
 """

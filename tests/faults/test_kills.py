@@ -1,4 +1,4 @@
-"""SIGKILL at any change that a command makes to files: nothing is half-visible, and repeated it ends in the same bits."""
+"""SIGKILL at any change that a command makes to files: nothing is half-visible, and repeated it gives the same bits."""
 
 import os
 import random
