@@ -55,7 +55,9 @@ class _Versioned:
     schema: int | None = None
 
 
-def read_record(path: str | PathLike[str], kind: type[_T], schema: int, remedy: str, *, missing: str = "") -> _T:
+def read_record(
+    path: str | PathLike[str], kind: type[_T], schema: int, remedy: str, *, missing: str = "", older: str = ""
+) -> _T:
     """Read what `write_record` wrote: its digest, its schema version, and the type of every value are checked.
 
     Args:
@@ -65,6 +67,7 @@ def read_record(path: str | PathLike[str], kind: type[_T], schema: int, remedy: 
         schema: the version that this program reads, which stands in the file as "schema".
         remedy: what to do about a file that cannot be used, for the end of the sentence.
         missing: what to do where there is none, if that is something else.
+        older: what to do about a file of an older version, if that is something else.
 
     Raises:
         InputError: there is no such file, it cannot be read, is of another version, or is not what was written.
@@ -80,9 +83,10 @@ def read_record(path: str | PathLike[str], kind: type[_T], schema: int, remedy: 
         _check_seal(raw)
         return msgspec.json.decode(raw, type=kind)
     except (ValueError, RecursionError) as error:  # msgspec's own are ValueErrors, undecodable text is one
-        found = _schema_of(raw)
+        found = schema_of(raw)
         if found is not None and found != schema:
-            raise InputError(f"{path}: is of schema {found}, this version reads {schema}; {remedy}") from None
+            advice = older if older and found < schema else remedy
+            raise InputError(f"{path}: is of schema {found}, this version reads {schema}; {advice}") from None
         raise InputError(f"{path}: damaged ({_words(error)}); {remedy}") from None
 
 
@@ -95,8 +99,8 @@ def _check_seal(raw: bytes) -> None:
         raise ValueError("it has not the checksum that it was written with")
 
 
-def _schema_of(raw: bytes) -> int | None:
-    """The version that a file says it is of, whatever else is wrong with it."""
+def schema_of(raw: bytes) -> int | None:
+    """The version that the bytes of a file say it is of, whatever else is wrong with it; None if they say none."""
     try:
         return msgspec.json.decode(raw, type=_Versioned).schema
     except (ValueError, RecursionError):

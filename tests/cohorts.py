@@ -91,10 +91,16 @@ def edit_label(path: Path, case: str, edit: Callable[[NDArray[np.uint8]], NDArra
 
 
 def damage_array(path: Path) -> None:
-    """Flip bytes in the middle of a `.b2nd` file: it opens, but does not decompress."""
-    content = path.read_bytes()
-    middle = len(content) // 2
-    path.write_bytes(content[:middle] + bytes(255 - byte for byte in content[middle:][:40]) + content[middle + 40 :])
+    """Flip a byte of every 16 of a `.b2nd` file, so that every slice is damaged."""
+    content = bytearray(path.read_bytes())
+    content[::16] = bytes(255 - byte for byte in content[::16])
+    path.write_bytes(content)
+
+
+def array_file(folder: Path, name: str) -> Path:
+    """The file of an array in a folder, whatever it contains."""
+    (file,) = folder.glob(f"{name}-{'[0-9a-f]' * 16}.b2nd")
+    return file
 
 
 def tree(path: Path) -> dict[str, bytes]:

@@ -59,7 +59,7 @@ def make_store(
         folder = path / CASES / case
         folder.mkdir(parents=True)
         image = (images or {}).get(case, ct(number))
-        arrays = {IMAGE: write_array(folder / IMAGE, image), LABELS: write_array(folder / LABELS, label)}
+        arrays = {IMAGE: write_array(folder, IMAGE, image), LABELS: write_array(folder, LABELS, label)}
         own = {organ: (states or {}).get((case, organ), State.ANNOTATED) for organ in organs}
         counts = np.stack([(label == value).sum(axis=(1, 2)) for value in range(1, len(organs) + 1)], axis=1)
         visible = counts * [own[organ] is not State.HIDDEN for organ in organs]  # [D, K]
@@ -75,7 +75,7 @@ def make_store(
                 runs=gather_counts(visible, organs),
                 sources={},
                 arrays=arrays,
-                body=StoredBox(body_box(image, spacing, BodyRule()), BodyRule()),
+                body=StoredBox.of(body_box(image, spacing, BodyRule()), BodyRule()),
             )
         )
     write_index(path, organs, infos)

@@ -66,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "smile_fast.models.config": {"smile_fast.settings", "smile_runtime.label_map", "smile_runtime.volume.pixel_size"},
     "smile_fast.data": {
         "blosc2",
+        "msgspec",
         "nibabel",
         "numpy",
         "scipy",
@@ -73,8 +74,9 @@ ALLOWED: dict[str, set[str]] = {
         "smile_fast.supervision",
         "smile_runtime",
     },
+    "smile_fast.data.importing.formats": {"SimpleITK", "numpy", "smile_runtime"},
     "smile_fast.training": BELOW_TRAINING | {"msgspec", "numpy", "safetensors", "torch"},
-    "smile_fast.evaluation": BESIDE_TRAINING | {"numpy", "scipy", "surface_distance", "torch"},
+    "smile_fast.evaluation": BESIDE_TRAINING | {"msgspec", "numpy", "scipy", "surface_distance", "torch"},
     "smile_fast.exporter": BESIDE_TRAINING | {"numpy", "onnx", "onnxruntime", "onnxscript", "torch"},
     "smile_fast.report": BESIDE_TRAINING | {"PIL", "jinja2", "matplotlib", "numpy", "scipy"},
     "smile_fast.cli": EVERYTHING | {"numpy", "smile_runtime", "torch"},

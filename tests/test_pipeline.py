@@ -40,7 +40,7 @@ def run(command: str) -> None:
 def see_something(trained: Run) -> None:
     """Three steps teach nothing: shift the organs' thresholds until each is seen in half of the pixels."""
     model = trained.load_model()
-    balance(model, np.asarray(trained.store.image("test_0000")[:])[:, None])
+    balance(model, trained.store.read_image("test_0000")[:, None])
     Checkpoint({"model": dict(model.state_dict())}).save(trained.model_path)
 
 

@@ -130,7 +130,7 @@ def scramble_hidden(path: Path, store: Store, seed: int = 0) -> Store:
     rng = np.random.default_rng(seed)
     labels: dict[str, NDArray[np.uint8]] = {}
     for case, info in store.cases.items():
-        label = np.asarray(store.human_labels(case)[:]).copy()
+        label = store.read_labels(case).copy()
         hidden = [k for k, organ in enumerate(store.organs, start=1) if info.states[organ] is State.HIDDEN]
         free = np.isin(label, [0, *hidden])
         label[free] = rng.choice([0, *hidden], free.sum())

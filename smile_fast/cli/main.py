@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 
@@ -12,9 +13,11 @@ from smile_runtime.errors import InputError
 from smile_runtime.terminal import print_anything
 from smile_runtime.threads import share_machine
 
-# In the order of the work; the module of a command is its name with underscores.
+# In the order of the work; the module of a command is its name with underscores, and one more behind a word of Python.
 COMMANDS = (
     "phantom",
+    "import",
+    "merge",
     "declare",
     "simulate-missing",
     "audit",
@@ -24,6 +27,7 @@ COMMANDS = (
     "evaluate",
     "export",
     "report",
+    "verify",
     "doctor",
 )
 
@@ -40,7 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"smile-fast {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = importlib.import_module(f"smile_fast.cli.{name.replace('-', '_')}")
+        word = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
+        module = importlib.import_module(f"smile_fast.cli.{word}")
         command = commands.add_parser(
             name,
             help=module.HELP,

@@ -30,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run, new unless --resume")
     parser.add_argument("--annotations", type=Path, help="declarations to use instead of the store's")
     parser.add_argument(
+        "--splits",
+        type=Path,
+        metavar="FILE",
+        help="which cases are train, validation and test, by patient: a CSV file with the columns case,patient,split "
+        "(without split: --folds keep the scans of a patient together), or nnU-Net's splits_final.json with --folds "
+        "and --fold",
+    )
+    parser.add_argument(
         "--weights",
         type=Path,
         metavar="RUN|FILE",
@@ -186,16 +194,36 @@ def _create_run(arguments: argparse.Namespace, device: str, ranks: Any) -> Any:
     declarations = store.declarations()
     if arguments.annotations is not None:
         declarations = store.read_declarations(arguments.annotations)
-    return Run.create(arguments.run_folder, config, store, declarations, device, begin)
+    return Run.create(
+        arguments.run_folder,
+        config,
+        store,
+        declarations,
+        device,
+        begin,
+        splits_file=_read_splits(arguments.splits, store),
+    )
+
+
+def _read_splits(path: Path | None, store: Any) -> Any:
+    from smile_fast.data.splits import SplitsFile
+    from smile_fast.text_table import listed
+
+    if path is None:
+        return None
+    file = SplitsFile.read(path)
+    if strangers := file.strangers(store.cases):
+        print(f"note: {path} names cases that the store does not have: {listed(strangers)}", file=sys.stderr)
+    return file
 
 
 def _open_run(arguments: argparse.Namespace) -> Any:
     from smile_fast.training.run import Run
 
-    if arguments.weights is not None or arguments.annotations is not None:
+    if any(path is not None for path in (arguments.weights, arguments.annotations, arguments.splits)):
         raise InputError(
-            f"--resume: {arguments.run_folder} goes on with its own weights and annotations; leave --weights and "
-            "--annotations out"
+            f"--resume: {arguments.run_folder} goes on with its own weights, annotations and splits; leave --weights, "
+            "--annotations and --splits out"
         )
     if given := _given(arguments, *_RECORDED):
         options = ", ".join(map(option_of, given))

@@ -1,13 +1,13 @@
-"""What the index of a store knows of a case."""
+"""What the index of a store knows of a case: the declared types that msgspec reads it as."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,10 +15,20 @@ from smile_fast.data.dataset import Split
 from smile_fast.supervision.states import State
 from smile_runtime.volume.preprocessing import BodyBox, BodyRule
 
-IMAGE, LABELS = "image.b2nd", "labels.b2nd"
+IMAGE, LABELS = "image", "labels"
+"""The arrays of a case."""
 
-SliceCounts = dict[str, tuple[int, tuple[int, ...]]]
-"""organ -> (first slice, voxels in each slice from there); an organ without a voxel has no entry."""
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+"""SHA-256, hexadecimal."""
+
+SliceCounts = dict[str, tuple[int, bytes]]
+"""organ -> (first slice, voxels in each slice from there as uint32); an organ without a voxel has no entry.
+
+JSON holds the bytes, little-endian, as base64: numbers of 10,000 cases that nobody asks for cost no time when they are
+read, and little memory.
+"""
+_COUNT = np.dtype("<u4")
+_FAR_MM = 1e9  # no scan is as large, and squares of larger numbers are none
 
 
 @dataclass(frozen=True)
@@ -26,57 +36,54 @@ class StoredBox:
     """The body's box of a case as it was found when the case was converted.
 
     Attributes:
-        box: what is worth computing.
-        rule: the numbers that it was found by.
+        depth: number of slices of the case.
+        slices: those that show the body, as ranges [first, stop). rows, columns: of each of them, [first, stop).
+        threshold_hu, margin_mm: the rule that it was found by.
         version: `BodyRule.VERSION` of the program that found it.
     """
 
-    box: BodyBox
-    rule: BodyRule
-    version: int = field(default_factory=lambda: BodyRule.VERSION)
+    depth: int
+    slices: tuple[tuple[int, int], ...]
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    threshold_hu: float
+    margin_mm: float
+    version: int
+
+    def __post_init__(self) -> None:
+        """Refuse ranges that no box has; a `ValueError` says so."""
+        bounds = [bound for there in self.slices for bound in there]
+        if any(there <= here for here, there in pairwise([-1, *bounds, self.depth + 1])) or not all(
+            0 <= first <= stop for first, stop in (self.rows, self.columns)
+        ):
+            raise ValueError("a body's box that lies outside of the volume")
+
+    @classmethod
+    def of(cls, box: BodyBox, rule: BodyRule) -> "StoredBox":
+        """What this program found by a rule."""
+        shown = box.slices
+        breaks = [n for n, (here, there) in enumerate(pairwise(shown), start=1) if there != here + 1]
+        bounds = [0, *breaks, len(shown)] if shown else [0]
+        return cls(
+            depth=box.depth,
+            slices=tuple((shown[first], shown[stop - 1] + 1) for first, stop in pairwise(bounds)),
+            rows=(box.rows.start, box.rows.stop),
+            columns=(box.columns.start, box.columns.stop),
+            threshold_hu=rule.threshold_hu,
+            margin_mm=rule.margin_mm,
+            version=BodyRule.VERSION,
+        )
+
+    @property
+    def box(self) -> BodyBox:
+        """What is worth computing."""
+        shown = tuple(z for first, stop in self.slices for z in range(first, stop))
+        return BodyBox(self.depth, shown, slice(*self.rows), slice(*self.columns))
 
     def answers(self, rule: BodyRule) -> bool:
         """Whether this program would find the same box by a rule."""
-        return self.version == BodyRule.VERSION and self.rule == rule
-
-    def to_json(self) -> dict[str, Any]:
-        """The box's entry of the index; slices as ranges [first, stop)."""
-        shown = self.box.slices
-        breaks = [n for n, (here, there) in enumerate(pairwise(shown), start=1) if there != here + 1]
-        bounds = [0, *breaks, len(shown)] if shown else [0]
-        return {
-            "version": self.version,
-            "threshold_hu": self.rule.threshold_hu,
-            "margin_mm": self.rule.margin_mm,
-            "slices": [[shown[first], shown[stop - 1] + 1] for first, stop in pairwise(bounds)],
-            "rows": [self.box.rows.start, self.box.rows.stop],
-            "columns": [self.box.columns.start, self.box.columns.stop],
-        }
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any], shape: tuple[int, int, int]) -> "StoredBox":
-        """Read the box's entry of the index.
-
-        Args:
-            entry: what `to_json` gives.
-            shape: (D, H, W) of the case.
-
-        Raises:
-            ValueError, TypeError, KeyError: the entry is damaged, or is that of another shape.
-        """
-        depth, *extents = shape
-        (top, bottom), (left, right), version = entry["rows"], entry["columns"], entry["version"]
-        bounds = [bound for first, stop in entry["slices"] for bound in (first, stop)]
-        if (
-            any(type(number) is not int for number in (*bounds, top, bottom, left, right, version))
-            or any(there <= here for here, there in pairwise([-1, *bounds, depth + 1]))
-            or not 0 <= top <= bottom <= extents[0]
-            or not 0 <= left <= right <= extents[1]
-        ):
-            raise ValueError(f"a body's box that lies outside of {shape}")
-        shown = tuple(z for first, stop in entry["slices"] for z in range(first, stop))
-        rule = BodyRule(entry["threshold_hu"], entry["margin_mm"])
-        return cls(BodyBox(depth, shown, slice(top, bottom), slice(left, right)), rule, version)
+        found_by = (self.version, self.threshold_hu, self.margin_mm)
+        return found_by == (BodyRule.VERSION, rule.threshold_hu, rule.margin_mm)
 
 
 @dataclass(frozen=True)
@@ -89,10 +96,10 @@ class CaseInfo:
         shape: (D, H, W) in slices order.
         spacing: (z, y, x) mm.
         affine: 4x4, voxel (x, y, z) = (W, H, D) index to mm (RAS), of the volume in slices order.
-        states: organ -> state.
+        states: organ -> state, in the order of the store's organs.
         runs: voxels per slice of the visible human labels; a hidden organ has no entry. See `counts`.
         sources: SHA-256 of the image and label files that the case was made from.
-        arrays: SHA-256 of the stored files, by their names (`IMAGE`, `LABELS`).
+        arrays: digests of the stored arrays (`IMAGE`, `LABELS`), which name their files; empty before they are written.
         body: the body's box.
     """
 
@@ -100,12 +107,28 @@ class CaseInfo:
     split: Split
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
-    affine: tuple[tuple[float, ...], ...]
+    affine: tuple[tuple[float, float, float, float], ...]
     states: dict[str, State]
     runs: SliceCounts
     sources: dict[str, str]
-    arrays: dict[str, str]
+    arrays: dict[str, Digest]
     body: StoredBox
+
+    def __post_init__(self) -> None:
+        """Refuse what no case is; a `ValueError` names it."""
+        depth, height, width = self.shape
+        if (
+            self.name in ("", "..")  # a name is a folder: it must not lead elsewhere
+            or Path(self.name).name != self.name
+            or "\0" in self.name
+            or min(self.shape) < 1
+            or not all(0 < size < _FAR_MM for size in self.spacing)
+            or not _is_affine(self.affine)
+            or not counts_fit(self.runs, depth, self.states, height * width)
+            or any(self.states[organ] is State.HIDDEN for organ in self.runs)
+            or (self.body.depth != depth or self.body.rows[1] > height or self.body.columns[1] > width)
+        ):
+            raise ValueError(f"entry of case {self.name!r}")
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process is sent: it can count for itself, from a small part of the memory."""
@@ -124,57 +147,22 @@ class CaseInfo:
         steps = np.array(self.affine)[:3, 2::-1]
         return np.asarray(steps / np.linalg.norm(steps, axis=0))
 
-    def to_json(self) -> dict[str, Any]:
-        """The case's entry of the index."""
-        return {
-            "name": self.name,
-            "split": self.split,
-            "shape": list(self.shape),
-            "spacing": list(self.spacing),
-            "affine": [list(row) for row in self.affine],
-            "states": {organ: state.value for organ, state in self.states.items()},
-            "counts": counts_to_json(self.runs),
-            "sources": self.sources,
-            "arrays": self.arrays,
-            "body": self.body.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any], organs: tuple[str, ...]) -> "CaseInfo":
-        """Read an entry of the index.
+    def check_stored(self, organs: Sequence[str]) -> None:
+        """Make sure that this is a case of a store of these organs, with its arrays.
 
         Raises:
-            ValueError, TypeError, KeyError: the entry is damaged.
+            ValueError: it is not.
         """
-        depth, height, width = (int(size) for size in entry["shape"])
-        z, y, x = (float(size) for size in entry["spacing"])
-        affine = tuple(tuple(float(value) for value in row) for row in entry["affine"])
-        info = cls(
-            name=entry["name"],
-            split=entry["split"],
-            shape=(depth, height, width),
-            spacing=(z, y, x),
-            affine=affine,
-            states={organ: State(entry["states"][organ]) for organ in organs},
-            runs=counts_from_json(entry["counts"]),
-            sources=dict(entry["sources"]),
-            arrays={file: str(entry["arrays"][file]) for file in (IMAGE, LABELS)},
-            body=StoredBox.from_json(entry["body"], (depth, height, width)),
-        )
-        if (
-            not isinstance(info.name, str)
-            or info.name in ("", "..")  # a name is a folder: it must not lead elsewhere
-            or Path(info.name).name != info.name
-            or info.split not in ("train", "test")
-            or min(info.shape) < 1
-            or not all(math.isfinite(size) and size > 0 for size in info.spacing)
-            or [len(row) for row in affine] != [4, 4, 4, 4]
-            or len(entry["states"]) != len(organs)
-            or not counts_fit(info.runs, depth, organs)
-            or any(info.states[organ] is State.HIDDEN for organ in info.runs)
-        ):
-            raise ValueError(f"entry of case {info.name!r}")
-        return info
+        if tuple(self.states) != tuple(organs) or set(self.arrays) != {IMAGE, LABELS}:
+            raise ValueError(f"organs or arrays of case {self.name!r}")
+
+
+def _is_affine(rows: Sequence[Sequence[float]]) -> bool:
+    """Whether a matrix says where voxels lie: of space, in millimetres, and with a volume."""
+    if len(rows) != 4 or any(abs(value) > _FAR_MM for row in rows for value in row) or tuple(rows[3]) != (0, 0, 0, 1):
+        return False
+    (a, b, c, _), (d, e, f, _), (g, h, i, _), _ = rows
+    return abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)) > 0
 
 
 def gather_counts(
@@ -187,39 +175,28 @@ def gather_counts(
         inside = np.flatnonzero(column)
         if inside.size:
             first, last = int(inside[0]), int(inside[-1])
-            found[organ] = (first, tuple(column[first : last + 1].tolist()))
+            found[organ] = (first, column[first : last + 1].astype(_COUNT).tobytes())
     return found
 
 
 def spread_counts(stored: SliceCounts, depth: int, organs: Sequence[str]) -> NDArray[np.int64]:  # [D, K]
-    """The inverse of `gather_counts`."""
+    """The inverse of `gather_counts`; see `counts_fit`."""
     counts = np.zeros((depth, len(organs)), np.int64)
     for k, organ in enumerate(organs):
         if organ in stored:
-            first, values = stored[organ]
+            first, voxels = stored[organ]
+            values = np.frombuffer(voxels, _COUNT)
             counts[first : first + len(values), k] = values
     return counts
 
 
-def counts_to_json(stored: SliceCounts) -> dict[str, list[Any]]:
-    """Plain JSON types: organ -> [first slice, [voxels]]."""
-    return {organ: [first, list(values)] for organ, (first, values) in stored.items()}
-
-
-def counts_from_json(entry: Mapping[str, Any]) -> SliceCounts:
-    """The inverse of `counts_to_json`; see `counts_fit` for what it cannot know.
-
-    Raises:
-        ValueError, TypeError, AttributeError: the entry is damaged.
-    """
-    counts = {organ: (int(first), tuple(values)) for organ, (first, values) in entry.items()}
-    if any(first < 0 or not set(map(type, values)) <= {int} for first, values in counts.values()) or any(
-        min(values, default=0) < 0 or max(values, default=0) >= 2**31 for _, values in counts.values()
-    ):
-        raise ValueError("counts of slices")
-    return counts
-
-
-def counts_fit(stored: SliceCounts, depth: int, organs: Sequence[str]) -> bool:
-    """Whether counts are those of a volume of so many slices and of these organs."""
-    return all(organ in organs and first + len(values) <= depth for organ, (first, values) in stored.items())
+def counts_fit(
+    stored: SliceCounts, depth: int, organs: Sequence[str] | Mapping[str, object], most: int = 2**31
+) -> bool:
+    """Whether counts are those of a volume: of so many slices, of these organs, of at most so many voxels a slice."""
+    for organ, (first, voxels) in stored.items():
+        slices, rest = divmod(len(voxels), _COUNT.itemsize)
+        if rest or organ not in organs or not 0 <= first <= depth - slices:
+            return False
+    every = b"".join(voxels for _, voxels in stored.values())
+    return int(np.frombuffer(every, _COUNT).max(initial=0)) <= most

@@ -1,8 +1,9 @@
-"""One writer a folder, or any number of readers: what two processes write at once would be a mixture of both."""
+"""One writer a folder, any number of readers, or any number of writers of the same: never a mixture of two things."""
 
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -51,6 +52,89 @@ def shared(folder: Path, lock: str = LOCK) -> Iterator[bool]:
     """
     with _held(Path(folder) / lock, fcntl.LOCK_SH) as descriptor:
         yield descriptor is not None
+
+
+_MOMENT_S = 0.02  # between two looks at a lock that its owner keeps for a moment only
+_LOOKS = 4
+
+
+@contextmanager
+def joined(folder: Path, lock: str, work: str, refusal: str) -> Iterator[Callable[[], bool]]:
+    """Be one of any number of processes that do the same work in a folder, until the block ends.
+
+    Args:
+        folder: where it is.
+        lock: name of the lock in it.
+        work: what is done, one word; it stands in the lock's file for whoever comes.
+        refusal: what to say to a process that wants to do other work meanwhile.
+
+    Yields:
+        A function that ends the work of this process, to be called at most once: whether nobody else does it now, and
+        nobody can begin to before the block ends. It never is so where there are no locks.
+
+    Raises:
+        InputError: others do other work there now.
+    """
+    path = Path(folder) / lock
+    descriptor = _join(path, work.encode(), refusal)
+    last = False
+
+    def leave() -> bool:
+        nonlocal last
+        if descriptor is not None and _lock_now(descriptor, fcntl.LOCK_EX):
+            last = _is_at(descriptor, path) and _text(descriptor) == work.encode()
+        return last
+
+    try:
+        yield leave
+    finally:
+        if descriptor is not None:
+            if last or leave():
+                _remove(path)
+            os.close(descriptor)
+
+
+def _join(path: Path, work: bytes, refusal: str) -> int | None:
+    """The open file, locked for all who do the same; None where there are no locks."""
+    others = 0  # looks that found other work: its owner may have died between the two steps of one look
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            return None
+        try:
+            first = _lock_now(descriptor, fcntl.LOCK_EX)
+            if first and _is_at(descriptor, path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, work, 0)
+            # From alone to shared is not one step: the text tells who came in between.
+            if _lock_now(descriptor, fcntl.LOCK_SH) and _is_at(descriptor, path):
+                if _text(descriptor) == work:
+                    return descriptor
+                others += 1
+                if others == _LOOKS:
+                    raise InputError(refusal)
+        except OSError:
+            _remove(path)
+            os.close(descriptor)
+            return None
+        except InputError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        time.sleep(_MOMENT_S)
+
+
+def _lock_now(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _text(descriptor: int) -> bytes:
+    return os.pread(descriptor, 4096, 0)
 
 
 @contextmanager

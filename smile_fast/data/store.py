@@ -1,48 +1,105 @@
 """The fast store: one folder a cohort, blosc2 arrays of one axial slice a chunk, and one index that opens it.
 
-STORE/index.json               all that training needs to know of every case; written last, so it is complete
-STORE/quarantine.json          the cases that could not be used, and why
-STORE/cases/CASE/image.b2nd    int16 HU [D, H, W] in slices order
-STORE/cases/CASE/labels.b2nd   uint8 human labels [D, H, W], never changed by any command
-STORE/cases/CASE/case.json     the case's entry of the index, its range of HU and the digests of its two arrays
+STORE/index.json                      all that training needs to know of every case; it names the files of the store
+STORE/quarantine.json                 the cases that could not be used, and why
+STORE/cases/CASE/image-DIGEST.b2nd    int16 HU [D, H, W] in slices order
+STORE/cases/CASE/labels-DIGEST.b2nd   uint8 human labels [D, H, W]
+STORE/cases/CASE/case.json            the newest conversion of the case: its entry of the index, and more of it
+
+An array's file is named by its content and never changed. So an index is whole as long as its files are there: a case
+that is converted again gets other files, and who has opened the store before reads on what was there then. Both kinds
+of JSON are sealed records (`smile_fast.records`); an index has a line for each case.
 """
 
-import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from smile_fast.data.annotations import Declarations, read_annotations
-from smile_fast.data.arrays import open_array, read_slices
+from smile_fast.data.arrays import array_name, read_slices
 from smile_fast.data.case_info import IMAGE, LABELS, CaseInfo
+from smile_fast.records import read_record, schema_of, write_record, write_sealed
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path, read_json, sha256
 from smile_runtime.label_map import MAX_ORGANS
 from smile_runtime.volume.preprocessing import BodyBox, BodyRule, body_box, whole_box
 
-FORMAT = "smile-fast store"
-SCHEMA = 3  # also rises when the same files give other voxels or another grid
-OLD_SCHEMAS = (1, 2)
+SCHEMA: Final = 4  # also rises when the same files give other voxels or another grid
+OLD_SCHEMAS = (1, 2, 3)
 """Their stores are not opened, but `prepare` knows whose they are: from the same dataset it makes them again."""
 INDEX = "index.json"
 QUARANTINE = "quarantine.json"
 CASES = "cases"
 CASE_FILE = "case.json"
+DTYPES = {IMAGE: np.dtype(np.int16), LABELS: np.dtype(np.uint8)}
+
+_FORMAT = "smile-fast store"
+_AGAIN = "make the store again with 'smile-fast prepare --force'"
+
+
+@dataclass(frozen=True)
+class Index:
+    """What index.json holds.
+
+    Attributes:
+        format, schema: of which kind and version it is.
+        organs: [K] names; organ k has the value k + 1 in the label maps.
+        cases: in the order of the dataset.
+    """
+
+    format: Literal["smile-fast store"]
+    schema: Literal[4]
+    organs: tuple[str, ...]
+    cases: tuple[CaseInfo, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what no store holds; a `ValueError` says what."""
+        if not 1 <= len(set(self.organs)) == len(self.organs) <= MAX_ORGANS:
+            raise ValueError("organs")
+        if not 1 <= len({info.name for info in self.cases}) == len(self.cases):
+            raise ValueError("cases")
+        for info in self.cases:
+            info.check_stored(self.organs)
+
+
+@dataclass(frozen=True)
+class CaseFile:
+    """What case.json holds: a conversion of a case.
+
+    Attributes:
+        schema: of which version it is.
+        organs: of the dataset.
+        ignore: the dataset's value of voxels that are void.
+        case: its entry of the index.
+        range_hu: lowest and highest value, HU.
+        warnings: sentences about its values and headers.
+        padding: what was read as air, if anything (`Padding.to_json`).
+    """
+
+    schema: Literal[4]
+    organs: tuple[str, ...]
+    ignore: int | None
+    case: CaseInfo
+    range_hu: tuple[int, int]
+    warnings: tuple[str, ...]
+    padding: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        """Refuse what no conversion is; a `ValueError` says what."""
+        self.case.check_stored(self.organs)
 
 
 @dataclass(frozen=True)
 class Store:
     """A prepared cohort.
 
-    The index holds a SHA-256 of every array's file. A file that is read whole (`read_image` and `read_labels` without
-    `slices`) is checked against it before it is decoded, once a process. Single slices, as training draws them, are not
-    checked: hashing a volume for one slice would cost more than reading it; damage that makes a slice undecodable is
-    found all the same.
+    Every slice that is read is verified against the index, whole arrays and single slices alike.
 
     Attributes:
         path: the folder.
@@ -54,7 +111,6 @@ class Store:
     organs: tuple[str, ...]
     cases: dict[str, CaseInfo]
     _boxes: dict[tuple[str, BodyRule], BodyBox] = field(default_factory=dict, repr=False, compare=False)
-    _checked: set[Path] = field(default_factory=set, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> "Store":
@@ -63,63 +119,30 @@ class Store:
         Raises:
             InputError: no store, an unfinished one, one of another schema version, or a damaged index.
         """
-        path = Path(path)
-        index, entry = path / INDEX, read_index(path)
-        schema = entry.get("schema")
-        if schema != SCHEMA:
-            old = schema in OLD_SCHEMAS
-            raise InputError(
-                f"{index}: schema version {schema}, this version reads {SCHEMA}; make the store again with 'smile-fast "
-                f"prepare{'' if old else ' --force'}'{' from the same dataset' if old else ''}"
-            )
-        try:
-            organs = tuple(str(organ) for organ in entry["organs"])
-            infos = [CaseInfo.from_json(case, organs) for case in entry["cases"]]
-            cases = {info.name: info for info in infos}
-            if not 1 <= len(set(organs)) == len(organs) <= MAX_ORGANS or not 1 <= len(cases) == len(infos):
-                raise ValueError("organs or cases")
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise InputError(
-                f"{index}: damaged ({error}); make the store again with 'smile-fast prepare --force'"
-            ) from error
-        return cls(path=path, organs=organs, cases=cases)
-
-    def image(self, name: str) -> Any:
-        """Open the CT of a case: blosc2.NDArray int16 HU [D, H, W].
-
-        Raises:
-            InputError: no such case, or its file is missing or damaged.
-        """
-        return self._array(name, IMAGE, np.dtype(np.int16))
-
-    def human_labels(self, name: str) -> Any:
-        """Open the human label map of a case, hidden organs included: blosc2.NDArray uint8 [D, H, W].
-
-        Only evaluation and the audit may look at it; training sees it through the case's visible table.
-
-        Raises:
-            InputError: no such case, or its file is missing or damaged.
-        """
-        return self._array(name, LABELS, np.dtype(np.uint8))
+        index = read_index(Path(path))
+        return cls(path=Path(path), organs=index.organs, cases={info.name: info for info in index.cases})
 
     def read_image(self, name: str, slices: slice | Sequence[int] = slice(None)) -> NDArray[np.int16]:
         """Read axial slices of the CT of a case: int16 HU [n, H, W].
 
         Raises:
-            InputError: see `image`; or the file is damaged, or is read whole and has another checksum than the index.
+            InputError: no such case, or its file is missing, damaged or another one than the index names.
         """
-        self._check_whole(name, IMAGE, slices)
-        return read_slices(self.image(name), self._path(name, IMAGE), slices)
+        return self._read(name, IMAGE, slices)
 
     def read_labels(self, name: str, slices: slice | Sequence[int] = slice(None)) -> NDArray[np.uint8]:
-        """Read axial slices of the human label map of a case: uint8 [n, H, W]. See `human_labels` for who may.
+        """Read axial slices of the human label map of a case, hidden organs included: uint8 [n, H, W].
+
+        Only evaluation and the audit may look at it; training sees it through the case's visible table.
 
         Raises:
-            InputError: see `human_labels`; or the file is damaged, or is read whole and has another checksum than the
-                index.
+            InputError: see `read_image`.
         """
-        self._check_whole(name, LABELS, slices)
-        return read_slices(self.human_labels(name), self._path(name, LABELS), slices)
+        return self._read(name, LABELS, slices)
+
+    def array_path(self, name: str, array: str) -> Path:
+        """The file of an array (`IMAGE`, `LABELS`) of a case."""
+        return Path(self._file(name, array))
 
     def body_box(self, name: str, rule: BodyRule | None) -> BodyBox:
         """The part of a case that is worth computing: the box that production cuts out of the same scan.
@@ -128,7 +151,7 @@ class Store:
         read.
 
         Raises:
-            InputError: see `image`; or the file is damaged.
+            InputError: see `read_image`.
         """
         info = self.cases[name]
         if rule is None:
@@ -142,10 +165,8 @@ class Store:
 
     def files(self) -> list[Path]:
         """The index and the files of the cases: what nothing but `prepare` may overwrite."""
-        return [
-            self.path / INDEX,
-            *(self._path(name, file) for name in self.cases for file in (IMAGE, LABELS, CASE_FILE)),
-        ]
+        arrays = (self.array_path(name, array) for name in self.cases for array in (IMAGE, LABELS))
+        return [self.path / INDEX, *arrays, *(self.path / CASES / name / CASE_FILE for name in self.cases)]
 
     def declarations(self) -> Declarations:
         """The state of every (case, organ) pair that the store was prepared with."""
@@ -176,48 +197,42 @@ class Store:
                     )
         return declarations
 
-    def _path(self, name: str, file: str) -> Path:
-        return self.path / CASES / name / file
+    def _file(self, name: str, array: str) -> str:
+        return os.path.join(self.path, CASES, name, array_name(array, self.cases[name].arrays[array]))
 
-    def _check_whole(self, name: str, file: str, slices: slice | Sequence[int]) -> None:
-        """Compare the file of an array with the checksum of the index, if the array is to be read whole."""
-        if name not in self.cases or not isinstance(slices, slice) or slices != slice(None):
-            return
-        path = self._path(name, file)
-        if path not in self._checked and path.exists():
-            if sha256(path) != self.cases[name].arrays[file]:
-                raise InputError(
-                    f"{path}: damaged or replaced, it has not the checksum of the index; run 'smile-fast prepare' again"
-                )
-            self._checked.add(path)
-
-    def _array(self, name: str, file: str, dtype: "np.dtype[Any]") -> Any:
+    def _read(self, name: str, array: str, slices: slice | Sequence[int]) -> NDArray[Any]:
         if name not in self.cases:
             raise InputError(f"{self.path}: the store has no case '{name}'; name one of its index")
-        path = self._path(name, file)
-        array = open_array(path)
-        if array.dtype != dtype or array.shape != self.cases[name].shape:
-            raise InputError(
-                f"{path}: {array.dtype} {array.shape} does not fit the index ({dtype} {self.cases[name].shape}); "
-                "run 'smile-fast prepare' again"
-            )
-        return array
+        info = self.cases[name]
+        return read_slices(self._file(name, array), info.arrays[array], slices, layout=(DTYPES[array], info.shape))
 
 
-def read_index(path: Path) -> dict[str, Any]:
-    """Read the index of a store, whatever its schema.
+def read_index(path: Path) -> Index:
+    """Read the index of a store.
 
     Raises:
-        InputError: no store, an unfinished one, or a file that is no index.
+        InputError: no store, an unfinished one, one of another schema version, or a damaged index.
     """
     index = path / INDEX
     if not index.exists():
         state, remedy = ("an unfinished store", "finish it") if (path / CASES).is_dir() else ("no store", "make one")
         raise InputError(f"{path}: {state}, it has no {INDEX}; {remedy} with 'smile-fast prepare'")
-    entry = read_json(index, "make the store again with 'smile-fast prepare --force'")
-    if entry.get("format") != FORMAT:
-        raise InputError(f"{index}: not the index of a store; run 'smile-fast prepare' into another folder")
-    return entry
+    older = "make the store again with 'smile-fast prepare' from the same dataset"
+    return read_record(index, Index, SCHEMA, _AGAIN, older=older)
+
+
+@dataclass(frozen=True)
+class _OldCase:
+    name: str
+    sources: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _OldIndex:
+    """What is still read of an index of an old schema: whose store it is."""
+
+    organs: tuple[str, ...]
+    cases: tuple[_OldCase, ...]
 
 
 def read_sources(path: Path) -> tuple[tuple[str, ...], dict[str, dict[str, str]]]:
@@ -229,26 +244,44 @@ def read_sources(path: Path) -> tuple[tuple[str, ...], dict[str, dict[str, str]]
     Raises:
         InputError: see `Store.open`, but for the old schemas.
     """
-    entry = read_index(path)
-    if entry.get("schema") not in OLD_SCHEMAS:
-        store = Store.open(path)
-        return store.organs, {name: info.sources for name, info in store.cases.items()}
+    index = _read_old_index(path / INDEX) or read_index(path)
+    return index.organs, {case.name: case.sources for case in index.cases}
+
+
+def _read_old_index(index: Path) -> _OldIndex | None:
     try:
-        organs = tuple(str(organ) for organ in entry["organs"])
-        return organs, {str(case["name"]): dict(case["sources"]) for case in entry["cases"]}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path / INDEX}: damaged ({error}); make the store again with 'smile-fast prepare --force'"
-        ) from error
+        raw = index.read_bytes()
+        return msgspec.json.decode(raw, type=_OldIndex) if schema_of(raw) in OLD_SCHEMAS else None
+    except OSError:
+        return None  # `read_index` says why
+    except ValueError as error:
+        raise InputError(f"{index}: damaged ({error}); {_AGAIN}") from None
 
 
-def write_index(path: Path, organs: tuple[str, ...], cases: list[CaseInfo]) -> None:
+def write_index(path: Path, organs: tuple[str, ...], cases: Sequence[CaseInfo]) -> None:
     """Write the index of a store, one case a line: an indented file of 1,000 cases would be five times as long.
 
     Raises:
         InputError: the file cannot be written.
     """
-    head = json.dumps({"format": FORMAT, "schema": SCHEMA, "organs": organs})[:-1]
-    lines = ",\n".join(json.dumps(case.to_json()) for case in cases)
-    with atomic_path(Path(path) / INDEX) as temporary:
-        temporary.write_text(f'{head}, "cases": [\n{lines}\n]}}\n', encoding="utf-8")
+    head = msgspec.json.encode({"format": _FORMAT, "schema": SCHEMA, "organs": organs}).decode()[:-1]
+    lines = ",\n".join(msgspec.json.encode(case).decode() for case in cases)
+    write_sealed(Path(path) / INDEX, f'{head},"cases":[\n{lines}\n]}}')
+
+
+def write_case(folder: Path, case: CaseFile) -> None:
+    """Write the case.json of a case: last, for it vouches for the arrays.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    write_record(Path(folder) / CASE_FILE, msgspec.to_builtins(case))
+
+
+def read_case(folder: Path) -> CaseFile:
+    """Read the case.json of a case.
+
+    Raises:
+        InputError: there is none, it is damaged, or of another schema version.
+    """
+    return read_record(Path(folder) / CASE_FILE, CaseFile, SCHEMA, "run 'smile-fast prepare' again")

@@ -1,17 +1,19 @@
 """Whether the files of a run are those that were written."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.metrics import read_metrics
+from smile_fast.training.rounds import existing_rounds, open_round
 from smile_fast.training.run import Run
 from smile_fast.training.run_record import read_environment
 from smile_runtime.errors import InputError
 
 
 def check_run(path: Path) -> Iterator[str]:
-    """Read config, environment, annotations, log, checkpoints and final weights of a run; its rounds are not looked at.
+    """Read every file of a run: config, environment, annotations, log, checkpoints, final weights, rounds.
 
     Args:
         path: folder of the run; its store is not needed.
@@ -24,15 +26,21 @@ def check_run(path: Path) -> Iterator[str]:
     except InputError as error:
         yield str(error)
         return
-    files = [file for file in (run.checkpoint_path, run.previous_path, run.model_path) if file.exists()]
-    checks = [
-        lambda: read_environment(run.path),
+    checks: list[Callable[[], object]] = [
+        partial(read_environment, run.path),
         run.declarations,
-        lambda: read_metrics(run),
-        *(lambda file=file: Checkpoint.load(file) for file in files),
+        partial(read_metrics, run),
+        *(partial(Checkpoint.load, file) for file in run.weight_files),
+        *(partial(_read_round, run.rounds_path, number) for number in existing_rounds(run.rounds_path)),
     ]
     for check in checks:
         try:
             check()
         except InputError as error:
             yield str(error)
+
+
+def _read_round(rounds: Path, number: int) -> None:
+    stored = open_round(rounds, number)
+    for case in stored.cases:
+        stored.pseudo_labels(case)

@@ -7,29 +7,29 @@ ROUNDS/T/CASE-DIGEST.b2nd    uint8 pseudo-labels [D, H, W] of a case: 0x80 | org
 A round appears as a whole or not at all, and goes likewise. Human labels are never touched.
 """
 
-import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.data.arrays import open_array, pack_array, read_slices
+from smile_fast.data.arrays import array_name, read_slices
 from smile_fast.data.case_info import SliceCounts, counts_fit, spread_counts
 from smile_fast.records import read_record, write_sealed
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path, reason
+from smile_runtime.io.files import reason
 
 COUNTED = ("candidates", "selected", "kept")
 OrganCounts = dict[str, dict[str, int]]
 """organ -> numbers of candidates, selected and kept voxels."""
 
 SCHEMA = 2
-AGAIN = "smile-fast relabel"
+_AGAIN = "smile-fast relabel"
 UNFINISHED, DROPPED = "unfinished", "dropped"  # of hidden folders: .T.unfinished, .T.dropped
 _RECORD = "round.json"
 
@@ -56,7 +56,7 @@ class StoredRound:
         round: number, gamma and scope.
         cases: case -> organ -> numbers of its voxels; a case without a missing organ has no entry.
         slices: case -> pseudo-labels in each slice; the same cases.
-        overlays: case -> digest of its pseudo-labels; the same cases.
+        digests: case -> digest of its overlay; the same cases.
         weights: digest of the weights that it was computed with, see `weights_digest`.
     """
 
@@ -64,7 +64,7 @@ class StoredRound:
     round: Round
     cases: dict[str, OrganCounts]
     slices: dict[str, SliceCounts]
-    overlays: dict[str, str]
+    digests: dict[str, str]
     weights: str
 
     @property
@@ -78,10 +78,10 @@ class StoredRound:
         Raises:
             InputError: the round has none for the case, or its file is missing, damaged, or not the round's.
         """
-        if case not in self.overlays:
+        if case not in self.digests:
             raise InputError(f"{self.path}: has no pseudo-labels of case {case}; name a case of the round")
-        path = overlay_path(self.folder, case, self.overlays[case])
-        return read_slices(open_array(path, AGAIN), path, slices, AGAIN)
+        digest = self.digests[case]
+        return read_slices(self.folder / array_name(case, digest), digest, slices, command=_AGAIN)
 
     def counts(self, case: str, depth: int, organs: Sequence[str]) -> NDArray[np.int64]:  # [D, K]
         """Pseudo-labels of each slice and organ.
@@ -118,7 +118,8 @@ class StoredRound:
         """Write the round's description into its folder, a line a case."""
         this = self.round
         head = {"schema": SCHEMA, "round": this.number, "gamma": this.gamma, "scope": this.scope}
-        parts: dict[str, Mapping[str, Any]] = {"cases": self.cases, "slices": self.slices, "overlays": self.overlays}
+        slices: Mapping[str, Any] = msgspec.to_builtins(self.slices)
+        parts: dict[str, Mapping[str, Any]] = {"cases": self.cases, "slices": slices, "digests": self.digests}
         text = json.dumps({**head, "weights": self.weights})[:-1]
         text += "".join(f',\n"{name}": {_by_line(entries)}' for name, entries in parts.items())
         write_sealed(self.path, text + "}")
@@ -135,22 +136,18 @@ class _RoundRecord:
     weights: str
     cases: dict[str, OrganCounts]
     slices: dict[str, SliceCounts]
-    overlays: dict[str, str]
+    digests: dict[str, str]
 
     def __post_init__(self) -> None:
-        if not self.cases.keys() == self.slices.keys() == self.overlays.keys():
+        if not self.cases.keys() == self.slices.keys() == self.digests.keys():
             raise ValueError("its lists are of different cases")
-        for case, organs in self.cases.items():
-            check_counts(organs, self.slices[case])
+        check_counted(self.cases.values())
 
 
-def check_counts(organs: OrganCounts, slices: SliceCounts) -> None:
-    """Refuse, as ValueError, what cannot be numbers of a case's voxels; see `counts_fit` for what is not known here."""
-    totals = [number for counts in organs.values() for number in counts.values()]
-    of_slices = [number for first, values in slices.values() for number in (first, *values)]
-    if any(tuple(counts) != COUNTED for counts in organs.values()) or not (
-        0 <= min([*totals, *of_slices], default=0) and max(of_slices, default=0) < 2**31
-    ):
+def check_counted(cases: Iterable[OrganCounts]) -> None:
+    """Refuse, as ValueError, what cannot be the numbers of voxels of cases."""
+    every = [counts for organs in cases for counts in organs.values()]
+    if any(tuple(counts) != COUNTED or min(counts.values()) < 0 for counts in every):
         raise ValueError("numbers of voxels")
 
 
@@ -170,7 +167,7 @@ def open_round(rounds: Path, number: int) -> StoredRound:
     if record.round != number:
         raise InputError(f"{path}: says that it is round {record.round}; {remedy}")
     this = Round(record.round, record.gamma, record.scope)
-    return StoredRound(folder, this, record.cases, record.slices, record.overlays, record.weights)
+    return StoredRound(folder, this, record.cases, record.slices, record.digests, record.weights)
 
 
 def existing_rounds(rounds: Path) -> list[int]:
@@ -222,24 +219,6 @@ def drop(rounds: Path, name: str, number: int) -> None:
         raise InputError(
             f"{target}: round {number} cannot be removed ({reason(error)}); make the folder writable"
         ) from None
-
-
-def write_overlay(folder: Path, case: str, overlay: NDArray[np.uint8]) -> str:
-    """Write the pseudo-labels [D, H, W] of a case into the folder of a round.
-
-    Returns:
-        Their digest.
-    """
-    frame = pack_array(overlay)
-    digest = hashlib.sha256(frame).hexdigest()
-    with atomic_path(overlay_path(folder, case, digest)) as temporary:
-        temporary.write_bytes(frame)
-    return digest
-
-
-def overlay_path(folder: Path, case: str, digest: str) -> Path:
-    """Where the pseudo-labels of a case are in the folder of a round."""
-    return folder / f"{case}-{digest[:16]}.b2nd"
 
 
 def _by_line(entries: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The run folder: everything that is needed to repeat, resume, evaluate and export a training."""
 
-import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from smile_fast.data.annotations import Declarations, read_annotations, write_annotations
 from smile_fast.data.folder_lock import LOCK, shared
+from smile_fast.data.splits import SplitsFile, drawn_fold
 from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
 from smile_fast.training.checkpoint import Checkpoint
@@ -33,7 +32,7 @@ from smile_fast.training.run_record import (
 )
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import reason, sha256
+from smile_runtime.io.files import atomic_path, reason, sha256
 from smile_runtime.volume.pixel_size import PixelSpace
 
 _SPLITS = ("train", "validation", "test")
@@ -91,6 +90,11 @@ class Run:
         return self.path / "model.safetensors"
 
     @property
+    def weight_files(self) -> list[Path]:
+        """Those files of checkpoints and final weights that are there."""
+        return [path for path in (self.checkpoint_path, self.previous_path, self.model_path) if path.exists()]
+
+    @property
     def metrics_path(self) -> Path:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
@@ -109,6 +113,7 @@ class Run:
         declarations: Declarations,
         device: str = "cpu",
         begin: Callable[["Run"], object] = lambda run: None,
+        splits_file: SplitsFile | None = None,
     ) -> "Run":
         """Make the folder of a new run with what is known before the first step; it appears as a whole or not at all.
 
@@ -119,13 +124,14 @@ class Run:
             declarations: state of every (case, organ).
             device: where the training will be.
             begin: called with the run in its temporary folder: what it writes there appears with the rest.
+            splits_file: which cases are trained on; None for the splits of the store.
 
         Raises:
             InputError: if the folder already holds something, cannot be written, or is written by another process; or
                 what `begin` raises.
         """
         _refuse_used(path)
-        splits = split_cases(store, config)
+        splits = split_cases(store, config, splits_file)
         config = config.of_cohort(store.organs, [store.cases[case].spacing for case in splits["train"]])
         config = replace(config, crop_size=config.crop_size or _whole_slice(store, splits["train"], config))
         sources = {case: store.cases[case].sources for cases in splits.values() for case in cases}
@@ -290,14 +296,14 @@ class Run:
         return checkpoint, path
 
     def make_newest(self, path: Path) -> None:
-        """Go on from a checkpoint: a damaged one that was saved after it gives its name to it."""
+        """Go on from a checkpoint: it takes the name of a damaged one that was saved after it, and keeps its own.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
         if path != self.checkpoint_path:
-            try:
-                os.replace(path, self.checkpoint_path)
-            except OSError as error:
-                raise InputError(
-                    f"{self.checkpoint_path}: cannot be written ({reason(error)}); make it writable"
-                ) from None
+            with atomic_path(self.checkpoint_path) as temporary:
+                shutil.copyfile(path, temporary)
 
     def load_model(self) -> Segmenter:
         """The trained network in evaluation mode, on the CPU.
@@ -349,8 +355,10 @@ def load_model_state(model: Segmenter, checkpoint: Checkpoint, path: Path) -> No
         ) from None
 
 
-def split_cases(store: Store, config: TrainConfig) -> dict[str, list[str]]:
-    """Case names by "train", "validation" and "test"; the fold is drawn from a fixed shuffle of the names."""
+def split_cases(store: Store, config: TrainConfig, file: SplitsFile | None = None) -> dict[str, list[str]]:
+    """Case names by "train", "validation" and "test": drawn as `drawn_fold` does, or as a file says."""
+    if file is not None:
+        return file.split({name: info.split for name, info in store.cases.items()}, config.folds, config.fold)
     train = sorted(name for name, info in store.cases.items() if info.split == "train")
     test = sorted(name for name, info in store.cases.items() if info.split == "test")
     validation: list[str] = []
@@ -360,9 +368,7 @@ def split_cases(store: Store, config: TrainConfig) -> dict[str, list[str]]:
                 f"{store.path}: {config.folds} folds need at least as many training cases, the store has {len(train)}; "
                 "ask for fewer folds"
             )
-        # The shuffle is the same for every seed of the training, so that folds of different runs are comparable.
-        shuffled = np.random.default_rng(0).permutation(train).tolist()
-        validation = sorted(shuffled[config.fold :: config.folds])
+        validation = drawn_fold(train, config.folds, config.fold, patients={})
         train = [name for name in train if name not in validation]
     if not train:
         raise InputError(f"{store.path}: the store has no training case; prepare a dataset that has some")

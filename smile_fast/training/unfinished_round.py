@@ -20,10 +20,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from smile_fast import __version__
+from smile_fast.data.arrays import array_name, write_array
 from smile_fast.data.case_info import SliceCounts, gather_counts
 from smile_fast.data.folder_lock import locked, shared
 from smile_fast.records import read_record, write_record
@@ -34,12 +36,10 @@ from smile_fast.training.rounds import (
     OrganCounts,
     Round,
     StoredRound,
-    check_counts,
+    check_counted,
     drop,
     existing_rounds,
     open_round,
-    overlay_path,
-    write_overlay,
 )
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import flush, reason
@@ -69,8 +69,8 @@ class Plan:
     scope: str
     organs: tuple[str, ...]
     weights: str
+    version: str
     schema: Literal[1] = _SCHEMA
-    version: str = __version__
 
     @property
     def round(self) -> Round:
@@ -94,7 +94,7 @@ class _DoneCase:
     overlay: str | None
 
     def __post_init__(self) -> None:
-        check_counts(self.organs, self.slices)
+        check_counted([self.organs])
 
 
 class UnfinishedRound:
@@ -161,10 +161,10 @@ class UnfinishedRound:
             digest: str | None = None
             slices: SliceCounts = {}
             if overlay is not None:
-                digest = write_overlay(self._folder / _ROUND, case, overlay)
+                digest = write_array(self._folder / _ROUND, case, overlay)
                 slices = gather_counts(_count(overlay, len(self._plan.organs)), self._plan.organs)
             done = _DoneCase(_SCHEMA, self._plan.digest, counts, slices, digest)
-            write_record(self._record_path(case), asdict(done))
+            write_record(self._record_path(case), msgspec.to_builtins(done))
 
     def finish(self, cases: Sequence[str]) -> StoredRound:
         """Make the round appear, in place of an older one of the same number.
@@ -180,17 +180,17 @@ class UnfinishedRound:
         if missing := [case for case in cases if case not in done]:
             raise _missing(self._target, missing, cases)
         made = self._folder / _ROUND
-        overlays = {case: record.overlay for case, record in done.items() if record.overlay is not None}
+        digests = {case: record.overlay for case, record in done.items() if record.overlay is not None}
         stored = StoredRound(
             made,
             self._plan.round,
-            {case: done[case].organs for case in overlays},
-            {case: done[case].slices for case in overlays},
-            overlays,
+            {case: done[case].organs for case in digests},
+            {case: done[case].slices for case in digests},
+            digests,
             self._plan.weights,
         )
         with _writing(self._target):
-            named = {overlay_path(made, case, digest) for case, digest in overlays.items()}
+            named = {made / array_name(case, digest) for case, digest in digests.items()}
             for file in made.iterdir():
                 if file not in named:  # of a process that was killed
                     file.unlink()
@@ -214,8 +214,8 @@ class UnfinishedRound:
             record = read_record(path, _DoneCase, _SCHEMA, _REMEDY)
         except InputError:
             return None
-        made = self._folder / _ROUND
-        there = record.overlay is None or overlay_path(made, case, record.overlay).is_file()
+        overlay = record.overlay
+        there = overlay is None or (self._folder / _ROUND / array_name(case, overlay)).is_file()
         return record if there and record.plan == self._plan.digest else None
 
     def _record_path(self, case: str) -> Path:
@@ -325,14 +325,16 @@ def finish_round(rounds: Path, this: Round, cases: Sequence[str]) -> StoredRound
         return UnfinishedRound(rounds, plan).finish(cases)
 
 
-def planned_round(rounds: Path, number: int) -> Round | None:
-    """Gamma and scope of an unfinished round; None if there is none of the number.
+def begun_round(rounds: Path, number: int) -> Round | None:
+    """What a round says of itself that somebody has begun, or finished; None if there is none of the number.
 
     Raises:
-        InputError: what it says of itself is damaged.
+        InputError: what it says is damaged.
     """
     folder = _folder_of(rounds, number)
-    return _read_plan(folder).round if (folder / _ROUND).is_dir() else None
+    if (folder / _ROUND).is_dir():
+        return _read_plan(folder).round
+    return open_round(rounds, number).round if number in existing_rounds(rounds) else None
 
 
 def _refuse_other(stored: StoredRound, this: Round) -> StoredRound:
@@ -356,7 +358,7 @@ def _missing(target: Path, missing: Sequence[str], cases: Sequence[str]) -> Inpu
 
 
 def _plan(this: Round, organs: Sequence[str], weights: str) -> Plan:
-    return Plan(this.number, this.gamma, this.scope, tuple(organs), weights)
+    return Plan(this.number, this.gamma, this.scope, tuple(organs), weights, __version__)
 
 
 def _read_plan(folder: Path) -> Plan:

@@ -35,6 +35,7 @@ class Bad:
 
 
 def edit_json(path: str | Path, change: Callable[[Any], object]) -> None:
+    """Change a JSON file; a sealed one is sealed again."""
     record = json.loads(Path(path).read_text())
     sealed = record.pop("sha256", None)
     change(record)
@@ -58,8 +59,8 @@ def index(change: Callable[[Any], object]) -> Spoil:
 
 def cut(*paths: str, keep: int = 300) -> Spoil:
     def spoil() -> None:
-        for path in paths:
-            Path(path).write_bytes(Path(path).read_bytes()[:keep])
+        for path in (path for pattern in paths for path in Path().glob(pattern)):
+            path.write_bytes(path.read_bytes()[:keep])
 
     return spoil
 
@@ -69,7 +70,7 @@ def copy(source: str, target: str) -> Spoil:
 
 
 def removed(*paths: str) -> Spoil:
-    return lambda: [Path(path).unlink() for path in paths]
+    return lambda: [path.unlink() for pattern in paths for path in Path().glob(pattern)]
 
 
 def write(path: str, content: bytes = b"hello, world\n") -> Spoil:

@@ -9,7 +9,7 @@ import pytest
 
 from smile_fast.cli.main import main
 from smile_fast.data.store import CASES
-from tests.cohorts import SHAPE, annotate, damage_array, edit_label, make_cohort, tree, write_nifti
+from tests.cohorts import SHAPE, annotate, array_file, damage_array, edit_label, make_cohort, tree, write_nifti
 from tests.runs import make_run, make_store, truth
 
 
@@ -41,11 +41,20 @@ def other_files(cohort: Path, store: Path) -> None:
         edit_label(cohort, case, lambda labels: np.roll(labels, 1, axis=2))
 
 
+def damaged_labels(cohort: Path, store: Path) -> None:
+    damage_array(array_file(store / CASES / "case_01", "labels"))
+
+
 AUDIT = ["audit", "{store}"]
 OTHER = ["--annotations", "{cohort}/annotations.csv"]
 PREPARE = ["prepare", "{cohort}", "{store}", "--workers", "1"]
 BAD = [
-    Bad("damaged labels", lambda _, store: damage_array(store / CASES / "case_01/labels.b2nd"), "damaged", AUDIT),
+    Bad(
+        "damaged labels",
+        lambda _, store: damage_array(array_file(store / CASES / "case_01", "labels")),
+        "damaged",
+        AUDIT,
+    ),
     Bad(
         "hidden organ declared absent",
         lambda cohort, _: annotate(cohort, {("case_01", "spleen"): "absent"}),
@@ -57,7 +66,7 @@ BAD = [
         "audit over an array",
         nothing,
         "would overwrite the input",
-        [*AUDIT, "--json", "{store}/cases/case_00/image.b2nd"],
+        [*AUDIT, "--json", "{image}"],
     ),
     Bad(
         "audit over other declarations",
@@ -75,7 +84,8 @@ def test_bad_input_is_one_sentence(bad, cohort, tmp_path, capsys):
     bad.spoil(cohort, store)
     before = tree(tmp_path)
     capsys.readouterr()
-    assert main([part.format(cohort=cohort, store=store) for part in bad.command]) == 2
+    image = array_file(store / CASES / "case_00", "image")
+    assert main([part.format(cohort=cohort, store=store, image=image) for part in bad.command]) == 2
     printed, err = capsys.readouterr()
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
@@ -84,11 +94,11 @@ def test_bad_input_is_one_sentence(bad, cohort, tmp_path, capsys):
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("file", ["image.b2nd", "labels.b2nd"])
+@pytest.mark.parametrize("file", ["image", "labels"])
 def test_evaluating_on_a_damaged_store_is_one_sentence(file, tmp_path, capsys):
     store = make_store(tmp_path / "store", dict.fromkeys(("train_0", "train_1", "test_0"), truth()))
     run = make_run(tmp_path / "run", store)
-    damaged = store.path / CASES / run.cases("test")[0] / file
+    damaged = store.array_path(run.cases("test")[0], file)
     damage_array(damaged)
     assert main(["evaluate", str(run.path)]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]

@@ -164,7 +164,7 @@ BAD = [
     Bad("report twice on one", "report run run", "run: given twice; name every run once"),
     Bad("report into nowhere", "report run -o no/page.html", "no/page.html: cannot be written"),
     Bad("report into a folder", "report run -o store", "store: cannot be written"),
-    Bad("evaluation is damaged", "report run", "json: not an evaluation", write("run/evaluation.json", b"{}")),
+    Bad("evaluation is damaged", "report run", "evaluation.json: damaged", write("run/evaluation.json", b"{}")),
     Bad("metrics are damaged", "report run", "metrics.jsonl", write("run/metrics.jsonl", b'{"iteration": 1}\n')),
     Bad("a round is damaged", "report run", "round.json", write("run/rounds/1/round.json", b"[]")),
     Bad("a round says nothing", "report run", "round.json", write("run/rounds/1/round.json", b'{"round": 1}')),

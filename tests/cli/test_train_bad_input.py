@@ -44,8 +44,13 @@ BAD = [
         "store: an unfinished store, it has no index.json; finish it with",
         removed("store/index.json"),
     ),
-    Bad("index is no JSON", TRAIN, "index.json: not valid JSON", write("store/index.json")),
-    Bad("index of another version", TRAIN, "schema version 9", index(lambda found: found.update(schema=9))),
+    Bad("index is no JSON", TRAIN, "index.json: damaged", write("store/index.json")),
+    Bad(
+        "index of another version",
+        TRAIN,
+        "is of schema 9, this version reads 4",
+        index(lambda found: found.update(schema=9)),
+    ),
     Bad(
         "no training case",
         TRAIN,
@@ -55,14 +60,14 @@ BAD = [
     Bad(
         "image is damaged",
         TRAIN,
-        "not a readable blosc2 array",
-        cut(*(f"store/cases/train_{n}/image.b2nd" for n in range(3)), keep=40),
+        "damaged or replaced, its end is missing or changed",
+        cut(*(f"store/cases/train_{n}/image-*.b2nd" for n in range(3)), keep=40),
     ),
     Bad(
         "labels are gone",
         TRAIN,
-        "labels.b2nd: there is no such file",
-        removed(*(f"store/cases/train_{n}/labels.b2nd" for n in range(3))),
+        "there is no such file; run 'smile-fast prepare --rehash' again",
+        removed(*(f"store/cases/train_{n}/labels-*.b2nd" for n in range(3))),
     ),
     # train: the run folder
     Bad("run exists", TRAIN.replace("new", "run"), "run: holds a run already; give a new folder, or --resume"),
@@ -100,7 +105,7 @@ BAD = [
         "is declared absent, but the store has voxels",
         annotations("train_0,liver,annotated", "train_0,liver,absent"),
     ),
-    Bad("annotations are no text", f"{TRAIN} --annotations store/cases/train_0/image.b2nd", "not a text file"),
+    Bad("annotations are no text", f"{TRAIN} --annotations store/cases/train_0/case.json", "not a text file"),
     Bad("weights of a folder that is no run", f"{TRAIN} --weights store", "store: not a run folder"),
     Bad(
         "weights of a run that was stopped",

@@ -48,13 +48,13 @@ def test_the_number_of_processes_follows_the_work(run, monkeypatch):
         evaluate_run(run, workers=0)
 
 
-@pytest.mark.parametrize("file", ["image.b2nd", "labels.b2nd"])
+@pytest.mark.parametrize("file", ["image", "labels"])
 def test_a_damaged_case_is_the_same_sentence_in_a_process(run, file):
-    path = run.store_path / "cases" / "test_1" / file
+    path = run.store.array_path("test_1", file)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     sentences = []
     for workers in (1, 2):
-        with pytest.raises(InputError, match="has not the checksum") as error:
+        with pytest.raises(InputError, match="damaged or replaced") as error:
             evaluate_run(run, workers=workers)
         sentences.append(str(error.value))
     assert sentences[0] == sentences[1]

@@ -79,6 +79,37 @@ SCENARIOS = [
     Scenario("train with rounds", PREPARED, TRAINED, resumed, ("store", "run")),
     Scenario("relabel", PREPARED + TRAINED, words("relabel run --gamma 0.5 --device cpu"), next_round, ("run",)),
     Scenario("relabel undone", PREPARED + TRAINED, words("relabel run --undo 0"), again, ("run",)),
+    Scenario(
+        "prepare by shards",
+        [],
+        words(
+            "prepare cohort store --workers 1 --shard 2/2",
+            "prepare cohort store --workers 1 --shard 1/2",
+            "prepare cohort store --finish",
+        ),
+    ),
+    Scenario(
+        "relabel by shards",
+        PREPARED + TRAINED,
+        [
+            f"relabel run --round 3 --gamma 0.5 {more}".split()
+            for more in ("--shard 2/2 --device cpu", "--shard 1/2 --device cpu", "--finish")
+        ],
+        next_round,
+        ("run",),
+    ),
+    Scenario(
+        "evaluate by shards",
+        PREPARED + TRAINED,
+        words(
+            "evaluate run --split train --workers 1 --device cpu --shard 2/2",
+            "evaluate run --split train --workers 1 --device cpu --shard 1/2",
+            "evaluate run --split train --finish",
+        ),
+        again,
+        ("run",),
+    ),
+    Scenario("merge", [], words("merge cohort changed merged --prefix"), again, ("merged",)),
     Scenario("evaluate", PREPARED + TRAINED, words("evaluate run --workers 1 --device cpu"), again, ("store", "run")),
 ]
 
@@ -155,8 +186,12 @@ def digests(folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in tree(folder).items()}
 
 
+_OTHERWISE = ("environment.json", "metrics.jsonl", "case.json")
+"""Files with a clock in them, or with the inodes of what they were made from."""
+
+
 def _counts(file: str) -> bool:
-    """Whether a file is one of those that must be the same: no lock, no clock in it, nothing that a kill may leave."""
+    """Whether a file is one of those that must be the same: no clock in it, nothing that a kill may leave."""
     name = Path(file).name
     hidden = any(part.startswith(".") for part in Path(file).parts)
-    return not hidden and name not in ("environment.json", "metrics.jsonl") and not name.startswith("checkpoint")
+    return not hidden and name not in _OTHERWISE and not name.startswith("checkpoint")

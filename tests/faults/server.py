@@ -21,8 +21,10 @@ from tests.faults.inject import Fault
 
 _LOADED = (
     "smile_fast.cli.main",
+    "smile_fast.data.importing.merge",
     "smile_fast.data.prepare",
-    "smile_fast.evaluation",
+    "smile_fast.evaluation.evaluate",
+    "smile_fast.evaluation.predictions",
     "smile_fast.training.loop",
     "smile_fast.training.relabel",
     "smile_fast.training.weights",

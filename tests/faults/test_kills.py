@@ -1,4 +1,4 @@
-"""SIGKILL at any change that a command makes to files: nothing is half-visible, and repeated it ends in the same bits."""
+"""SIGKILL at any change that a command makes to files: nothing is half-visible, and repeated it gives the same bits."""
 
 import os
 import random
@@ -10,13 +10,6 @@ from tests.faults.scenarios import SCENARIOS, Bench, Scenario
 
 _SLOW = int(os.environ.get("SMILE_FAST_KILLS", "520"))  # all scenarios together
 _QUICK = 64
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    found = Bench(tmp_path_factory.mktemp("faults"))
-    yield found
-    found.close()
 
 
 def places(scenario: Scenario, seen: list[str], count: int) -> list[tuple[str, int]]:

@@ -10,7 +10,7 @@ from smile_fast.report.collect import collect, open_runs
 from smile_fast.supervision import State
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import PSEUDO_BIT
-from tests.cohorts import damage_array
+from tests.cohorts import array_file, damage_array
 from tests.runs import add_round, make_run, make_store, truth
 
 OVERLAY = np.where(truth() == 1, PSEUDO_BIT | 1, 0).astype(np.uint8)
@@ -22,14 +22,16 @@ def store(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "target", ["run/rounds/1/train_1.b2nd", "store/cases/train_1/labels.b2nd", "store/cases/train_1/image.b2nd"]
+    ("folder", "name"),
+    [("run/rounds/1", "train_1"), ("store/cases/train_1", "labels"), ("store/cases/train_1", "image")],
 )
-def test_a_damaged_array_is_one_sentence(store, tmp_path, capsys, target):
+def test_a_damaged_array_is_one_sentence(store, tmp_path, capsys, folder, name):
     run = make_run(tmp_path / "run", store, method="smiler", trained=False)
     add_round(run, 1, {"train_1": OVERLAY})
-    damage_array(tmp_path / target)
+    target = array_file(tmp_path / folder, name)
+    damage_array(target)
     assert main(["report", str(run.path)]) == 2
-    assert f"error: {tmp_path / target}: damaged" in capsys.readouterr().err
+    assert f"error: {target}: damaged" in capsys.readouterr().err
 
 
 def test_only_finished_rounds_are_shown(store, tmp_path):

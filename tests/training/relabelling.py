@@ -51,7 +51,7 @@ def run_round(model, view, path, gamma=0.5, scope="volume", number=1):
     written = open_round(path / "rounds", number)
     overlays = {case: written.pseudo_labels(case) for case in written.cases}
     record = json.loads((folder / "round.json").read_text())
-    assert set(record.pop("slices")) == set(record.pop("overlays")) == set(record["cases"])
+    assert set(record.pop("slices")) == set(record.pop("digests")) == set(record["cases"])
     for name in ("schema", "weights", "sha256"):
         record.pop(name)
     for case, overlay in overlays.items():

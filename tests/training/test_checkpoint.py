@@ -177,8 +177,7 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(saved):
         path.write_bytes(flipped)
         try:
             found = Checkpoint.load(path)
-        except InputError as error:
-            assert str(path) in str(error)
+        except InputError:
             noticed += 1
         else:
             assert found.state == expected.state

@@ -35,9 +35,7 @@ def views(store, scrambled, overlay=None):
 
 
 def test_the_noise_is_there(store, scrambled):
-    changed = [
-        (np.asarray(store.human_labels(case)[:]) != np.asarray(scrambled.human_labels(case)[:])).sum() for case in TRAIN
-    ]
+    changed = [(store.read_labels(case) != scrambled.read_labels(case)).sum() for case in TRAIN]
     assert changed[0] > 1000
     assert changed[1] == 0  # nothing is hidden in this case
     assert changed[2] > 1000
@@ -111,7 +109,7 @@ def test_hidden_by_the_run_is_hidden_too(store, tmp_path):
 
 def test_visible_labels_do_matter(store, tmp_path):
     """The comparisons above can fail: a training notices one organ that is drawn elsewhere."""
-    labels = {case: np.asarray(store.human_labels(case)[:]) for case in store.cases}
+    labels = {case: store.read_labels(case) for case in store.cases}
     labels["train_0"] = np.where(labels["train_0"] == 1, np.roll(labels["train_0"], 3, axis=1), labels["train_0"])
     states = {(case, organ): state for case in store.cases for organ, state in store.cases[case].states.items()}
     moved = make_store(tmp_path / "moved", labels, states, ORGANS)

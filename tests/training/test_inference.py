@@ -38,7 +38,7 @@ def test_every_slice_once_and_in_order(model, batch_size):
 
 
 def test_a_compressed_array_is_read_like_any_other(model, store):
-    case = store.image("train_1")
+    case = store.read_image("train_1")
     np.testing.assert_array_equal(predict_labels(model, case), predict_labels(model, ct(1)))
 
 

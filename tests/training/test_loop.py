@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from smile_fast.data.case_info import IMAGE
 from smile_fast.models import Segmenter
 from smile_fast.supervision import State
 from smile_fast.training import loop, step
@@ -90,7 +91,7 @@ def test_rounds_are_recorded(smiler):
     for number, gamma in ((1, 0.33), (2, 0.66)):
         folder = smiler.rounds_path / str(number)
         record = json.loads((folder / "round.json").read_text())
-        assert list(record) == ["schema", "round", "gamma", "scope", "weights", "cases", "slices", "overlays", "sha256"]
+        assert list(record) == ["schema", "round", "gamma", "scope", "weights", "cases", "slices", "digests", "sha256"]
         assert (record["round"], record["gamma"], record["scope"]) == (number, pytest.approx(gamma), "volume")
         assert {case: list(organs) for case, organs in record["cases"].items()} == expected
         for case, organs in record["cases"].items():
@@ -348,8 +349,10 @@ def test_a_case_that_vanished_is_one_sentence(tmp_path):
     store = tiny_store(tmp_path / "store")
     run = new_run(tmp_path / "run", store)
     for case in ("train_0", "train_1", "train_2"):
-        (store.path / "cases" / case / "image.b2nd").unlink()
-    with pytest.raises(InputError, match=r"image\.b2nd: there is no such file; run 'smile-fast prepare' again"):
+        store.array_path(case, IMAGE).unlink()
+    with pytest.raises(
+        InputError, match=r"image-\w+\.b2nd: there is no such file; run 'smile-fast prepare --rehash' again"
+    ):
         train(run, device=CPU)
 
 

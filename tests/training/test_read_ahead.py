@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from smile_fast.data.store import CASES, Store
+from smile_fast.data.case_info import IMAGE
+from smile_fast.data.store import Store
 from smile_fast.training import read_ahead as module
 from smile_fast.training.batches import BatchSource
 from smile_fast.training.execution import Execution
@@ -130,7 +131,7 @@ def test_a_damaged_store_is_the_same_sentence_from_a_worker(store, tmp_path, wor
     shutil.copytree(store.path, tmp_path / "store")
     spoiled = Store.open(tmp_path / "store")
     for case in spoiled.cases:
-        path = spoiled.path / CASES / case / "image.b2nd"
+        path = spoiled.array_path(case, IMAGE)
         content = bytearray(path.read_bytes())
         content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 4)
         path.write_bytes(content)

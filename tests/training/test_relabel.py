@@ -209,7 +209,7 @@ def three_cases(store, smiler):
 def test_a_case_is_read_while_one_is_computed_and_one_is_written(store, smiler, tmp_path, monkeypatch):
     """Writing the first case waits until the third is being read: one after the other, neither would happen."""
     third_is_read = threading.Event()
-    read_image, write = Store.read_image, unfinished_round.write_overlay
+    read_image, write = Store.read_image, unfinished_round.write_array
     read, wrote = [], []
 
     def read_slowly(self, case, slices=slice(None)):
@@ -224,7 +224,7 @@ def test_a_case_is_read_while_one_is_computed_and_one_is_written(store, smiler, 
         return write(folder, case, overlay)
 
     monkeypatch.setattr(Store, "read_image", read_slowly)
-    monkeypatch.setattr(unfinished_round, "write_overlay", write_slowly)
+    monkeypatch.setattr(unfinished_round, "write_array", write_slowly)
     model, view = three_cases(store, smiler)
     relabel(model, view, tmp_path / "rounds", Round(1, 0.5, "volume"))
     assert read == wrote == list(view.cases)
@@ -245,7 +245,7 @@ def test_an_error_in_any_stage_leaves_nothing(store, smiler, tmp_path, monkeypat
     where = {
         "read": (Store, "read_image"),
         "infer": (module, "predict_logits"),
-        "write": (unfinished_round, "write_overlay"),
+        "write": (unfinished_round, "write_array"),
     }
     original, number = getattr(*where[stage]), itertools.count(1)
 

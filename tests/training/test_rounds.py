@@ -1,5 +1,6 @@
 """Rounds on disk: written whole or not at all, read again, refused when damaged, dropped from the last."""
 
+import base64
 import errno
 import json
 import math
@@ -8,6 +9,7 @@ import re
 import numpy as np
 import pytest
 
+from smile_fast.data.arrays import write_array
 from smile_fast.records import write_record
 from smile_fast.training import rounds as module
 from smile_fast.training import unfinished_round
@@ -37,9 +39,9 @@ def test_an_unfinished_round_leaves_nothing_and_keeps_the_old_one(tmp_path, monk
         if len(written) == 2:
             raise error
         written.append(case)
-        return module.write_overlay(folder, case, overlay)
+        return write_array(folder, case, overlay)
 
-    monkeypatch.setattr(unfinished_round, "write_overlay", fails)
+    monkeypatch.setattr(unfinished_round, "write_array", fails)
     model.asked = 0
     for number in (1, 2):
         written.clear()
@@ -107,6 +109,11 @@ def stored(tmp_path):
 COUNTS = [[0, 1], [0, 0], [3, 0], [0, 0], [5, 0], [0, 0]]
 
 
+def counted(first, *voxels):
+    """What a description says of an organ: in slices from the first one so many voxels."""
+    return [first, base64.b64encode(np.array(voxels, "<u4").tobytes()).decode()]
+
+
 def overlay_of(rounds, case):
     """The file of a case's overlay in round 1."""
     (file,) = (rounds / "1").glob(f"{case}-*.b2nd")
@@ -133,8 +140,8 @@ def test_pseudo_labels_are_counted_by_slice(stored):
 
 @pytest.mark.parametrize(
     "slices",
-    [None, [], {}, {"a": {}}, {"a": {}, "b": 3}, {"a": {"liver": [0, [1.5]]}, "b": {}},
-     {"a": {"liver": [-1, [1]]}, "b": {}}, {"a": {"liver": [0, [-1]]}, "b": {}}, {"a": {"liver": [0]}, "b": {}}],
+    [None, [], {}, {"a": {}}, {"a": {}, "b": 3}, {"a": {"liver": [0.5, "AQAAAA=="]}, "b": {}},
+     {"a": {"liver": [0, [1]]}, "b": {}}, {"a": {"liver": [0, "not base64"]}, "b": {}}, {"a": {"liver": [0]}, "b": {}}],
     ids=str,
 )  # fmt: skip
 def test_damaged_counts_of_slices_are_named(stored, slices):
@@ -143,7 +150,7 @@ def test_damaged_counts_of_slices_are_named(stored, slices):
         open_round(stored, 1)
 
 
-@pytest.mark.parametrize("counts", [{"spleen": [0, [1]]}, {"liver": [5, [1, 1]]}], ids=str)
+@pytest.mark.parametrize("counts", [{"spleen": counted(0, 1)}, {"liver": counted(5, 1, 1)}], ids=["organ", "depth"])
 def test_counts_of_another_volume_are_refused(stored, counts):
     edit_record(stored, lambda record: record["slices"].update(a=counts))
     with pytest.raises(InputError, match=r"round\.json: the pseudo-labels of case a are not those of its volume"):

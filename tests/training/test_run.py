@@ -166,8 +166,8 @@ def test_a_run_of_the_first_schema_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(InputError) as caught:
         Run.open(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'config.json'}: is of schema 1, this version reads 4; restore it from a copy, train again, or use "
-        "the smile-fast that made it"
+        f"{tmp_path / 'config.json'}: is of schema 1, this version reads 4; restore it from a copy, train again, or "
+        "use the smile-fast that made it"
     )
 
 

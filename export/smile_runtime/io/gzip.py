@@ -7,7 +7,7 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final
+from typing import IO, Any, Final, Protocol
 
 from smile_runtime.errors import InputError
 
@@ -32,8 +32,15 @@ _IMAGE_LEVEL = 1
 _LABELS_LEVEL = 1  # a label map of 512x512x60: ISA-L 3 ms and 107 kB, zlib 55 ms and 166 kB
 
 
+class Readable(Protocol):
+    """What is read from its start to its end, once."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, none at the end."""
+
+
 def inflate(
-    file: BinaryIO,
+    file: Readable,
     path: Path,
 ) -> Iterator[bytes]:
     """Yield the decompressed blocks of a gzip file; lengths and checksums of all members are verified.

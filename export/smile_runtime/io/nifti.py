@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Protocol
 
 import nibabel as nib
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, check_readable, reason
 from smile_runtime.io.grids import same_grid
-from smile_runtime.io.gzip import MAGIC, MAX_RATIO, inflate, pack_image, pack_labels
+from smile_runtime.io.gzip import MAGIC, MAX_RATIO, Readable, inflate, pack_image, pack_labels
 from smile_runtime.io.nifti_geometry import header_geometry
 from smile_runtime.io.nifti_header import MAX_BYTES, Header, is_header, parse_header, stores_uint8
 from smile_runtime.io.nifti_voxels import HU, Kind, Labels, Voxels
@@ -33,6 +33,25 @@ _GEOMETRY_FIELDS = (
     *("sform_code", "srow_x", "srow_y", "srow_z"),
     "xyzt_units",
 )
+
+
+class Digest(Protocol):
+    """What `hashlib` makes."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take the next bytes."""
+
+
+class _Hashed:
+    """A file that is read from its start to its end, while somebody hashes it."""
+
+    def __init__(self, file: Readable, digest: Digest) -> None:
+        self._file, self._digest = file, digest
+
+    def read(self, size: int, /) -> bytes:
+        block = self._file.read(size)
+        self._digest.update(block)
+        return block
 
 
 @dataclass(frozen=True)
@@ -55,11 +74,12 @@ class Volume:
     warnings: tuple[str, ...] = ()
 
 
-def read_image(path: str | os.PathLike[str]) -> Volume:
+def read_image(path: str | os.PathLike[str], digest: Digest | None = None) -> Volume:
     """Read a CT scan.
 
     Args:
         path: A ``.nii`` or ``.nii.gz`` file of integers or real numbers, in HU after the file's own scaling.
+        digest: Gets all bytes of the file, so that what was read is what is known by it.
 
     Returns:
         The volume; data int16 HU, rounded to the nearest integer and clipped to the range of int16.
@@ -68,14 +88,15 @@ def read_image(path: str | os.PathLike[str]) -> Volume:
         InputError: The file is missing, damaged or cut short, its header lies, it is not one volume of
             real numbers in three dimensions, or a voxel, a scale or the affine is NaN or infinite.
     """
-    return _read(path, HU())
+    return _read(path, HU(), digest)
 
 
-def read_labels(path: str | os.PathLike[str]) -> Volume:
+def read_labels(path: str | os.PathLike[str], digest: Digest | None = None) -> Volume:
     """Read a label map.
 
     Args:
         path: A ``.nii`` or ``.nii.gz`` file of any integer or real type that holds whole numbers in 0..255.
+        digest: See `read_image`.
 
     Returns:
         The volume; data uint8.
@@ -83,7 +104,7 @@ def read_labels(path: str | os.PathLike[str]) -> Volume:
     Raises:
         InputError: As `read_image`, or a voxel is not a whole number in 0..255.
     """
-    return _read(path, Labels())
+    return _read(path, Labels(), digest)
 
 
 def read_note(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], str] | None:
@@ -214,7 +235,7 @@ def _zipped(file: BinaryIO, path: Path) -> bool:
     return start.startswith(MAGIC) or (_named_gz(path) and not is_header(start))
 
 
-def _read(path: str | os.PathLike[str], kind: Kind) -> Volume:
+def _read(path: str | os.PathLike[str], kind: Kind, digest: Digest | None) -> Volume:
     """A volume, read only after every claim that can be checked has been."""
     name = Path(path)
     refuse_dicom(name)
@@ -223,7 +244,9 @@ def _read(path: str | os.PathLike[str], kind: Kind) -> Volume:
         raise InputError(f"{name}: not named like a NIfTI file; convert it to .nii.gz")
     try:
         with open(name, "rb") as file:
-            header, data = (_read_zipped if _zipped(file, name) else _read_plain)(file, name, kind)
+            read = _read_zipped if _zipped(file, name) else _read_plain
+            size = os.fstat(file.fileno()).st_size
+            header, data = read(file if digest is None else _Hashed(file, digest), size, name, kind)
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({reason(error)}); check its permissions") from error
     except MemoryError as error:
@@ -231,21 +254,23 @@ def _read(path: str | os.PathLike[str], kind: Kind) -> Volume:
     return Volume(data, header.affine, name, header.nifti, header.warnings)
 
 
-def _read_plain(file: BinaryIO, path: Path, kind: Kind) -> tuple[Header, Array]:
-    header = parse_header(file.read(MAX_BYTES), path)
-    _check_length(header, os.fstat(file.fileno()).st_size, path)
-    file.seek(header.offset)
+def _read_plain(file: Readable, size: int, path: Path, kind: Kind) -> tuple[Header, Array]:
+    start = file.read(MAX_BYTES)
+    header = parse_header(start, path)
+    _check_length(header, size, path)
+    start += file.read(max(0, header.offset - len(start)))
     voxels = Voxels(header, path, kind)
-    while not voxels.complete:
-        block = file.read(_READ_BYTES)
-        if not block:
-            _check_length(header, file.tell(), path)  # again: the file may be cut while it is read
+    voxels.add(start[header.offset :])
+    length = len(start)
+    while block := file.read(_READ_BYTES):  # to the end, with what stands behind the voxels: it is hashed, too
+        length += len(block)
         voxels.add(block)
+    if not voxels.complete:
+        _check_length(header, length, path)  # again: the file may be cut while it is read
     return header, voxels.array()
 
 
-def _read_zipped(file: BinaryIO, path: Path, kind: Kind) -> tuple[Header, Array]:
-    size = os.fstat(file.fileno()).st_size
+def _read_zipped(file: Readable, size: int, path: Path, kind: Kind) -> tuple[Header, Array]:
     header: Header | None = None
     start = b""
     length = skip = 0  # of what was read, and of the bytes before the first voxel that are still to come

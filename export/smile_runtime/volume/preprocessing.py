@@ -27,6 +27,7 @@ __all__ = [
     "slice_geometry",
     "slices_view",
     "to_slices",
+    "turn_into_slices",
     "whole_box",
 ]
 
@@ -81,6 +82,32 @@ def to_slices(
         raise ValueError(f"data has shape {data.shape}, [X, Y, Z] is wanted")
     geometry = slice_geometry(affine, data.shape)
     return np.ascontiguousarray(slices_view(data, geometry)), geometry
+
+
+def turn_into_slices(
+    data: Array,  # [X, Y, Z]
+    affine: Array,  # [4, 4]
+) -> tuple[Array, SliceGeometry]:
+    """As `to_slices`, within the memory of ``data`` where that is possible: as axial scans mostly lie.
+
+    Args:
+        data: [X, Y, Z] any dtype, Fortran-contiguous; undefined from here on.
+        affine: [4, 4] voxel index to millimetres; finite and invertible.
+    """
+    geometry = slice_geometry(affine, data.shape)
+    if geometry.axes != (2, 1, 0) or not any(geometry.flips) or not data.flags.f_contiguous:
+        return to_slices(data, affine)
+    slices = np.transpose(data)
+    over, *within = geometry.flips  # the stack, rows and columns
+    turn = tuple(slice(None, None, -1 if flip else None) for flip in within)
+    last = len(slices) - 1
+    for index in range((last + 2) // 2 if over else last + 1):
+        other = last - index if over else index
+        turned = slices[index][turn].copy()
+        if other != index:
+            slices[index] = slices[other][turn].copy()
+        slices[other] = turned
+    return slices, geometry
 
 
 def slices_view(
