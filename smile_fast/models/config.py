@@ -9,6 +9,8 @@ from smile_fast.settings import Settings, documented, setting
 from smile_runtime.label_map import MAX_ORGANS
 from smile_runtime.volume.pixel_size import PIXEL_SIZES, scan_stride
 
+_WIDEST = 1024  # far beyond what is of use; what torch cannot even name is a slip of the hand
+
 
 @documented
 @dataclass(frozen=True)
@@ -30,15 +32,15 @@ class ModelConfig(Settings):
     width: int = setting(
         64,
         "channels of the first ResNet stage (64: the published network)",
-        "a multiple of 8",
-        lambda width: width >= 8 and width % 8 == 0,
+        f"a multiple of 8, at most {_WIDEST}",
+        lambda width: 8 <= width <= _WIDEST and width % 8 == 0,
         group="network",
     )
     rates: tuple[int, ...] = setting(
         (),
         "atrous rates of the ASPP (default: those published for the output stride)",
-        "positive numbers",
-        lambda rates: all(rate >= 1 for rate in rates),
+        f"positive numbers, at most {_WIDEST}",
+        lambda rates: all(1 <= rate <= _WIDEST for rate in rates),
         group="network",
         kind=int,
         count="+",
@@ -47,8 +49,8 @@ class ModelConfig(Settings):
     channels: int = setting(
         1,
         "neighbouring slices that the network sees (1: plain 2D, 3 and more: 2.5D)",
-        "a positive odd number",
-        lambda channels: channels >= 1 and channels % 2 == 1,
+        f"a positive odd number, less than {_WIDEST}",
+        lambda channels: 1 <= channels < _WIDEST and channels % 2 == 1,
         group="network",
     )
     window: tuple[float, float] = setting(

@@ -58,6 +58,8 @@ class RunRecord:
     def __post_init__(self) -> None:
         """Refuse a record whose parts contradict each other."""
         cases = [case for split in vars(self.splits).values() for case in split]
+        if not self.store or "\0" in self.store:
+            raise ValueError("its store has no name")
         if not self.splits.train:
             raise ValueError("it names no training case")
         if len(set(cases)) != len(cases):

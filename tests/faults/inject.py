@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 KILL, TORN, ENOSPC, EIO, SHORT = "kill", "torn", "ENOSPC", "EIO", "short"
@@ -128,10 +129,11 @@ class _Counted(io.FileIO):
 
 
 def in_workers(fault: Fault) -> dict[str, str]:
-    """Environment of a process whose workers are disturbed, too; see `sitecustomize.py`."""
-    hook = os.path.join(os.path.dirname(__file__), "hook")
-    paths = os.pathsep.join([hook, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {_VARIABLE: f"{fault.kind}:{fault.number}:{fault.folder}", "PYTHONPATH": paths}
+    """Environment of a process that is disturbed, and its workers, each by its own count; see `sitecustomize.py`."""
+    here = Path(__file__).parent
+    paths = [str(here / "hook"), str(here.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    about = f"{fault.kind}:{fault.number}:{fault.folder}"
+    return {**os.environ, _VARIABLE: about, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def install_from_environment() -> None:

@@ -186,8 +186,12 @@ def digests(folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in tree(folder).items()}
 
 
+_OTHERWISE = ("environment.json", "metrics.jsonl", "case.json")
+"""Files with a clock in them, or with the inodes of what they were made from."""
+
+
 def _counts(file: str) -> bool:
-    """Whether a file is one of those that must be the same: no lock, no clock in it, nothing that a kill may leave."""
+    """Whether a file is one of those that must be the same: no clock in it, nothing that a kill may leave."""
     name = Path(file).name
     hidden = any(part.startswith(".") for part in Path(file).parts)
-    return not hidden and name not in ("environment.json", "metrics.jsonl") and not name.startswith("checkpoint")
+    return not hidden and name not in _OTHERWISE and not name.startswith("checkpoint")

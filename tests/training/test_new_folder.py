@@ -30,9 +30,13 @@ def test_a_folder_appears_when_the_block_ends(tmp_path):
 
 
 def test_a_block_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "new") as temporary:
-        (temporary / "file").touch()
-        raise KeyboardInterrupt
+    def fill():
+        with new_folder(tmp_path / "new") as temporary:
+            (temporary / "file").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -50,11 +54,15 @@ def test_an_empty_folder_is_taken(tmp_path, there):
 
 def test_who_is_second_changes_nothing(tmp_path):
     """Two begin at once; the one that ends later finds the folder of the other."""
-    with pytest.raises(InputError, match="new: another process has made it meanwhile; give a new folder"):
+
+    def both():
         with new_folder(tmp_path / "new") as late:
             (late / "mine").touch()
             with new_folder(tmp_path / "new") as early:
                 (early / "theirs").touch()
+
+    with pytest.raises(InputError, match="new: another process has made it meanwhile; give a new folder"):
+        both()
     assert tree(tmp_path) == {"new/theirs": b""}
 
 
