@@ -19,6 +19,7 @@ from smile_fast.evaluation import (
     write_evaluation,
 )
 from smile_fast.evaluation import shares as module
+from smile_fast.training.checkpoint import Checkpoint
 from smile_runtime.errors import InputError
 from smile_runtime.sharding import WHOLE, Shard
 from tests.evaluation.test_evaluation import write_prediction
@@ -68,10 +69,10 @@ def test_what_is_missing_is_said_and_nothing_appears(run, expected):
 
 
 def change_weights(run):
-    run.model_path.write_bytes(run.model_path.read_bytes())
-    with run.model_path.open("r+b") as file:
-        file.seek(-4, 2)
-        file.write(np.float32(0.25).tobytes())
+    checkpoint = Checkpoint.load(run.model_path)
+    name = next(name for name in checkpoint.tensors["model"] if name.endswith("bias"))
+    checkpoint.tensors["model"][name] += 0.25
+    checkpoint.save(run.model_path)
 
 
 def change_truth(run):
