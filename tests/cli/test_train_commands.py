@@ -21,6 +21,7 @@ from smile_fast.training import loop
 from smile_fast.training.config import TrainConfig, parse_time
 from smile_fast.training.execution import Execution
 from smile_fast.training.metrics import read_metrics
+from smile_fast.training.ranks import ALONE
 from smile_fast.training.rounds import existing_rounds, open_round
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
@@ -135,6 +136,7 @@ def test_every_option_arrives(store, tmp_path):
         "lr": 0.25,
         "weight_decay": 0.5,
         "clip_norm": 1.5,
+        "batch_norm": "frozen",
         "warmup": 0.2,
         "ema": 0.5,
         "organ_share": 0.25,
@@ -171,7 +173,8 @@ def test_every_option_arrives(store, tmp_path):
         "pixel_mm": 0.75,
         "head": "sigmoid",
     }
-    assert arguments == {"weights": None, "resume": False, "device": torch.device("cpu"), "execution": Execution()}
+    cpu = torch.device("cpu")
+    assert arguments == {"resume": False, "device": cpu, "execution": Execution(), "ranks": ALONE}
 
 
 def test_every_option_of_the_execution_arrives_and_may_change_on_resume(store, tmp_path, capsys):
@@ -191,7 +194,7 @@ def test_a_graph_that_was_asked_for_on_the_cpu_is_said_not_to_be_there(store, tm
     assert train(store, tmp_path / "run", "--graph", "auto", "--workers", "1", epochs=0.2) == 0
     assert "graph: none (only CUDA has graphs); steps run operation by operation\n" in capsys.readouterr().err
     record = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert record["execution"] == {"device": "cpu", "graph": "auto", "workers": "1", "compile": False}
+    assert record["execution"] == {"device": "cpu", "processes": 1, **Execution(workers="1").to_json()}
 
 
 @pytest.mark.parametrize("option", [["--graph", "on"], ["--workers", "-2"], ["--workers", "two"]], ids=str)

@@ -6,6 +6,7 @@ import torch
 from smile_fast.models.segmenter import AIR
 from smile_fast.training.augment import Augmentation
 from smile_runtime.label_map import PSEUDO_BIT, VOID
+from smile_runtime.sharding import Shard
 from tests.tolerances import AREA_OF_DISC, CENTRE_OF_DISC, RESAMPLED_HU, SAME_AFTER_RESAMPLING, share_of_draws
 
 NOTHING = {"flip": 0.0, "rotate": 0.0, "scale": 0.0, "translate": 0.0, "intensity": 0.0, "noise": 0.0}
@@ -169,3 +170,18 @@ def test_noise_has_at_most_its_standard_deviation():
     assert deviations.min() < 5
     assert deviations.max() > 15
     assert (noisy - 40).mean().abs() < 0.5
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_images_of_a_share_change_as_in_their_batch(count):
+    """Noise included: it is drawn for all of them."""
+    change = Augmentation(flip=0.5, rotate=20.0, scale=0.2, translate=0.1, intensity=0.1, noise=10.0, window=WINDOW)
+    hu, labels = batch(images=5)
+    generator = torch.Generator()
+    drawn = change.draw(5, (SIZE, SIZE), generator.manual_seed(1))
+    whole = change(hu, labels, drawn, generator.manual_seed(2))
+    for number in range(1, count + 1):
+        own = slice(number - 1, None, count)
+        share = change(hu[own], labels[own], drawn[own], generator.manual_seed(2), 5, Shard(number, count))
+        for found, expected in zip(share, whole, strict=True):
+            assert torch.equal(found, expected[own])

@@ -9,6 +9,7 @@ from smile_fast.training.batches import BatchSource
 from smile_fast.training.rounds import Round, open_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.label_map import PSEUDO_BIT, VOID
+from smile_runtime.sharding import Shard
 from tests.runs import SHAPE, ct, make_store, truth, writing_round
 from tests.tolerances import share_of_draws
 
@@ -189,3 +190,19 @@ def test_a_cohort_without_any_visible_organ_is_drawn_evenly(store):
 
 def test_an_epoch_draws_as_many_slices_as_there_are(view):
     assert [source(view, batch_size=size).steps_per_epoch for size in (1, 4, 5, 12, 100)] == [12, 3, 3, 1, 1]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_the_shares_of_a_batch_are_its_images(view, count):
+    """An image is the same whoever makes it, and whatever else he makes."""
+    whole = source(view, batch_size=7).batch(3)
+    for number in range(1, count + 1):
+        share = source(view, batch_size=7, share=Shard(number, count)).batch(3)
+        assert len(share.hu) == len(range(number - 1, 7, count))
+        for name in ("hu", "labels", "cases"):
+            np.testing.assert_array_equal(getattr(share, name), getattr(whole, name)[number - 1 :: count])
+
+
+def test_an_image_does_not_depend_on_the_size_of_its_batch(view):
+    small, large = source(view, batch_size=3).batch(0), source(view, batch_size=6).batch(0)
+    np.testing.assert_array_equal(small.hu, large.hu[:3])

@@ -50,6 +50,7 @@ WRONG = [
     ("lr", NAN),
     ("weight_decay", -0.1),
     ("weight_decay", NAN),
+    ("batch_norm", "plain"),
     ("clip_norm", -1.0),
     ("clip_norm", INF),
     ("clip_norm", NAN),

@@ -2,14 +2,16 @@
 
 import json
 import signal
+from statistics import mean, stdev
 
 import pytest
 
 from smile_fast.cli.main import main
+from smile_fast.evaluation import evaluate_run
 from smile_fast.training.run import Run
 from tests.training import rank_processes
 from tests.training.rank_processes import ended, start, successful
-from tests.trainings import CURRICULUM, TINY, assert_same_bits, metrics, new_run, overlays, trained, weights
+from tests.trainings import CPU, CURRICULUM, TINY, assert_same_bits, metrics, new_run, overlays, trained, weights
 
 SETTINGS = {**TINY, **CURRICULUM, "batch_size": 5}
 QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # as `train` sets it before torch is imported, which a spoiled rank does first
@@ -127,6 +129,20 @@ def test_a_training_goes_on_with_another_number_of_processes(store, tmp_path):
     spoiled(2, 0, 3, signal.SIGTERM, store, path, *options(SETTINGS))
     successful(train(1, store, path, "--resume"))
     Run.open(path).load_model()
+
+
+@pytest.mark.slow
+def test_the_dice_is_that_of_one_process_within_what_seeds_change(store, tmp_path):
+    """On the held-out case, after 72 steps of which 32 with pseudo-labels."""
+    settings = {**SETTINGS, "batch_size": 4, "epochs": 8.0, "optimizer": "adamw", "lr": 0.01}
+    alone = [dice(trained(tmp_path / f"alone{seed}", store, **settings, seed=seed)) for seed in range(3)]
+    successful(train(2, store, tmp_path / "two", *options(settings)))
+    assert dice(Run.open(tmp_path / "two")) == pytest.approx(mean(alone), abs=4 * stdev(alone))
+    assert min(alone) > 0.4  # a network that has learned nothing would not show a difference
+
+
+def dice(run):
+    return evaluate_run(run, split="test", nsd_tolerance_mm=None, predictions=None, device=CPU, workers=1).dice
 
 
 def test_a_world_of_one_is_no_other_training(store, tmp_path, monkeypatch):

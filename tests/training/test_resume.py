@@ -110,11 +110,11 @@ def test_whoever_makes_the_batches_it_is_the_same_training(store, smiler, tmp_pa
     run = new_run(tmp_path / "run", store, **CURRICULUM)
     interrupted(run, 11, execution=before)
     record = json.loads((run.path / "environment.json").read_text())
-    assert record["execution"] == {"device": "cpu", **before.to_json()}
+    assert record["execution"] == {"device": "cpu", "processes": 1, **before.to_json()}
     train(Run.open(run.path), resume=True, device=CPU, execution=after)
     assert_same_outcome(run, smiler)
     record = json.loads((run.path / "environment.json").read_text())
-    assert record["execution"] == {"device": "cpu", **after.to_json()}
+    assert record["execution"] == {"device": "cpu", "processes": 1, **after.to_json()}
     assert record["packages"]["torch"] == torch.__version__
 
 
