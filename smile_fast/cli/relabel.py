@@ -1,11 +1,10 @@
 """`smile-fast relabel`."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smile_fast.cli.run_options import add_shares, add_store, add_threads, refuse_shard_and_finish
+from smile_fast.cli.run_options import add_shares, add_store, add_threads, refuse_shard_and_finish, warn_of_unfinished
 from smile_fast.settings import declared
 from smile_fast.training.config import TrainConfig
 from smile_runtime.errors import InputError
@@ -85,7 +84,7 @@ def _relabel(run: "Run", arguments: argparse.Namespace) -> None:
             print(f"round {this.number} is finished already: nothing is left to do for share {arguments.shard}")
             return
         raise InputError(f"{run.path}: has a round {this.number} already; drop it with --undo {this.number - 1} first")
-    _warn_of_others(run, this)
+    warn_of_unfinished(run, but=this.number)
     device = choose_device(arguments.device, arguments.threads)
     view, model = run.view("train"), run.load_model().to(device)
     if arguments.shard is None:
@@ -121,18 +120,6 @@ def _round(run: "Run", arguments: argparse.Namespace) -> "Round":
     if not 0 <= gamma <= 1:
         raise InputError(f"--gamma: {gamma} is not a share; give a number in 0..1")
     return Round(number, gamma, arguments.scope or (begun.scope if begun else run.config.scope))
-
-
-def _warn_of_others(run: "Run", this: "Round") -> None:
-    from smile_fast.training.rounds import unfinished_rounds
-
-    for number in unfinished_rounds(run.rounds_path):
-        if number != this.number:
-            print(
-                f"warning: {run.path}: round {number} is unfinished; see what it lacks with --round {number} --finish, "
-                f"or drop it with --undo {number - 1}",
-                file=sys.stderr,
-            )
 
 
 def _print(written: "StoredRound") -> None:

@@ -1,10 +1,15 @@
 """Options that the commands about a trained run share."""
 
 import argparse
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smile_runtime.errors import InputError
 from smile_runtime.sharding import add_shard
+
+if TYPE_CHECKING:
+    from smile_fast.training.run import Run
 
 
 def add_store(parser: argparse.ArgumentParser, runs: str = "RUN") -> None:
@@ -46,3 +51,16 @@ def refuse_shard_and_finish(arguments: argparse.Namespace) -> None:
     """Refuse both at once."""
     if arguments.shard is not None and arguments.finish:
         raise InputError("--finish: puts together what all shares did; leave --shard out")
+
+
+def warn_of_unfinished(run: "Run", but: int | None = None) -> None:
+    """Say which rounds of a run were begun by shares and not finished; `but` is the one that is worked on now."""
+    from smile_fast.training.rounds import unfinished_rounds
+
+    for number in unfinished_rounds(run.rounds_path):
+        if number != but:
+            print(
+                f"warning: {run.path}: round {number} is unfinished; 'smile-fast relabel {run.path} --round {number} "
+                f"--finish' says what it lacks, --undo {number - 1} drops it",
+                file=sys.stderr,
+            )

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from smile_fast.cli.run_options import add_threads
+from smile_fast.cli.run_options import add_threads, warn_of_unfinished
 from smile_fast.models.config import ModelConfig
 from smile_fast.settings import Setting, declared, default_of, option_of
 from smile_fast.training.config import TrainConfig
@@ -85,6 +85,7 @@ def _lead(arguments: argparse.Namespace, device: Any, execution: Execution, rank
 
     with shared(arguments.store):  # no `prepare` removes a file of it while it is read
         run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device), ranks)
+        warn_of_unfinished(run)
         ranks.check_batch(run.config)
         print(f"pixels: {run.pixel_space}", file=sys.stderr)
         reason = no_graph(device, execution.graph, ranks.world)

@@ -98,7 +98,11 @@ def evaluate_run(
 
 def scored_weights(run: "Run", scoring: Scoring) -> str | None:
     """SHA-256 of the file of weights whose predictions are scored; None for label maps of a folder."""
-    return sha256(run.model_path) if scoring.predictions is None else None
+    if scoring.predictions is not None:
+        return None
+    if not run.model_path.exists():
+        run.load_model()  # says why there are none
+    return sha256(run.model_path)
 
 
 def scores_of(

@@ -117,6 +117,8 @@ BAD = [
     Bad("not trained to the end", "relabel stopped", "has not finished training"),
     Bad("not trained to the end, evaluate", "evaluate stopped", "has not finished training"),
     Bad("not trained to the end, export", "export stopped model.onnx", "has not finished training"),
+    Bad("not trained to the end, a share", "evaluate stopped --shard 1/2", "has not finished training"),
+    Bad("shares of another run", "evaluate run --finish", "1 of 1 test cases are not scored (test_0); run"),
     Bad("weights are gone", "evaluate run", "has not finished training", removed("run/model.safetensors")),
     # relabel
     Bad("relabel nothing", "relabel nowhere", "nowhere: not a run folder"),

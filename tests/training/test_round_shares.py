@@ -77,6 +77,14 @@ def test_shares_make_the_bytes_of_one_process(model, view, rounds, expected, ord
     assert unfinished_rounds(rounds) == []
 
 
+def test_what_a_killed_process_left_among_the_overlays_is_no_part_of_the_round(model, view, rounds, expected):
+    relabel_share(model, view, rounds, THIS)
+    for name in (".tmp-0123456789abcdef.b2nd", "a-0123456789abcdef.b2nd"):
+        (rounds / ".1.unfinished" / "round" / name).touch()
+    finish_round(rounds, THIS, CASES)
+    assert tree(rounds) == expected
+
+
 def test_what_is_missing_is_said_and_nothing_appears(model, view, rounds, expected):
     with pytest.raises(InputError, match=r"rounds/1: 5 of 5 cases of the round are missing \(a, b, c, \.\.\. \(2 more"):
         finish_round(rounds, THIS, CASES)
