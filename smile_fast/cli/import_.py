@@ -122,6 +122,8 @@ def print_built(out: Path, plan: "Plan", built: "Built") -> None:
     if built.was_there:
         print(f"{out}: is there already, made of the same cases and settings; nothing was done")
         return
+    for note in plan.notes:
+        print(f"note: {note}")
     print_empty(empty_pairs(plan, built.made))
     for warning in repeat_warnings(plan, built.made):
         print(f"warning: {warning}", file=sys.stderr)

@@ -162,12 +162,22 @@ BAD = [
     Bad(
         "resume with weights",
         "train store stopped --resume --weights w.safetensors",
-        "leave --weights and --annotations out",
+        "leave --weights, --annotations and --splits out",
+    ),
+    Bad(
+        "resume with splits",
+        "train store stopped --resume --splits splits.csv",
+        "leave --weights, --annotations and --splits out",
+    ),
+    Bad(
+        "splits that are not there",
+        "train store new --splits splits.csv",
+        "splits.csv: there is no such file",
     ),
     Bad(
         "resume with annotations",
         "train store stopped --resume --annotations other.csv",
-        "leave --weights and --annotations out",
+        "leave --weights, --annotations and --splits out",
     ),
     Bad("resume with other settings", "train store stopped --resume --lr 1 --epochs 9", "leave --epochs, --lr out"),
     Bad(

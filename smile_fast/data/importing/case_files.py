@@ -22,6 +22,7 @@ from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, reason, sha256
 from smile_runtime.io.nifti import Volume, write_image, write_labels
 from smile_runtime.label_map import LABEL_VALUES
+from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.preprocessing import to_slices
 
 Link = Literal["hard", "copy", "symbolic"]
@@ -137,7 +138,7 @@ def make_case(job: Job) -> Outcome:
         place_file(unchanged, job.label, "copy" if job.link == "hard" else job.link)
     else:
         write_labels(job.label, labels, image.affine, header=image.header)
-    counts = np.bincount(labels.ravel(order="K"), minlength=LABEL_VALUES)[1 : job.organs + 1].tolist()
+    counts = _histogram(labels)[1 : job.organs + 1].tolist()
     made = CaseRecord(SCHEMA, request, job.link, image_sha, labels_sha, voxels.hexdigest(), counts, _sizes(job))
     write_record(job.record, vars(made))
     return Outcome(case.name, request, made)
@@ -206,7 +207,7 @@ def _drawn(case: PlannedCase, image: Volume) -> tuple[NDArray[np.uint8], Path | 
         return _painted(case, case.drawn, image), None
     drawn = read_drawn(case.drawn.path)
     placed = labels_on_image(_raw(case, case.drawn.path), image, drawn)
-    used = np.flatnonzero(np.bincount(drawn.data.ravel(order="K"), minlength=LABEL_VALUES)).tolist()
+    used = np.flatnonzero(_histogram(drawn.data)).tolist()
     values = case.drawn.values
     if strange := [value for value in used if values[value] == REFUSED]:
         raise InputError(
@@ -243,14 +244,17 @@ def _mask(case: PlannedCase, path: Path, image: Volume) -> NDArray[np.bool_]:
     """Where a mask is set: at its one value that is not 0, which programs write as 1 or 255."""
     read = read_drawn(path)
     placed = labels_on_image(_raw(case, path), image, read)
-    used = np.flatnonzero(np.bincount(read.data.ravel(order="K"), minlength=LABEL_VALUES)).tolist()
-    values = [value for value in used if value]
+    values = [value for value in np.flatnonzero(_histogram(read.data)).tolist() if value]
     if len(values) > 1:
         raise InputError(
             f"{path}: case {case.original} has the values {listed(list(map(str, values)), 5)} in what should be a mask "
             "of one organ; give one file an organ, or name a label map with --labels"
         )
     return np.asarray(placed != 0)
+
+
+def _histogram(labels: NDArray[np.uint8]) -> NDArray[np.int64]:  # [X, Y, Z] -> [256]
+    return np.asarray(slice_histograms(labels.T).sum(axis=0))  # a slice is what lies together in a file
 
 
 def _raw(case: PlannedCase, label: Path) -> RawCase:

@@ -1,7 +1,7 @@
 """What an import of one cohort, in whatever layout, will hold."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smile_fast.data.annotations import FILE_NAME, Declarations, read_annotations
@@ -17,7 +17,15 @@ from smile_fast.data.importing.layout import (
     refuse_unpaired,
 )
 from smile_fast.data.importing.legend import Legend, lookup, organ_order, organs_of_values, states_of_names
-from smile_fast.data.importing.plan import DrawnMap, DrawnMasks, Plan, PlannedCase, joined_state, left_out
+from smile_fast.data.importing.plan import (
+    DrawnMap,
+    DrawnMasks,
+    Plan,
+    PlannedCase,
+    joined_state,
+    left_out,
+    unlabelled_note,
+)
 from smile_fast.supervision.states import State
 from smile_fast.text_table import listed
 from smile_runtime.errors import InputError
@@ -78,7 +86,7 @@ def plan_import(source: Path, choice: Choice) -> Plan:
         (case for case in plan.cases if case.name not in gone), key=lambda case: (case.split != "train", case.name)
     )
     states = None if plan.states is None else {case.name: plan.states[case.name] for case in cases}
-    return Plan(plan.organs, tuple(cases), states, plan.sources)
+    return replace(plan, cases=tuple(cases), states=states)
 
 
 def _of_masks(source: Path, name: str, layout: Layout, table: LabelTable | None, choice: Choice) -> Plan:
@@ -143,7 +151,8 @@ def _of_label_maps(
     where = table.path if table is not None and table.values is not None else described
     drawn_values = lookup(values, organs)
     advice = f"name it in {where}, or correct the label map"
-    cases = []
+    cases: list[PlannedCase] = []
+    notes: tuple[str, ...] = ()
     for split, layout in layouts.items():
         images, labels = find_files(source, layout.images), find_files(source, layout.drawn)
         refuse_unpaired(source, list(images), list(labels), "label maps")
@@ -152,6 +161,8 @@ def _of_label_maps(
             raise InputError(
                 f"{source}: no label map for {listed(alone, 5)}; add it, or leave the case out by moving its scan away"
             )
+        if split == "test":
+            notes = unlabelled_note(name, alone)
         cases += [
             PlannedCase(case, split, name, case, images[case], DrawnMap(labels[case], drawn_values, advice))
             for case in labels
@@ -159,7 +170,7 @@ def _of_label_maps(
     if not any(case.split == "train" for case in cases):
         raise InputError(f"{source}: no training case was found; say where they lie with --image and --labels")
     states = _states(source, legend, table, values, organs, [case.name for case in cases], choice)
-    return Plan(organs, tuple(cases), states, (source,))
+    return Plan(organs, tuple(cases), states, (source,), notes)
 
 
 def _states(

@@ -10,7 +10,7 @@ from smile_fast.data.annotations import FILE_NAME, Declarations, read_annotation
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.importing.label_tables import BACKGROUND, VOID_NAME, LabelTable
 from smile_fast.data.importing.legend import Legend, lookup, organ_order, organs_of_values, states_of_names
-from smile_fast.data.importing.plan import DrawnMap, Plan, PlannedCase, joined_state, left_out
+from smile_fast.data.importing.plan import DrawnMap, Plan, PlannedCase, joined_state, left_out, unlabelled_note
 from smile_fast.supervision.states import State
 from smile_fast.text_table import listed
 from smile_runtime.errors import InputError
@@ -68,7 +68,7 @@ def plan_merge(
     if unused:
         raise InputError(f"--all-annotated: there is no dataset {listed(unused)}, only {listed(names)}; correct it")
     members = [
-        _member(path, name, tables.get(name), bool({"*", name} & set(all_annotated)))
+        _member(path, name, tables.get(name), name in all_annotated, "*" in all_annotated)
         for path, name in zip(paths, names, strict=True)
     ]
     ordered = organ_order([member.organs for member in members], organs)
@@ -77,7 +77,8 @@ def plan_merge(
         cases.append(case)
         states[case.name] = {organ: drawn.get(organ, State.MISSING) for organ in ordered}
     cases.sort(key=lambda case: (case.split != "train", case.name))
-    return Plan(ordered, tuple(cases), states, tuple(Path(path) for path in paths))
+    notes = [note for member in members for note in unlabelled_note(member.name, member.dataset.unlabelled)]
+    return Plan(ordered, tuple(cases), states, tuple(Path(path) for path in paths), tuple(notes))
 
 
 def member_names(paths: Sequence[Path]) -> list[str]:
@@ -116,13 +117,13 @@ def _tables(maps: Sequence[str], names: Sequence[str]) -> dict[str, LabelTable]:
     return found
 
 
-def _member(path: Path, name: str, table: LabelTable | None, all_annotated: bool) -> Member:
+def _member(path: Path, name: str, table: LabelTable | None, all_annotated: bool, if_unsaid: bool) -> Member:
     dataset = RawDataset.open(Path(path))
     legend = Legend.of_dataset(dataset)
     values = organs_of_values(legend, table, ())
     made_of = states_of_names(legend, table, values)
     file = dataset.path / FILE_NAME
-    if all_annotated:
+    if all_annotated or (if_unsaid and not file.exists()):
         if file.exists():
             raise InputError(f"--all-annotated: {name} has {file}, which says who drew what; leave the option out")
         declared: Mapping[str, Mapping[str, State]] = {

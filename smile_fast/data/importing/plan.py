@@ -89,12 +89,14 @@ class Plan:
         cases: training cases first, each split by name.
         states: of every pair; None where nobody has declared them yet.
         sources: the folders that are read.
+        notes: sentences on what is left out.
     """
 
     organs: tuple[str, ...]
     cases: tuple[PlannedCase, ...]
     states: Declarations | None
     sources: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
     def digest(self, requests: Mapping[str, str]) -> str:
         """SHA-256 of everything that the new dataset follows from.
@@ -131,6 +133,13 @@ def joined_state(states: Sequence[State], where: str) -> State:
             )
         return State.HIDDEN
     return next(state for state in (State.MISSING, State.ANNOTATED, State.ABSENT) if state in found)
+
+
+def unlabelled_note(source: str, cases: Sequence[str]) -> tuple[str, ...]:
+    """What to say of held-out scans without a label map, if there are any."""
+    if not cases:
+        return ()
+    return (f"{len(cases)} images of imagesTs of {source} have no label map and are left out: {listed(cases)}",)
 
 
 def left_out(cases: Sequence[PlannedCase], patterns: Sequence[str]) -> set[str]:

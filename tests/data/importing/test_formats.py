@@ -5,11 +5,10 @@ import builtins
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from smile_fast.data.importing.formats import read_drawn, read_scan, scan_stem
 from smile_runtime.errors import InputError
-
-sitk = pytest.importorskip("SimpleITK")
 
 OBLIQUE = np.array(
     [[0.0, -1.4, 0.3, 12.0], [-0.7, 0.1, 0.2, -30.0], [0.05, 0.2, 2.9, 41.0], [0, 0, 0, 1.0]]

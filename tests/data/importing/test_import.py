@@ -6,6 +6,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from smile_fast.cli.main import main
 from smile_fast.data.annotations import read_annotations
@@ -275,7 +276,6 @@ def test_declarations_of_the_source_stay(tmp_path):
 
 
 def test_other_formats_are_converted(tmp_path):
-    sitk = pytest.importorskip("SimpleITK")
     source = tmp_path / "source"
     write_case(source, "p1")
     for file in [source / "p1" / "ct.nii.gz", *(source / "p1" / "segmentations").iterdir()]:

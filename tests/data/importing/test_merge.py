@@ -9,8 +9,11 @@ import pytest
 from smile_fast.cli.main import main
 from smile_fast.data.annotations import read_annotations
 from smile_fast.data.dataset import RawDataset
+from smile_fast.data.folder_lock import locked
+from smile_fast.data.importing import case_files
 from smile_fast.data.importing.sources import read_sources_table
 from smile_fast.supervision import State
+from smile_runtime.errors import InputError
 from smile_runtime.io.files import sha256
 from tests.cohorts import BOXES, annotate, describe, edit_label, make_cohort, tree, write_nifti
 
@@ -90,8 +93,9 @@ def test_files_that_stay_as_they_are_are_shared_or_copied(parts, tmp_path):
 
 def test_sources_say_where_each_case_comes_from(parts, tmp_path):
     out = tmp_path / "out"
-    assert merge(*parts, out, "--all-annotated", "*") == 2  # a has annotations.csv: the star is for those without
-    assert merge(*parts, out, "--all-annotated", "b") == 0
+    assert merge(*parts, out, "--all-annotated", "a") == 2  # it has annotations.csv, which says it
+    assert merge(*parts, out, "--all-annotated", "*") == 0  # whoever has none
+    assert opened(out)[1]["case_02"]["liver"] is State.HIDDEN
     found = read_sources_table(out / "sources.csv")
     assert list(found) == ["a_case_00", "a_case_01", "b_case_00", "b_case_01", "case_02"]
     row = found["b_case_01"]
@@ -188,6 +192,52 @@ def test_the_same_scan_under_two_names_is_reported_and_can_be_left_out(parts, tm
         assert merge(*parts, out, "--all-annotated", "b", "--without", name) == 0
         assert "the same scan" not in capsys.readouterr().err
         assert opened(out)[0].names("train") == ["a_case_00", "a_case_01", "b_case_00"]
+
+
+def test_held_out_scans_without_labels_are_left_out_and_said(parts, tmp_path, capsys):
+    image = parts[0] / "imagesTs" / "case_02_0000.nii.gz"
+    image.with_name("case_07_0000.nii.gz").write_bytes(image.read_bytes())
+    for command, sources, out in (("merge", parts, tmp_path / "out"), ("import", parts[:1], tmp_path / "in")):
+        options = ["--all-annotated", "b"] if command == "merge" else []
+        assert main([command, *map(str, (*sources, out)), *options, "--workers", "1"]) == 0
+        said = capsys.readouterr().out
+        assert "note: 1 images of imagesTs of a have no label map and are left out: case_07" in said
+        assert "case_07" not in RawDataset.open(out).names()
+
+
+def test_a_case_that_is_half_made_again_is_not_taken_for_the_one_before(parts, tmp_path, monkeypatch):
+    edit_label(parts[1], "case_01", lambda labels: labels + 100)
+    options = ("--all-annotated", "b", "--link", "copy")
+    assert merge(*parts, tmp_path / "out", *options) == 2  # the others are finished
+    image = parts[0] / "imagesTr" / "case_00_0000.nii.gz"
+    first = image.read_bytes()
+    image.write_bytes(first[:4] + b"\7" + first[5:])  # the time in the gzip header: as many bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(case_files, "write_record", raising)
+        assert merge(*parts, tmp_path / "out", *options) == 2
+    image.write_bytes(first)
+    edit_label(parts[1], "case_01", lambda labels: labels - 100)
+    assert merge(*parts, tmp_path / "out", *options) == 0
+    assert (tmp_path / "out" / "imagesTr" / "a_case_00_0000.nii.gz").read_bytes() == first
+
+
+def raising(path, record):
+    raise InputError(f"{path}: cannot be written (no space left on device); free some")
+
+
+def test_a_second_merge_into_one_folder_is_told_so(parts, tmp_path, capsys):
+    work = tmp_path / ".out.unfinished"
+    work.mkdir()
+    with locked(work):
+        assert merge(*parts, tmp_path / "out", "--all-annotated", "b") == 2
+        assert "another smile-fast process is at work there now" in capsys.readouterr().err
+    assert merge(*parts, tmp_path / "out", "--all-annotated", "b") == 0
+
+
+def test_processes_make_the_same(parts, tmp_path):
+    assert merge(*parts, tmp_path / "one", "--all-annotated", "b") == 0
+    assert main(["merge", *map(str, parts), str(tmp_path / "two"), "--all-annotated", "b", "--workers", "2"]) == 0
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
 def test_two_spellings_of_an_organ_are_refused(parts, tmp_path, capsys):
