@@ -1,6 +1,6 @@
 """Whether the files of a run are those that were written."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,21 @@ from smile_runtime.errors import InputError
 
 
 def check_run(path: Path) -> Iterator[str]:
-    """Read every file of a run: config, environment, annotations, log, checkpoints, final weights, rounds.
+    """Read every file of a run, those of its rounds too; see `check_files`.
+
+    Args:
+        path: folder of the run; its store is not needed.
+
+    Yields:
+        One sentence a damaged file, which it names.
+    """
+    yield from check_files(path)
+    rounds = path / "rounds"
+    yield from _faults(partial(_read_round, rounds, number) for number in existing_rounds(rounds))
+
+
+def check_files(path: Path) -> Iterator[str]:
+    """Read config, environment, annotations, log, checkpoints and final weights of a run.
 
     Args:
         path: folder of the run; its store is not needed.
@@ -31,8 +45,11 @@ def check_run(path: Path) -> Iterator[str]:
         run.declarations,
         partial(read_metrics, run),
         *(partial(Checkpoint.load, file) for file in run.weight_files),
-        *(partial(_read_round, run.rounds_path, number) for number in existing_rounds(run.rounds_path)),
     ]
+    yield from _faults(checks)
+
+
+def _faults(checks: Iterable[Callable[[], object]]) -> Iterator[str]:
     for check in checks:
         try:
             check()

@@ -41,7 +41,7 @@ BAD = [
     Bad(
         "store is unfinished",
         TRAIN,
-        "store: an unfinished store, it has no index.json; finish it with",
+        "store: an unfinished store, it has no index.json, but all of its 4 cases; finish it with",
         removed("store/index.json"),
     ),
     Bad("index is no JSON", TRAIN, "index.json: damaged", write("store/index.json")),
@@ -105,7 +105,9 @@ BAD = [
         "is declared absent, but the store has voxels",
         annotations("train_0,liver,annotated", "train_0,liver,absent"),
     ),
-    Bad("annotations are no text", f"{TRAIN} --annotations store/cases/train_0/case.json", "not a text file"),
+    Bad(
+        "annotations are no text", f"{TRAIN} --annotations other.csv", "not a text file", write("other.csv", b"\xff\0")
+    ),
     Bad("weights of a folder that is no run", f"{TRAIN} --weights store", "store: not a run folder"),
     Bad(
         "weights of a run that was stopped",

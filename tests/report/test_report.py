@@ -2,6 +2,7 @@ import base64
 import json
 import re
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -28,6 +29,11 @@ from tests.tolerances import FILLED_AREA
 
 WINDOW = (-160.0, 240.0)
 COLOURS = organ_colours(ORGANS)
+
+
+def opened(paths):
+    with ExitStack() as held:
+        return open_runs(paths, None, held)
 
 
 class Page(HTMLParser):
@@ -120,7 +126,7 @@ def bare(folder, store):
 
 @pytest.fixture(scope="module")
 def html(smiler, baseline):
-    return build_report(open_runs([smiler.path, baseline.path]))
+    return build_report(opened([smiler.path, baseline.path]))
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +190,7 @@ def test_page_shows_every_split_that_was_scored(smiler, baseline, tmp_path):
     for run, evaluation in zip(runs, train, strict=True):
         write_evaluation(evaluation, run)
     write_evaluation(replace(train[1], split="validation", cases=train[1].cases[:1]), runs[1])
-    html = build_report(open_runs(runs))
+    html = build_report(opened(runs))
     page = Page(html)
     text = page.text["scores"]
     places = [text.index(f"The {split} cases") for split in ("test", "validation", "train")]
@@ -201,7 +207,7 @@ def test_page_shows_every_split_that_was_scored(smiler, baseline, tmp_path):
     assert "Of test cases, chosen by their scores" in page.text["pictures"]
     assert "test_0" in page.text["pictures"]
     write_evaluation(replace(train[0], cases=train[0].cases[:1]), runs[0])
-    assert "cannot be compared" in Page(build_report(open_runs(runs))).text["scores"]
+    assert "cannot be compared" in Page(build_report(opened(runs))).text["scores"]
 
 
 def test_page_counts_the_rounds_and_their_precision(page):
@@ -218,7 +224,7 @@ def test_page_says_why_curves_are_missing(page):
 
 
 def test_page_of_a_bare_run_says_what_is_absent(bare):
-    page = Page(build_report(open_runs([bare.path])))
+    page = Page(build_report(opened([bare.path])))
     assert page.open == []
     assert "No iteration of this run was recorded" in page.text["training"]
     assert "This run has no relabelling round" in page.text["rounds"]
@@ -233,7 +239,7 @@ def test_runs_on_other_labels_are_audited_apart(bare, tmp_path):
     without = np.where(truth() == 2, 0, truth()).astype(np.uint8)
     states = {("train_0", "pancreas"): State.ABSENT, ("train_1", "pancreas"): State.MISSING}
     other = make_store(tmp_path / "other", {"train_0": without, "train_1": without, "train_2": truth()}, states)
-    page = Page(build_report(open_runs([bare.path, make_run(tmp_path / "second", other, trained=False).path])))
+    page = Page(build_report(opened([bare.path, make_run(tmp_path / "second", other, trained=False).path])))
     assert "Labels of bare" in page.text["audit"]
     assert "Labels of second" in page.text["audit"]
     assert "α, pancreas 0.67 (2 of 3) 0.50 (1 of 2)" in page.text["run"]  # absent cases do not count
@@ -246,7 +252,7 @@ def test_names_are_escaped(tmp_path):
     run = make_run(tmp_path / "run<script>alert(1)", store)
     add_metrics(run)
     write_evaluation(evaluate_run(run), run.path)
-    html = build_report(open_runs([run.path]))
+    html = build_report(opened([run.path]))
     page = Page(html)
     for harmful in ("<script", "<u>", "<i>cohort", "<b>liver"):
         assert harmful not in html
@@ -299,7 +305,7 @@ def test_runs_stand_in_the_given_order_everywhere(smiler, baseline):
     """Neither the alphabet nor the scores sort them."""
     paths = {"smiler run": smiler.path, "baseline": baseline.path}
     for names in (list(paths), list(paths)[::-1]):
-        html = build_report(open_runs([paths[name] for name in names]))
+        html = build_report(opened([paths[name] for name in names]))
         page, pages = Page(html), {}
         for _, attrs in page.tags:
             for name in names:
@@ -320,17 +326,17 @@ def test_a_run_is_opened_and_its_network_loaded_once(smiler, baseline, monkeypat
     loaded = []
     load_model = Run.load_model
     monkeypatch.setattr(Run, "load_model", lambda run: loaded.append(run.path.name) or load_model(run))
-    build_report(open_runs([smiler.path, baseline.path]))
+    build_report(opened([smiler.path, baseline.path]))
     assert sorted(loaded) == ["baseline", "smiler run"]
 
 
 def test_runs_of_the_same_name_are_distinguished(store, tmp_path):
     runs = [make_run(tmp_path / parent / "run", store, trained=False) for parent in ("a", "b")]
-    assert [record.name for record in collect(open_runs([run.path for run in runs]))] == ["a/run", "b/run"]
+    assert [record.name for record in collect(opened([run.path for run in runs]))] == ["a/run", "b/run"]
 
 
 def test_charts_are_the_same_bytes_again_and_have_the_organs_colours(smiler):
-    record = collect(open_runs([smiler.path]))[0]
+    record = collect(opened([smiler.path]))[0]
     chart = training_chart(record.curves, ORGANS, COLOURS)
     assert chart == training_chart(record.curves, ORGANS, COLOURS)
     for uri in (chart, dice_chart({"run": record.evaluation}, ORGANS, COLOURS)):
@@ -345,7 +351,7 @@ def test_dice_chart_shows_organs_without_a_score(smiler):
 
 
 def test_cases_are_chosen_by_their_scores(smiler, baseline):
-    records = collect(open_runs([smiler.path, baseline.path]))
+    records = collect(opened([smiler.path, baseline.path]))
     choices = choose_cases(records)
     dice = {}
     for record in records:
@@ -363,7 +369,7 @@ def test_cases_are_chosen_by_their_scores(smiler, baseline):
 
 
 def test_a_shown_slice_is_predicted_as_in_its_volume(smiler):
-    painter = Painter(collect(open_runs([smiler.path]))[0], COLOURS)
+    painter = Painter(collect(opened([smiler.path]))[0], COLOURS)
     volume = predict_labels(smiler.load_model(), painter.store.read_image("test_0"))
     assert len(np.unique(volume)) > 1
     for index in range(SHAPE[0]):
@@ -371,7 +377,7 @@ def test_a_shown_slice_is_predicted_as_in_its_volume(smiler):
 
 
 def test_prediction_pictures_show_every_run_beside_the_truth(smiler, baseline):
-    records = collect(open_runs([smiler.path, baseline.path]))
+    records = collect(opened([smiler.path, baseline.path]))
     rows = prediction_rows(records, COLOURS)
     assert all([panel.title for panel in row.panels] == ["CT", "Truth", "smiler run", "baseline"] for row in rows)
     undrawn = next(row for row in rows if "test_1" in row.title)
@@ -380,7 +386,7 @@ def test_prediction_pictures_show_every_run_beside_the_truth(smiler, baseline):
 
 
 def test_pseudo_labels_are_yellow_and_hidden_labels_stay_out_of_the_first_panel(smiler):
-    row, other = pseudo_rows(collect(open_runs([smiler.path]))[0], COLOURS)
+    row, other = pseudo_rows(collect(opened([smiler.path]))[0], COLOURS)
     assert (row.title, other.title) == ("smiler run: train_1", "smiler run: train_2")  # most voxels first
     seen, first, second = (picture(panel.picture) for panel in row.panels)
     assert (seen.max(axis=2) == seen.min(axis=2)).all()  # nothing was visible: a grey picture
