@@ -46,7 +46,7 @@ def new_folder(final: Path) -> Iterator[Path]:
                 flush(temporary)
                 with locked(final):
                     pass  # nobody writes there, and a lock that was left is gone
-                os.rename(temporary, target)
+                _appear(temporary, target, final)
                 flush(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -74,6 +74,15 @@ def sweep(target: Path) -> None:
                 shutil.rmtree(target.with_name(name), ignore_errors=True)
 
 
+def _appear(temporary: Path, target: Path, final: Path) -> None:
+    try:
+        os.rename(temporary, target)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            raise InputError(f"{final}: another process has made it meanwhile; give a new folder") from None
+        raise
+
+
 def _prefix(target: Path) -> str:
     return f".{target.name}.new-"
 
@@ -83,6 +92,4 @@ def _making(final: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _TAKEN:
-            raise InputError(f"{final}: another process has made it meanwhile; give a new folder") from None
         raise InputError(f"{final}: the run folder cannot be made ({reason(error)}); give another one") from None

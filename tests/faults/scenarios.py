@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from smile_fast.training.integrity import check_run
+from smile_fast.evaluation.verify import verify_run
 from smile_fast.training.metrics import read_metrics
-from smile_fast.training.rounds import existing_rounds, open_round
+from smile_fast.training.rounds import existing_rounds
 from smile_fast.training.run import Run
 from tests.cohorts import annotate, edit_label, make_cohort, stored
 from tests.faults.inject import Fault
@@ -174,12 +174,7 @@ class Bench:
         """Whatever is visible of runs and rounds is whole."""
         for folder in (self.work / "run", self.work / "source"):
             if folder.exists():
-                assert list(check_run(folder)) == [], label
-                rounds = folder / "rounds"
-                for number in existing_rounds(rounds):
-                    stored = open_round(rounds, number)
-                    for case in stored.cases:
-                        stored.pseudo_labels(case)
+                assert verify_run(folder, workers=1).faults == [], label
 
 
 def digests(folder: Path) -> dict[str, str]:
