@@ -35,7 +35,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml export/pyproject.toml setup.py CMakeLists.txt requirements/torch.txt $(wildcard csrc/*/* csrc/*/*/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -r requirements/torch.txt
-	$(BIN)/python -m pip install -q -e ./export -e ".[test,dev]"
+	$(BIN)/python -m pip install -q -e ./export -e ".[formats,test,dev]"
 	touch $@
 
 demo: setup

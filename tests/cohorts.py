@@ -106,3 +106,13 @@ def array_file(folder: Path, name: str) -> Path:
 def tree(path: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def stored(path: Path) -> dict[str, bytes]:
+    """Every file of a store; of a case.json without what it says of its sources' looks, and its seal."""
+    files = tree(path)
+    for name in files:
+        if Path(name).name == "case.json":
+            entry = json.loads(files[name])
+            files[name] = json.dumps({key: entry[key] for key in entry if key not in ("seen", "sha256")}).encode()
+    return files

@@ -1,7 +1,8 @@
 """Small stores and run folders, written without training: random weights predict well enough to be scored."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from smile_fast.models import Segmenter
 from smile_fast.supervision import State
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
-from smile_fast.training.rounds import Round, write_round
+from smile_fast.training.rounds import Round
 from smile_fast.training.run import Run
+from smile_fast.training.unfinished_round import UnfinishedRound, write_round
 from smile_runtime.label_map import PSEUDO_BIT
 from smile_runtime.volume.preprocessing import BodyRule, body_box, slice_context
 
@@ -113,10 +115,29 @@ def add_metrics(run: Run, *, validation: bool = True) -> None:
     run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+class RoundOfTest:
+    """A round that a test fills; it is finished with the cases that were added."""
+
+    def __init__(self, unfinished: UnfinishedRound) -> None:
+        self.unfinished, self.cases = unfinished, list[str]()
+
+    def add(self, case: str, overlay: NDArray[np.uint8], counts: Mapping[str, Mapping[str, int]]) -> None:
+        self.unfinished.add(case, overlay, {organ: dict(numbers) for organ, numbers in counts.items()})
+        self.cases.append(case)
+
+
+@contextmanager
+def writing_round(rounds: Path, this: Round, organs: tuple[str, ...]) -> Iterator[RoundOfTest]:
+    with write_round(rounds, this, organs, "weights of nothing") as unfinished:
+        written = RoundOfTest(unfinished)
+        yield written
+        unfinished.finish(written.cases)
+
+
 def add_round(run: Run, number: int, overlays: Mapping[str, NDArray[np.uint8]], gamma: float = 0.5) -> None:
     """Write a round as `relabel` does; candidates are twice what was kept."""
     states = run.declarations()
-    with write_round(run.rounds_path, Round(number, gamma, "volume"), run.organs) as written:
+    with writing_round(run.rounds_path, Round(number, gamma, "volume"), run.organs) as written:
         for case, overlay in overlays.items():
             counts = {}
             for value, organ in enumerate(run.organs, start=1):

@@ -7,9 +7,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from smile_fast.cli.main import main
 from smile_fast.data.annotations import read_annotations
 from smile_fast.data.dataset import RawDataset
-from smile_fast.demo.real import build_real_cohort, run_real_demo, same_geometry
+from smile_fast.data.importing.sources import read_sources_table
+from smile_fast.demo.real import run_real_demo, same_geometry, write_sources
 from smile_fast.supervision import State
 from smile_runtime.errors import InputError
 from smile_runtime.volume.preprocessing import to_slices
@@ -22,10 +24,10 @@ DRAWN = {"abdomen": set(ORGANS), "spleen": {"spleen"}, "pancreas": {"pancreas"}}
 
 @pytest.fixture(scope="module")
 def cohort(real_data, tmp_path_factory):
-    path = tmp_path_factory.mktemp("real") / "cohort"
-    scans = build_real_cohort(real_data, path)
-    assert scans == {name: path / "imagesTr" / f"{name}_0000.nii.gz" for name in DRAWN}
-    return path
+    folder = tmp_path_factory.mktemp("real")
+    sources = write_sources(real_data, folder / "sources")
+    assert main(["merge", *map(str, sources), str(folder / "cohort"), "--all-annotated", "*"]) == 0
+    return folder / "cohort"
 
 
 def load(path):
@@ -122,8 +124,28 @@ def test_a_source_that_is_not_there_is_named(real_data, tmp_path, missing):
     target = data / missing
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     with pytest.raises(InputError, match="there is no such file; put it there"):
-        build_real_cohort(data, tmp_path / "cohort")
-    assert not (tmp_path / "cohort").exists()
+        write_sources(data, tmp_path / "sources")
+    assert not (tmp_path / "sources").exists()
+
+
+def test_the_merged_cohort_says_where_its_cases_come_from(cohort):
+    found = read_sources_table(cohort / "sources.csv")
+    assert {name: (row.dataset, row.original) for name, row in found.items()} == {name: (name, name) for name in DRAWN}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_the_merged_cohort_trains_and_is_scored_where_it_was_annotated(cohort, tmp_path, capsys):
+    """What the README shows: merge, audit, prepare, train, evaluate; a moment of training, not a good network."""
+    store, run = tmp_path / "store", tmp_path / "run"
+    assert main(["audit", str(cohort)]) == 0
+    assert main(["prepare", str(cohort), str(store), "--workers", "1"]) == 0
+    tiny = "--method smiler --backbone resnet18 --width 8 --pixel-size 3 --crop-size 64 --batch-size 4 --rates 1 2 3"
+    assert main(["train", str(store), str(run), *tiny.split(), "--epochs", "1", "--rounds", "1"]) == 0
+    assert main(["evaluate", str(run), "--split", "train", "--workers", "1"]) == 0
+    pairs = json.loads((run / "evaluation-train.json").read_text())["pairs"]
+    scored = {(pair["case"], pair["organ"]) for pair in pairs if pair["dice"] is not None}
+    assert scored == {(case, organ) for case, organs in DRAWN.items() for organ in organs}
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(file for folder in ("smile_fast", "export/smile_runtime") for file in (ROOT / folder).rglob("*.py"))
 ERRORS = ("InputError", "AllocationError")
 # What a sentence is about: what a placeholder names (a path first of all), options, or one of a few words.
-SUBJECT = re.compile(r"[^:;]*\{\}[^:;]*|--[a-z-]+(, --[a-z-]+)*|memory|settings|schema|largest component|MODEL\.onnx")
+SUBJECT = re.compile(
+    r"[^:;]*\{\}[^:;]*|--[a-z-]+(, --[a-z-]+)*|--shard auto|memory|settings|schema|largest component|MODEL\.onnx"
+)
 LONGEST_SUBJECT = 60  # characters beside the placeholders
 
 

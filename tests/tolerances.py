@@ -219,3 +219,11 @@ SURFACE_AREA = {"rel": 0.03}
 # Two balls of 30 mm whose surfaces are steps of voxels: 1 mm on one lattice, 5 x 1.5 x 1 mm on the other. Column
 # lengths of a lattice tilted by 25 degrees would add 10% to a volume.
 BALL_ON_LATTICES = {"ml": {"rel": 0.02}, "dice": {"abs": 0.01}, "nsd": {"abs": 0.05}, "hd95_mm": {"abs": 0.5}}
+
+# The gradient of a batch whose images several processes share, in float64, relative to its largest entry: what is owed.
+# Sums of some thousand terms in another order differ by 1e-14; a divisor that is not the whole batch's by 1e-1.
+GRADIENT_OF_RANKS = 1e-6
+
+# A BatchNorm over images that several processes share: sums of 100 terms in another order, of values whose mean is 15
+# standard deviations from 0, of which float32 loses four bits.
+NORMALISED_BY_RANKS = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.float64: {"rtol": 1e-12, "atol": 1e-12}}

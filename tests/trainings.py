@@ -20,6 +20,7 @@ from smile_fast.training.interrupt import Interrupted
 from smile_fast.training.loop import train
 from smile_fast.training.metrics import MetricsLog, read_metrics
 from smile_fast.training.run import Run
+from smile_fast.training.weights import start_from
 from tests.runs import make_store, truth
 
 CPU = torch.device("cpu")
@@ -45,9 +46,14 @@ def tiny_store(path: Path, states: Mapping[tuple[str, str], State] = STATES) -> 
     return make_store(path, labels, states)
 
 
-def new_run(path: Path, store: Store, **settings: object) -> Run:
+def new_run(path: Path, store: Store, weights: Path | None = None, **settings: object) -> Run:
     config = TrainConfig.from_options({**TINY, **settings})
-    return Run.create(path, config, store, store.declarations())
+
+    def begin(run: Run) -> None:
+        if weights is not None:
+            start_from(run, weights)
+
+    return Run.create(path, config, store, store.declarations(), begin=begin)
 
 
 def trained(path: Path, store: Store, **settings: object) -> Run:

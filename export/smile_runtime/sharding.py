@@ -60,13 +60,13 @@ class Shard:
             number, rest = divmod(task - first, step or 1)
             if rest or not 0 <= number < count:
                 raise InputError(
-                    f"--shard auto: Slurm's task {task} is none of {count} from {first} in steps of {step}; give I/N"
+                    f"--shard auto: task {task} of Slurm is none of {count} from {first} in steps of {step}; give I/N"
                 )
             return cls(number + 1, count)
         if _KUBERNETES[0] in environment:
             index, count = (_number(environment, name) for name in _KUBERNETES)
             if index >= count:
-                raise InputError(f"--shard auto: Kubernetes' index {index} is none of 0 to {count - 1}; give I/N")
+                raise InputError(f"--shard auto: index {index} of Kubernetes is none of 0 to {count - 1}; give I/N")
             return cls(index + 1, count)
         raise InputError(
             f"--shard auto: neither {_SLURM[0]} nor {_KUBERNETES[0]} is set here; give I/N, or start it by a Slurm "

@@ -50,12 +50,12 @@ def test_a_scheduler_says_which_share(environment, shard):
     ("environment", "sentence"),
     [
         ({}, "neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set here"),
-        (SLURM | {"SLURM_ARRAY_TASK_ID": "4"}, "Slurm's task 4 is none of 4 from 0 in steps of 1"),
-        (SLURM | {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_STEP": "2"}, "Slurm's task 1 is none of 4"),
+        (SLURM | {"SLURM_ARRAY_TASK_ID": "4"}, "task 4 of Slurm is none of 4 from 0 in steps of 1"),
+        (SLURM | {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_STEP": "2"}, "task 1 of Slurm is none of 4"),
         (SLURM | {"SLURM_ARRAY_TASK_ID": "x"}, "SLURM_ARRAY_TASK_ID is 'x'"),
         ({"SLURM_ARRAY_TASK_ID": "1"}, "SLURM_ARRAY_TASK_MIN is not set"),
         ({"JOB_COMPLETION_INDEX": "0"}, "JOB_COMPLETIONS is not set"),
-        ({"JOB_COMPLETION_INDEX": "3", "JOB_COMPLETIONS": "3"}, "Kubernetes' index 3 is none of 0 to 2"),
+        ({"JOB_COMPLETION_INDEX": "3", "JOB_COMPLETIONS": "3"}, "index 3 of Kubernetes is none of 0 to 2"),
     ],
 )
 def test_a_scheduler_that_says_too_little_is_told_so(environment, sentence):

@@ -15,12 +15,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     from smile_fast.ops import OPS, available
     from smile_fast.ops.native.core import CORE, UNUSABLE
-    from smile_fast.training.run import environment
+    from smile_fast.training.run_record import environment
 
     record = environment("cuda" if torch.cuda.is_available() else "cpu")
-    print(f"smile-fast {record['smile_fast']}, Python {record['python']}, {record['platform']}")
-    print(", ".join(f"{name} {version}" for name, version in record["packages"].items()))
-    print(f"threads {record['threads']}, device {record['device']}")
+    print(f"smile-fast {record.smile_fast}, Python {record.python}, {record.platform}")
+    print(", ".join(f"{name} {version}" for name, version in record.packages.items()))
+    print(f"threads {record.threads}, device {record.device}")
     print(f"native core: {UNUSABLE or f'instruction set {CORE.cpu_capabilities()[0]}'}")
     for device in ("cpu", "cuda"):
         if device == "cuda" and not torch.cuda.is_available():

@@ -2,9 +2,14 @@
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from smile_fast.cli.run_options import add_store, add_threads
+from smile_fast.cli.run_options import add_shares, add_store, add_threads, refuse_shard_and_finish
+
+if TYPE_CHECKING:
+    from smile_fast.training.run import Run
 
 HELP = "score a run: Dice, NSD and HD95 per organ, over the (case, organ) pairs whose truth is drawn"
 
@@ -32,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="score the label maps DIR/CASE.nii.gz, e.g. of smile-predict, instead of the run's own network",
     )
+    add_shares(parser, "cases", "put the scores together")
     add_store(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
     add_threads(parser)
@@ -54,27 +60,52 @@ def _worker_count(text: str) -> int | None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Score the cases, print the table, write it into RUN as JSON and CSV."""
-    from smile_fast.cli.train import choose_device
-    from smile_fast.data.same_scans import leak_warning
-    from smile_fast.evaluation import evaluate_run, format_table, write_evaluation
-    from smile_fast.text_table import listed
-    from smile_fast.training.run import Run
+    """Score the cases, print the table, write it into RUN as JSON and CSV; or do a share of that."""
+    from smile_fast.data.folder_lock import locked, shared
+    from smile_fast.training.run import opened
 
-    run = Run.open(arguments.run_folder, arguments.store)
-    evaluation = evaluate_run(
-        run,
-        split=arguments.split,
-        nsd_tolerance_mm=None if arguments.no_surface else arguments.nsd_tolerance,
-        predictions=arguments.predictions,
-        device=choose_device(arguments.device, arguments.threads),
-        workers=arguments.workers,
+    refuse_shard_and_finish(arguments)
+    with opened(arguments.run_folder, arguments.store) as run, (locked if arguments.finish else shared)(run.path):
+        _evaluate(run, arguments)
+
+
+def _evaluate(run: "Run", arguments: argparse.Namespace) -> None:
+    from smile_fast.cli.train import choose_device
+    from smile_fast.evaluation import (
+        Scoring,
+        evaluate_run,
+        evaluate_share,
+        finish_evaluation,
+        format_table,
+        score_file,
+        write_evaluation,
     )
-    scored = [] if arguments.split == "train" else run.cases(arguments.split)
-    if leak := leak_warning(run.store, run.cases("train"), scored):
-        print(f"warning: {leak}", file=sys.stderr)
-    for warning, cases in run.unlike_training(run.cases(arguments.split)).items():
-        print(f"warning: {listed(cases)}: {warning}", file=sys.stderr)
-    path = write_evaluation(evaluation, run.path)
+
+    tolerance = None if arguments.no_surface else arguments.nsd_tolerance
+    scoring = Scoring(arguments.split, tolerance, arguments.predictions)
+    work = {"device": choose_device(arguments.device, arguments.threads), "workers": arguments.workers}
+    if arguments.shard is not None:
+        done = evaluate_share(run, scoring, arguments.shard, **work)
+        print(f"share {arguments.shard} of the {arguments.split} cases is scored, {done} now; when all are: --finish")
+        return
+    if arguments.finish:
+        evaluation = finish_evaluation(run, scoring)
+    else:
+        evaluation = evaluate_run(run, **asdict(scoring), **work)
+    _warn(run, arguments.split)
+    if not arguments.finish:
+        write_evaluation(evaluation, run.path)
+    path = run.path / score_file(arguments.split, of_predictions=arguments.predictions is not None)
     print(format_table(evaluation))
     print(f"wrote the scores of split {arguments.split} to {path} and {path.stem}.csv")
+
+
+def _warn(run: "Run", split: str) -> None:
+    from smile_fast.data.same_scans import leak_warning
+    from smile_fast.text_table import listed
+
+    scored = [] if split == "train" else run.cases(split)
+    if leak := leak_warning(run.store, run.cases("train"), scored):
+        print(f"warning: {leak}", file=sys.stderr)
+    for warning, cases in run.unlike_training(run.cases(split)).items():
+        print(f"warning: {listed(cases)}: {warning}", file=sys.stderr)

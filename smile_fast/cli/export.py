@@ -43,15 +43,16 @@ def run(arguments: argparse.Namespace) -> None:
     from smile_fast.cli.train import choose_device
     from smile_fast.exporter import Targets, export_run, format_certificate
     from smile_fast.exporter.certificate import organs_not_found
-    from smile_fast.training.run import Run
+    from smile_fast.training.run import opened
 
-    exported = export_run(
-        Run.open(arguments.run_folder, arguments.store),
-        Targets(arguments.output, arguments.triton_repo, arguments.bundle),
-        precision=arguments.precision,
-        probabilities=arguments.probabilities,
-        device=choose_device(arguments.device, arguments.threads),
-    )
+    with opened(arguments.run_folder, arguments.store) as run:
+        exported = export_run(
+            run,
+            Targets(arguments.output, arguments.triton_repo, arguments.bundle),
+            precision=arguments.precision,
+            probabilities=arguments.probabilities,
+            device=choose_device(arguments.device, arguments.threads),
+        )
     print(format_certificate(exported))
     if organs := organs_not_found(exported.card.parity):
         print(

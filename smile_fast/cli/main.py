@@ -2,18 +2,22 @@
 
 import argparse
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 
 from smile_fast import __version__
+from smile_fast.training.launch import quiet_unless_first
 from smile_runtime.arguments import Parser
 from smile_runtime.errors import InputError
 from smile_runtime.terminal import print_anything
 from smile_runtime.threads import share_machine
 
-# In the order of the work; the module of a command is its name with underscores.
+# In the order of the work; the module of a command is its name with underscores, and one more behind a word of Python.
 COMMANDS = (
     "phantom",
+    "import",
+    "merge",
     "declare",
     "simulate-missing",
     "audit",
@@ -40,7 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"smile-fast {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = importlib.import_module(f"smile_fast.cli.{name.replace('-', '_')}")
+        word = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
+        module = importlib.import_module(f"smile_fast.cli.{word}")
         command = commands.add_parser(
             name,
             help=module.HELP,
@@ -62,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     print_anything()
     try:
-        arguments = build_parser().parse_args(argv)
+        with quiet_unless_first():  # of the processes that torchrun started, which all read the same arguments
+            arguments = build_parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed the help, the version or what is wrong
         return int(stop.code or 0)
     share_machine()  # the command has not imported anything yet that looks at it

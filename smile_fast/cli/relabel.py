@@ -1,15 +1,17 @@
 """`smile-fast relabel`."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smile_fast.cli.run_options import add_store, add_threads
+from smile_fast.cli.run_options import add_shares, add_store, add_threads, refuse_shard_and_finish
 from smile_fast.settings import declared
 from smile_fast.training.config import TrainConfig
 from smile_runtime.errors import InputError
 
 if TYPE_CHECKING:
+    from smile_fast.training.rounds import Round, StoredRound
     from smile_fast.training.run import Run
 
 HELP = "write one more relabelling round of a trained run, to look at what it would add, or undo rounds"
@@ -23,54 +25,117 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scope = declared(TrainConfig)["scope"]
     parser.add_argument("--scope", choices=scope.choices, help=f"{scope.help} (default: that of the run)")
     parser.add_argument("--undo", type=int, metavar="KEEP", help="drop all rounds after round KEEP (0: all) and stop")
+    add_shares(parser, "cases", "make the round appear")
     add_store(parser)
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...")
     add_threads(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write one more round, or drop rounds."""
-    from smile_fast.data.folder_lock import locked
-    from smile_fast.training.run import Run
+    """Write one more round or a share of it, finish one, or drop rounds."""
+    from smile_fast.training.run import opened
 
-    run = Run.open(arguments.run_folder, arguments.store)
-    with locked(run.path):
-        _relabel(run, arguments)
+    refuse_shard_and_finish(arguments)
+    with opened(arguments.run_folder, arguments.store) as run:
+        _work(run, arguments)
+
+
+def _work(run: "Run", arguments: argparse.Namespace) -> None:
+    from smile_fast.data.folder_lock import locked, shared
+
+    if arguments.undo is not None:
+        with locked(run.path):
+            _undo(run, arguments)
+        return
+    if run.config.method == "baseline":
+        raise InputError(f"{run.path}: its softmax has no organ-wise scores; name a run of smile or smiler")
+    if (arguments.shard or arguments.finish) and arguments.round is None:
+        raise InputError("--round: is not given, and shares of a round must be of the same one; give its number")
+    with (locked if arguments.shard is None else shared)(run.path):
+        if arguments.finish:
+            _finish(run, arguments)
+        else:
+            _relabel(run, arguments)
+
+
+def _undo(run: "Run", arguments: argparse.Namespace) -> None:
+    from smile_fast.training.rounds import undo_rounds
+
+    if arguments.shard is not None or arguments.finish:
+        raise InputError("--undo: drops rounds, shares and all; leave --shard and --finish out")
+    if arguments.round is not None or arguments.gamma is not None or arguments.scope is not None:
+        raise InputError("--undo: drops rounds and writes none; leave --round, --gamma and --scope out")
+    if arguments.undo < 0:
+        raise InputError(f"--undo: {arguments.undo} is not the number of a round; give 0 (drop all) or more")
+    dropped = undo_rounds(run.rounds_path, arguments.undo)
+    print(
+        f"dropped rounds: {', '.join(map(str, dropped)) if dropped else 'none'}; human labels are as they were, "
+        "and so is the trained network"
+    )
 
 
 def _relabel(run: "Run", arguments: argparse.Namespace) -> None:
     from smile_fast.cli.train import choose_device
-    from smile_fast.training.relabel import relabel
-    from smile_fast.training.rounds import Round, existing_rounds, undo_rounds
+    from smile_fast.training.relabel import relabel, relabel_share
+    from smile_fast.training.rounds import existing_rounds, open_round
 
-    if arguments.undo is not None:
-        if arguments.round is not None or arguments.gamma is not None or arguments.scope is not None:
-            raise InputError("--undo: drops rounds and writes none; leave --round, --gamma and --scope out")
-        if arguments.undo < 0:
-            raise InputError(f"--undo: {arguments.undo} is not the number of a round; give 0 (drop all) or more")
-        dropped = undo_rounds(run.rounds_path, arguments.undo)
-        print(
-            f"dropped rounds: {', '.join(map(str, dropped)) if dropped else 'none'}; human labels are as they were, "
-            "and so is the trained network"
-        )
+    this = _round(run, arguments)
+    if this.number in existing_rounds(run.rounds_path):
+        if arguments.shard is not None and open_round(run.rounds_path, this.number).round == this:
+            print(f"round {this.number} is finished already: nothing is left to do for share {arguments.shard}")
+            return
+        raise InputError(f"{run.path}: has a round {this.number} already; drop it with --undo {this.number - 1} first")
+    _warn_of_others(run, this)
+    device = choose_device(arguments.device, arguments.threads)
+    view, model = run.view("train"), run.load_model().to(device)
+    if arguments.shard is None:
+        _print(relabel(model, view, run.rounds_path, this))
         return
-    if run.config.method == "baseline":
-        raise InputError(f"{run.path}: its softmax has no organ-wise scores; name a run of smile or smiler")
+    done = relabel_share(model, view, run.rounds_path, this, shard=arguments.shard)
+    print(
+        f"share {arguments.shard} of round {this.number} is done, {done} cases now; when all are: smile-fast relabel "
+        f"{run.path} --round {this.number} --finish"
+    )
+
+
+def _finish(run: "Run", arguments: argparse.Namespace) -> None:
+    from smile_fast.training.unfinished_round import finish_round
+
+    _print(finish_round(run.rounds_path, _round(run, arguments), run.cases("train")))
+
+
+def _round(run: "Run", arguments: argparse.Namespace) -> "Round":
+    """The round that the options name; what they leave out is the next number, and the run's own curriculum."""
+    from smile_fast.training.rounds import Round, existing_rounds
+    from smile_fast.training.unfinished_round import begun_round
+
     following = max(existing_rounds(run.rounds_path), default=0) + 1
     number = arguments.round if arguments.round is not None else following
-    if number in existing_rounds(run.rounds_path):
-        raise InputError(f"{run.path}: has a round {number} already; drop it with --undo {number - 1} first")
-    if arguments.gamma is None and number > run.config.rounds:
-        raise InputError(f"{run.path}: has all {run.config.rounds} rounds of its curriculum; give --gamma for one more")
-    gamma = arguments.gamma if arguments.gamma is not None else run.config.gamma(number)
     if number < 1:
         raise InputError(f"--round: {number} is not the number of a round; give 1 or more")
+    begun = begun_round(run.rounds_path, number) if arguments.finish else None
+    gamma = arguments.gamma if arguments.gamma is not None else begun.gamma if begun else None
+    if gamma is None and number > run.config.rounds:
+        raise InputError(f"{run.path}: has all {run.config.rounds} rounds of its curriculum; give --gamma for one more")
+    gamma = run.config.gamma(number) if gamma is None else gamma
     if not 0 <= gamma <= 1:
         raise InputError(f"--gamma: {gamma} is not a share; give a number in 0..1")
-    device = choose_device(arguments.device, arguments.threads)
-    view = run.view("train")
-    this = Round(number, gamma, arguments.scope or run.config.scope)
-    written = relabel(run.load_model().to(device), view, run.rounds_path, this)
-    print(f"wrote round {number} (gamma {gamma:.3g}): {written.folder}")
+    return Round(number, gamma, arguments.scope or (begun.scope if begun else run.config.scope))
+
+
+def _warn_of_others(run: "Run", this: "Round") -> None:
+    from smile_fast.training.rounds import unfinished_rounds
+
+    for number in unfinished_rounds(run.rounds_path):
+        if number != this.number:
+            print(
+                f"warning: {run.path}: round {number} is unfinished; see what it lacks with --round {number} --finish, "
+                f"or drop it with --undo {number - 1}",
+                file=sys.stderr,
+            )
+
+
+def _print(written: "StoredRound") -> None:
+    print(f"wrote round {written.round.number} (gamma {written.round.gamma:.3g}): {written.folder}")
     for organ, total in written.totals().items():
         print(f"  {organ}: " + ", ".join(f"{voxels:,} {name}" for name, voxels in total.items()) + " voxels")

@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+from smile_runtime.errors import InputError
+from smile_runtime.sharding import add_shard
+
 
 def add_store(parser: argparse.ArgumentParser, runs: str = "RUN") -> None:
     """Declare --store, for a store that was moved after the training."""
@@ -23,3 +26,23 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="CPU threads (0: OMP_NUM_THREADS if it is set, else the CPUs that it may use)",
     )
+
+
+def add_shares(parser: argparse.ArgumentParser, what: str, finish: str) -> None:
+    """Declare ``--shard`` and ``--finish``.
+
+    Args:
+        parser: of the command.
+        what: what is shared out, a plural noun.
+        finish: what --finish does when all shares are done.
+    """
+    add_shard(parser, what)
+    parser.add_argument(
+        "--finish", action="store_true", help=f"{finish} when all shares are done, or say what is missing"
+    )
+
+
+def refuse_shard_and_finish(arguments: argparse.Namespace) -> None:
+    """Refuse both at once."""
+    if arguments.shard is not None and arguments.finish:
+        raise InputError("--finish: puts together what all shares did; leave --shard out")

@@ -10,6 +10,7 @@ from smile_fast.models.config import ModelConfig
 from smile_fast.settings import Setting, declared, default_of, option_of
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.execution import Execution
+from smile_fast.training.launch import Launch
 from smile_runtime.errors import InputError
 
 _RECORDED = (TrainConfig, ModelConfig)  # what a run is; --resume goes on under them
@@ -29,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run, new unless --resume")
     parser.add_argument("--annotations", type=Path, help="declarations to use instead of the store's")
     parser.add_argument(
+        "--splits",
+        type=Path,
+        metavar="FILE",
+        help="which cases are train, validation and test, by patient: a CSV file with the columns case,patient,split "
+        "(without split: --folds keep the scans of a patient together), or nnU-Net's splits_final.json with --folds "
+        "and --fold",
+    )
+    parser.add_argument(
         "--weights",
         type=Path,
         metavar="RUN|FILE",
@@ -45,32 +54,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Create or open the run, and train it."""
-    from smile_fast.data.folder_lock import locked
+    """Create or open the run, and train it: alone, or as one of the processes that torchrun has started."""
+    launch = Launch.of_environment()
+    try:
+        execution = Execution(**_given(arguments, Execution))
+    except InputError:
+        if launch.rank == 0:
+            raise
+        return 2
+    if launch.world == 1:
+        from smile_fast.training.ranks import ALONE
+
+        return _lead(arguments, choose_device(arguments.device, arguments.threads), execution, ALONE)
+    launch.hush()
+    from smile_fast.training.process_group import together
+
+    def work(ranks: Any) -> int:
+        device = choose_device(launch.device(arguments.device), arguments.threads)
+        return (_lead if ranks.first else _follow)(arguments, device, execution, ranks)
+
+    return together(launch, arguments.device, execution.rank_timeout, work)
+
+
+def _lead(arguments: argparse.Namespace, device: Any, execution: Execution, ranks: Any) -> int:
+    """Create or open the run, and train it: what a process does that is alone, or rank 0 of several."""
+    from smile_fast.data.folder_lock import locked, shared
     from smile_fast.training.interrupt import Interrupted
     from smile_fast.training.loop import train
-    from smile_fast.training.metrics import read_metrics
     from smile_fast.training.step_graph import no_graph
 
-    execution = Execution(**_given(arguments, Execution))
-    device = choose_device(arguments.device, arguments.threads)
-    run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device))
-    print(f"pixels: {run.pixel_space}", file=sys.stderr)
-    reason = no_graph(device, execution.graph)
-    if reason and (device.type == "cuda" or hasattr(arguments, "graph")):
-        print(f"graph: none ({reason}); steps run operation by operation", file=sys.stderr)
-    with locked(run.path):
-        try:
-            train(run, weights=arguments.weights, resume=arguments.resume, device=device, execution=execution)
-        except (InputError, KeyboardInterrupt):
-            # Nothing was trained: the folder would only stand in the way of the next try.
-            if not (arguments.resume or run.model_path.exists() or run.checkpoint_path.exists() or read_metrics(run)):
-                run.discard()
-            raise
-        except Interrupted as stopped:
-            print(f"stopped; go on with: smile-fast train {arguments.store} {arguments.run_folder} --resume")
-            return 128 + stopped.number  # what a shell says of a process that ended by this signal
+    with shared(arguments.store):  # no `prepare` removes a file of it while it is read
+        run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device), ranks)
+        ranks.check_batch(run.config)
+        print(f"pixels: {run.pixel_space}", file=sys.stderr)
+        reason = no_graph(device, execution.graph, ranks.world)
+        if reason and (device.type == "cuda" or hasattr(arguments, "graph")):
+            print(f"graph: none ({reason}); steps run operation by operation", file=sys.stderr)
+        with locked(run.path):
+            try:
+                ranks.opened()
+                resume = arguments.resume or run.has_checkpoint
+                train(run, resume=resume, device=device, execution=execution, ranks=ranks)
+            except (InputError, KeyboardInterrupt):
+                if not (arguments.resume or run.has_learned):  # it would only stand in the way of the next try
+                    run.discard()
+                raise
+            except Interrupted as stopped:
+                print(f"stopped; go on with: smile-fast train {arguments.store} {arguments.run_folder} --resume")
+                return 128 + stopped.number  # what a shell says of a process that ended by this signal
     print(f"trained: {run.model_path}")
+    return 0
+
+
+def _follow(arguments: argparse.Namespace, device: Any, execution: Execution, ranks: Any) -> int:
+    """Train a run with rank 0, which has created or opened it, and which alone writes."""
+    from smile_fast.data.folder_lock import shared
+    from smile_fast.training.loop import train
+    from smile_fast.training.run import Run
+
+    ranks.opened()
+    with shared(arguments.store):
+        run = Run.open(arguments.run_folder, arguments.store)
+        resume = arguments.resume or run.has_checkpoint
+        train(run, resume=resume, device=device, execution=execution, ranks=ranks)
     return 0
 
 
@@ -82,8 +128,8 @@ def choose_device(name: str, threads: int = 0) -> Any:
         raise InputError(f"--threads: {threads} cannot be used; give 0 or more")
     if threads:
         torch.set_num_threads(threads)
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("auto"):
+        name = name.replace("auto", "cuda") if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -133,25 +179,51 @@ def _given(arguments: argparse.Namespace, *classes: type) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in _options(*classes) if hasattr(arguments, name)}
 
 
-def _create_run(arguments: argparse.Namespace, device: str) -> Any:
+def _create_run(arguments: argparse.Namespace, device: str, ranks: Any) -> Any:
     from smile_fast.data.store import Store
     from smile_fast.training.run import Run
+    from smile_fast.training.weights import start_from
+
+    def begin(run: Run) -> None:
+        if arguments.weights is not None:
+            print(f"weights: {start_from(run, arguments.weights)}")
 
     config = TrainConfig.from_options(_given(arguments, *_RECORDED))
+    ranks.check_batch(config)
     store = Store.open(arguments.store)
     declarations = store.declarations()
     if arguments.annotations is not None:
         declarations = store.read_declarations(arguments.annotations)
-    return Run.create(arguments.run_folder, config, store, declarations, device)
+    return Run.create(
+        arguments.run_folder,
+        config,
+        store,
+        declarations,
+        device,
+        begin,
+        splits_file=_read_splits(arguments.splits, store),
+    )
+
+
+def _read_splits(path: Path | None, store: Any) -> Any:
+    from smile_fast.data.splits import SplitsFile
+    from smile_fast.text_table import listed
+
+    if path is None:
+        return None
+    file = SplitsFile.read(path)
+    if strangers := file.strangers(store.cases):
+        print(f"note: {path} names cases that the store does not have: {listed(strangers)}", file=sys.stderr)
+    return file
 
 
 def _open_run(arguments: argparse.Namespace) -> Any:
     from smile_fast.training.run import Run
 
-    if arguments.weights is not None or arguments.annotations is not None:
+    if any(path is not None for path in (arguments.weights, arguments.annotations, arguments.splits)):
         raise InputError(
-            f"--resume: {arguments.run_folder} goes on with its own weights and annotations; leave --weights and "
-            "--annotations out"
+            f"--resume: {arguments.run_folder} goes on with its own weights, annotations and splits; leave --weights, "
+            "--annotations and --splits out"
         )
     if given := _given(arguments, *_RECORDED):
         options = ", ".join(map(option_of, given))

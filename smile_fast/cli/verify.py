@@ -4,16 +4,17 @@ import argparse
 import sys
 from pathlib import Path
 
-HELP = "read every byte of a store, and compare it with the checksums that it was written with"
+HELP = "read every file of a store or a run, and compare it with the checksums that it was written with"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.description = (
-        "Reads the index, every case.json, every image and label map. What is not as it was written is named, one "
-        "sentence each, with what to do about it (exit status 2). Nothing is changed."
+        "Of a store: the index, every case.json, every image and label map. Of a run: its records, checkpoints, "
+        "weights, scores and pseudo-labels; its store is verified on its own. What is not as it was written is named, "
+        "one sentence each, with what to do about it (exit status 2). Nothing is changed."
     )
-    parser.add_argument("folder", type=Path, metavar="STORE", help="a prepared store")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a prepared store, or the folder of a run")
     parser.add_argument(
         "--workers", metavar="N", type=int, help="processes (default: one for each CPU that it may use)"
     )
@@ -21,10 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify, print what was found."""
-    from smile_fast.data.verify import verify_store
     from smile_fast.text_table import listed
 
-    found = verify_store(arguments.folder, arguments.workers)
+    if (arguments.folder / "config.json").exists():
+        from smile_fast.evaluation.verify import verify_run as verify
+    else:
+        from smile_fast.data.verify import verify_store as verify
+    found = verify(arguments.folder, arguments.workers)
     for fault in found.faults:
         print(f"error: {fault}", file=sys.stderr)
     if found.leftovers:

@@ -5,9 +5,10 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from smile_fast.data.table_file import read_table
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path, reason
+from smile_runtime.io.files import atomic_path
 from smile_runtime.names import normal_name
 
 Declarations = dict[str, dict[str, State]]
@@ -15,7 +16,6 @@ Declarations = dict[str, dict[str, State]]
 
 COLUMNS = ("case", "organ", "state")
 FILE_NAME = "annotations.csv"
-_DELIMITERS = ",;\t"  # spreadsheets write semicolons where the comma is the decimal mark, and tabs for "text"
 UNDECIDED = "?"
 """The state of a pair that `declare` could not know and that a human has yet to fill in."""
 
@@ -97,38 +97,12 @@ def write_annotations(
 
 def _rows(path: Path) -> Iterable[tuple[int, list[str]]]:
     """Yield (line number, the three fields without blanks around them) of every row below the header."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        draft = path.with_suffix(f".draft{path.suffix}")
-        if draft.exists():
-            raise InputError(
-                f"{path}: there is no such file; answer every '?' in {draft}, then rename it to {path.name}"
-            ) from None
-        raise InputError(
-            f"{path}: there is no such file; draft it with 'smile-fast declare', it declares who annotated what"
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file in UTF-8; save it as CSV (UTF-8)") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({reason(error)}); check its permissions") from error
-    first = text.partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=first.count)  # of several, and of none, the first
-    wanted = delimiter.join(COLUMNS)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = next(reader, [])
-        if tuple(field.strip() for field in header) != COLUMNS:
-            raise InputError(f"{path}, line 1: the header is '{delimiter.join(header)[:80]}'; write '{wanted}'")
-        for row in reader:
-            fields = [field.strip() for field in row]
-            if not any(fields):  # an empty line, or the empty cells below a table
-                continue
-            if len(fields) != len(COLUMNS):
-                raise InputError(f"{path}, line {reader.line_num}: a row of {len(fields)} fields; write {wanted}")
-            yield reader.line_num, fields
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error}); correct the line") from None
+    draft = path.with_suffix(f".draft{path.suffix}")
+    missing = "draft it with 'smile-fast declare', it declares who annotated what"
+    if draft.exists():
+        missing = f"answer every '?' in {draft}, then rename it to {path.name}"
+    for line, row in read_table(path, [COLUMNS], missing=missing):
+        yield line, list(row.values())
 
 
 def _state(text: str, where: str, case: str, organ: str) -> State:

@@ -25,12 +25,12 @@ import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.data.fast_chunks import faster_chunk
+from smile_fast.data.chunks import pack_slice
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, reason
 from smile_runtime.io.gzip import inflater
 
-_DTYPES = {b"i2": np.dtype(np.int16), b"u1": np.dtype(np.uint8)}
+_DTYPES: "dict[bytes, np.dtype[Any]]" = {b"i2": np.dtype(np.int16), b"u1": np.dtype(np.uint8)}
 _KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
 _ROW = struct.Struct("<QII")  # offset, length, CRC-32
 _END = struct.Struct("<8s2s2xIII")  # format, kind of voxel, D, H, W
@@ -66,9 +66,8 @@ def write_array(folder: Path, name: str, array: NDArray[Any]) -> str:
         InputError: the file cannot be written.
         ValueError: another dtype or rank, or an empty array.
     """
-    packed = _pack(array)
-    frame: bytes = packed.to_cframe()
-    table = _make_table(packed, frame, array)
+    frame, chunks = _pack(array)
+    table = _make_table(frame, chunks, array)
     digest = hashlib.sha256(table).hexdigest()
     with atomic_path(Path(folder) / array_name(name, digest)) as temporary:
         temporary.write_bytes(frame + table)
@@ -81,8 +80,7 @@ def pack_array(array: NDArray[Any]) -> bytes:
     Raises:
         ValueError: another dtype than int16 or uint8, another rank, or an empty array.
     """
-    frame: bytes = _pack(array).to_cframe()
-    return frame
+    return _pack(array)[0]
 
 
 def unpack_array(frame: bytes) -> NDArray[Any]:
@@ -173,38 +171,34 @@ class _Table:
     frame_digest: bytes
 
 
-def _pack(array: NDArray[Any]) -> Any:
+def _pack(array: NDArray[Any]) -> tuple[bytes, list[bytes]]:
+    """Compress an array to a frame, and the chunks in it; a slice of zeros has an empty one."""
     if array.ndim != 3 or 0 in array.shape or array.dtype not in _KINDS:
         raise ValueError(f"array must be int16 or uint8 [D, H, W], not empty, got {array.dtype} {array.shape}")
-    slice_shape = (1, *array.shape[1:])
-    array = np.ascontiguousarray(array)
-    packed = blosc2.asarray(
-        array,
-        chunks=slice_shape,
-        blocks=slice_shape,  # a chunk is a slice in C order, not padded, and decodes faster than one of many blocks
+    one_slice = (1, *array.shape[1:])
+    packed = blosc2.zeros(
+        array.shape,
+        array.dtype,
+        chunks=one_slice,
+        blocks=one_slice,  # a chunk is a slice in C order, not padded, and decodes faster than one of many blocks
         cparams=blosc2.CParams(codec=blosc2.Codec.LZ4, filters=[blosc2.Filter.SHUFFLE], nthreads=1),
     )
-    if array.dtype == np.int16:
-        for z, plane in enumerate(array):
-            chunk = packed.schunk.get_chunk(z)
-            if (faster := faster_chunk(chunk, plane)) is not chunk:
-                packed.schunk.update_chunk(z, faster)
-    return packed
+    chunks = [pack_slice(plane) if plane.any() else b"" for plane in array]
+    for z, chunk in enumerate(chunks):
+        if chunk:
+            packed.schunk.update_chunk(z, chunk)
+    return packed.to_cframe(), chunks
 
 
-def _make_table(packed: Any, frame: bytes, array: NDArray[Any]) -> bytes:
-    """Find the chunks of an array in its frame: they follow one another behind its header, in order."""
+def _make_table(frame: bytes, chunks: Sequence[bytes], array: NDArray[Any]) -> bytes:
+    """Describe the chunks of a frame: they follow one another behind its header, in order."""
     rows = []
     (offset,) = _FRAME_HEADER.unpack_from(frame, 11)
-    for z, plane in enumerate(array):
-        chunk = packed.schunk.get_chunk(z)
-        if frame[offset : offset + len(chunk)] == chunk:
-            rows.append(_ROW.pack(offset, len(chunk), inflater.crc32(chunk)))
-            offset += len(chunk)
-        elif not plane.any():  # it has no bytes of its own
-            rows.append(_ROW.pack(offset, 0, 0))
-        else:
+    for z, chunk in enumerate(chunks):
+        if frame[offset : offset + len(chunk)] != chunk:
             raise ValueError(f"blosc2 {blosc2.__version__} keeps chunk {z} of a frame in another place")
+        rows.append(_ROW.pack(offset, len(chunk), inflater.crc32(chunk)))
+        offset += len(chunk)
     end = _END.pack(_FORMAT, _KINDS[array.dtype], *array.shape)
     return b"".join([*rows, hashlib.sha256(frame).digest(), end])
 
@@ -285,7 +279,10 @@ def _read_slice(
         raise _unreadable(path, error, command) from error
     if len(chunk) != length or inflater.crc32(chunk) != checksum:
         raise _damaged(path, f"slice {z} has not the checksum that it was written with", command)
-    blosc2.decompress2(chunk, dst=target, nthreads=1)
+    try:
+        blosc2.decompress2(chunk, dst=target, nthreads=1)
+    except (ValueError, RuntimeError) as error:
+        raise _damaged(path, f"slice {z} cannot be decompressed by blosc2 {blosc2.__version__}", command) from error
 
 
 def _unreadable(path: str | os.PathLike[str], error: OSError, command: str) -> InputError:

@@ -16,6 +16,7 @@ from smile_runtime.names import normal_name
 
 Split = Literal["train", "test"]
 SUFFIX = ".nii.gz"
+_ENDINGS = (SUFFIX, ".nii")  # that dataset.json may name; what else nnU-Net reads is for `smile-fast import`
 CHANNEL = "_0000"
 CHANNEL_SUFFIX = CHANNEL + SUFFIX
 _FOLDERS: tuple[tuple[Split, str, str], ...] = (
@@ -31,7 +32,7 @@ class RawCase:
     Attributes:
         name: the file name without folder, channel and suffix, as `normal_name` spells it.
         split: train, or test for a held-out case.
-        image: the CT, `.nii.gz` in letters of any case.
+        image: the CT, `.nii.gz` (or `.nii`, see `RawDataset.open`) in letters of any case.
         label: its label map on the same grid, likewise.
     """
 
@@ -65,9 +66,9 @@ class RawDataset:
         """Read dataset.json and list the cases; opens no volume.
 
         Raises:
-            InputError: no dataset.json, or one that does not describe a single-channel `.nii.gz` dataset with the
-                values 1..K; a training image without label map, a label map without image, two files of one case, a
-                scan of another format; no training case.
+            InputError: no dataset.json, or one that does not describe a single-channel dataset of `.nii.gz` files, or
+                of `.nii` files if its "file_ending" says so, with the values 1..K; a training image without label
+                map, a label map without image, two files of one case, a scan of another format; no training case.
         """
         path = Path(path)
         if not os.path.isfile(path / "dataset.json"):
@@ -79,16 +80,16 @@ class RawDataset:
             "correct it, see the dataset format of nnU-Net",
             missing="name an nnU-Net raw folder, which has one",
         )
-        _check_format(described, path / "dataset.json")
+        ending = _check_format(described, path / "dataset.json")
         organs, ignore = _organs(described, path / "dataset.json")
         cases, unlabelled = [], []
         for folders in _FOLDERS:
-            found, others = _cases(path, *folders)
+            found, others = _cases(path, ending, *folders)
             cases += found
             unlabelled += others
         training = {case.name for case in cases if case.split == "train"}
         if not training:
-            raise InputError(f"{path / 'imagesTr'}: no case found; name the images CASE{CHANNEL_SUFFIX}")
+            raise InputError(f"{path / 'imagesTr'}: no case found; name the images CASE{CHANNEL}{ending}")
         for case in cases:
             if case.split == "test" and case.name in training:
                 raise InputError(f"{path}: case {case.name} is both in imagesTr and imagesTs; keep one of them")
@@ -109,8 +110,8 @@ class RawDataset:
         return [self.path / "dataset.json", *(file for case in self.cases for file in (case.image, case.label))]
 
 
-def _check_format(described: Mapping[str, Any], path: Path) -> None:
-    """Refuse what dataset.json may say in nnU-Net and this package does not read."""
+def _check_format(described: Mapping[str, Any], path: Path) -> str:
+    """Refuse what dataset.json may say in nnU-Net and this package does not read; returns the files' ending."""
     channels = described.get("channel_names", described.get("modality"))
     if not isinstance(channels, (dict, list)) or len(channels) != 1:
         count = len(channels) if isinstance(channels, (dict, list)) else "no"
@@ -118,8 +119,11 @@ def _check_format(described: Mapping[str, Any], path: Path) -> None:
     if "dataset" in described:
         raise InputError(f'{path}: a "dataset" list of files is not supported; use imagesTr and labelsTr')
     ending = described.get("file_ending", SUFFIX)
-    if str(ending).lower() != SUFFIX:
-        raise InputError(f'{path}: "file_ending" is {json.dumps(ending)}; convert the files to "{SUFFIX}"')
+    if str(ending).lower() not in _ENDINGS:
+        raise InputError(
+            f'{path}: "file_ending" is {json.dumps(ending)}; convert the files to "{SUFFIX}", see smile-fast import'
+        )
+    return str(ending).lower()
 
 
 def _organs(described: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], int | None]:
@@ -162,7 +166,7 @@ def _by_name(labels: Mapping[str, Any], path: Path) -> dict[str, int]:
         if value is None:
             raise InputError(
                 f"{path}: the label '{name}' has the value {json.dumps(given)}; give it one integer "
-                "(region-based labels are not supported)"
+                "(regions are for smile-fast import)"
             )
         if not name or not name.isprintable():
             raise InputError(f"{path}: {json.dumps(name)} is no usable organ name; use printable text")
@@ -181,17 +185,17 @@ def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _cases(path: Path, split: Split, images: str, labels: str) -> tuple[list[RawCase], list[str]]:
+def _cases(path: Path, ending: str, split: Split, images: str, labels: str) -> tuple[list[RawCase], list[str]]:
     """List the cases of one split, and the images that need none: the held-out ones need labels to be of use."""
     image_folder, label_folder = path / images, path / labels
     if split == "test" and not label_folder.is_dir():
         return [], []
-    image_files = by_name((_case_name(file, CHANNEL), file) for file in _files(image_folder))
-    label_files = by_name((_case_name(file, ""), file) for file in _files(label_folder))
+    image_files = by_name((_case_name(file, CHANNEL, ending), file) for file in _files(image_folder))
+    label_files = by_name((_case_name(file, "", ending), file) for file in _files(label_folder))
     unlabelled = sorted(image_files.keys() - label_files.keys()) if split == "test" else []
     for name in sorted((image_files.keys() ^ label_files.keys()) - set(unlabelled)):
         have, want, wanted = (
-            (images, labels, name + SUFFIX) if name in image_files else (labels, images, name + CHANNEL_SUFFIX)
+            (images, labels, name + ending) if name in image_files else (labels, images, name + CHANNEL + ending)
         )
         raise InputError(
             f"{path}: case {name} is in {have}, but {want}/{wanted} does not exist; add it or remove the case"
@@ -213,15 +217,15 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _case_name(file: Path, channel: str) -> str:
+def _case_name(file: Path, channel: str, ending: str) -> str:
     """The case of a file that is named CASE, channel, suffix."""
     whole = stem(file.name) or ""
     name = normal_name(whole.removesuffix(channel))
-    named = normal_name(file.name).lower().endswith(SUFFIX) and whole.endswith(channel)
+    named = normal_name(file.name).lower().endswith(ending) and whole.endswith(channel)
     if not named or not name or name.startswith(".") or not name.isprintable():
         kind = "single-channel images" if channel else "label maps"
         raise InputError(
-            f"{str(file)!r}: not a name for a case ({kind} are named CASE{channel}{SUFFIX}); rename, convert or remove "
+            f"{str(file)!r}: not a name for a case ({kind} are named CASE{channel}{ending}); rename, convert or remove "
             "it"
         )
     return name

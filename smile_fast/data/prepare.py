@@ -5,16 +5,18 @@ array under the name of its content, then case.json that vouches for it, and whe
 before stays what it was until then, with every file that it names.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from smile_fast.data.annotations import FILE_NAME
+from smile_fast.data.case_info import CaseInfo
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.preparing.case_record import CaseRecord, Wanted, read_broken, read_case
 from smile_fast.data.preparing.cohort_work import CohortWork, convert_all
+from smile_fast.data.preparing.conversion import refuse_shortage
 from smile_fast.data.preparing.disk_need import check_room
-from smile_fast.data.preparing.one_case import Outcome, is_current, looks_done
+from smile_fast.data.preparing.one_case import Outcome, is_current, looks_done, needs_room
 from smile_fast.data.preparing.sweep import sweep
 from smile_fast.data.store import CASES, INDEX, QUARANTINE, SCHEMA, Store, write_index
 from smile_fast.records import write_record
@@ -108,6 +110,7 @@ def prepare(
             broken and `strict` is true. A store that was there stays as it was, and whatever was converted stays for
             the next call.
     """
+    _check_workers(workers)
     work = CohortWork.plan(dataset, Path(out), annotations)
     with work.joined() as leave:
         work.claim(force)
@@ -131,6 +134,7 @@ def prepare_shard(
     note: Callable[[str], None] = print,
 ) -> ShardDone:
     """Check and convert a share of the cases; writes no index, see `finish`. Arguments and errors as of `prepare`."""
+    _check_workers(workers)
     work = CohortWork.plan(dataset, Path(out), annotations)
     with work.joined():
         work.claim(force)
@@ -181,17 +185,21 @@ def finish(
         return _finish(work, broken, 0, strict, report, leave)
 
 
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more")
+
+
 def _convert(
     work: CohortWork, shard: Shard, workers: int | None, force: bool, rehash: bool, note: Callable[[str], None]
 ) -> dict[str, Outcome]:
     """Do a share of the cases; what became of each, the kept ones too."""
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more")
     cases = shard.of(sorted(work.dataset.cases, key=lambda case: case.name))
     jobs = work.to_do(cases, force=force, rehash=rehash)
     outcomes = {case.name: Outcome(case.name, "kept") for case in cases}
     if jobs:
-        note(check_room(work.out, [job.wanted.case for job in jobs]))
+        if new := [job.wanted.case for job in jobs if needs_room(job)]:
+            note(check_room(work.out, new))
         done = convert_all(jobs, workers or usable_cpus(), note)
         for outcome in progress(done, total=len(jobs), label="preparing cases"):
             outcomes[outcome.case] = outcome
@@ -223,8 +231,40 @@ def _finish(
             f"{out}: {left}, {len(broken)} of {len(work.wanted)} cases are broken, see {out / QUARANTINE}; repair them "
             "and run again, or leave --strict out to go on without them"
         )
-    records = {name: _record(work, name) for name in work.wanted if name not in broken}
-    training = [record.case for record in records.values() if record.case.split == "train"]
+    infos: list[CaseInfo] = []
+    empty: dict[str, list[str]] = {}
+    doubted: dict[str, list[str]] = {}
+    padded: list[str] = []
+    for name in (name for name in work.wanted if name not in broken):
+        record = _record(work, name)
+        infos.append(record.case)
+        for organ in _empty(record.case):
+            empty.setdefault(organ, []).append(name)
+        for warning in record.warnings:
+            doubted.setdefault(warning, []).append(name)
+        if record.padding is not None:
+            padded.append(name)
+    unseen = _unseen(work, infos)
+    try:
+        write_index(out, organs, infos)
+    except InputError as error:
+        refuse_shortage(error, out)
+        raise
+    del infos  # of thousands of cases, twice is too often
+    store = Store.open(out)
+    if leave():
+        sweep(store, work.wanted)
+    return Prepared(store, converted, len(store.cases) - converted, broken, empty, doubted, padded, unseen)
+
+
+def _unseen(work: CohortWork, infos: list[CaseInfo]) -> list[str]:
+    """The organs of which no training case shows a voxel that training may see.
+
+    Raises:
+        InputError: all of them, or there is no training case.
+    """
+    out, organs = work.out, work.dataset.organs
+    training = [info for info in infos if info.split == "train"]
     if not training:
         raise InputError(f"{out}: every training case is broken, see {out / QUARANTINE}; nothing can be trained")
     unseen = [organ for organ in organs if not any(organ in info.runs for info in training)]
@@ -233,20 +273,7 @@ def _finish(
             f"{out}: nothing is annotated, no training case shows a voxel of an organ that training may see; correct "
             f"{FILE_NAME} or the label maps, and run again"
         )
-    write_index(out, organs, [record.case for record in records.values()])
-    store = Store.open(out)
-    if leave():
-        sweep(store, work.wanted)
-    return Prepared(
-        store,
-        converted,
-        len(records) - converted,
-        broken,
-        _gathered((organ, name) for name, record in records.items() for organ in _empty(record)),
-        _gathered((warning, name) for name, record in records.items() for warning in record.warnings),
-        [name for name, record in records.items() if record.padding is not None],
-        unseen,
-    )
+    return unseen
 
 
 def _record(work: CohortWork, name: str) -> CaseRecord:
@@ -256,24 +283,18 @@ def _record(work: CohortWork, name: str) -> CaseRecord:
     return record
 
 
-def _empty(record: CaseRecord) -> list[str]:
-    info = record.case
+def _empty(info: CaseInfo) -> list[str]:
     return [organ for organ, state in info.states.items() if state is State.ANNOTATED and organ not in info.runs]
 
 
-def _gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Key -> the cases that have it."""
-    gathered: dict[str, list[str]] = {}
-    for key, name in pairs:
-        gathered.setdefault(key, []).append(name)
-    return gathered
-
-
 def _write_quarantine(path: Path, broken: dict[str, str]) -> None:
-    if broken:
-        write_record(path, {"schema": SCHEMA, "cases": broken})
-        return
     try:
-        path.unlink(missing_ok=True)
+        if broken:
+            write_record(path, {"schema": SCHEMA, "cases": broken})
+        else:
+            path.unlink(missing_ok=True)
+    except InputError as error:
+        refuse_shortage(error, path)
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be removed ({reason(error)}); make its folder writable") from error

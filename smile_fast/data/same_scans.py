@@ -1,10 +1,22 @@
 """The same scan twice in a cohort, told by its voxels: the header and the compression of its file do not matter."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from smile_fast.data.case_info import IMAGE
 from smile_fast.data.store import Store
 from smile_fast.text_table import listed
+
+
+def same_scans(digests: Mapping[str, str]) -> list[list[str]]:
+    """Groups of cases, two or more, that are the same scan.
+
+    Args:
+        digests: case -> checksum of its voxels.
+    """
+    names: dict[str, list[str]] = {}
+    for name, digest in digests.items():
+        names.setdefault(digest, []).append(name)
+    return [group for group in names.values() if len(group) > 1]
 
 
 def leak_warning(store: Store, training: Iterable[str], scored: Iterable[str]) -> str | None:
@@ -31,10 +43,8 @@ def leak_warning(store: Store, training: Iterable[str], scored: Iterable[str]) -
 
 def repeat_warning(store: Store, cases: Iterable[str]) -> str | None:
     """Say which of some cases are the same scan under several names; see `leak_warning`."""
-    names: dict[str, list[str]] = {}
-    for name in cases:
-        names.setdefault(store.cases[name].arrays[IMAGE], []).append(name)
-    groups = [" and ".join(group) for group in names.values() if len(group) > 1]
+    digests = {name: store.cases[name].arrays[IMAGE] for name in cases}
+    groups = [" and ".join(group) for group in same_scans(digests)]
     if not groups:
         return None
     return (

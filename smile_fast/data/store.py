@@ -5,6 +5,7 @@ STORE/quarantine.json                 the cases that could not be used, and why
 STORE/cases/CASE/image-DIGEST.b2nd    int16 HU [D, H, W] in slices order
 STORE/cases/CASE/labels-DIGEST.b2nd   uint8 human labels [D, H, W]
 STORE/cases/CASE/case.json            the newest conversion of the case: its entry of the index, and more of it
+STORE/cases/CASE/broken.json          why the case as it is now could not be converted
 
 An array's file is named by its content and never changed. So an index is whole as long as its files are there: a case
 that is converted again gets other files, and who has opened the store before reads on what was there then. Both kinds
@@ -37,7 +38,8 @@ INDEX = "index.json"
 QUARANTINE = "quarantine.json"
 CASES = "cases"
 CASE_FILE = "case.json"
-DTYPES = {IMAGE: np.dtype(np.int16), LABELS: np.dtype(np.uint8)}
+BROKEN_FILE = "broken.json"
+DTYPES: "dict[str, np.dtype[Any]]" = {IMAGE: np.dtype(np.int16), LABELS: np.dtype(np.uint8)}
 
 _FORMAT = "smile-fast store"
 _AGAIN = "make the store again with 'smile-fast prepare --force'"
@@ -215,10 +217,20 @@ def read_index(path: Path) -> Index:
     """
     index = path / INDEX
     if not index.exists():
-        state, remedy = ("an unfinished store", "finish it") if (path / CASES).is_dir() else ("no store", "make one")
-        raise InputError(f"{path}: {state}, it has no {INDEX}; {remedy} with 'smile-fast prepare'")
+        if not (path / CASES).is_dir():
+            raise InputError(f"{path}: no store, it has no {INDEX}; make one with 'smile-fast prepare'")
+        raise InputError(f"{path}: an unfinished store, it has no {INDEX}{_what_is_missing(path / CASES)}")
     older = "make the store again with 'smile-fast prepare' from the same dataset"
     return read_record(index, Index, SCHEMA, _AGAIN, older=older)
+
+
+def _what_is_missing(cases: Path) -> str:
+    """How many cases of an unfinished store are still to be converted, and what to do; the end of a sentence."""
+    folders = [folder for folder in cases.iterdir() if folder.is_dir()]
+    missing = sum(not any((folder / file).exists() for file in (CASE_FILE, BROKEN_FILE)) for folder in folders)
+    if folders and not missing:
+        return f", but all of its {len(folders)} cases; finish it with 'smile-fast prepare --finish'"
+    return f", and {missing} of its {len(folders)} cases are missing; finish it with 'smile-fast prepare'"
 
 
 @dataclass(frozen=True)

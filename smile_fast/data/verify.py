@@ -1,11 +1,12 @@
 """Reading every byte of a store to make sure that it is what was written."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from smile_fast.data.arrays import array_name, read_slices, verify_array
+from smile_fast.data.arrays import Layout, array_name, read_slices, verify_array
 from smile_fast.data.case_info import LABELS, CaseInfo, gather_counts
 from smile_fast.data.folder_lock import shared
 from smile_fast.data.preparing.case_record import BROKEN_FILE, CaseRecord
@@ -19,13 +20,15 @@ from smile_runtime.progress import progress
 from smile_runtime.threads import usable_cpus
 from smile_runtime.volume.histograms import slice_histograms
 
+T = TypeVar("T")
+
 _AGAIN = "run 'smile-fast prepare --rehash' again"
 _TEMPORARY = ".tmp-"
 
 
 @dataclass
 class Verified:
-    """What was read, and what is wrong with it.
+    """What was read of a store or a run, and what is wrong with it.
 
     Attributes:
         files: files that were read. size: bytes of them.
@@ -53,25 +56,15 @@ class Verified:
         self.files += 1
         self.size += path.stat().st_size
 
-    def record(self, path: Path, kind: type[Any], remedy: str) -> Any:
-        """Read a sealed record; None, and a fault, if it is not what was written."""
+    def check(self, path: Path, read: Callable[[], T]) -> T | None:
+        """Read a file; None, and a fault, if it is not what was written."""
         try:
-            found = read_record(path, kind, SCHEMA, remedy)
+            found = read()
+            self.read(path)
         except InputError as error:
             self.faults.append(str(error))
             return None
-        self.read(path)
         return found
-
-    def array(self, path: Path, digest: str, array: str, info: CaseInfo) -> bool:
-        """Read the file of an array; False, and a fault, if it is not what was written."""
-        try:
-            verify_array(path, digest, layout=(DTYPES[array], info.shape))
-        except InputError as error:
-            self.faults.append(str(error))
-            return False
-        self.read(path)
-        return True
 
 
 def verify_store(path: Path, workers: int | None = None) -> Verified:
@@ -85,13 +78,23 @@ def verify_store(path: Path, workers: int | None = None) -> Verified:
         InputError: there is no store, its index cannot be used, another process prepares it now, or `workers` is no
             number of processes.
     """
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more")
+    number = worker_number(workers)
     try:
         with shared(path):
-            return _verify(path, workers or usable_cpus())
+            return _verify(path, number)
     except OSError as error:
         raise InputError(f"{error.filename or path}: cannot be read ({reason(error)}); make it readable") from error
+
+
+def worker_number(workers: int | None) -> int:
+    """How many processes are meant; None is one a CPU.
+
+    Raises:
+        InputError: it is no number of processes.
+    """
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more")
+    return workers or usable_cpus()
 
 
 def _verify(path: Path, workers: int) -> Verified:
@@ -99,7 +102,7 @@ def _verify(path: Path, workers: int) -> Verified:
     found = Verified()
     found.read(path / INDEX)
     if (path / QUARANTINE).exists():
-        found.record(path / QUARANTINE, dict, _AGAIN)
+        _check_record(found, path / QUARANTINE, dict)
     found.leftovers += _unknown(path, {INDEX, QUARANTINE, CASES})
     folders = {folder.name for folder in (path / CASES).glob("*") if folder.is_dir()}
     jobs = [_Job(path / CASES / name, store.cases.get(name)) for name in sorted(folders | set(store.cases))]
@@ -120,26 +123,39 @@ def _verify_case(job: _Job) -> Verified:
     found, folder = Verified(), job.folder
     infos = [] if job.info is None else [job.info]
     if job.info is not None or (folder / CASE_FILE).exists():
-        record = found.record(folder / CASE_FILE, CaseRecord, _AGAIN)
+        record = _check_record(found, folder / CASE_FILE, CaseRecord)
         if record is not None and record.case != job.info:
             infos.append(record.case)
             found.newer.append(folder.name)
     if (folder / BROKEN_FILE).exists():
-        found.record(folder / BROKEN_FILE, dict, _AGAIN)
+        _check_record(found, folder / BROKEN_FILE, dict)
     files = {
-        array_name(array, digest): (array, digest, info) for info in infos for array, digest in info.arrays.items()
+        array_name(array, digest): (array, digest, info)
+        for info in reversed(infos)  # of an array that both name the index says what it shows
+        for array, digest in info.arrays.items()
     }
-    whole = {name for name, (array, digest, info) in files.items() if found.array(folder / name, digest, array, info)}
-    if job.info is not None and array_name(LABELS, job.info.arrays[LABELS]) in whole:
-        found.faults += _wrong_counts(folder, job.info)
+    for name, (array, digest, info) in files.items():
+        path, layout = folder / name, (DTYPES[array], info.shape)
+        whole = found.check(path, partial(_whole, path, digest, layout))
+        if whole and array == LABELS and info is job.info:
+            found.faults += _wrong_counts(path, info)
     if folder.is_dir():
         found.leftovers += _unknown(folder, {CASE_FILE, BROKEN_FILE, *files})
     return found
 
 
-def _wrong_counts(folder: Path, info: CaseInfo) -> Iterable[str]:
+def _check_record(found: Verified, path: Path, kind: type[T]) -> T | None:
+    """Read a sealed record of the store."""
+    return found.check(path, lambda: read_record(path, kind, SCHEMA, _AGAIN))
+
+
+def _whole(path: Path, digest: str, layout: Layout) -> bool:
+    verify_array(path, digest, layout=layout)
+    return True
+
+
+def _wrong_counts(path: Path, info: CaseInfo) -> Iterable[str]:
     """Compare the labels with what the index says of them: what training sees of a case without reading it."""
-    path = folder / array_name(LABELS, info.arrays[LABELS])
     counts = slice_histograms(read_slices(path, info.arrays[LABELS]))[:, 1 : len(info.states) + 1]
     counts[:, [state is State.HIDDEN for state in info.states.values()]] = 0
     if gather_counts(counts, tuple(info.states)) != info.runs:

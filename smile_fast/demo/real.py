@@ -15,9 +15,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.data.annotations import Declarations, write_annotations
 from smile_fast.demo.timed_commands import Commands, fresh_folder
-from smile_fast.supervision import State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json, write_json
 from smile_runtime.io.nifti import Volume, read_image, read_labels, write_image, write_labels
@@ -44,7 +42,7 @@ WANTED = {"liver": 0.85, "spleen": 0.85}  # Dice on ct_abdomen_3mm, which is a t
 
 
 def run_real_demo(out: Path, data: Path) -> int:
-    """Build the cohort, audit, prepare, train, evaluate, export, and segment every volume without torch.
+    """Merge the sources into a cohort, audit, prepare, train, evaluate, export, and segment every volume without torch.
 
     Returns:
         0, or 1 when an output's geometry or a Dice is not what it must be.
@@ -55,7 +53,9 @@ def run_real_demo(out: Path, data: Path) -> int:
     out = fresh_folder(out)
     commands = Commands(out)
     cohort, store, run, model = out / "cohort", out / "store", out / "run", out / "model.onnx"
-    scans = build_real_cohort(data, cohort)
+    sources = write_sources(data, out / "sources")
+    commands.smile_fast("merge", "merge", *sources, cohort, "--all-annotated", "*", show=True)
+    scans = {source.name: cohort / "imagesTr" / f"{source.name}_0000.nii.gz" for source in sources}
 
     commands.smile_fast("audit", "audit", cohort, show=True)
     commands.smile_fast("prepare", "prepare", cohort, store)
@@ -81,40 +81,33 @@ def run_real_demo(out: Path, data: Path) -> int:
     return 0 if all(geometry.values()) and all(dice[o] >= least for o, least in WANTED.items()) else 1
 
 
-def build_real_cohort(data: Path, cohort: Path) -> dict[str, Path]:
-    """Write the three sources as one nnU-Net raw folder with annotations.csv.
+def write_sources(data: Path, folder: Path) -> list[Path]:
+    """Write each source as an nnU-Net raw folder of its own, with one case and the organs that were drawn there.
 
     Returns:
-        The image file of each case.
+        The folders: abdomen, spleen, pancreas; each is called as its case.
     """
     described = _file(data, "ct_abdomen_3mm/labels.json")
     organs = tuple(read_json(described, "restore it from a copy").get("labels", ()))
     if not organs:
         raise InputError(f'{described}: names no organ under "labels"; restore it from a copy')
     drawn = {"abdomen": organs, "spleen": ("spleen",), "pancreas": ("pancreas",)}
-    volumes = {"abdomen": _abdomen(data), "spleen": _spleen(data, organs), "pancreas": _pancreas(data, organs)}
-    scans = {}
-    for folder in ("imagesTr", "labelsTr"):
-        (cohort / folder).mkdir(parents=True)
+    volumes = {"abdomen": _abdomen(data), "spleen": _spleen(data), "pancreas": _pancreas(data)}
     for name, (hu, labels, affine) in volumes.items():
-        scans[name] = cohort / "imagesTr" / f"{name}_0000.nii.gz"
-        write_image(scans[name], hu, affine)
-        write_labels(cohort / "labelsTr" / f"{name}.nii.gz", labels, affine, organs=organs)
-    write_json(
-        cohort / "dataset.json",
-        {
-            "channel_names": {"0": "CT"},
-            "labels": {"background": 0, **{organ: value for value, organ in enumerate(organs, start=1)}},
-            "numTraining": len(volumes),
-            "file_ending": ".nii.gz",
-        },
-    )
-    states: Declarations = {
-        name: {organ: State.ANNOTATED if organ in own else State.MISSING for organ in organs}
-        for name, own in drawn.items()
-    }
-    write_annotations(cohort / "annotations.csv", states, list(volumes), organs)
-    return scans
+        for part in ("imagesTr", "labelsTr"):
+            (folder / name / part).mkdir(parents=True)
+        write_image(folder / name / "imagesTr" / f"{name}_0000.nii.gz", hu, affine)
+        write_labels(folder / name / "labelsTr" / f"{name}.nii.gz", labels, affine, organs=drawn[name])
+        write_json(
+            folder / name / "dataset.json",
+            {
+                "channel_names": {"0": "CT"},
+                "labels": {"background": 0, **{organ: value for value, organ in enumerate(drawn[name], start=1)}},
+                "numTraining": 1,
+                "file_ending": ".nii.gz",
+            },
+        )
+    return [folder / name for name in volumes]
 
 
 def same_geometry(scan: Path, prediction: Path) -> bool:
@@ -135,27 +128,26 @@ def _abdomen(data: Path) -> _Source:
     return image.data, labels.data, image.affine
 
 
-def _spleen(data: Path, organs: tuple[str, ...]) -> _Source:
+def _spleen(data: Path) -> _Source:
     image, labels = _pair(data, "ct_spleen_512")
     affine = image.affine.copy()
     # The file says that its columns run to the left; its spleen lies at their start and its liver at their end,
     # so they run to the right. A network that learns the side of an organ needs the truth.
     affine[:, 0] *= -1
     affine[0, 3] *= -1
-    return image.data, np.where(labels.data > 0, organs.index("spleen") + 1, 0).astype(np.uint8), affine
+    return image.data, (labels.data > 0).astype(np.uint8), affine
 
 
-def _pancreas(data: Path, organs: tuple[str, ...]) -> _Source:
+def _pancreas(data: Path) -> _Source:
     path = _file(data, "slices_pancreas_hu/slices.npz")
     try:
         with np.load(path) as slices:
             hu, pancreas = slices["hu"], slices["pancreas"]  # [D, H, W]; rows run from posterior to anterior
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: does not hold hu and pancreas ({error}); restore it from a copy") from None
-    labels = np.where(pancreas, organs.index("pancreas") + 1, 0).astype(np.uint8)
     # Slices of several patients without their spacing: 0.8 mm pixels are the source's average.
     affine = np.diag([-0.8, 0.8, 1.0, 1.0])
-    return np.ascontiguousarray(hu.T), np.ascontiguousarray(labels.T), affine
+    return np.ascontiguousarray(hu.T), np.ascontiguousarray(pancreas.T).astype(np.uint8), affine
 
 
 def _pair(data: Path, folder: str) -> tuple[Volume, Volume]:

@@ -5,7 +5,7 @@ Those pairs are counted, never scored. Hidden pairs are drawn, so they are score
 and the report are the only readers of hidden labels.
 """
 
-from smile_fast.evaluation.evaluate import evaluate_run
+from smile_fast.evaluation.evaluate import Scoring, evaluate_run
 from smile_fast.evaluation.results import (
     SPLITS,
     Evaluation,
@@ -21,6 +21,7 @@ from smile_fast.evaluation.results import (
     write_evaluation,
 )
 from smile_fast.evaluation.scores import NSD_TOLERANCE_MM, Outcome, PairScore, score_case
+from smile_fast.evaluation.shares import evaluate_share, finish_evaluation
 
 __all__ = [
     "NSD_TOLERANCE_MM",
@@ -29,8 +30,11 @@ __all__ = [
     "OrganScore",
     "Outcome",
     "PairScore",
+    "Scoring",
     "Spread",
     "evaluate_run",
+    "evaluate_share",
+    "finish_evaluation",
     "format_number",
     "format_spread",
     "format_table",

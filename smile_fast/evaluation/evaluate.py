@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smile_fast.data.processes import this_process, worker_processes
 from smile_fast.data.store import Store
@@ -16,6 +16,7 @@ from smile_fast.evaluation.scores import NSD_TOLERANCE_MM, PairScore, score_case
 from smile_fast.pipeline import in_order
 from smile_fast.supervision import State
 from smile_runtime.errors import InputError
+from smile_runtime.io.files import sha256
 from smile_runtime.progress import progress
 from smile_runtime.threads import usable_cpus
 
@@ -25,6 +26,42 @@ if TYPE_CHECKING:
     from smile_fast.training.run import Run
 
 VOXELS_OF_A_WORKER = 2**23  # are scored in about the second that a process needs to start
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What of a run is scored, and how.
+
+    Attributes:
+        split: test, validation or train.
+        nsd_tolerance_mm: see `score_case`.
+        predictions: folder of NIfTI label maps named CASE.nii.gz to score instead of the run's network.
+    """
+
+    split: str = "test"
+    nsd_tolerance_mm: float | None = NSD_TOLERANCE_MM
+    predictions: Path | None = None
+
+    def cases(self, run: "Run") -> list[str]:
+        """The cases that are scored.
+
+        Raises:
+            InputError: there is none, or the tolerance is no distance.
+        """
+        cases = run.cases(self.split)
+        if not cases:
+            raise InputError(
+                f"{run.path}: there is no {self.split} case to evaluate; choose another --split (test cases come from "
+                "imagesTs and labelsTs of the dataset)"
+            )
+        tolerance = self.nsd_tolerance_mm
+        if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
+            raise InputError(f"--nsd-tolerance: {tolerance} was given; give a finite number of mm, 0 or more")
+        return cases
+
+    def described(self) -> dict[str, Any]:
+        """What the scores say of it."""
+        return {**asdict(self), "predictions": None if self.predictions is None else str(self.predictions)}
 
 
 def evaluate_run(
@@ -53,35 +90,39 @@ def evaluate_run(
         InputError: the split is empty, a prediction is missing or lies on another grid, the store is damaged, or a
             process was killed.
     """
-    cases = run.cases(split)
-    if not cases:
-        raise InputError(
-            f"{run.path}: there is no {split} case to evaluate; choose another --split (test cases come from "
-            "imagesTs and labelsTs of the dataset)"
-        )
-    if nsd_tolerance_mm is not None and not (math.isfinite(nsd_tolerance_mm) and nsd_tolerance_mm >= 0):
-        raise InputError(f"--nsd-tolerance: {nsd_tolerance_mm} was given; give a finite number of mm, 0 or more")
+    scoring = Scoring(split, nsd_tolerance_mm, predictions)
+    scores = scores_of(run, scoring.cases(run), scoring, device, workers)
+    pairs = [pair for _, of_case in scores for pair in of_case]
+    return summarise(pairs, run.organs, **scoring.described(), weights=scored_weights(run, scoring))
+
+
+def scored_weights(run: "Run", scoring: Scoring) -> str | None:
+    """SHA-256 of the file of weights whose predictions are scored; None for label maps of a folder."""
+    return sha256(run.model_path) if scoring.predictions is None else None
+
+
+def scores_of(
+    run: "Run", cases: Sequence[str], scoring: Scoring, device: "torch.device | str", workers: int | None
+) -> Iterator[tuple[str, list[PairScore]]]:
+    """Predict and score some cases of a run; see `evaluate_run`.
+
+    Yields:
+        Each case and its scores, in order, as they are made.
+    """
     if workers is not None and workers < 1:
         raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more, or auto")
+    if not cases:
+        return
     source: AbstractContextManager[Iterator[LabelMap]]
-    if predictions is None:
+    if scoring.predictions is None:
         source = network_predictions(run, cases, device)
     else:
-        source = nullcontext(folder_predictions(run, cases, predictions))
+        source = nullcontext(folder_predictions(run, cases, scoring.predictions))
     count = min(workers or _enough_workers(run.store, cases), len(cases))
-    pairs: list[PairScore] = []
     with _scorers(count) as pool, source as label_maps:
-        jobs = _jobs(run, cases, label_maps, nsd_tolerance_mm)
+        jobs = _jobs(run, cases, label_maps, scoring.nsd_tolerance_mm)
         scores = in_order(_score, jobs, pool, ahead=count, at_once=True)
-        for scored in progress(scores, total=len(cases), label=f"evaluate {split}"):
-            pairs += scored
-    return summarise(
-        pairs,
-        run.organs,
-        split=split,
-        nsd_tolerance_mm=nsd_tolerance_mm,
-        predictions=None if predictions is None else str(predictions),
-    )
+        yield from zip(cases, progress(scores, total=len(cases), label=f"evaluate {scoring.split}"), strict=True)
 
 
 def _scorers(count: int) -> AbstractContextManager[Executor]:

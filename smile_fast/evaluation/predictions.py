@@ -58,6 +58,16 @@ def folder_predictions(run: "Run", cases: Sequence[str], folder: Path) -> Iterat
     """Label maps of a folder of NIfTI files named CASE.nii.gz; none is read before it is called for.
 
     Raises:
+        InputError: see `prediction_files`.
+    """
+    known = run.store.cases
+    return (_File(path, known[case], len(run.organs)) for case, path in prediction_files(cases, folder).items())
+
+
+def prediction_files(cases: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Where the label map of each case is, or should be.
+
+    Raises:
         InputError: the folder cannot be read, or two files have the name of one case.
     """
     from smile_runtime.io.scan_files import by_name, list_scans, refuse_dicom, stem
@@ -68,9 +78,7 @@ def folder_predictions(run: "Run", cases: Sequence[str], folder: Path) -> Iterat
         raise InputError(f"{folder}: cannot be read ({reason(error)}); give the folder of the label maps") from error
     if not files:
         refuse_dicom(folder)
-    paths = (files.get(normal_name(case), folder / f"{case}.nii.gz") for case in cases)
-    known = run.store.cases
-    return (_File(path, known[case], len(run.organs)) for case, path in zip(cases, paths, strict=True))
+    return {case: files.get(normal_name(case), folder / f"{case}.nii.gz") for case in cases}
 
 
 @dataclass(frozen=True)

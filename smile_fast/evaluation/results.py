@@ -2,21 +2,22 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Final, Literal
 
 import numpy as np
 
 import smile_fast
 from smile_fast.evaluation.scores import WITHOUT_HD95, Outcome, PairScore
-from smile_fast.supervision import State
+from smile_fast.records import read_record, write_record
 from smile_fast.text_table import text_table
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path, read_json, write_json
+from smile_runtime.io.files import atomic_path, flush
 
 WORST_PAIRS = 5
+_SCHEMA: Final = 1
 SPLITS = ("test", "validation", "train")
 """In the order in which a page that shows one of them chooses."""
 
@@ -28,6 +29,11 @@ class Spread:
     mean: float | None
     std: float | None
     pairs: int
+
+    def __post_init__(self) -> None:
+        """Refuse, as `ValueError`, one of them without the other."""
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("a mean without a standard deviation")
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,18 @@ class Evaluation:
     organs: tuple[OrganScore, ...]
     worst: tuple[PairScore, ...]
     pairs: tuple[PairScore, ...]
+    weights: str | None  # SHA-256 of the network's file, None for a folder of label maps
+
+
+@dataclass(frozen=True)
+class _EvaluationRecord(Evaluation):
+    """What the file holds."""
+
+    schema: Literal[1]
+
+    def __post_init__(self) -> None:
+        if any(row.outcomes.keys() != {outcome.value for outcome in Outcome} for row in self.organs):
+            raise ValueError("other outcomes")
 
 
 def summarise(
@@ -68,6 +86,7 @@ def summarise(
     split: str,
     nsd_tolerance_mm: float | None,
     predictions: str | None = None,
+    weights: str | None = None,
 ) -> Evaluation:
     """Average pairs into one row an organ and the mean over organs."""
     pairs = tuple(pairs)
@@ -98,6 +117,7 @@ def summarise(
         organs=tuple(rows),
         worst=tuple(ranked[:WORST_PAIRS]),
         pairs=pairs,
+        weights=weights,
     )
 
 
@@ -108,14 +128,15 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
         The JSON file.
     """
     path = folder / score_file(evaluation.split, of_predictions=evaluation.predictions is not None)
-    write_json(path, asdict(evaluation))
     table = io.StringIO()
     columns = [field.name for field in fields(PairScore)]
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({column: getattr(pair, column) for column in columns} for pair in evaluation.pairs)
-    with atomic_path(path.with_suffix(".csv")) as temporary:
+    with atomic_path(path.with_suffix(".csv")) as temporary:  # there as a whole before the other is renamed
         temporary.write_text(table.getvalue(), encoding="utf-8")
+        flush(temporary)
+        write_record(path, {"schema": _SCHEMA, **asdict(evaluation)})
     return path
 
 
@@ -142,27 +163,16 @@ def read_evaluation(folder: Path, split: str = "test") -> Evaluation | None:
     Raises:
         InputError: the file is not what `write_evaluation` writes.
     """
-    path = folder / score_file(split)
+    return read_scores(folder, split, of_predictions=False)
+
+
+def read_scores(folder: Path, split: str, *, of_predictions: bool) -> Evaluation | None:
+    """Read the scores of the run's network, see `read_evaluation`, or those of label maps from elsewhere."""
+    path = folder / score_file(split, of_predictions=of_predictions)
     if not path.exists():
         return None
-    content = read_json(path, "run smile-fast evaluate again")
-    try:
-        organs = tuple(
-            OrganScore(
-                organ=row["organ"],
-                dice=Spread(**row["dice"]),
-                nsd=Spread(**row["nsd"]),
-                hd95_mm=Spread(**row["hd95_mm"]),
-                outcomes=row["outcomes"],
-            )
-            for row in content["organs"]
-        )
-        lists = {name: tuple(_pair(row) for row in content[name]) for name in ("worst", "pairs")}
-        found = Evaluation(**{**content, **lists, "organs": organs, "cases": tuple(content["cases"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: not an evaluation ({type(error).__name__}: {error}); run smile-fast evaluate again"
-        ) from error
+    record = read_record(path, _EvaluationRecord, _SCHEMA, "run smile-fast evaluate again")
+    found = Evaluation(**{field.name: getattr(record, field.name) for field in fields(Evaluation)})
     if found.split != split:
         raise InputError(
             f"{path}: holds the scores of split {found.split}; run smile-fast evaluate --split {split} again"
@@ -212,10 +222,6 @@ def format_spread(spread: Spread, digits: int = 3) -> str:
     if spread.mean is None:
         return format_number(None)
     return format_number(spread.mean, digits) + (f" ± {spread.std:.{digits}f}" if spread.pairs > 1 else "")
-
-
-def _pair(row: Mapping[str, Any]) -> PairScore:
-    return PairScore(**{**row, "state": State(row["state"]), "outcome": Outcome(row["outcome"])})
 
 
 def _spread(values: Iterable[float | None]) -> Spread:

@@ -1,6 +1,7 @@
 """One self-contained HTML page about one or several runs."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -55,10 +56,11 @@ def write_report(
     Raises:
         InputError: a run cannot be read, or the page not be written, or only over a file of a run or its store.
     """
-    runs = open_runs(paths, store)
-    check_output(out, runs)
-    with atomic_path(out) as path:  # first of all, so that no hour's work is lost to an unwritable name
-        path.write_text(build_report(runs, say), encoding="utf-8")
+    with ExitStack() as held:
+        runs = open_runs(paths, store, held)
+        check_output(out, runs)
+        with atomic_path(out) as path:  # first of all, so that no hour's work is lost to an unwritable name
+            path.write_text(build_report(runs, say), encoding="utf-8")
 
 
 def build_report(runs: Sequence[Run], say: Callable[[str], None] = lambda text: None) -> str:
@@ -135,7 +137,7 @@ def _facts(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     """What was run: one line a fact, one column a run."""
     lines: dict[str, list[str]] = {}
     for record in records:
-        run, config, packages = record.run, record.run.config, record.environment.get("packages", {})
+        run, config, environment = record.run, record.run.config, record.environment
         method = METHODS[config.method] + (f", policy {config.policy}" if config.policy != "smile" else "")
         model = config.model
         channels = "1 slice" if model.channels == 1 else f"{model.channels} neighbouring slices"
@@ -153,8 +155,10 @@ def _facts(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
             "Relabelling": f"{config.rounds} rounds, γ max {config.gamma_max:g}, per {config.scope}"
             if config.method == "smiler"
             else "none",
-            "Versions": f"smile-fast {record.environment.get('smile_fast', '?')}, torch {packages.get('torch', '?')}",
-            "Machine": str(record.environment.get("device", "?")),
+            "Versions": f"smile-fast {environment.smile_fast}, torch {environment.packages.get('torch', '?')}"
+            if environment
+            else "?",
+            "Machine": environment.device if environment else "?",
         }
         for name, value in facts.items():
             lines.setdefault(name, []).append(value)

@@ -1,6 +1,7 @@
 """Run folders to plain records: what the page says is decided elsewhere."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,20 @@ from smile_fast.evaluation import SPLITS, Evaluation, read_evaluations, score_fi
 from smile_fast.supervision import State
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.rounds import StoredRound, existing_rounds, open_round
-from smile_fast.training.run import Run
+from smile_fast.training.run import Run, opened
+from smile_fast.training.run_record import CONFIG, ENVIRONMENT, Environment, read_environment
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import read_json, refuse_overwrite
+from smile_runtime.io.files import refuse_overwrite
 from smile_runtime.label_map import PSEUDO_BIT
 from smile_runtime.progress import progress
 
 _RUN_FILES = (
-    "config.json",
+    CONFIG,
     "annotations.csv",
-    "environment.json",
+    ENVIRONMENT,
     "metrics.jsonl",
     "checkpoint.safetensors",
+    "checkpoint.previous.safetensors",
     "model.safetensors",
     "audit.json",
     *(
@@ -108,7 +111,7 @@ class RunRecord:
     rounds: tuple[RoundRow, ...]
     evaluations: dict[str, Evaluation]
     evaluation: Evaluation | None
-    environment: dict[str, Any]
+    environment: Environment | None
 
     @property
     def rounds_kept(self) -> dict[str, int]:
@@ -124,12 +127,13 @@ class RunRecord:
         return {state.value: states.count(state) for state in State}
 
 
-def open_runs(paths: Sequence[Path], store: Path | None = None) -> list[Run]:
+def open_runs(paths: Sequence[Path], store: Path | None, held: ExitStack) -> list[Run]:
     """Open the runs of a page.
 
     Args:
         paths: run folders.
-        store: where the store of all of them is now; see `Run.open`.
+        store: where the store of all of them is now; see `opened`.
+        held: ends with the work on them.
 
     Raises:
         InputError: no run, one given twice, or no store of it at `store`.
@@ -140,7 +144,7 @@ def open_runs(paths: Sequence[Path], store: Path | None = None) -> list[Run]:
             raise InputError(f"{path}: given twice; name every run once")
     runs: list[Run] = []
     for path in resolved:
-        runs.append(Run.open(path, runs[0].store if store is not None and runs else store))
+        runs.append(held.enter_context(opened(path, runs[0].store if store is not None and runs else store)))
     return runs
 
 
@@ -172,7 +176,6 @@ def check_output(out: Path, runs: Sequence[Run]) -> None:
 
 
 def _collect_run(run: Run, name: str) -> RunRecord:
-    environment = run.path / "environment.json"
     stored = {number: open_round(run.rounds_path, number) for number in existing_rounds(run.rounds_path)}
     return RunRecord(
         name=name,
@@ -183,7 +186,7 @@ def _collect_run(run: Run, name: str) -> RunRecord:
         rounds=tuple(_rounds(run, stored)),
         evaluations=read_evaluations(run.path),
         evaluation=None,
-        environment=read_json(environment, "restore it from a copy, or remove it") if environment.exists() else {},
+        environment=read_environment(run.path),
     )
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from smile_fast.models.segmenter import AIR
 from smile_fast.training.config import TrainConfig
 from smile_runtime.label_map import VOID
+from smile_runtime.sharding import WHOLE, Shard
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,19 @@ class Augmentation:
         labels: Tensor,  # [N, P, Q] uint8
         changes: Tensor,  # [N, 9]
         generator: torch.Generator | None,
+        batch_size: int | None = None,
+        share: Shard = WHOLE,
     ) -> tuple[Tensor, Tensor]:  # [N, C, P, Q] float32, [N, P, Q] uint8
-        """Change a batch on its device.
+        """Change a batch, or a share of one, on its device.
 
         Args:
             hu: the images.
             labels: their label maps.
             changes: what `draw` has drawn, on the same device.
             generator: of the device, for the noise; None for the device's own.
+            batch_size: images of the whole batch, N if None. The noise of all of them is drawn, so that an image has
+                the same one whoever else is in its share.
+            share: which images of the batch these are.
         """
         images, _, *size = hu.shape
         matrices = changes[:, :6].contiguous().view(images, 2, 3)
@@ -76,7 +82,9 @@ class Augmentation:
         middle = sum(self.window) / 2
         changed = (image + AIR - middle) * contrast + middle + brightness
         if self.noise > 0:
-            changed = changed + torch.randn(hu.shape, generator=generator, device=hu.device) * deviation
+            whole = (batch_size or images, *hu.shape[1:])
+            noise = torch.randn(whole, generator=generator, device=hu.device)[share.number - 1 :: share.count]
+            changed = changed + noise * deviation
         return changed, (label[:, 0] + VOID).to(torch.uint8)
 
     def _matrices(self, images: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:  # [N, 6]

@@ -14,6 +14,7 @@ from smile_fast.models.segmenter import AIR, resample_slices
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.view import TrainingView
 from smile_runtime.label_map import PSEUDO_BIT, VOID
+from smile_runtime.sharding import WHOLE, Shard
 from smile_runtime.volume.pixel_size import scan_stride
 from smile_runtime.volume.preprocessing import context_index
 
@@ -23,7 +24,7 @@ _MULTIPLE = 8  # pixels
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input on the host.
+    """One step's input on the host: all images of the step, or one rank's share of them.
 
     Attributes:
         hu: [N, C, P, Q] int16 HU in the network's pixels; outside a slice is air.
@@ -39,6 +40,8 @@ class Batch:
 class BatchSource:
     """Batches as a pure function of (seed, round, step): any step can be made again, in any order.
 
+    An image is a pure function of these and of its number in the batch, whoever makes it and whatever else he makes.
+
     A share of each batch is drawn organ by organ, so that an organ that few slices show is seen as often
     as a large one; the rest is drawn uniformly over all slices. Patches come from within the body's box, and are
     brought to the network's pixels as production brings whole slices to them; labels go to the nearest pixel.
@@ -48,12 +51,13 @@ class BatchSource:
         channels: neighbouring slices per image, odd.
         crop_size: P and Q, pixels. Where air is left out they are no larger than half of the boxes, so that a network
             is trained on as little filling around a body as it sees in production: none.
-        batch_size: N.
+        batch_size: images of a step, over all ranks.
         organ_share: share of the images drawn because they show an organ.
         seed: of the whole run. round_number: 0 for human labels, t for round t.
         output_stride: of the network. Patches are whole low-resolution pixels: a loss stretches logits over its patch,
             which is what evaluation and the exported file compute only where no such pixel hangs over.
         pixel_mm: side of the network's pixels, mm; None for every case's own.
+        share: which images of each step are made.
     """
 
     def __init__(
@@ -68,8 +72,10 @@ class BatchSource:
         round_number: int,
         output_stride: int = 8,
         pixel_mm: float | None = None,
+        share: Shard = WHOLE,
     ) -> None:
         self.view, self.channels, self.batch_size = view, channels, batch_size
+        self.images = share.of(range(batch_size))
         self.output_stride = output_stride
         self._strides = [scan_stride(view.spacing(case)[1:], pixel_mm, output_stride) for case in view.cases]
         self.patch = _patch_size(view, crop_size, output_stride, self._strides)
@@ -82,8 +88,8 @@ class BatchSource:
         self._organs = [(k + 1, slices) for k, slices in enumerate(shown) if len(slices)]
 
     @classmethod
-    def of(cls, config: TrainConfig, view: TrainingView, round_number: int) -> "BatchSource":
-        """The batches that a run's settings describe."""
+    def of(cls, config: TrainConfig, view: TrainingView, round_number: int, share: Shard = WHOLE) -> "BatchSource":
+        """The batches that a run's settings describe, or a share of each."""
         return cls(
             view,
             channels=config.model.channels,
@@ -94,6 +100,7 @@ class BatchSource:
             round_number=round_number,
             output_stride=config.model.output_stride,
             pixel_mm=config.model.pixel_mm,
+            share=share,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -108,13 +115,13 @@ class BatchSource:
         return max(1, -(-len(self._case) // self.batch_size))
 
     def batch(self, step: int) -> Batch:
-        """The batch of one step."""
-        rng = np.random.default_rng([self.seed, self.round_number, step])
-        channels = self.channels
-        hu = np.full((self.batch_size, channels, *self.patch), AIR, dtype=np.int16)
-        labels = np.full((self.batch_size, *self.patch), VOID, dtype=np.uint8)
-        cases = np.zeros(self.batch_size, dtype=np.int64)
-        for image in range(self.batch_size):
+        """The images of one step."""
+        channels, images = self.channels, len(self.images)
+        hu = np.full((images, channels, *self.patch), AIR, dtype=np.int16)
+        labels = np.full((images, *self.patch), VOID, dtype=np.uint8)
+        cases = np.zeros(images, dtype=np.int64)
+        for image, number in enumerate(self.images):
+            rng = np.random.default_rng([self.seed, self.round_number, step, number])
             index, organ = self._draw(rng)
             cases[image] = self._case[index]
             case, z = self.view.cases[cases[image]], int(self._slice[index])

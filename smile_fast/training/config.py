@@ -104,7 +104,9 @@ class TrainConfig(Settings):
         parse=parse_time,
     )
     # BatchNorm over the pooled image has one value per slice and channel: it cannot train on one slice.
-    batch_size: int = setting(8, "slices per step", "at least 2", lambda slices: slices >= 2, group="schedule")
+    batch_size: int = setting(
+        8, "slices per step, over all processes", "at least 2", lambda slices: slices >= 2, group="schedule"
+    )
     optimizer: Literal["adamw", "sgd"] = setting(
         "adamw", "sgd has a momentum of 0.9", group="schedule", choices=("adamw", "sgd")
     )
@@ -121,6 +123,13 @@ class TrainConfig(Settings):
         "a number in [0, 1)",
         lambda share: 0 <= share < 1,
         group="schedule",
+    )
+    batch_norm: Literal["synchronised", "frozen"] = setting(
+        "synchronised",
+        "statistics of a BatchNorm in training: synchronised (of the whole batch, over all processes) or frozen (the "
+        "running ones it starts with, as --weights brings them)",
+        group="schedule",
+        choices=("synchronised", "frozen"),
     )
     ema: float = setting(
         0.0,

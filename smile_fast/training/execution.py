@@ -1,9 +1,11 @@
 """How a training is executed: on what, by how many processes, captured or not. None of it is a part of the run."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from smile_fast.settings import Settings, documented, setting
+from smile_fast.training.config import parse_time
 from smile_runtime.threads import usable_cpus
 
 _MOST_WORKERS = 4  # one makes some 40 batches of 8 a second, the fastest network takes 90
@@ -35,11 +37,26 @@ class Execution(Settings):
         False, "compile the network with torch.compile, which takes a minute or more at the start", group="execution"
     )
 
-    def worker_count(self, device_type: str) -> int:
-        """How many processes make the batches of a training on a device ("cpu", "cuda"); 0 stands for a thread."""
+    rank_timeout: float = setting(
+        600.0,
+        "with several processes: time after which one that does not answer the others ends the training",
+        "a positive time",
+        lambda seconds: 0 < seconds < inf,
+        group="execution",
+        metavar="TIME",
+        parse=parse_time,
+    )
+
+    def worker_count(self, device_type: str, trainings: int = 1) -> int:
+        """How many processes make the batches of a training; 0 stands for a thread.
+
+        Args:
+            device_type: "cpu" or "cuda".
+            trainings: processes of the training on this machine.
+        """
         if self.workers != _AUTO:
             return int(self.workers)
-        return min(_MOST_WORKERS, usable_cpus() - 1) if device_type == "cuda" else 0
+        return min(_MOST_WORKERS, max(0, usable_cpus() // trainings - 1)) if device_type == "cuda" else 0
 
     @property
     def or_a_thread(self) -> bool:

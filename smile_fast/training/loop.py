@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import cached_property, partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,20 +16,22 @@ from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.execution import DEFAULT_EXECUTION, Execution
 from smile_fast.training.interrupt import Stop, stop_signals
 from smile_fast.training.learnable import check_learnable
-from smile_fast.training.metrics import MetricsLog
+from smile_fast.training.metrics import MetricsLog, SilentLog
 from smile_fast.training.objectives import StepLoss, loss_of_method
 from smile_fast.training.optimization import optimizer_tensors, restore_optimizer
+from smile_fast.training.ranks import ALONE, Ranks
 from smile_fast.training.read_ahead import read_ahead
-from smile_fast.training.relabel import relabel
-from smile_fast.training.rounds import Round, existing_rounds
+from smile_fast.training.relabel import relabel, relabel_share
+from smile_fast.training.rounds import Round, existing_rounds, open_round
 from smile_fast.training.run import Run, load_model_state
 from smile_fast.training.schedule import Course, Position, learning_rate, step_seed
 from smile_fast.training.step import Learner
 from smile_fast.training.step_graph import Capturer, StepGraph, cuda_graphs
+from smile_fast.training.unfinished_round import finish_round
 from smile_fast.training.upload import Inputs, upload
 from smile_fast.training.validation import validate
 from smile_fast.training.view import TrainingView
-from smile_fast.training.weights import load_weights, weights_file
+from smile_fast.training.weights import start_network
 from smile_runtime.errors import InputError
 
 _CHECKPOINT_SECONDS = 120.0
@@ -40,52 +41,47 @@ _LOG_STEPS = 10
 def train(
     run: Run,
     *,
-    weights: Path | None = None,
     resume: bool = False,
     device: torch.device,
     execution: Execution = DEFAULT_EXECUTION,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train a run to its end.
 
     On the CPU an interrupted and resumed training gives the same bits as one that was left alone (with the
-    same number of threads, and `epochs` rather than `budget`), whoever makes its batches.
+    same number of threads and of ranks, and `epochs` rather than `budget`), whoever makes its batches.
 
     Args:
         run: a new run, or one to go on with.
-        weights: what to start from: a run folder, a file in it, or a converted checkpoint.
-        resume: go on from the run's checkpoint.
+        resume: go on from the run's checkpoint, if it has one; a run with start weights has (see `start_from`).
         device: where to train.
         execution: how; a resumed training may be executed in another way.
+        ranks: the processes that train it together, each of which calls this. Rank 0 writes; the others read the
+            store, the run's folder and its rounds.
 
     Raises:
-        Interrupted: after SIGTERM or Ctrl-C, when the checkpoint is on disk.
-        InputError: if nothing is annotated; for a damaged checkpoint, unusable weights, or a disk that cannot be
-            written.
+        Interrupted: after SIGTERM or Ctrl-C, of whichever rank, when the checkpoint is on disk.
+        RankLost: another rank has ended.
+        InputError: if nothing is annotated; for damaged checkpoints, or a disk that cannot be written.
     """
     config = run.config
-    torch.manual_seed(config.seed)
     human_view = run.view("train")
     leak = leak_warning(run.store, run.cases("train"), [*run.cases("validation"), *run.cases("test")])
     for warning in filter(None, [*check_learnable(human_view, config), leak]):
         print(f"warning: {warning}", file=sys.stderr)
-    model = Segmenter(config.model)
-    model.set_prior(human_view.prior(missing_is_background=config.method == "baseline"))
-    if weights is not None and not resume:
-        file = weights_file(weights)
-        print(f"weights: {load_weights(model, file)}")
-        run.record_weights(file)
-
-    run.record_execution({"device": str(device), **execution.to_json()})
+    model = start_network(run, human_view)
+    if ranks.first:
+        run.record_execution({"device": str(device), "processes": ranks.world, **execution.to_json()})
     with stop_signals() as stop, _on(device):
-        trainer = Trainer(run, model, device, stop, resume=resume, execution=execution)
+        trainer = Trainer(run, model, device, stop, resume=resume, execution=execution, ranks=ranks)
         with closing(trainer.metrics):
-            if weights is not None and not resume:
-                trainer.save()  # whoever resumes before the first checkpoint starts from the same weights
             while trainer.position.round <= config.last_round:
                 view = human_view if trainer.position.round == 0 else trainer.relabelled(human_view)
                 trainer.train_round(view)
     final = {"model": dict(trainer.final_model.state_dict())}
-    Checkpoint(final, {"total_steps": trainer.position.total_steps}).save(run.model_path)
+    if ranks.first:
+        Checkpoint(final, {"total_steps": trainer.position.total_steps}).save(run.model_path)
+    ranks.wait()  # none says that it is done before the network is on disk
 
 
 class Trainer:
@@ -99,6 +95,7 @@ class Trainer:
         resume: go on from the run's checkpoint; without one, from the start.
         execution: how steps and batches are made.
         capturer: captures steps; None for CUDA graphs where there are any and they are wanted.
+        ranks: the processes that train it together.
     """
 
     def __init__(
@@ -111,15 +108,25 @@ class Trainer:
         resume: bool = False,
         execution: Execution = DEFAULT_EXECUTION,
         capturer: Capturer | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        if execution.compile and ranks.world > 1:
+            raise InputError("--compile: it cannot be had with several processes; leave the option out")
+        self.ranks = ranks
         self.run, self.config, self.device, self.stop = run, run.config, device, stop
-        self.workers, self.or_a_thread = execution.worker_count(device.type), execution.or_a_thread
-        self.capturer = capturer or cuda_graphs(device, execution.graph)
+        self.workers = execution.worker_count(device.type, ranks.neighbours)
+        self.or_a_thread = execution.or_a_thread
+        self.capturer = capturer or cuda_graphs(device, execution.graph, ranks.world)
         captured = self.capturer is not None
-        self.learner = Learner(model, self.config, device, compiled=execution.compile, captured=captured)
+        self.learner = Learner(model, self.config, device, compiled=execution.compile, captured=captured, ranks=ranks)
         self.position = Position()
-        pending = self._restore() if resume and run.checkpoint_path.exists() else {}
-        self.metrics = MetricsLog(run, keep_until=self.position.total_steps)
+        pending = self._restore() if ranks.any(resume and run.has_checkpoint) else {}
+        ranks.copy_first(self.learner.tensors())
+        self.metrics = (
+            MetricsLog(run, keep_until=self.position.total_steps, unwritten=bool(pending))
+            if ranks.first
+            else SilentLog()
+        )
         self.metrics.restore(pending, device)
 
     @property
@@ -136,17 +143,30 @@ class Trainer:
         """The training cases with the pseudo-labels of this round, which are computed if they have to be."""
         number, rounds = self.position.round, self.run.rounds_path
         # Pseudo-labels belong to the weights at the start of their round: later in it they are on disk already.
-        if self.position.step == 0 or number not in existing_rounds(rounds):
+        if self.ranks.any(self.position.step == 0 or number not in existing_rounds(rounds)):
             this = Round(number, self.config.gamma(number), self.config.scope)
-            written = relabel(self.final_model, human_view, rounds, this, check=self.stop.check)
-            kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in written.totals().items()) or "none"
+            self._relabel(human_view, this)
+            totals = open_round(rounds, number).totals()
+            kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in totals.items()) or "none"
             print(f"round {number} (gamma {this.gamma:.3g}), pseudo-label voxels kept: {kept}", file=sys.stderr)
         return self.run.view("train", number)
+
+    def _relabel(self, human_view: TrainingView, this: Round) -> None:
+        """Write a round; several ranks share out its cases, and none waits for another before all are done."""
+        model, rounds, ranks = self.final_model, self.run.rounds_path, self.ranks
+        if ranks.world == 1:
+            relabel(model, human_view, rounds, this, self.stop.check)
+            return
+        relabel_share(model, human_view, rounds, this, lambda: ranks.check(self.stop), ranks.share)
+        ranks.wait()
+        if ranks.first:
+            finish_round(rounds, this, human_view.cases)
+        ranks.wait()
 
     def train_round(self, view: TrainingView) -> None:
         """All steps of one round, and the checkpoint at its end, which is the start of the next one."""
         config, position = self.config, self.position
-        source = BatchSource.of(config, view, position.round)
+        source = BatchSource.of(config, view, position.round, self.ranks.share)
         course = Course(config, source.steps_per_epoch)
         pace = course.paces[position.round]
         run_step = self.step_of(view)
@@ -162,12 +182,13 @@ class Trainer:
                 self.metrics.add(self.step(self._next(inputs), run_step, lr), lr)
                 position.step += 1
                 position.total_steps += 1
-                position.seconds = time.monotonic() - started
+                position.seconds = self.ranks.agree(time.monotonic() - started, self.stop)
                 if position.step % _LOG_STEPS == 0:
                     self.metrics.write_step(position)
                 self.metrics.show(position)
                 if pace.validates(position):
-                    self.metrics.write_validation(position, validate(self.final_model, self.validation_view))
+                    dice = validate(self.final_model, self.validation_view, self.ranks)
+                    self.metrics.write_validation(position, dice)
                 if self.stop.is_set() or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
                     self.save()
                     saved_at = time.monotonic()
@@ -175,11 +196,13 @@ class Trainer:
         self.metrics.end_round(position)
         # Relabelling that is cut short begins again from these weights.
         self.position = Position(position.round + 1, 0, position.total_steps)
+        # Processors of other kinds may round in another way, and a round is made with the same weights by all.
+        self.ranks.copy_first(self.learner.tensors())
         self.save()
 
     def step_of(self, view: TrainingView) -> StepGraph:
         """What runs the steps of a round: their shapes and tables are the round's."""
-        loss_of = loss_of_method(self.config, view, self.device)
+        loss_of = loss_of_method(self.config, view, self.device, self.ranks)
         return StepGraph(partial(self.learner.compute, loss_of), self.capturer, self._go_uncaptured)
 
     def _go_uncaptured(self, reason: str) -> None:
@@ -191,20 +214,23 @@ class Trainer:
 
     def step(self, inputs: Inputs, run_step: StepGraph, lr: float) -> StepLoss:
         """One step of the optimizer on one batch; nothing is read from the device."""
-        position, (images, _, *size) = self.position, inputs.hu.shape
+        position, size = self.position, inputs.hu.shape[2:]
         seed = step_seed(self.config.seed, position.round, position.step)
+        images = self.config.batch_size
         changes = self.learner.prepare(seed, lr, position.total_steps, images, (size[0], size[1]))
         return run_step(self.device, *inputs, changes)
 
     def save(self) -> None:
-        """Write the checkpoint from which a resumed training goes on."""
+        """Write the checkpoint from which a resumed training goes on; rank 0 does, and nobody waits for it."""
+        if not self.ranks.first:
+            return
         self.metrics.flush()
         learner = self.learner
         tensors = {"model": dict(learner.model.state_dict()), "optimizer": optimizer_tensors(learner.optimizer)}
         if learner.average is not None:
             tensors["average"] = dict(learner.average.state_dict())
         tensors["metrics"] = self.metrics.pending()
-        Checkpoint(tensors, vars(self.position)).save(self.run.checkpoint_path)
+        Checkpoint(tensors, vars(self.position)).save(self.run.checkpoint_path, before=self.run.previous_path)
 
     def _next(self, inputs: Iterator[Inputs]) -> Inputs:
         """The next batch; whoever stops this process may have stopped its workers, too, and a batch does not come."""
@@ -216,14 +242,24 @@ class Trainer:
             self.stop.check()
             raise
 
+    def _check_position(self) -> None:
+        """Refuse ranks that do not stand where rank 0 does: they have read another checkpoint, or none."""
+        own = torch.tensor([float(number) for number in vars(self.position).values()], dtype=torch.float64)
+        first = own.clone()
+        self.ranks.copy_first([first])
+        if self.ranks.any(not torch.equal(own, first)):
+            raise InputError(
+                f"{self.run.checkpoint_path}: not all processes read the same checkpoint; put the run's folder where "
+                "all machines see it, and try again"
+            )
+
     def _restore(self) -> dict[str, Tensor]:
         """Go on from the run's checkpoint.
 
         Returns:
             What the metrics had collected and not yet written.
         """
-        path = self.run.checkpoint_path
-        checkpoint = Checkpoint.load(path)
+        checkpoint, path = self.run.load_checkpoint()
         if set(checkpoint.state) != set(vars(self.position)):  # model.safetensors under this name, for example
             raise InputError(f"{path}: it does not say where training stood; restore it from a copy, or train again")
         load_model_state(self.learner.model, checkpoint, path)
@@ -234,6 +270,9 @@ class Trainer:
                 self.learner.average.load_state_dict(checkpoint.tensors["average"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: it does not fit the settings of its run ({error!r}); train again") from None
+        self._check_position()
+        if self.ranks.first:  # after all have read it
+            self.run.make_newest(path)
         return checkpoint.tensors.get("metrics", {})
 
 

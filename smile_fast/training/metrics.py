@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -59,16 +60,22 @@ class MetricsLog:
     Args:
         run: whose metrics.jsonl is written.
         keep_until: lines of later steps are dropped: a resumed training writes them again.
+        unwritten: so is the line of the losses of that step: the checkpoint holds them, it was saved before the line.
     """
 
-    def __init__(self, run: Run, keep_until: int) -> None:
+    def __init__(self, run: Run, keep_until: int, *, unwritten: bool = False) -> None:
         self._run, self._config, self._organs = run, run.config, run.organs
         self._collected: list[tuple[StepLoss, float]] = []  # with the learning rate
         self._arriving: Arriving | None = None
         self._bar: Progress | None = None
         self._note = ""  # beside the bar
         self._written = (0, 0.0)  # steps and seconds of the round when a line was last written
-        kept = [line for line in read_metrics(run) if line["iteration"] <= keep_until]
+        losses_until = keep_until - unwritten
+        kept = [
+            line
+            for line in read_metrics(run)
+            if line["iteration"] <= (keep_until if "validation" in line else losses_until)
+        ]
         self._board = _tensorboard(run) if run.config.tensorboard else None
         self._path = run.metrics_path
         with atomic_path(self._path) as temporary:  # a kill in the middle must not cost the curve
@@ -225,23 +232,76 @@ class MetricsLog:
             )
 
 
+class SilentLog(MetricsLog):
+    """The log of a rank that writes none: the losses that it has are those that rank 0 writes."""
+
+    def __init__(self) -> None:
+        """Open nothing."""
+
+    def start_round(self, position: Position, course: Course) -> None:
+        """Show nothing."""
+
+    def add(self, loss: StepLoss, lr: float) -> None:
+        """Keep nothing."""
+
+    def show(self, position: Position) -> None:
+        """Show nothing."""
+
+    def restore(self, pending: dict[str, Tensor], device: torch.device) -> None:
+        """Go on from nothing."""
+
+    def write_step(self, position: Position) -> None:
+        """Write nothing."""
+
+    def write_validation(self, position: Position, dice: dict[str, float]) -> None:
+        """Write nothing."""
+
+    def end_round(self, position: Position) -> None:
+        """Say nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a line may hold: losses, or the Dice of the validation cases."""
+
+    iteration: int
+    round: int | None = None
+    loss: float | None = None
+    lr: float | None = None
+    loss_per_organ: dict[str, float] | None = None
+    seconds: float | None = None
+    steps_per_second: float | None = None
+    validation: dict[str, float] | None = None
+
+
 def read_metrics(run: Run) -> list[dict[str, Any]]:
-    """All whole lines of a run's metrics.jsonl; a line that was cut off by a kill is left out."""
-    if not run.metrics_path.exists():
+    """All whole lines of a run's metrics.jsonl; a last line that is damaged was cut off by a kill, and is left out.
+
+    Raises:
+        InputError: another line is no line of a training, or the file cannot be read.
+    """
+    path = run.metrics_path
+    if not path.exists():
         return []
     try:
-        content = run.metrics_path.read_text(encoding="utf-8", errors="replace")
+        content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{run.metrics_path}: cannot be read ({reason(error)}); make it readable") from None
+        raise InputError(f"{path}: cannot be read ({reason(error)}); make it readable") from None
     lines: list[dict[str, Any]] = []
-    for text in content.splitlines():
+    texts = content.splitlines()
+    for number, text in enumerate(texts, start=1):
         try:
-            line = json.loads(text)
-        except ValueError:
-            break
-        if not isinstance(line, dict) or not isinstance(line.get("iteration"), int):
-            break
-        lines.append(line)
+            msgspec.json.decode(text, type=_Line)
+            lines.append(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            if number == len(texts):
+                break
+            raise InputError(
+                f"{path}: line {number} is damaged ({error}); restore the file from a copy, or remove the line"
+            ) from None
     return lines
 
 

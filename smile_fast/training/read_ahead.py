@@ -165,7 +165,7 @@ def _copy(batch: Batch, slot: Batch) -> Batch:
 
 
 def _layout(source: BatchSource) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    images, patch = source.batch_size, source.patch
+    images, patch = len(source.images), source.patch
     return {
         "hu": (np.dtype(np.int16), (images, source.channels, *patch)),
         "labels": (np.dtype(np.uint8), (images, *patch)),

@@ -1,22 +1,26 @@
 """One relabelling round of SMILEr: the most confident positives of missing organs become pseudo-labels."""
 
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from smile_fast.models import Segmenter
 from smile_fast.pipeline import in_order, worker_thread
 from smile_fast.supervision import State
 from smile_fast.training.inference import predict_logits
 from smile_fast.training.pseudo_labels import PseudoLabeller
-from smile_fast.training.rounds import COUNTED, OrganCounts, Round, StoredRound, open_round, write_round
+from smile_fast.training.rounds import COUNTED, OrganCounts, Round, StoredRound
+from smile_fast.training.unfinished_round import UnfinishedRound, share_round, write_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.progress import progress
+from smile_runtime.sharding import WHOLE, Shard
 from smile_runtime.volume.preprocessing import BodyBox
 
 
@@ -41,11 +45,10 @@ class _Selection:
     """What became of a case.
 
     Attributes:
-        name, organs, box: see `_Case`. shape: (D, H, W) of the case.
+        organs, box: see `_Case`. shape: (D, H, W) of the case.
         overlay: [n, H', W'] uint8, of the box. numbers: [organs, 3] voxels, see `COUNTED`.
     """
 
-    name: str
     organs: list[int]
     box: BodyBox
     shape: tuple[int, ...]
@@ -64,7 +67,8 @@ def relabel(
     from human labels alone: the view must not carry the overlay of an earlier round.
 
     While a case is computed the next one is read and the one before it is written; the files are those of a round that
-    does one after the other.
+    does one after the other. Cases that another process has finished, with the same weights and for the same round,
+    before it was killed are taken as they are.
 
     Args:
         model: the network, with one logit channel per organ.
@@ -75,39 +79,95 @@ def relabel(
 
     Returns:
         The round, with an overlay of every case in which an organ was not annotated.
+
+    Raises:
+        InputError: other processes write shares of the round, or it cannot be written.
     """
+    with write_round(rounds, this, view.organs, weights_digest(model)) as unfinished:
+        _add_cases(unfinished, model, view, view.cases, this, check)
+        return unfinished.finish(view.cases)
+
+
+def relabel_share(
+    model: Segmenter,
+    view: TrainingView,
+    rounds: Path,
+    this: Round,
+    check: Callable[[], None] = lambda: None,
+    shard: Shard = WHOLE,
+) -> int:
+    """Do a share of a round, beside other processes; `finish_round` makes it appear when all are done.
+
+    Args:
+        model: see `relabel`; the same in all processes, like the following.
+        view: the cases of all shares.
+        rounds: folder of the run's rounds.
+        this: number, gamma and scope.
+        check: called before each case; may raise to give up, and the cases that are finished stay.
+        shard: which of the view's cases; those that are finished already are not done again.
+
+    Returns:
+        Number of cases that were done now.
+
+    Raises:
+        InputError: somebody writes a round of this number with other weights or settings, or it cannot be written.
+    """
+    with share_round(rounds, this, view.organs, weights_digest(model)) as unfinished:
+        return _add_cases(unfinished, model, view, shard.of(view.cases), this, check)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 of a network's parameters and buffers: which weights a round was computed with."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _add_cases(
+    unfinished: UnfinishedRound,
+    model: Segmenter,
+    view: TrainingView,
+    cases: Sequence[str],
+    this: Round,
+    check: Callable[[], None],
+) -> int:
     if view.overlay is not None:
         raise ValueError("view must show human labels only: rounds do not accumulate")
+    todo = [case for case in cases if not unfinished.has(case)]
+    if len(todo) < len(cases):
+        done = len(cases) - len(todo)
+        print(f"round {this.number}: {done} of {len(cases)} cases had been finished before", file=sys.stderr)
 
     def read(case: str) -> _Case | None:
         organs = [k for k, state in enumerate(view.states[case]) if state in (State.MISSING, State.HIDDEN)]
         return _Case(case, organs, view.visible_labels(case), view.image(case), view.box(case)) if organs else None
 
-    def write(selection: _Selection | None) -> None:
-        if selection is not None:
-            written.add(selection.name, *_whole(selection, view.organs))
+    def write(of_case: tuple[str, _Selection | None]) -> None:
+        case, selection = of_case
+        unfinished.add(case, *_whole(selection, view.organs))
 
     # The threads end before the round does: nothing is written into a round that was given up.
-    with (
-        write_round(rounds, this, view.organs) as written,
-        worker_thread("read") as reader,
-        worker_thread("write") as writer,
-    ):
-        cases = in_order(read, view.cases, reader, ahead=1)
-        selections = _select(model, view, cases, this, check)
-        for _ in progress(
-            in_order(write, selections, writer, ahead=1), total=len(view.cases), label=f"relabel, round {this.number}"
-        ):
+    with worker_thread("read") as reader, worker_thread("write") as writer:
+        selections = _select(model, view, todo, in_order(read, todo, reader, ahead=1), this, check)
+        written = in_order(write, zip(todo, selections, strict=True), writer, ahead=1)
+        for _ in progress(written, total=len(todo), label=f"relabel, round {this.number}"):
             pass
-    return open_round(rounds, this.number)
+    return len(todo)
 
 
 def _select(
-    model: Segmenter, view: TrainingView, cases: Iterable[_Case | None], this: Round, check: Callable[[], None]
+    model: Segmenter,
+    view: TrainingView,
+    names: Sequence[str],
+    cases: Iterable[_Case | None],
+    this: Round,
+    check: Callable[[], None],
 ) -> Iterator[_Selection | None]:
     """Infer and select, case after case, on the model's device; None for a case in which every organ was annotated."""
     labeller, given = PseudoLabeller(), iter(cases)
-    for _ in view.cases:
+    for _ in names:
         check()
         yield _selection(model, view, next(given), this, labeller)
 
@@ -120,17 +180,19 @@ def _selection(
     box, shape = case.box, case.human.shape
     if not box.slices:  # nothing but air
         nothing = torch.zeros((len(case.organs), len(COUNTED)), dtype=torch.int64)
-        return _Selection(case.name, case.organs, box, shape, torch.empty(0), nothing)
+        return _Selection(case.organs, box, shape, torch.empty(0), nothing)
     spacing = view.spacing(case.name)
     logits = predict_logits(model, case.image, box=box, spacing=spacing)  # [n, K, h, w]
     labels = torch.from_numpy(box.crop(case.human)[list(box.slices)])  # [n, H', W']
     stride = model.config.scan_stride(spacing)
     overlay, numbers = labeller(logits, labels, case.organs, this.gamma, stride, this.scope)
-    return _Selection(case.name, case.organs, box, shape, overlay, numbers)
+    return _Selection(case.organs, box, shape, overlay, numbers)
 
 
-def _whole(selection: _Selection, organs: tuple[str, ...]) -> tuple[NDArray[np.uint8], OrganCounts]:
+def _whole(selection: _Selection | None, organs: tuple[str, ...]) -> tuple[NDArray[np.uint8] | None, OrganCounts]:
     """The overlay [D, H, W] of a case, and per organ the numbers of candidates, selected and kept voxels."""
+    if selection is None:
+        return None, {}
     whole, box = np.zeros(selection.shape, np.uint8), selection.box
     if box.slices:
         box.crop(whole)[list(box.slices)] = selection.overlay.numpy()

@@ -1,41 +1,37 @@
-"""Relabelling rounds on disk: nothing else knows a file's name in a run's folder of rounds.
+"""Relabelling rounds on disk: nothing but this file and `unfinished_round` knows a file's name in a run's rounds.
 
-ROUNDS/T/round.json         number, gamma and scope of round T, what it selected by case and organ, and in which slices
-ROUNDS/T/CASE-DIGEST.b2nd   uint8 pseudo-labels [D, H, W] of a case: 0x80 | organ, or 0
+ROUNDS/T/round.json          number, gamma and scope of round T, what it selected by case and organ and in which slices,
+                             and the digests of its overlays
+ROUNDS/T/CASE-DIGEST.b2nd    uint8 pseudo-labels [D, H, W] of a case: 0x80 | organ, or 0
 
 A round appears as a whole or not at all, and goes likewise. Human labels are never touched.
 """
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.data.arrays import array_name, read_slices, write_array
-from smile_fast.data.case_info import (
-    SliceCounts,
-    counts_fit,
-    gather_counts,
-    spread_counts,
-)
+from smile_fast.data.arrays import array_name, read_slices
+from smile_fast.data.case_info import SliceCounts, counts_fit, spread_counts
+from smile_fast.records import read_record, write_sealed
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path, read_json, reason
-from smile_runtime.label_map import ORGAN_BITS
-from smile_runtime.volume.histograms import slice_histograms
+from smile_runtime.io.files import reason
 
 COUNTED = ("candidates", "selected", "kept")
 OrganCounts = dict[str, dict[str, int]]
 """organ -> numbers of candidates, selected and kept voxels."""
 
-_RECORD = "round.json"
+SCHEMA = 2
 _AGAIN = "smile-fast relabel"
+UNFINISHED, DROPPED = "unfinished", "dropped"  # of hidden folders: .T.unfinished, .T.dropped
+_RECORD = "round.json"
 
 
 @dataclass(frozen=True)
@@ -61,6 +57,7 @@ class StoredRound:
         cases: case -> organ -> numbers of its voxels; a case without a missing organ has no entry.
         slices: case -> pseudo-labels in each slice; the same cases.
         digests: case -> digest of its overlay; the same cases.
+        weights: digest of the weights that it was computed with, see `weights_digest`.
     """
 
     folder: Path
@@ -68,6 +65,7 @@ class StoredRound:
     cases: dict[str, OrganCounts]
     slices: dict[str, SliceCounts]
     digests: dict[str, str]
+    weights: str
 
     @property
     def path(self) -> Path:
@@ -78,8 +76,10 @@ class StoredRound:
         """The pseudo-labels of some axial slices of a case, uint8 [n, H, W].
 
         Raises:
-            InputError: the round has none for the case, or its file is damaged.
+            InputError: the round has none for the case, or its file is missing, damaged, or not the round's.
         """
+        if case not in self.digests:
+            raise InputError(f"{self.path}: has no pseudo-labels of case {case}; name a case of the round")
         digest = self.digests[case]
         return read_slices(self.folder / array_name(case, digest), digest, slices, command=_AGAIN)
 
@@ -114,6 +114,42 @@ class StoredRound:
                     total[name] += number
         return totals
 
+    def write(self) -> None:
+        """Write the round's description into its folder, a line a case."""
+        this = self.round
+        head = {"schema": SCHEMA, "round": this.number, "gamma": this.gamma, "scope": this.scope}
+        slices: Mapping[str, Any] = msgspec.to_builtins(self.slices)
+        parts: dict[str, Mapping[str, Any]] = {"cases": self.cases, "slices": slices, "digests": self.digests}
+        text = json.dumps({**head, "weights": self.weights})[:-1]
+        text += "".join(f',\n"{name}": {_by_line(entries)}' for name, entries in parts.items())
+        write_sealed(self.path, text + "}")
+
+
+@dataclass(frozen=True)
+class _RoundRecord:
+    """What round.json holds; see `StoredRound`."""
+
+    schema: Literal[2]
+    round: int
+    gamma: float
+    scope: Literal["volume", "slice"]
+    weights: str
+    cases: dict[str, OrganCounts]
+    slices: dict[str, SliceCounts]
+    digests: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if not self.cases.keys() == self.slices.keys() == self.digests.keys():
+            raise ValueError("its lists are of different cases")
+        check_counted(self.cases.values())
+
+
+def check_counted(cases: Iterable[OrganCounts]) -> None:
+    """Refuse, as ValueError, what cannot be the numbers of voxels of cases."""
+    every = [counts for organs in cases for counts in organs.values()]
+    if any(tuple(counts) != COUNTED or min(counts.values()) < 0 for counts in every):
+        raise ValueError("numbers of voxels")
+
 
 def open_round(rounds: Path, number: int) -> StoredRound:
     """Read a finished round; its overlays are read when they are asked for.
@@ -123,97 +159,26 @@ def open_round(rounds: Path, number: int) -> StoredRound:
         number: t.
 
     Raises:
-        InputError: there is none, or its description is not what `write_round` writes.
+        InputError: there is none, or its description is not what `StoredRound.write` writes.
     """
     folder = rounds / str(number)
-    path = folder / _RECORD
-    remedy = f"remove the folder {folder}, or restore the file from a copy"
-    record = read_json(path, remedy)
-    try:
-        this = Round(int(record["round"]), float(record["gamma"]), str(record["scope"]))
-        cases = {
-            str(case): {str(organ): {name: int(counts[name]) for name in COUNTED} for organ, counts in organs.items()}
-            for case, organs in record["cases"].items()
-        }
-        slices = msgspec.convert({case: record["slices"][case] for case in cases}, dict[str, SliceCounts])
-        digests = {case: str(record["digests"][case]) for case in cases}
-        if this.number != number:
-            raise ValueError(f"it says that it is round {this.number}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a relabelling round ({type(error).__name__}: {error}); {remedy}"
-        ) from None
-    return StoredRound(folder, this, cases, slices, digests)
-
-
-class RoundWriter:
-    """Takes the overlays of a round, case by case; see `write_round`."""
-
-    def __init__(self, folder: Path, organs: Sequence[str]) -> None:
-        self._folder, self._organs = folder, organs
-        self._cases: dict[str, OrganCounts] = {}
-        self._slices: dict[str, Any] = {}
-        self._digests: dict[str, str] = {}
-
-    def add(
-        self,
-        case: str,
-        overlay: NDArray[np.uint8],  # [D, H, W]
-        counts: OrganCounts,
-    ) -> None:
-        """Write the pseudo-labels of a case."""
-        self._digests[case] = write_array(self._folder, case, overlay)
-        self._cases[case] = counts
-        self._slices[case] = msgspec.to_builtins(gather_counts(_count(overlay, len(self._organs)), self._organs))
-
-    def finish(self, this: Round) -> None:
-        """Write the round's description, a line a case."""
-        head = json.dumps({"round": this.number, "gamma": this.gamma, "scope": this.scope})[:-1]
-        entries = {"cases": self._cases, "slices": self._slices, "digests": self._digests}
-        text = ",\n".join([head, *(f'"{name}": {_by_line(entry)}' for name, entry in entries.items())]) + "}\n"
-        with atomic_path(self._folder / _RECORD) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def write_round(rounds: Path, this: Round, organs: Sequence[str]) -> Iterator[RoundWriter]:
-    """Write a round: it is there when the block ends, and if the block raises anything, nothing of it is left.
-
-    Args:
-        rounds: folder of a run's rounds; made if it is not there. A round of the same number is replaced.
-        this: number, gamma and scope.
-        organs: [K] names; organ k has the value 0x80 | k + 1 in the overlays.
-
-    Raises:
-        InputError: the round cannot be written.
-    """
-    target, unfinished = rounds / str(this.number), rounds / f".{this.number}.unfinished"
-    try:
-        with _writing(target):
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-        writer = RoundWriter(unfinished, organs)
-        yield writer
-        with _writing(target):
-            writer.finish(this)
-            shutil.rmtree(target, ignore_errors=True)
-            unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """Name the round that cannot be written; what fails while it is computed says so itself."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{target}: the round cannot be written ({reason(error)}); make the folder writable") from None
+    path, remedy = folder / _RECORD, f"remove the folder {folder}, or restore the file from a copy"
+    record = read_record(path, _RoundRecord, SCHEMA, remedy)
+    if record.round != number:
+        raise InputError(f"{path}: says that it is round {record.round}; {remedy}")
+    this = Round(record.round, record.gamma, record.scope)
+    return StoredRound(folder, this, record.cases, record.slices, record.digests, record.weights)
 
 
 def existing_rounds(rounds: Path) -> list[int]:
     """Numbers of the finished rounds in a run, ascending."""
-    return sorted(_numbers(file.parent for file in rounds.glob(f"*/{_RECORD}")))
+    return sorted(int(file.parent.name) for file in rounds.glob(f"*/{_RECORD}") if file.parent.name.isdecimal())
+
+
+def unfinished_rounds(rounds: Path) -> list[int]:
+    """Numbers of the rounds in a run that somebody has begun and nobody has finished, ascending."""
+    names = (path.name.split(".") for path in rounds.glob(f".*.{UNFINISHED}") if path.is_dir())
+    return sorted(int(number) for _, number, *rest in names if number.isdecimal() and len(rest) == 1)
 
 
 def undo_rounds(rounds: Path, keep: int) -> list[int]:
@@ -225,29 +190,37 @@ def undo_rounds(rounds: Path, keep: int) -> list[int]:
     Raises:
         InputError: a round cannot be removed; no round is left in part.
     """
-    for left in rounds.glob(".*.dropped"):  # of an undo that was cut short
+    for left in [*rounds.glob(f".*.{DROPPED}"), *rounds.glob(".tmp-*")]:  # of work that was cut short
         shutil.rmtree(left, ignore_errors=True)
-    dropped = sorted(t for t in _numbers(path for path in rounds.glob("*") if path.is_dir()) if t > keep)
+    whole = {int(path.name) for path in rounds.glob("*") if path.is_dir() and path.name.isdecimal()}
+    begun = set(unfinished_rounds(rounds))
+    dropped = sorted(number for number in whole | begun if number > keep)
     for number in reversed(dropped):
-        target, hidden = rounds / str(number), rounds / f".{number}.dropped"
-        try:
-            target.rename(hidden)  # whoever is cut short in the removal leaves a whole round, or none
-            shutil.rmtree(hidden)
-        except OSError as error:
-            raise InputError(
-                f"{target}: round {number} cannot be removed ({reason(error)}); make the folder writable"
-            ) from None
+        if number in begun:
+            drop(rounds, f".{number}.{UNFINISHED}", number)
+        if number in whole:
+            drop(rounds, str(number), number)
     return dropped
 
 
-def _count(overlay: NDArray[np.uint8], organs: int) -> NDArray[np.int64]:  # [D, H, W] -> [D, K]
-    return slice_histograms(np.bitwise_and(overlay, ORGAN_BITS, dtype=np.uint8))[:, 1 : organs + 1]
+def drop(rounds: Path, name: str, number: int) -> None:
+    """Remove a folder of a round; whoever is cut short in it leaves a whole one, or none.
+
+    Raises:
+        InputError: it cannot be removed.
+    """
+    target, hidden = rounds / name, rounds / f".{number}.{DROPPED}"
+    try:
+        if hidden.exists():  # of a removal that was cut short
+            shutil.rmtree(hidden)
+        target.rename(hidden)
+        shutil.rmtree(hidden)
+    except OSError as error:
+        raise InputError(
+            f"{target}: round {number} cannot be removed ({reason(error)}); make the folder writable"
+        ) from None
 
 
 def _by_line(entries: Mapping[str, Any]) -> str:
     """A JSON object with one entry a line: indented, the slices of 1,000 cases would fill a million lines."""
     return "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in entries.items()) + "\n}"
-
-
-def _numbers(folders: Iterable[Path]) -> list[int]:
-    return [int(folder.name) for folder in folders if folder.name.isdecimal()]

@@ -1,35 +1,41 @@
 """The run folder: everything that is needed to repeat, resume, evaluate and export a training."""
 
-import importlib.metadata
-import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from smile_fast import __version__
 from smile_fast.data.annotations import Declarations, read_annotations, write_annotations
-from smile_fast.data.folder_lock import LOCK, locked
+from smile_fast.data.folder_lock import LOCK, shared
+from smile_fast.data.splits import SplitsFile, drawn_fold
 from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
+from smile_fast.training.new_folder import new_folder, remove_folder
 from smile_fast.training.rounds import open_round
+from smile_fast.training.run_record import (
+    CONFIG,
+    CONFIG_SCHEMA,
+    RunRecord,
+    Splits,
+    StartWeights,
+    environment,
+    read_config,
+    read_environment,
+    write_config,
+    write_environment,
+)
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import read_json, reason, sha256, write_json
+from smile_runtime.io.files import atomic_path, reason, sha256
 from smile_runtime.volume.pixel_size import PixelSpace
 
-_SCHEMA = 3
-_REMEDY = "train again, or restore it from a copy"
 _SPLITS = ("train", "validation", "test")
-_PACKAGES = ("torch", "numpy", "blosc2", "nibabel", "safetensors", "smile-fast", "smile-fast-runtime")
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,33 @@ class Run:
         return self.path / "checkpoint.safetensors"
 
     @property
+    def previous_path(self) -> Path:
+        """The checkpoint before that one, for a disk that spoils it."""
+        return self.path / "checkpoint.previous.safetensors"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether a training can go on from one of the two."""
+        return self.checkpoint_path.exists() or self.previous_path.exists()
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether a step of the training has left something: a run in which none has can be made again."""
+        if self.model_path.exists() or self.previous_path.exists():
+            return True
+        if self.metrics_path.exists() and self.metrics_path.stat().st_size:
+            return True
+        return self.checkpoint_path.exists() and Checkpoint.load(self.checkpoint_path).state.get("total_steps") != 0
+
+    @property
     def model_path(self) -> Path:
         """The final weights."""
         return self.path / "model.safetensors"
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """Those files of checkpoints and final weights that are there."""
+        return [path for path in (self.checkpoint_path, self.previous_path, self.model_path) if path.exists()]
 
     @property
     def metrics_path(self) -> Path:
@@ -76,61 +106,72 @@ class Run:
 
     @classmethod
     def create(
-        cls, path: Path, config: TrainConfig, store: Store, declarations: Declarations, device: str = "cpu"
+        cls,
+        path: Path,
+        config: TrainConfig,
+        store: Store,
+        declarations: Declarations,
+        device: str = "cpu",
+        begin: Callable[["Run"], object] = lambda run: None,
+        splits_file: SplitsFile | None = None,
     ) -> "Run":
-        """Make the folder of a new run and write what is known before the first step.
+        """Make the folder of a new run with what is known before the first step; it appears as a whole or not at all.
+
+        Args:
+            path: the folder, not there yet or empty.
+            config: settings.
+            store: the cohort.
+            declarations: state of every (case, organ).
+            device: where the training will be.
+            begin: called with the run in its temporary folder: what it writes there appears with the rest.
+            splits_file: which cases are trained on; None for the splits of the store.
 
         Raises:
-            InputError: if the folder already holds something, cannot be written, or is written by another process.
+            InputError: if the folder already holds something, cannot be written, or is written by another process; or
+                what `begin` raises.
         """
         _refuse_used(path)
-        splits = split_cases(store, config)
+        splits = split_cases(store, config, splits_file)
         config = config.of_cohort(store.organs, [store.cases[case].spacing for case in splits["train"]])
         config = replace(config, crop_size=config.crop_size or _whole_slice(store, splits["train"], config))
         sources = {case: store.cases[case].sources for cases in splits.values() for case in cases}
         run = cls(path, config, store.path, splits, sources, store)
+        record = RunRecord(
+            CONFIG_SCHEMA,
+            str(store.path.resolve()),
+            config.to_json(),
+            asdict(run.pixel_space),
+            Splits(**splits),
+            sources,
+        )
+        folder = path
         try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{path}: the run folder cannot be made ({reason(error)}); give another one") from None
-        record = {
-            "schema": _SCHEMA,
-            "store": str(store.path.resolve()),
-            "settings": run.config.to_json(),
-            "pixels": asdict(run.pixel_space),
-            "splits": splits,
-            "sources": sources,
-            "weights": None,
-        }
-        with locked(path):
-            _refuse_used(path)  # it may have been, since it was looked at
-            try:
-                write_annotations(path / "annotations.csv", declarations, list(store.cases), store.organs)
-                write_json(path / "environment.json", environment(device))
-                write_json(path / "config.json", record)
-            except InputError:
-                run.discard()
-                raise
+            with new_folder(path) as folder:
+                write_annotations(folder / "annotations.csv", declarations, list(store.cases), store.organs)
+                write_environment(folder, environment(device))
+                write_config(folder, record)
+                begin(replace(run, path=folder))
+        except InputError as error:  # of a folder that nobody has seen
+            raise InputError(str(error).replace(str(folder), str(path))) from None
         return run
 
     def record_weights(self, path: Path) -> None:
         """Write into config.json which start weights were loaded: without them the run cannot be repeated."""
-        file = self.path / "config.json"
-        record = read_json(file, _REMEDY)
         # Files of runs all have one of two names: their folder tells them apart.
         name = f"{path.resolve().parent.name}/{path.name}" if Checkpoint.is_one(path) else path.name
-        record["weights"] = {"file": name, "sha256": sha256(path)}
-        write_json(file, record)
+        write_config(self.path, replace(read_config(self.path), weights=StartWeights(name, sha256(path))))
 
     def record_execution(self, execution: dict[str, Any]) -> None:
         """Write into environment.json how the run is executed now; a resumed one may be executed in another way."""
-        file = self.path / "environment.json"
-        record = read_json(file, _REMEDY) if file.exists() else environment()
-        write_json(file, {**record, "execution": execution})
+        record = read_environment(self.path) or environment()
+        write_environment(self.path, replace(record, execution=execution))
 
     def discard(self) -> None:
-        """Remove a run that was just made and has trained nothing: it would only stand in the way of the next try."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove a run that was just made and has trained nothing: it would only stand in the way of the next try.
+
+        Whoever calls holds its lock: it is nobody else's.
+        """
+        remove_folder(self.path)
 
     @classmethod
     def open(cls, path: Path, store: Path | Store | None = None) -> "Run":
@@ -157,30 +198,17 @@ class Run:
 
     @classmethod
     def _read(cls, path: Path) -> "Run":
-        file = Path(path) / "config.json"
-        if not file.exists():
-            raise InputError(f"{path}: not a run folder, it has no {file.name}; name one that a training wrote")
-        record = read_json(file, _REMEDY)
+        path = Path(path)
+        if not (path / CONFIG).exists():
+            raise InputError(f"{path}: not a run folder, it has no {CONFIG}; name one that a training wrote")
+        record = read_config(path)
         try:
-            if record["schema"] != _SCHEMA:
-                raise InputError(
-                    f"schema: the run has {record['schema']}, this version reads {_SCHEMA}; "
-                    "train again, or use the smile-fast that made it"
-                )
-            config = TrainConfig.from_json(record["settings"])
+            config = TrainConfig.from_json(record.settings)
             if not config.model.organs:
                 raise InputError("settings: the network has no organs; train again")
-            return cls(
-                Path(path),
-                config,
-                Path(record["store"]),
-                {name: list(record["splits"][name]) for name in _SPLITS},
-                dict(record["sources"]),
-            )
         except InputError as error:
-            raise InputError(f"{file}: {error}") from None
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{file}: damaged ({error!r}); train again, or restore it from a copy") from None
+            raise InputError(f"{path / CONFIG}: {error}") from None
+        return cls(path, config, Path(record.store), vars(record.splits), record.sources)
 
     @cached_property
     def store(self) -> Store:
@@ -252,22 +280,68 @@ class Run:
         """Names of the cases of "train", "validation" or "test"."""
         return self.splits[split]
 
+    def load_checkpoint(self) -> tuple[Checkpoint, Path]:
+        """The last checkpoint that is whole, and its file; a warning tells of a damaged one.
+
+        Raises:
+            InputError: there is none.
+        """
+        checkpoint, path = Checkpoint.load_newest(self.checkpoint_path, self.previous_path)
+        if path != self.checkpoint_path:
+            print(
+                f"warning: {self.checkpoint_path}: damaged or missing; the training goes on from the one before, "
+                f"{path.name}",
+                file=sys.stderr,
+            )
+        return checkpoint, path
+
+    def make_newest(self, path: Path) -> None:
+        """Go on from a checkpoint: it takes the name of a damaged one that was saved after it, and keeps its own.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        if path != self.checkpoint_path:
+            with atomic_path(self.checkpoint_path) as temporary:
+                shutil.copyfile(path, temporary)
+
     def load_model(self) -> Segmenter:
         """The trained network in evaluation mode, on the CPU.
 
         Raises:
             InputError: if training has not finished, or the file is damaged or of another network.
         """
-        if not self.model_path.exists() and self.checkpoint_path.exists():
+        if not self.model_path.exists() and self.has_checkpoint:
             raise InputError(f"{self.path}: the run has not finished training; go on with --resume first")
         model = Segmenter(self.config.model)
         load_model_state(model, Checkpoint.load(self.model_path), self.model_path)
         return model.eval()
 
 
+@contextmanager
+def opened(path: Path, store: Path | Store | None = None) -> Iterator[Run]:
+    """Open a run to work with it: until the block ends no `prepare` removes a file of its store.
+
+    Args:
+        path: its folder.
+        store: see `Run.open`.
+
+    Raises:
+        InputError: see `Run.open`; or a `prepare` has the store for itself now.
+    """
+    where = store.path if isinstance(store, Store) else store or Run.open(path).store_path
+    with shared(where):
+        yield Run.open(path, store)
+
+
 def _refuse_used(path: Path) -> None:
-    if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
-        raise InputError(f"{path}: already exists and is not empty; give a new folder, or --resume to go on in it")
+    try:
+        if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+            is_run = (path / CONFIG).exists()
+            held = "holds a run already" if is_run else "already exists and is not empty"
+            raise InputError(f"{path}: {held}; give a new folder{', or --resume to go on in it' if is_run else ''}")
+    except OSError as error:
+        raise InputError(f"{path}: the run folder cannot be made ({reason(error)}); give another one") from None
 
 
 def load_model_state(model: Segmenter, checkpoint: Checkpoint, path: Path) -> None:
@@ -281,8 +355,10 @@ def load_model_state(model: Segmenter, checkpoint: Checkpoint, path: Path) -> No
         ) from None
 
 
-def split_cases(store: Store, config: TrainConfig) -> dict[str, list[str]]:
-    """Case names by "train", "validation" and "test"; the fold is drawn from a fixed shuffle of the names."""
+def split_cases(store: Store, config: TrainConfig, file: SplitsFile | None = None) -> dict[str, list[str]]:
+    """Case names by "train", "validation" and "test": drawn as `drawn_fold` does, or as a file says."""
+    if file is not None:
+        return file.split({name: info.split for name, info in store.cases.items()}, config.folds, config.fold)
     train = sorted(name for name, info in store.cases.items() if info.split == "train")
     test = sorted(name for name, info in store.cases.items() if info.split == "test")
     validation: list[str] = []
@@ -292,31 +368,11 @@ def split_cases(store: Store, config: TrainConfig) -> dict[str, list[str]]:
                 f"{store.path}: {config.folds} folds need at least as many training cases, the store has {len(train)}; "
                 "ask for fewer folds"
             )
-        # The shuffle is the same for every seed of the training, so that folds of different runs are comparable.
-        shuffled = np.random.default_rng(0).permutation(train).tolist()
-        validation = sorted(shuffled[config.fold :: config.folds])
+        validation = drawn_fold(train, config.folds, config.fold, patients={})
         train = [name for name in train if name not in validation]
     if not train:
         raise InputError(f"{store.path}: the store has no training case; prepare a dataset that has some")
     return {"train": train, "validation": validation, "test": test}
-
-
-def environment(device: str = "cpu") -> dict[str, Any]:
-    """Versions and machine, for the record; `device` is where the work is done."""
-    packages = {}
-    for name in _PACKAGES:
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            packages[name] = "not installed"
-    return {
-        "smile_fast": __version__,
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "packages": packages,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-    }
 
 
 def _whole_slice(store: Store, cases: list[str], config: TrainConfig) -> int:

@@ -84,6 +84,11 @@ def step_seed(seed: int, round_number: int, step: int) -> int:
     return ((seed * 1_000_003 + round_number) * 1_000_003 + step) % 2**63
 
 
+def dropout_seed(seed: int, rank: int) -> int:
+    """A seed of its own for every rank of a step: each drops other features, what all draw alike has the step's."""
+    return (seed + (rank + 1) * 0x9E3779B97F4A7C15) % 2**63
+
+
 def learning_rate(config: TrainConfig, progress: float) -> float:
     """Linear warm-up, then the poly schedule; every round of the curriculum goes through it once.
 

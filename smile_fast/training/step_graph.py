@@ -28,16 +28,24 @@ class Capturer(Protocol):
         ...
 
 
-def no_graph(device: torch.device, wanted: str) -> str:
-    """Why a training on this device cannot capture its steps, or was told not to; empty if it can."""
+def no_graph(device: torch.device, wanted: str, world: int = 1) -> str:
+    """Why a training on this device cannot capture its steps, or was told not to; empty if it can.
+
+    Args:
+        device: where to train.
+        wanted: what --graph says.
+        world: processes that train together. What they tell each other within a step has not been captured anywhere.
+    """
     if wanted == "off":
         return "--graph off"
+    if world > 1:
+        return "several processes wait for each other within a step"
     return "" if device.type == "cuda" else "only CUDA has graphs"
 
 
-def cuda_graphs(device: torch.device, wanted: str) -> "CudaGraphs | None":
+def cuda_graphs(device: torch.device, wanted: str, world: int = 1) -> "CudaGraphs | None":
     """What captures the steps of a training, if anything does; see `no_graph`."""
-    return None if no_graph(device, wanted) else CudaGraphs(device)
+    return None if no_graph(device, wanted, world) else CudaGraphs(device)
 
 
 class StepGraph:

@@ -11,6 +11,8 @@ from torch import Tensor
 from smile_fast.models import Segmenter
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.run import Run
+from smile_fast.training.schedule import Position
+from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 
 
@@ -34,6 +36,40 @@ class LoadReport:
             shown = "; ".join(self.skipped[:5]) + ("; ..." if len(self.skipped) > 5 else "")
             text += f", {len(self.skipped)} of the file not used ({shown})"
         return text
+
+
+def start_network(run: Run, view: TrainingView) -> Segmenter:
+    """The network of a run before its first step: random weights by its seed, biases by how often organs are seen.
+
+    Args:
+        run: whose settings count.
+        view: its training cases, human labels only.
+    """
+    torch.manual_seed(run.config.seed)
+    model = Segmenter(run.config.model)
+    model.set_prior(view.prior(missing_is_background=run.config.method == "baseline"))
+    return model
+
+
+def start_from(run: Run, path: Path) -> LoadReport:
+    """Load start weights into the network of a new run, and write its first checkpoint: the training goes on from it.
+
+    Args:
+        run: a new run, which has no checkpoint yet.
+        path: a run folder, a file in it, or a converted checkpoint.
+
+    Raises:
+        InputError: see `weights_file` and `load_weights`; or the folder cannot be written.
+    """
+    file = weights_file(path)
+    model = start_network(run, run.view("train"))
+    report = load_weights(model, file)
+    tensors = {"model": dict(model.state_dict())}
+    if run.config.ema:
+        tensors["average"] = tensors["model"]
+    run.record_weights(file)
+    Checkpoint(tensors, vars(Position())).save(run.checkpoint_path)
+    return report
 
 
 def weights_file(path: Path) -> Path:

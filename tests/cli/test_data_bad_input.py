@@ -29,7 +29,7 @@ class Bad:
     name: str
     spoil: Callable[[Path], object]
     message: str
-    command: list[str] = field(default_factory=lambda: ["prepare", "{cohort}", "{out}", "--workers", "1"])
+    command: list[str] = field(default_factory=lambda: ["prepare", "{cohort}", "{out}", "--workers", "1", "--strict"])
 
 
 AUDIT = ["audit", "{cohort}", "--json", "{out}"]
@@ -294,10 +294,10 @@ def test_bad_input_is_one_sentence(bad, cohort, tmp_path, capsys):
     assert tree(cohort) == before
     if out.is_dir():  # a store: the good cases may stay, the broken one and the index may not be there
         assert not (out / "index.json").exists()
-        assert not (out / "cases" / CASE).exists()
+        assert [file.name for file in (out / "cases" / CASE).iterdir()] == ["broken.json"]
         assert list(json.loads((out / "quarantine.json").read_text())["cases"]) == [CASE]
         for file in tree(out):
-            assert re.fullmatch(r"quarantine\.json|case\.json|(image|labels)-[0-9a-f]{16}\.b2nd", Path(file).name)
+            assert re.fullmatch(r"(quarantine|broken|case)\.json|(image|labels)-[0-9a-f]{16}\.b2nd", Path(file).name)
     else:
         assert not out.exists()
 

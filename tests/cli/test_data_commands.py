@@ -289,13 +289,17 @@ def test_prepare_reports_and_skips(cohort, tmp_path, capsys):
     edit_label(cohort, "case_00", lambda labels: labels[..., :-1])
     edit_label(cohort, "case_01", lambda labels: label_map(without=["spleen"]))
     store = tmp_path / "store"
-    assert main(["prepare", str(cohort), str(store), "--workers", "1"]) == 2
+    assert main(["prepare", str(cohort), str(store), "--workers", "1", "--strict"]) == 2
     out, err = capsys.readouterr()
     assert "case case_00 has an image of 20x24x8 voxels" in out
     assert "error: " in err
     assert "the store is not finished, 1 of 3 cases are broken" in err
-    assert main(["prepare", str(cohort), str(store), "--workers", "1", "--skip-broken"]) == 0
-    out = capsys.readouterr().out
+    assert main(["prepare", str(cohort), str(store), "--workers", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert "case case_00 has an image of 20x24x8 voxels" in out
+    assert err.splitlines()[-1] == (
+        f"warning: {store}: 1 of 3 cases are broken and left out, see {store / 'quarantine.json'}"
+    )
     assert "2 training and 0 held-out cases (0 converted, 2 unchanged, 1 quarantined), 3 organs" in out
     note = "note: spleen is declared annotated but has no voxel in 1 cases (case_01)"
     assert note in out

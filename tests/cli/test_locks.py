@@ -1,6 +1,7 @@
 """Two commands on one folder: the second one is told so, and what a killed one leaves is in nobody's way."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,12 @@ from pathlib import Path
 import pytest
 
 from smile_fast.cli.main import main
+from smile_fast.data.dataset import RawDataset
 from smile_fast.data.folder_lock import LOCK, locked
+from smile_fast.data.prepare import prepare
+from smile_fast.data.preparing.cohort_work import PREPARING
 from smile_fast.data.store import Store
+from tests.cli.spoiling import unlocked_tree
 from tests.cohorts import annotate, make_cohort, tree
 
 SAID = "another smile-fast process is at work there now; wait until it has ended, or give another folder"
@@ -22,13 +27,13 @@ SAID = "another smile-fast process is at work there now; wait until it has ended
 WAITING = """
     import sys
     from smile_fast.cli.main import main
-    from smile_fast.data import prepare
-    read_image = prepare.read_image
-    def wait(path):
+    from smile_fast.data.preparing import conversion
+    read_image = conversion.read_image
+    def wait(path, digest):
         print("reading", flush=True)
         sys.stdin.readline()
-        return read_image(path)
-    prepare.read_image = wait
+        return read_image(path, digest)
+    conversion.read_image = wait
     sys.exit(main(sys.argv[1:]))
 """
 
@@ -64,14 +69,22 @@ def cohort(tmp_path):
     return path
 
 
-def test_a_second_prepare_is_told_so_and_changes_nothing(cohort, tmp_path, capsys):
-    store = tmp_path / "store"
+def test_a_second_prepare_of_other_data_is_told_so_and_changes_nothing(cohort, tmp_path, capsys):
+    store, other = tmp_path / "store", tmp_path / "other.csv"
+    rows = (cohort / "annotations.csv").read_text()
+    other.write_text(rows.replace("case_01,liver,annotated", "case_01,liver,hidden"))
     command = ["prepare", str(cohort), str(store), "--workers", "1"]
     with running("-c", textwrap.dedent(WAITING), *command) as process:
+        assert process.stdout.readline().startswith("note: ")
         assert process.stdout.readline() == "reading\n"
         before = tree(store)
-        assert_told(capsys, command, store)
-        assert_told(capsys, [*command, "--force"], store)
+        for options in ([], ["--force"], ["--shard", "1/2"]):
+            assert main([*command, "--annotations", str(other), *options]) == 2
+            (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+            assert error == (
+                f"error: {store}: another prepare is at work there now, with other files, declarations or organs than "
+                f"{cohort} has; wait until it has ended, or give another folder"
+            )
         assert tree(store) == before
         out, err = process.communicate("\n" * 3)
     assert process.returncode == 0, err
@@ -80,18 +93,38 @@ def test_a_second_prepare_is_told_so_and_changes_nothing(cohort, tmp_path, capsy
     assert {path.name for path in store.iterdir()} == {"cases", "index.json"}
 
 
+def test_a_second_prepare_of_the_same_data_shares_the_work(cohort, tmp_path):
+    """The first one stops within a case: the second does all others, and that one as soon as the first is gone."""
+    store, notes = tmp_path / "store", []
+    with running("-c", textwrap.dedent(WAITING), "prepare", str(cohort), str(store), "--workers", "1") as process:
+        assert process.stdout.readline().startswith("note: ")
+        assert process.stdout.readline() == "reading\n"
+
+        def note(text):
+            notes.append(text)
+            if len(notes) == 2:
+                assert (process.poll(), len(list(store.glob("cases/*/case.json")))) == (None, 2)
+                process.kill()
+
+        done = prepare(RawDataset.open(cohort), store, workers=1, note=note)
+    assert notes[1] == "waiting for cases that another prepare converts: case_00"
+    assert (done.converted, len(done.store.cases)) == (3, 3)
+    assert {path.name for path in store.iterdir()} == {"cases", "index.json"}
+
+
 def test_a_killed_prepare_is_continued(cohort, tmp_path):
-    """Killed before its first case, it leaves a folder with nothing but the lock and the empty folder of cases."""
+    """Killed before its first case, it leaves a folder with nothing but the lock and the empty folders of cases."""
     store = tmp_path / "store"
     command = ["prepare", str(cohort), str(store), "--workers", "1"]
     with running("-c", textwrap.dedent(WAITING), *command) as process:
+        assert process.stdout.readline().startswith("note: ")
         assert process.stdout.readline() == "reading\n"
         process.kill()
         process.wait()
-    assert (store / LOCK).exists()
-    (store / "cases").rmdir()  # as if it had been killed a moment earlier: the lock alone is no other file
+    assert {path.name for path in store.iterdir()} == {PREPARING, "cases"}
+    shutil.rmtree(store / "cases")  # as if it had been killed a moment earlier: the lock alone is no other file
     assert main(command) == 0
-    assert not (store / LOCK).exists()
+    assert {path.name for path in store.iterdir()} == {"cases", "index.json"}
 
 
 def test_commands_on_a_run_that_is_written_are_told_so(work, capsys):
@@ -102,9 +135,9 @@ def test_commands_on_a_run_that_is_written_are_told_so(work, capsys):
         ("run", "relabel run --undo 0"),
     ):
         with locked(Path(folder)):
-            before = tree(Path())
+            before = unlocked_tree()
             assert_told(capsys, command.split(), Path(folder))
-            assert tree(Path()) == before
+            assert unlocked_tree() == before
         assert not Path(folder, LOCK).exists()
 
 

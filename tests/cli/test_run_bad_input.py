@@ -20,11 +20,16 @@ def moved() -> None:
 
 BAD = [
     # run folders
-    Bad("config is no JSON", "evaluate run", "config.json: not valid JSON", write("run/config.json")),
+    Bad(
+        "config is no JSON",
+        "evaluate run",
+        "config.json: damaged (its end is missing or changed)",
+        write("run/config.json"),
+    ),
     Bad(
         "config of another version",
         "evaluate run",
-        "schema: the run has 7, this",
+        "config.json: is of schema 7, this version reads 4",
         config(lambda record: record.update(schema=7)),
     ),
     Bad(
@@ -140,7 +145,7 @@ BAD = [
         "no held-out case",
         "evaluate run",
         "there is no test case to evaluate",
-        config(lambda record: record["splits"].update(test=[])),
+        config(lambda record: (record["splits"].update(test=[]), record["sources"].pop("test_0"))),
     ),
     Bad("tolerance", "evaluate run --nsd-tolerance=-1", "--nsd-tolerance: -1.0 was given"),
     Bad("no predictions", "evaluate run --predictions nowhere", "nowhere"),
@@ -159,7 +164,7 @@ BAD = [
     Bad("report twice on one", "report run run", "run: given twice; name every run once"),
     Bad("report into nowhere", "report run -o no/page.html", "no/page.html: cannot be written"),
     Bad("report into a folder", "report run -o store", "store: cannot be written"),
-    Bad("evaluation is damaged", "report run", "json: not an evaluation", write("run/evaluation.json", b"{}")),
+    Bad("evaluation is damaged", "report run", "evaluation.json: damaged", write("run/evaluation.json", b"{}")),
     Bad("metrics are damaged", "report run", "metrics.jsonl", write("run/metrics.jsonl", b'{"iteration": 1}\n')),
     Bad("a round is damaged", "report run", "round.json", write("run/rounds/1/round.json", b"[]")),
     Bad("a round says nothing", "report run", "round.json", write("run/rounds/1/round.json", b'{"round": 1}')),

@@ -19,9 +19,9 @@ from tests.cli.spoiling import (
     index,
     other_organs,
     removed,
+    unlocked_tree,
     write,
 )
-from tests.cohorts import tree
 from tests.training.test_config import WRONG
 
 TRAIN = "train store new --backbone resnet18 --width 8 --rates 1 --crop-size 32 --batch-size 2 --epochs 0.2"
@@ -41,7 +41,7 @@ BAD = [
     Bad(
         "store is unfinished",
         TRAIN,
-        "store: an unfinished store, it has no index.json; finish it with",
+        "store: an unfinished store, it has no index.json, but all of its 4 cases; finish it with",
         removed("store/index.json"),
     ),
     Bad("index is no JSON", TRAIN, "index.json: damaged", write("store/index.json")),
@@ -70,7 +70,7 @@ BAD = [
         removed(*(f"store/cases/train_{n}/labels-*.b2nd" for n in range(3))),
     ),
     # train: the run folder
-    Bad("run exists", TRAIN.replace("new", "run"), "run: already exists and is not empty"),
+    Bad("run exists", TRAIN.replace("new", "run"), "run: holds a run already; give a new folder, or --resume"),
     Bad(
         "run below a file",
         TRAIN.replace("new", "other.csv/new"),
@@ -105,7 +105,9 @@ BAD = [
         "is declared absent, but the store has voxels",
         annotations("train_0,liver,annotated", "train_0,liver,absent"),
     ),
-    Bad("annotations are no text", f"{TRAIN} --annotations store/cases/train_0/case.json", "not a text file"),
+    Bad(
+        "annotations are no text", f"{TRAIN} --annotations other.csv", "not a text file", write("other.csv", b"\xff\0")
+    ),
     Bad("weights of a folder that is no run", f"{TRAIN} --weights store", "store: not a run folder"),
     Bad(
         "weights of a run that was stopped",
@@ -245,7 +247,7 @@ def test_a_full_disk_is_one_sentence(command, call, work, capsys, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    before = tree(work)
+    before = unlocked_tree()
     monkeypatch.setattr(os, call, full)
     assert main(command.split()) == 2
     out, err = capsys.readouterr()
@@ -254,7 +256,7 @@ def test_a_full_disk_is_one_sentence(command, call, work, capsys, monkeypatch):
     assert "no space left on device" in errors[0].lower()
     assert "Traceback" not in out + err
     # A resumed training has gone on: its log tells so. Everything else is as it was.
-    after, log = tree(work), "stopped/metrics.jsonl"
+    after, log = unlocked_tree(), "stopped/metrics.jsonl"
     assert {**after, log: b""} == {**before, log: b""}
 
 

@@ -8,8 +8,6 @@ import shutil
 import signal
 from functools import partial
 
-import blosc2
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -27,7 +25,7 @@ from smile_fast.training.rounds import existing_rounds, open_round
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import sha256
-from tests.cohorts import array_file, tree
+from tests.cohorts import tree
 from tests.runs import balance, ct, make_store, truth
 from tests.trainings import (
     CURRICULUM,
@@ -391,5 +389,5 @@ def test_relabel_undoes_rounds(run, capsys):
 def test_relabel_gives_every_run_of_organ_heads_a_round(store, tmp_path):
     run = trained(tmp_path / "run", store, method="smile", epochs=0.2)
     assert main(["relabel", str(run.path), "--gamma", "1"]) == 0
-    overlay = np.asarray(blosc2.open(str(array_file(run.rounds_path / "1", "train_2")), mode="r")[:])
+    overlay = open_round(run.rounds_path, 1).pseudo_labels("train_2")
     assert overlay.shape == store.cases["train_2"].shape

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from smile_fast.data import arrays as module
-from smile_fast.data import fast_chunks
+from smile_fast.data import chunks
 from smile_fast.data.arrays import array_name, pack_array, read_slices, unpack_array, verify_array, write_array
-from smile_fast.data.fast_chunks import faster_chunk
 from smile_runtime.errors import InputError
 
 SHAPE = (6, 96, 80)
@@ -90,17 +89,14 @@ def test_noise_is_stored_as_it_is_and_the_file_hardly_grows(tmp_path):
     assert len(pack_array(ct())) <= 1.1 * plain.schunk.cbytes + 1000
 
 
-def test_a_chunk_that_is_not_as_expected_stays_as_it_is(monkeypatch):
+def test_a_slice_that_blosc2_does_not_read_back_is_packed_by_blosc2_alone(monkeypatch):
     plane = ct()[0]
-    packed = blosc2.asarray(plane[None], chunks=(1, *plane.shape), blocks=(1, *plane.shape))
-    lz4 = {"codec": blosc2.Codec.LZ4, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
-    small = blosc2.compress2(plane, blocksize=plane.nbytes // 4, typesize=2, **lz4)
-    for chunk in (packed.schunk.get_chunk(0), small, b"", blosc2.compress2(np.zeros_like(plane), typesize=2, **lz4)):
-        assert faster_chunk(chunk, plane) == chunk
-    whole = blosc2.compress2(plane, blocksize=plane.nbytes, typesize=2, **lz4)
-    assert faster_chunk(whole, plane) != whole
-    monkeypatch.setattr(fast_chunks, "_packed", lambda stream: b"\0" * 9)  # would decode to something else
-    assert faster_chunk(whole, plane) == whole
+    fast, expected = chunks.pack_slice(plane), chunks._pack(plane, blosc2.Codec.LZ4, blosc2.Filter.SHUFFLE)
+    assert fast != expected
+    monkeypatch.setattr(chunks, "_only_stream", lambda chunk: b"\0" * 9)  # as another version might have it
+    assert chunks.pack_slice(plane) == expected
+    monkeypatch.setattr(chunks, "_header_of_split", lambda size: None)
+    assert chunks.pack_slice(plane) == expected
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "short", "text", "folder", "pipe", "plain frame", "grown"])

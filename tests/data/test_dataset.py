@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 
@@ -260,3 +261,20 @@ def test_refuses_a_case_in_both_splits_and_an_empty_dataset(tmp_path):
         file.unlink()
     with pytest.raises(InputError, match="no case found; name the images"):
         RawDataset.open(tmp_path)
+
+
+def test_nii_files_where_dataset_json_says_so(tmp_path):
+    path = make_cohort(tmp_path / "cohort", train=1)
+    for file in [*path.glob("imagesTr/*"), *path.glob("labelsTr/*")]:
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+        file.unlink()
+    labels = {"background": 0, "liver": 1, "pancreas": 2, "spleen": 3}
+    describe(path, labels, 1, file_ending=".nii")
+    dataset = RawDataset.open(path)
+    assert [case.image.name for case in dataset.cases] == ["case_00_0000.nii"]
+    describe(path, labels, 1)
+    with pytest.raises(InputError, match=r"single-channel images are named CASE_0000.nii.gz"):
+        RawDataset.open(path)
+    describe(path, labels, 1, file_ending=".nrrd")
+    with pytest.raises(InputError, match="see smile-fast import"):
+        RawDataset.open(path)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from smile_fast.data.folder_lock import LOCK, locked
+from smile_fast.data.folder_lock import LOCK, joined, locked
 from smile_runtime.errors import InputError
 
 HOLDER = """
@@ -27,10 +27,21 @@ HOLDER = """
 """
 
 
+JOINER = """
+    import sys
+    from pathlib import Path
+    from smile_fast.data.folder_lock import joined
+    with joined(Path(sys.argv[1]), "work", sys.argv[2], "refused"):
+        print("held", flush=True)
+        sys.stdin.read()
+    print("released", flush=True)
+"""
+
+
 @contextmanager
-def another_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def another_process(folder: Path, script: str = HOLDER, *work: str) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the lock of a folder until its input ends."""
-    command = [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder)]
+    command = [sys.executable, "-c", textwrap.dedent(script), str(folder), *work]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
         try:
@@ -127,4 +138,42 @@ def test_a_folder_that_cannot_be_written_says_so_itself(tmp_path, monkeypatch, n
         patch.setattr(os, "open", refuse)
         with locked(tmp_path):
             assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_join_the_same_work_and_the_last_one_knows(tmp_path):
+    with another_process(tmp_path, JOINER, "bake") as process:
+        with joined(tmp_path, "work", "bake", "refused") as leave:
+            assert (tmp_path / "work").read_text() == "bake"
+            assert not leave()  # the other one is at it
+        with pytest.raises(InputError, match=r"^refused$"), joined(tmp_path, "work", "cook", "refused"):
+            pytest.fail("both work")
+        process.stdin.close()
+        assert process.stdout.readline() == "released\n"
+    assert list(tmp_path.iterdir()) == []
+    with joined(tmp_path, "work", "cook", "refused") as leave, joined(tmp_path, "work", "cook", "refused") as other:
+        assert not other()
+        assert leave()
+        assert leave()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_work_of_a_killed_process_is_in_nobodys_way(tmp_path):
+    with another_process(tmp_path, JOINER, "bake") as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert (tmp_path / "work").read_text() == "bake"
+    with joined(tmp_path, "work", "cook", "refused") as leave:
+        assert (tmp_path / "work").read_text() == "cook"
+        assert leave()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_locks_nobody_is_the_last(tmp_path, monkeypatch):
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with joined(tmp_path, "work", "bake", "refused") as leave, joined(tmp_path, "work", "cook", "refused"):
+        assert not leave()
     assert list(tmp_path.iterdir()) == []

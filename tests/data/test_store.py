@@ -143,7 +143,13 @@ def test_no_store_and_an_unfinished_one(path, tmp_path_factory):
     with pytest.raises(InputError, match=r"no store, it has no index\.json; make one"):
         Store.open(tmp_path_factory.mktemp("empty"))
     (path / INDEX).unlink()
-    with pytest.raises(InputError, match=r"an unfinished store, it has no index\.json; finish it"):
+    with pytest.raises(
+        InputError, match=r"an unfinished store, it has no index\.json, and 2 of its 2 cases are missing; "
+    ):
+        Store.open(path)
+    for folder in (path / CASES).iterdir():
+        (folder / "case.json").touch()
+    with pytest.raises(InputError, match="but all of its 2 cases; finish it with 'smile-fast prepare --finish'"):
         Store.open(path)
 
 

@@ -85,7 +85,7 @@ def parts(file):
         return {"text": range(size - 80), "seal": range(size - 80, size)}
     array = blosc2.open(str(file), mode="r")
     chunks_end = HEADER_BYTES + array.schunk.cbytes - sum(32 for plane in array[:] if not plane.any())
-    table = size - 16 * array.shape[0] - 64 + 4
+    table = size - 16 * array.shape[0] - 56
     return {
         "header": range(HEADER_BYTES),
         "chunks": range(HEADER_BYTES, chunks_end),

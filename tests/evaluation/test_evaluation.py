@@ -20,6 +20,7 @@ from smile_fast.evaluation import (
     summarise,
     write_evaluation,
 )
+from smile_fast.records import write_record
 from smile_fast.supervision import State
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
@@ -270,11 +271,56 @@ def test_a_file_under_the_name_of_another_split_is_refused(run, tmp_path):
         read_evaluations(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"organs": []}', '{"organs": [{"organ": "liver"}]}'])
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"organs": []}', '{"organs": [{"organ": "liver"}]}'])
 def test_a_damaged_evaluation_is_refused(tmp_path, damage):
     (tmp_path / "evaluation.json").write_text(damage)
-    with pytest.raises(InputError, match=r"evaluation\.json: not .*; run smile-fast evaluate again"):
+    with pytest.raises(InputError, match=r"evaluation\.json: damaged \(.*; run smile-fast evaluate again"):
         read_evaluation(tmp_path)
+
+
+VALUES = (None, True, -1, 2.5, "text", [], {}, [None], {"a": None})
+
+
+def changes(value, path=()):
+    """Where something stands in a JSON value: the keys and positions that lead there."""
+    yield path
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from changes(child, (*path, key))
+
+
+def changed(record, path, value):
+    """A copy of a record with another value in a place."""
+    if not path:
+        return value
+    copy = list(record) if isinstance(record, list) else dict(record)
+    copy[path[0]] = changed(record[path[0]], path[1:], value)
+    return copy
+
+
+def test_an_evaluation_of_another_structure_is_refused_or_shown(run, tmp_path):
+    """Every value of it replaced by others, under a seal that fits: one sentence, or a table."""
+    write_evaluation(evaluate_run(run, nsd_tolerance_mm=None), tmp_path)
+    path = tmp_path / "evaluation.json"
+    record = json.loads(path.read_text())
+    record.pop("sha256")
+    record["pairs"] = record["pairs"][:2]
+    refused, shown = 0, 0
+    for place in changes(record):
+        for value in VALUES:
+            spoiled = changed(record, place, value)
+            if not isinstance(spoiled, dict) or not spoiled:
+                continue
+            write_record(path, spoiled)
+            try:
+                found = read_evaluation(tmp_path)
+            except InputError:
+                refused += 1
+            else:
+                format_table(found)
+                shown += 1
+    assert refused > 500
+    assert shown > 20
 
 
 def test_an_empty_split_and_a_bad_tolerance_are_refused(run):

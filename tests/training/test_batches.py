@@ -6,10 +6,10 @@ import pytest
 from smile_fast.models.segmenter import AIR
 from smile_fast.supervision import State
 from smile_fast.training.batches import BatchSource
-from smile_fast.training.rounds import Round, open_round, write_round
+from smile_fast.training.rounds import Round, open_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.label_map import PSEUDO_BIT, VOID
-from tests.runs import SHAPE, ct, make_store, truth
+from tests.runs import SHAPE, ct, make_store, truth, writing_round
 from tests.tolerances import share_of_draws
 
 DEPTH, HEIGHT, WIDTH = SHAPE
@@ -171,7 +171,7 @@ def test_pseudo_labels_are_drawn_like_organs(store, tmp_path):
         declarations[case]["pancreas"] = declarations[case]["liver"] = State.HIDDEN
     overlay = np.zeros(SHAPE, np.uint8)
     overlay[0, 39, 47] = PSEUDO_BIT | LIVER
-    with write_round(tmp_path, Round(1, 0.5, "volume"), store.organs) as written:
+    with writing_round(tmp_path, Round(1, 0.5, "volume"), store.organs) as written:
         written.add("b", overlay, {"liver": {"candidates": 2, "selected": 1, "kept": 1}})
     view = TrainingView(store, declarations, CASES, open_round(tmp_path, 1))
     batch = source(view, organ_share=1.0).batch(0)

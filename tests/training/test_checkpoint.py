@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 import stat
@@ -5,8 +6,7 @@ import struct
 
 import pytest
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from smile_fast.training import checkpoint as module
 from smile_fast.training.checkpoint import Checkpoint
@@ -81,14 +81,14 @@ def test_a_header_that_lies_is_damaged(saved):
 
 def test_a_state_that_is_no_json_is_damaged(tmp_path):
     path = tmp_path / "c.safetensors"
-    header = {"format": "smile-fast-checkpoint-1"}
-    for changes in ({"state": "{"}, {}):
-        save_file({"model/w": torch.ones(1)}, path, metadata={**header, **changes})
+    for about in ({"state": "{", "sha256": ""}, {"state": 3, "sha256": 4}, {"state": "{}"}, {}):
+        header = {"smile-fast": json.dumps({"format": "smile-fast-checkpoint-2", **about})}
+        save_file({"model/w": torch.ones(1)}, path, metadata=header)
         with pytest.raises(InputError, match="damaged"):
             Checkpoint.load(path)
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": "smile-fast-checkpoint-2", "state": "{}"}])
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": "smile-fast-checkpoint-7", "state": "{}"}])
 def test_a_safetensors_file_of_somebody_else_is_refused(tmp_path, metadata):
     path = tmp_path / "c.safetensors"
     save_file({"conv1.weight": torch.ones(1)}, path, metadata=metadata)
@@ -129,11 +129,10 @@ def test_a_full_disk_leaves_the_last_checkpoint(saved, monkeypatch):
     path, expected = saved
     before = path.read_bytes()
 
-    def full(flat, temporary, metadata):
-        temporary.write_bytes(b"half of it")
+    def full(tensor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(module, "_bytes", full)
     with pytest.raises(InputError, match="no space left on device"):
         expected.save(path)
     assert path.read_bytes() == before
@@ -145,11 +144,88 @@ def test_a_missing_folder_is_named(tmp_path):
         example().save(tmp_path / "nowhere" / "c.safetensors")
 
 
-def test_a_disk_that_fills_up_is_one_sentence(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+def test_an_older_file_without_a_checksum_is_refused(tmp_path):
+    path = tmp_path / "c.safetensors"
+    save_file({"model/w": torch.ones(1)}, path, metadata={"format": "smile-fast-checkpoint-1", "state": "{}"})
+    assert Checkpoint.is_one(path)
+    with pytest.raises(InputError, match="by an older smile-fast, without a checksum; train again, or use the smile-"):
+        Checkpoint.load(path)
 
-    monkeypatch.setattr("smile_fast.training.checkpoint.save_file", full)
-    with pytest.raises(InputError, match=r"c\.safetensors: cannot be written \(.*No space left"):
-        Checkpoint({"model": {"w": torch.zeros(2)}}).save(tmp_path / "c.safetensors")
-    assert list(tmp_path.iterdir()) == []
+
+def test_the_same_checkpoint_is_the_same_file_whatever_the_order(tmp_path):
+    torch.manual_seed(3)
+    one = example()
+    other = Checkpoint(
+        {group: dict(reversed(tensors.items())) for group, tensors in reversed(one.tensors.items())}, one.state
+    )
+    for name, checkpoint in (("one", one), ("other", other)):
+        checkpoint.save(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    found = load_file(tmp_path / "one")  # any program that knows safetensors reads it
+    wanted = {f"{group}/{name}": tensor for group, tensors in one.tensors.items() for name, tensor in tensors.items()}
+    assert_same_bits(dict(sorted(found.items())), dict(sorted(wanted.items())))
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(saved):
+    """Or is harmless: of the header some spaces may change, of which nothing depends."""
+    path, expected = saved
+    content = path.read_bytes()
+    noticed = 0
+    for place in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            found = Checkpoint.load(path)
+        except InputError:
+            noticed += 1
+        else:
+            assert found.state == expected.state
+            for group, tensors in found.tensors.items():
+                assert_same_bits(dict(sorted(tensors.items())), dict(sorted(expected.tensors[group].items())))
+    assert noticed > 8 * len(content) * 0.97
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Two checkpoints of one training, the second saved after the first."""
+    paths = tmp_path / "checkpoint.safetensors", tmp_path / "checkpoint.previous.safetensors"
+    for step in (1, 2):
+        Checkpoint({"model": {"w": torch.full((3,), step)}}, {"step": step}).save(paths[0], before=paths[1])
+    return paths
+
+
+def test_the_checkpoint_before_is_kept(kept):
+    path, before = kept
+    assert [Checkpoint.load(each).state for each in (path, before)] == [{"step": 2}, {"step": 1}]
+    assert sorted(path.parent.iterdir()) == sorted(kept)
+    assert Checkpoint.load_newest(path, before)[1] == path
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "foreign"])
+def test_a_damaged_checkpoint_leaves_the_one_before(kept, damage):
+    path, before = kept
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "foreign":
+        save_file({"w": torch.ones(1)}, path)
+    elif damage != "missing":
+        path.write_bytes(content[:100] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    found, where = Checkpoint.load_newest(path, before)
+    assert (found.state, where) == ({"step": 1}, before)
+    before.write_bytes(before.read_bytes()[:-1])
+    with pytest.raises(
+        InputError, match=r"checkpoint.safetensors: .* \(checkpoint.previous.safetensors cannot be used ei"
+    ):
+        Checkpoint.load_newest(path, before)
+
+
+def test_without_links_the_checkpoint_before_is_kept_as_well(kept, monkeypatch):
+    def no_links(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", no_links)
+    path, before = kept
+    Checkpoint({"model": {"w": torch.ones(3)}}, {"step": 3}).save(path, before=before)
+    assert [Checkpoint.load(each).state for each in (path, before)] == [{"step": 3}, {"step": 2}]
+    assert sorted(path.parent.iterdir()) == sorted(kept)

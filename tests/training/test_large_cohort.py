@@ -17,10 +17,10 @@ from smile_fast.supervision import State
 from smile_fast.training import loop
 from smile_fast.training.batches import BatchSource
 from smile_fast.training.config import TrainConfig
-from smile_fast.training.rounds import Round, write_round
+from smile_fast.training.rounds import Round
 from smile_fast.training.run import Run
 from smile_runtime.label_map import PSEUDO_BIT
-from tests.runs import ORGANS, SHAPE, ct, make_store, truth
+from tests.runs import ORGANS, SHAPE, ct, make_store, truth, writing_round
 from tests.trainings import CPU, TINY, tiny_store
 
 NUMBER = 1000
@@ -101,7 +101,7 @@ def test_a_round_begins_without_decoding_its_overlays(thousand, tmp_path, opened
     run = Run.create(tmp_path / "run", TrainConfig.from_options(TINY), thousand, thousand.declarations())
     overlay = np.zeros(SHAPE, np.uint8)
     overlay[5, 1, 2:4] = PSEUDO_BIT | 2
-    with write_round(run.rounds_path, Round(1, 0.5, "volume"), ORGANS) as written:
+    with writing_round(run.rounds_path, Round(1, 0.5, "volume"), ORGANS) as written:
         written.add("case_0002", overlay, {"pancreas": {"candidates": 4, "selected": 2, "kept": 2}})
     view = run.view("train", 1)
     BatchSource.of(run.config, view, 1)

@@ -12,7 +12,7 @@ import torch
 from smile_fast.data.store import Store
 from smile_fast.pipeline import Here
 from smile_fast.training import relabel as module
-from smile_fast.training import rounds
+from smile_fast.training import unfinished_round
 from smile_fast.training.inference import predict_logits
 from smile_fast.training.relabel import relabel
 from smile_fast.training.rounds import Round, existing_rounds, open_round
@@ -209,7 +209,7 @@ def three_cases(store, smiler):
 def test_a_case_is_read_while_one_is_computed_and_one_is_written(store, smiler, tmp_path, monkeypatch):
     """Writing the first case waits until the third is being read: one after the other, neither would happen."""
     third_is_read = threading.Event()
-    read_image, write = Store.read_image, rounds.write_array
+    read_image, write = Store.read_image, unfinished_round.write_array
     read, wrote = [], []
 
     def read_slowly(self, case, slices=slice(None)):
@@ -218,13 +218,13 @@ def test_a_case_is_read_while_one_is_computed_and_one_is_written(store, smiler, 
             third_is_read.set()
         return read_image(self, case, slices)
 
-    def write_slowly(path, array):
+    def write_slowly(folder, case, overlay):
         assert third_is_read.wait(60)  # only a defect takes that long
-        wrote.append(path.stem)
-        return write(path, array)
+        wrote.append(case)
+        return write(folder, case, overlay)
 
     monkeypatch.setattr(Store, "read_image", read_slowly)
-    monkeypatch.setattr(rounds, "write_array", write_slowly)
+    monkeypatch.setattr(unfinished_round, "write_array", write_slowly)
     model, view = three_cases(store, smiler)
     relabel(model, view, tmp_path / "rounds", Round(1, 0.5, "volume"))
     assert read == wrote == list(view.cases)
@@ -242,7 +242,11 @@ def test_overlap_changes_no_byte(store, smiler, tmp_path, monkeypatch):
 @pytest.mark.parametrize("stage", ["read", "infer", "write"])
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_an_error_in_any_stage_leaves_nothing(store, smiler, tmp_path, monkeypatch, stage, at):
-    where = {"read": (Store, "read_image"), "infer": (module, "predict_logits"), "write": (rounds, "write_array")}
+    where = {
+        "read": (Store, "read_image"),
+        "infer": (module, "predict_logits"),
+        "write": (unfinished_round, "write_array"),
+    }
     original, number = getattr(*where[stage]), itertools.count(1)
 
     def fails(*arguments, **named):

@@ -249,9 +249,9 @@ def test_start_weights_survive_a_kill_before_the_first_checkpoint(store, tmp_pat
     save_file(
         {name: t for name, t in weights(other).items() if name.startswith("backbone")}, tmp_path / "w.safetensors"
     )
-    expected = new_run(tmp_path / "expected", store, epochs=0.5)
-    train(expected, weights=tmp_path / "w.safetensors", device=CPU)
-    run = new_run(tmp_path / "run", store, epochs=0.5)
+    expected = new_run(tmp_path / "expected", store, tmp_path / "w.safetensors", epochs=0.5)
+    train(expected, resume=True, device=CPU)
+    run = new_run(tmp_path / "run", store, tmp_path / "w.safetensors", epochs=0.5)
 
     def killed(self, *arguments):
         raise Killed
@@ -259,7 +259,7 @@ def test_start_weights_survive_a_kill_before_the_first_checkpoint(store, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", killed)
         with pytest.raises(Killed):
-            train(run, weights=tmp_path / "w.safetensors", device=CPU)
+            train(run, resume=True, device=CPU)
     train(Run.open(run.path), resume=True, device=CPU)
     assert_same_outcome(run, expected)
 

@@ -1,5 +1,6 @@
 """Rounds on disk: written whole or not at all, read again, refused when damaged, dropped from the last."""
 
+import base64
 import errno
 import json
 import math
@@ -9,14 +10,16 @@ import numpy as np
 import pytest
 
 from smile_fast.data.arrays import write_array
+from smile_fast.records import write_record
 from smile_fast.training import rounds as module
+from smile_fast.training import unfinished_round
 from smile_fast.training.relabel import relabel
-from smile_fast.training.rounds import Round, existing_rounds, open_round, undo_rounds, write_round
+from smile_fast.training.rounds import Round, existing_rounds, open_round, undo_rounds
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import PSEUDO_BIT
 from tests.cohorts import tree
-from tests.runs import ORGANS, SHAPE, make_store, truth
+from tests.runs import ORGANS, SHAPE, make_store, truth, writing_round
 from tests.training.relabelling import VOXELS, A, Answers, H, M, answering, one_case, run_round
 
 
@@ -32,13 +35,13 @@ def test_an_unfinished_round_leaves_nothing_and_keeps_the_old_one(tmp_path, monk
     relabel(model, view, rounds, Round(1, 0.5, "volume"))
     before, written = tree(rounds), []
 
-    def fails(path, array):
+    def fails(folder, case, overlay):
         if len(written) == 2:
             raise error
-        written.append(path)
-        write_array(path, array)
+        written.append(case)
+        return write_array(folder, case, overlay)
 
-    monkeypatch.setattr(module, "write_array", fails)
+    monkeypatch.setattr(unfinished_round, "write_array", fails)
     model.asked = 0
     for number in (1, 2):
         written.clear()
@@ -59,7 +62,8 @@ def test_what_a_kill_left_behind_is_no_round_and_does_not_disturb(tmp_path):
     view = one_case(tmp_path, (A, M))
     run_round(answering(-1.0, 1.0), view, tmp_path, number=2)
     run_round(answering(-1.0, 1.0), view, tmp_path, number=1)
-    assert sorted(tree(rounds)) == ["1/a.b2nd", "1/round.json", "2/a.b2nd", "2/round.json"]
+    overlay = overlay_of(rounds, "a").name
+    assert sorted(tree(rounds)) == [f"1/{overlay}", "1/round.json", f"2/{overlay}", "2/round.json"]
     assert existing_rounds(rounds) == [1, 2]
 
 
@@ -96,7 +100,7 @@ def stored(tmp_path):
     overlay[2, :3, 0] = overlay[4, 0, :5] = PSEUDO_BIT | 1
     overlay[0, 7, 7] = PSEUDO_BIT | 2
     nothing = dict.fromkeys(("candidates", "selected", "kept"), 0)
-    with write_round(tmp_path, Round(1, 0.5, "volume"), ORGANS) as written:
+    with writing_round(tmp_path, Round(1, 0.5, "volume"), ORGANS) as written:
         written.add("a", overlay, {organ: nothing for organ in ORGANS})
         written.add("b", np.zeros(SHAPE, np.uint8), {"liver": nothing})
     return tmp_path
@@ -105,15 +109,28 @@ def stored(tmp_path):
 COUNTS = [[0, 1], [0, 0], [3, 0], [0, 0], [5, 0], [0, 0]]
 
 
+def counted(first, *voxels):
+    """What a description says of an organ: in slices from the first one so many voxels."""
+    return [first, base64.b64encode(np.array(voxels, "<u4").tobytes()).decode()]
+
+
+def overlay_of(rounds, case):
+    """The file of a case's overlay in round 1."""
+    (file,) = (rounds / "1").glob(f"{case}-*.b2nd")
+    return file
+
+
 def edit_record(rounds, change):
+    """Write another description, with the seal of an unharmed one."""
     file = rounds / "1" / "round.json"
     record = json.loads(file.read_text())
+    record.pop("sha256")
     change(record)
-    file.write_text(json.dumps(record))
+    write_record(file, record)
 
 
 def test_pseudo_labels_are_counted_by_slice(stored):
-    (stored / "1" / "a.b2nd").unlink()  # it is not read
+    overlay_of(stored, "a").unlink()  # it is not read
     found = open_round(stored, 1)
     assert found.counts("a", SHAPE[0], ORGANS).tolist() == COUNTS
     for case in ("b", "unknown"):
@@ -123,17 +140,17 @@ def test_pseudo_labels_are_counted_by_slice(stored):
 
 @pytest.mark.parametrize(
     "slices",
-    [None, [], {}, {"a": {}}, {"a": {}, "b": 3}, {"a": {"liver": [0, [1.5]]}, "b": {}},
-     {"a": {"liver": [-1, [1]]}, "b": {}}, {"a": {"liver": [0, [-1]]}, "b": {}}, {"a": {"liver": [0]}, "b": {}}],
+    [None, [], {}, {"a": {}}, {"a": {}, "b": 3}, {"a": {"liver": [0.5, "AQAAAA=="]}, "b": {}},
+     {"a": {"liver": [0, [1]]}, "b": {}}, {"a": {"liver": [0, "not base64"]}, "b": {}}, {"a": {"liver": [0]}, "b": {}}],
     ids=str,
 )  # fmt: skip
 def test_damaged_counts_of_slices_are_named(stored, slices):
     edit_record(stored, lambda record: record.update(slices=slices))
-    with pytest.raises(InputError, match=r"round\.json: cannot be read as a relabelling round"):
+    with pytest.raises(InputError, match=r"round\.json: damaged \(.*; remove the folder"):
         open_round(stored, 1)
 
 
-@pytest.mark.parametrize("counts", [{"spleen": [0, [1]]}, {"liver": [5, [1, 1]]}], ids=str)
+@pytest.mark.parametrize("counts", [{"spleen": counted(0, 1)}, {"liver": counted(5, 1, 1)}], ids=["organ", "depth"])
 def test_counts_of_another_volume_are_refused(stored, counts):
     edit_record(stored, lambda record: record["slices"].update(a=counts))
     with pytest.raises(InputError, match=r"round\.json: the pseudo-labels of case a are not those of its volume"):
@@ -141,7 +158,7 @@ def test_counts_of_another_volume_are_refused(stored, counts):
 
 
 def test_an_overlay_that_is_gone_is_one_sentence(stored):
-    file = stored / "1" / "a.b2nd"
+    file = overlay_of(stored, "a")
     file.unlink()
     with pytest.raises(InputError, match=re.escape(f"{file}: there is no such file; run 'smile-fast relabel' again")):
         open_round(stored, 1).pseudo_labels("a", [2])

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from smile_fast.data.store import write_index
+from smile_fast.records import write_record
 from smile_fast.supervision import State
 from smile_fast.training import run as module
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.run import Run, split_cases
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import write_json
 from tests.runs import ORGANS, make_run, make_store, truth
 from tests.trainings import assert_same_bits, tiny_store, weights
 
@@ -31,7 +31,8 @@ def edit(run, change):
     file = run.path / "config.json"
     record = json.loads(file.read_text())
     change(record)
-    file.write_text(json.dumps(record))
+    del record["sha256"]
+    write_record(file, record)
 
 
 def test_a_new_run_can_be_opened_again(store, tmp_path):
@@ -113,25 +114,20 @@ def test_an_existing_folder_is_not_touched(store, tmp_path):
 
 
 def test_a_run_that_cannot_be_written_leaves_nothing(store, tmp_path, monkeypatch):
-    def full(path, record):
-        if path.name == "config.json":
-            raise InputError(f"cannot write {path}: no space left on device")
-        write_json(path, record)
+    def full(folder, record):
+        raise InputError(f"{folder / 'config.json'}: cannot be written (no space left on device)")
 
-    monkeypatch.setattr(module, "write_json", full)
-    with pytest.raises(InputError, match="no space left"):
+    monkeypatch.setattr(module, "write_config", full)
+    with pytest.raises(InputError, match=f"^{tmp_path / 'run' / 'config.json'}: cannot be written"):
         make_run(tmp_path / "run", store, trained=False)
     assert list(tmp_path.iterdir()) == []
 
 
 DAMAGE = {
-    "another schema": (
-        lambda record: record.update(schema=4),
-        "schema: the run has 4, this version reads 3; train",
-    ),
+    "another schema": (lambda record: record.update(schema=5), "is of schema 5, this version reads 4; restore"),
     "no schema": (lambda record: record.pop("schema"), "damaged "),
     "no settings": (lambda record: record.pop("settings"), "damaged "),
-    "settings are no object": (lambda record: record.update(settings=[1]), "settings: .* is not an object"),
+    "settings are no object": (lambda record: record.update(settings=[1]), "damaged "),
     "an unknown setting": (lambda record: record["settings"].update(momentum=1), "settings: momentum is not known"),
     "a wrong setting": (
         lambda record: record["settings"].update(epochs=-1),
@@ -147,6 +143,9 @@ DAMAGE = {
     "an unknown model field": (lambda record: record["settings"]["model"].update(depth=1), "depth is not known"),
     "no splits": (lambda record: record.update(splits=None), "damaged "),
     "a split is gone": (lambda record: record["splits"].pop("test"), "damaged "),
+    "no training case": (lambda record: record["splits"].update(train=[]), "damaged .it names no training case"),
+    "a case twice": (lambda record: record["splits"]["test"].append("train_0"), "damaged .it names a case twice"),
+    "sources of another case": (lambda record: record["sources"].update(x={}), "damaged .its sources are not those"),
     "no store": (lambda record: record.update(store=None), "damaged "),
 }
 
@@ -167,8 +166,8 @@ def test_a_run_of_the_first_schema_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(InputError) as caught:
         Run.open(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / 'config.json'}: schema: the run has 1, this version reads 3; train again, or use the smile-fast "
-        "that made it"
+        f"{tmp_path / 'config.json'}: is of schema 1, this version reads 4; restore it from a copy, train again, or "
+        "use the smile-fast that made it"
     )
 
 
@@ -176,7 +175,7 @@ def test_a_run_of_the_first_schema_is_refused_in_one_sentence(tmp_path):
 def test_a_config_that_is_no_object_is_damaged(own_store, tmp_path, content):
     run = make_run(tmp_path / "run", own_store, trained=False)
     (run.path / "config.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"config\.json: not .*; train again, or restore"):
+    with pytest.raises(InputError, match=r"config\.json: damaged .*; restore it from a copy, train again"):
         Run.open(run.path)
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from smile_fast.supervision import Policy, State, build_tables
-from smile_fast.training.rounds import Round, open_round, write_round
+from smile_fast.training.rounds import Round, open_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.label_map import PSEUDO_BIT, VOID
-from tests.runs import BOXES, ORGANS, SHAPE, ct, make_store, truth
+from tests.runs import BOXES, ORGANS, SHAPE, ct, make_store, truth, writing_round
 
 LIVER, PANCREAS = 1, 2
 TRAIN = ["a", "b", "c"]
@@ -94,7 +94,7 @@ def overlay(tmp_path):
     labels[0, 0, :4] = PSEUDO_BIT | PANCREAS
     labels[1, 10, 10] = PSEUDO_BIT | PANCREAS  # inside of the liver
     labels[2, 27, 30] = PSEUDO_BIT | PANCREAS  # inside of the hidden pancreas
-    with write_round(tmp_path, Round(1, 0.5, "volume"), ORGANS) as written:
+    with writing_round(tmp_path, Round(1, 0.5, "volume"), ORGANS) as written:
         written.add("b", labels, {"pancreas": {"candidates": 12, "selected": 6, "kept": 6}})
     return open_round(tmp_path, 1)
 

@@ -9,6 +9,7 @@ from types import FrameType
 from smile_runtime import __version__
 from smile_runtime.arguments import Parser
 from smile_runtime.errors import InputError
+from smile_runtime.sharding import add_shard
 from smile_runtime.terminal import print_anything
 from smile_runtime.threads import share_machine
 
@@ -67,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     work = parser.add_argument_group("work")
     work.add_argument(
         "--continue", dest="resume", action="store_true", help="keep the label maps of a folder that are complete"
+    )
+    add_shard(parser, "scans of a folder")
+    work.add_argument(
+        "--finish",
+        action="store_true",
+        help="compute nothing: say which scans of a folder have no results yet, or write --report and --volumes of all",
     )
     work.add_argument("--no-crop", action="store_true", help="compute the air around the body too")
     work.add_argument(

@@ -111,8 +111,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def output_folder(out: Path) -> Iterator[None]:
+def output_folder(out: Path, *, with_others: bool = False) -> Iterator[None]:
     """Make a folder, keep other runs out of it, and remove what a killed run has left unfinished in it.
+
+    Args:
+        out: The folder.
+        with_others: Share it with other runs that ask for that: nobody removes then what may be another's.
 
     Raises:
         InputError: It cannot be made, or another run writes to it.
@@ -121,8 +125,8 @@ def output_folder(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot be written to ({reason(error)}); choose another folder") from error
-    with _locked(out, fcntl.LOCK_EX) as is_locked:
-        if is_locked:
+    with _locked(out, fcntl.LOCK_SH if with_others else fcntl.LOCK_EX) as is_locked:
+        if is_locked and not with_others:
             _remove_unfinished(out)
         yield
 
@@ -182,14 +186,19 @@ def predict_folder(
         report: Filled.
         resume: Whether to keep the label maps that are complete.
     """
+    run(predictor, note_finished(predictor, jobs, report) if resume else jobs, report)
+
+
+def note_finished(predictor: Predictor, jobs: Sequence[Job], report: RunReport) -> list[Job]:
+    """Note the scans in the report whose results are complete, and return the others."""
     todo = []
     for job in jobs:
-        kept = predictor.finished(job.scan, job.labels) if resume and _has_picture(job) else None
+        kept = predictor.finished(job.scan, job.labels) if _has_picture(job) else None
         if kept is None:
             todo.append(job)
         else:
             report.add(job.scan, kept, kept=True)
-    run(predictor, todo, report)
+    return todo
 
 
 def _has_picture(job: Job) -> bool:

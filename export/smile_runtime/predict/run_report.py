@@ -17,6 +17,7 @@ from smile_runtime import __version__
 from smile_runtime.io.files import printable, write_json
 from smile_runtime.predict.prediction import Prediction
 from smile_runtime.predict.predictor import Predictor
+from smile_runtime.sharding import Shard
 from smile_runtime.threads import default_threads
 
 SCHEMA = 1
@@ -103,6 +104,14 @@ class RunReport:
             InputError: ``path`` cannot be written.
         """
         write_json(path, self.to_json())
+
+
+def of_share(path: str | None, shard: Shard | None) -> str | None:
+    """The name of a file about one share: ``report.json`` becomes ``report.2-of-4.json``, for each has its own."""
+    if path is None or shard is None:
+        return path
+    name, suffix = os.path.splitext(path)
+    return f"{name}.{shard.number}-of-{shard.count}{suffix}"
 
 
 def peak_memory() -> int:

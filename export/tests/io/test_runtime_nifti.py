@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import tracemalloc
 
 import nibabel as nib
@@ -34,6 +35,20 @@ def test_every_type_of_label_map(tmp_path, dtype):
     labels = read_labels(write(tmp_path / "labels.nii.gz", data)).data
     assert labels.dtype == np.uint8
     assert np.array_equal(labels, data)
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+@pytest.mark.parametrize("read", [read_image, read_labels])
+@pytest.mark.parametrize("padding", [0, 7])
+def test_a_digest_is_that_of_the_whole_file(tmp_path, name, read, padding):
+    """Also of what lies behind the voxels, in the stream and behind it."""
+    path = write(tmp_path / name, (random_hu((70, 60, 50)) % 120).astype(np.int16))
+    raw = (gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()) + bytes(padding)
+    path.write_bytes(gzip.compress(raw) + bytes(padding) if name.endswith(".gz") else raw)
+    digest = hashlib.sha256()
+    volume = read(path, digest)
+    assert np.array_equal(volume.data, read(path).data)
+    assert digest.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_scan_of_real_size_is_converted_in_blocks(tmp_path):

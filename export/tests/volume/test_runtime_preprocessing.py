@@ -11,6 +11,7 @@ from smile_runtime.volume.preprocessing import (
     slice_context,
     slice_geometry,
     to_slices,
+    turn_into_slices,
 )
 
 OBLIQUE = rotation(11, -7, 17)
@@ -46,6 +47,22 @@ def test_every_orientation_gives_the_same_slices_and_comes_back_exactly(orientat
     for w, h, d in corners:  # the same voxel lies at the same place in the body
         i, j, k = np.argwhere(np.asarray(image.dataobj) == slices[d, h, w])[0]
         assert np.allclose(affine @ [w, h, d, 1], image.affine @ [i, j, k, 1], rtol=0, atol=SAME_PLACE_MM)
+
+
+@pytest.mark.parametrize("depth", [1, 6, 7])
+@pytest.mark.parametrize("orientation", list(orientations()), ids=str)
+def test_turning_within_the_memory_gives_the_same_slices(orientation, depth):
+    image, other = reoriented(orientation, OBLIQUE)
+    image = nib.Nifti1Image(np.resize(np.asarray(image.dataobj), (*SHAPE[:2], depth)), image.affine)
+    other = image.as_reoriented(orientation)
+    expected, geometry = to_slices(other.dataobj, other.affine)
+    data = np.asfortranarray(other.dataobj)
+    slices, found = turn_into_slices(data.copy("F"), other.affine)
+    assert np.array_equal(slices, expected)
+    assert slices.flags.c_contiguous
+    assert found == geometry
+    if geometry.axes == (2, 1, 0):
+        assert np.shares_memory(turn_into_slices(data, other.affine)[0], data)
 
 
 def test_axis_codes_mean_what_they_say():

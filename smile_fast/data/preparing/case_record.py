@@ -9,13 +9,12 @@ from typing import Any
 from smile_fast.data.arrays import array_name
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.data.preparing.fingerprint import Fingerprint
-from smile_fast.data.store import CASE_FILE, SCHEMA, CaseFile, write_case
+from smile_fast.data.store import BROKEN_FILE, CASE_FILE, SCHEMA, CaseFile, write_case
 from smile_fast.records import read_record, write_record
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.volume.preprocessing import BodyRule
 
-BROKEN_FILE = "broken.json"
 IMAGE_SOURCE, LABEL_SOURCE = "image", "label"  # keys of what is known of the two source files
 
 

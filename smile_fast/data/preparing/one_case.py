@@ -10,7 +10,6 @@ from smile_fast.data.arrays import array_name, verify_array, write_array
 from smile_fast.data.case_info import IMAGE, LABELS
 from smile_fast.data.folder_lock import locked
 from smile_fast.data.preparing.case_record import (
-    BROKEN_FILE,
     IMAGE_SOURCE,
     LABEL_SOURCE,
     CaseRecord,
@@ -20,7 +19,7 @@ from smile_fast.data.preparing.case_record import (
 )
 from smile_fast.data.preparing.conversion import Converted, convert, refuse_shortage
 from smile_fast.data.preparing.fingerprint import Fingerprint
-from smile_fast.data.store import CASE_FILE, SCHEMA
+from smile_fast.data.store import BROKEN_FILE, CASE_FILE, SCHEMA
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason, sha256
 
@@ -74,6 +73,16 @@ def is_kept(job: Job) -> bool:
         return False
     record, seen = read_case(job.wanted), _look(job.wanted)
     return record is not None and bool(seen) and not _unsure(record, seen)
+
+
+def needs_room(job: Job) -> bool:
+    """Whether a case will take room on the disk: not if what is there may well be of sources that were only touched."""
+    record, seen = read_case(job.wanted), _look(job.wanted)
+    return (
+        job.again
+        or record is None
+        or any(file not in record.seen or record.seen[file].size != look.size for file, look in seen.items())
+    )
 
 
 def looks_done(wanted: Wanted) -> bool:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from smile_fast.data.arrays import array_name
 from smile_fast.data.folder_lock import LOCK, locked
-from smile_fast.data.preparing.case_record import BROKEN_FILE
-from smile_fast.data.store import CASE_FILE, CASES, Store, read_case
+from smile_fast.data.store import BROKEN_FILE, CASE_FILE, CASES, Store, read_case
 from smile_runtime.errors import InputError
 
+_TEMPORARY = ".tmp-*"
 _ARRAY = re.compile(r"(image|labels)(-[0-9a-f]+)?\.b2nd")
 
 
@@ -24,6 +24,9 @@ def sweep(store: Store, cohort: Collection[str]) -> None:
     with suppress(InputError), locked(store.path) as alone:  # the error: somebody reads it
         if not alone:
             return
+        with suppress(OSError):
+            for path in store.path.glob(_TEMPORARY):
+                path.unlink()
         for folder in (store.path / CASES).iterdir():
             if folder.is_dir() and not folder.is_symlink():
                 kept = _named(store, folder) if folder.name in cohort else set()
@@ -42,8 +45,8 @@ def _sweep_case(folder: Path, is_in_cohort: bool, kept: Collection[str]) -> None
     with suppress(OSError):  # what cannot be removed is in nobody's way
         for path in list(folder.iterdir()):
             array = _ARRAY.fullmatch(path.name) is not None and path.name not in kept
-            record = not is_in_cohort and path.name in (CASE_FILE, BROKEN_FILE, LOCK)
-            if array or record or path.name.startswith(".tmp-"):
+            record = not is_in_cohort and path.name in (CASE_FILE, BROKEN_FILE)
+            if array or record or path.name == LOCK or path.match(_TEMPORARY):  # the last two: of killed calls
                 path.unlink()
         if not is_in_cohort:
             folder.rmdir()

@@ -1,0 +1,13 @@
+#!/bin/bash
+# parallel.sh SHARES COMMAND...: all shares of a command at once by GNU parallel, then its end.
+#
+#   parallel.sh 4 smile-fast evaluate RUN
+#
+# With --sshloginfile in PARALLEL the shares run on several machines that see the same folders.
+set -euo pipefail
+shares="$1"
+shift
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((($(nproc) + shares - 1) / shares))}"
+seq "$shares" | parallel --quote --jobs "$shares" "$@" --shard "{}/$shares" ||
+    echo "a share has failed; what it lacks is said below" >&2
+exec "$@" --finish

@@ -1,0 +1,58 @@
+"""SIGKILL at any change that a command makes to files: nothing is half-visible, and repeated it gives the same bits."""
+
+import os
+import random
+
+import pytest
+
+from tests.faults.inject import KILL, TORN, WRITE
+from tests.faults.scenarios import SCENARIOS, Bench, Scenario
+
+_SLOW = int(os.environ.get("SMILE_FAST_KILLS", "520"))  # all scenarios together
+_QUICK = 64
+
+
+def places(scenario: Scenario, seen: list[str], count: int) -> list[tuple[str, int]]:
+    """(kind, number) of `count` kills, drawn by the scenario's name; most changes of a training are writes of tensors.
+
+    Half of the kills are at writes, evenly spread, and torn or not; half at whatever else there is.
+    """
+    draw, found = random.Random(scenario.name), []
+    writes = [number for number, name in enumerate(seen, start=1) if name == WRITE]
+    others = [number for number, name in enumerate(seen, start=1) if name != WRITE]
+    for n in range(count):
+        numbers = writes if n % 2 and writes else others
+        place = numbers[int((n + draw.random()) * len(numbers) / count)]
+        found.append((TORN if n % 4 == 1 else KILL, place))
+    return found
+
+
+def kill(bench: Bench, scenario: Scenario, count: int) -> int:
+    """Kill a scenario at `count` places; returns how many it survived in the same bits."""
+    bench.start(scenario)
+    human = bench.human()
+    answer = bench.run(scenario.commands)
+    assert answer["status"] == 0, answer["said"]
+    wanted = bench.result(scenario)
+    for kind, number in places(scenario, answer["seen"], count):
+        label = f"{scenario.name}: {kind} at change {number} of {len(answer['seen'])}"
+        bench.start(scenario)
+        died = bench.run(scenario.commands, kind, number)
+        assert died["status"] == -9, f"{label}: {died}"
+        bench.assert_whole(label)
+        repeated = bench.run(scenario.repeat(bench.work, scenario.commands))
+        assert repeated["status"] == 0, f"{label}: {repeated['said']}"
+        assert bench.result(scenario) == wanted, label
+        assert bench.human() == human, label
+    return count
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_a_command_survives_kills(bench, scenario):
+    assert kill(bench, scenario, _QUICK // len(SCENARIOS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_a_command_survives_many_kills(bench, scenario):
+    assert kill(bench, scenario, _SLOW // len(SCENARIOS))
