@@ -40,9 +40,20 @@ Run = dict[str, float]
 
 
 def base_volumes(size: int, slices: int) -> list[tuple[NDArray[np.int16], NDArray[np.uint8]]]:
-    """The phantoms that all volumes are made from: image and labels [D, H, W]."""
-    options = PhantomOptions(size=size, slices=slices, organs=ORGANS)
-    return [make_case(options, 0, index)[:2] for index in range(BASES)]
+    """The phantoms that all volumes are made from: image and labels [D, H, W]; large ones of doubled voxels."""
+    factor = 2 if size >= 256 else 1
+    options = PhantomOptions(size=-(-size // factor), slices=-(-slices // factor), organs=ORGANS)
+    bases = []
+    for index in range(BASES):
+        image, labels, _ = make_case(options, 0, index)
+        bases.append((_enlarged(image, factor, size, slices), _enlarged(labels, factor, size, slices)))
+    return bases
+
+
+def _enlarged(volume: NDArray[Any], factor: int, size: int, slices: int) -> NDArray[Any]:
+    for axis in range(3):
+        volume = volume.repeat(factor, axis)
+    return volume[:slices, :size, :size]
 
 
 def make_cohort(folder: Path, count: int, size: int, slices: int) -> None:

@@ -219,18 +219,19 @@ def read_index(path: Path) -> Index:
     if not index.exists():
         if not (path / CASES).is_dir():
             raise InputError(f"{path}: no store, it has no {INDEX}; make one with 'smile-fast prepare'")
-        raise InputError(f"{path}: an unfinished store, it has no {INDEX}{_what_is_missing(path / CASES)}")
+        count, command = _what_is_missing(path / CASES)
+        raise InputError(f"{path}: an unfinished store, it has no {INDEX}{count}; finish it with '{command}'")
     older = "make the store again with 'smile-fast prepare' from the same dataset"
     return read_record(index, Index, SCHEMA, _AGAIN, older=older)
 
 
-def _what_is_missing(cases: Path) -> str:
-    """How many cases of an unfinished store are still to be converted, and what to do; the end of a sentence."""
+def _what_is_missing(cases: Path) -> tuple[str, str]:
+    """How many cases of an unfinished store are still to be converted, and the command that goes on."""
     folders = [folder for folder in cases.iterdir() if folder.is_dir()]
     missing = sum(not any((folder / file).exists() for file in (CASE_FILE, BROKEN_FILE)) for folder in folders)
     if folders and not missing:
-        return f", but all of its {len(folders)} cases; finish it with 'smile-fast prepare --finish'"
-    return f", and {missing} of its {len(folders)} cases are missing; finish it with 'smile-fast prepare'"
+        return f", but all of its {len(folders)} cases", "smile-fast prepare --finish"
+    return f", and {missing} of its {len(folders)} cases are missing", "smile-fast prepare"
 
 
 @dataclass(frozen=True)

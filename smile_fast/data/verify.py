@@ -9,9 +9,9 @@ from typing import TypeVar
 from smile_fast.data.arrays import Layout, array_name, read_slices, verify_array
 from smile_fast.data.case_info import LABELS, CaseInfo, gather_counts
 from smile_fast.data.folder_lock import shared
-from smile_fast.data.preparing.case_record import BROKEN_FILE, CaseRecord
+from smile_fast.data.preparing.case_record import CaseRecord
 from smile_fast.data.processes import run_jobs
-from smile_fast.data.store import CASE_FILE, CASES, DTYPES, INDEX, QUARANTINE, SCHEMA, Store
+from smile_fast.data.store import BROKEN_FILE, CASE_FILE, CASES, DTYPES, INDEX, QUARANTINE, SCHEMA, Store
 from smile_fast.records import read_record
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError

@@ -239,6 +239,22 @@ BAD = [
         "--workers: 0 is not a number of processes; give 1 or more",
         ["prepare", "{cohort}", "{out}", "--workers", "0"],
     ),
+    Bad(
+        "nothing to finish",
+        nothing,
+        "out: no store, none of its cases is converted; make one with 'smile-fast prepare'",
+        ["prepare", "{cohort}", "{out}", "--finish"],
+    ),
+    *(
+        Bad(
+            f"finish and {option[0]}",
+            nothing,
+            f"--finish: converts nothing, so it does not go with {option[0]}; leave one out",
+            ["prepare", "{cohort}", "{out}", "--finish", *option],
+        )
+        for option in (["--shard", "1/2"], ["--force"], ["--rehash"], ["--workers", "1"])
+    ),
+    Bad("no share", nothing, "is no share of the work", ["prepare", "{cohort}", "{out}", "--shard", "3/2"]),
     Bad("alpha above 1", nothing, "--alpha: 1.2 is not a share", [*SIMULATE, "1.2"]),
     Bad("alpha NaN", nothing, "--alpha: nan is not a share", [*SIMULATE, "nan"]),
     Bad("seed", nothing, "--seed: -1 is negative; give 0 or more", [*SIMULATE, "0.5", "--seed", "-1"]),

@@ -16,7 +16,7 @@ from smile_fast.training.integrity import check_run
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.rounds import existing_rounds, open_round
 from smile_fast.training.run import Run
-from tests.cohorts import annotate, edit_label, make_cohort, tree
+from tests.cohorts import annotate, edit_label, make_cohort, stored
 from tests.faults.inject import Fault
 
 NETWORK = "--backbone resnet18 --width 8 --rates 1 --crop-size 32 --batch-size 2 --epochs 0.3 --lr 0.01 --device cpu"
@@ -183,7 +183,7 @@ class Bench:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {name: hashlib.sha256(content).hexdigest() for name, content in tree(folder).items()}
+    return {name: hashlib.sha256(content).hexdigest() for name, content in stored(folder).items()}
 
 
 def _counts(file: str) -> bool:

@@ -118,5 +118,9 @@ def refuse_shortage(error: Exception, where: Path) -> None:
     if isinstance(cause, MemoryError):
         raise MemoryError(str(cause)) from None
     if isinstance(cause, OSError) and cause.errno in _SHORTAGES:
-        text = str(error).rpartition("; ")[0] if isinstance(error, InputError) else f"{where}: {reason(cause)}"
-        raise InputError(f"{text}; see to it and run again, the store stays as it was, finished cases are kept")
+        about, what = f"{where}", reason(cause)
+        if isinstance(error, InputError):  # its advice would be another
+            about, _, what = str(error).rpartition("; ")[0].partition(": ")
+        raise InputError(
+            f"{about}: {what}; see to it and run again, the store stays as it was, finished cases are kept"
+        )
