@@ -50,7 +50,7 @@ def sentences(measured: dict[str, Figures]) -> Iterator[str]:
     if rates:
         yield (
             "Slices a second and core: "
-            + "; ".join(f"{title} {costs[names.SLICES_PER_SECOND]:,.0f}" for title, costs in rates)
+            + "; ".join(f"{costs[names.SLICES_PER_SECOND]:,.0f} ({title})" for title, costs in rates)
             + "."
         )
     for name in COHORTS:
