@@ -119,8 +119,8 @@ def _data_goals() -> Iterator[Goal]:
     yield Goal(f"{step}: times forward and backward", "train_loop/*", data.BARE, 1.05, "at most")
     yield Goal(f"{step}: times these and the optimizer", "train_loop/*", data.BARE_STEP, None, "at most")
     for cases, most in ((1000, 0.2), (10000, 1.5)):
-        yield Goal(f"opening a store of {cases:,} cases, seconds", f"cohort/{cases}", data.OPENING, most, "at most")
-    yield Goal("first batch of 1,000 cases, seconds", "cohort/1000", data.FIRST_BATCH, None, "at most")
+        yield Goal(f"opening a store of {cases:,} cases, CPU seconds", f"cohort/{cases}", data.OPENING, most, "at most")
+    yield Goal("first batch of 1,000 cases, CPU seconds", "cohort/1000", data.FIRST_BATCH, None, "at most")
     training = "training: peak memory of 1,000 cases, times that of 10"
     yield Goal(training, "cohort/1000", data.TRAINING_GROWTH, 1.1, "at most")
 

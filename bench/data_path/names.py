@@ -19,7 +19,7 @@ BY_HAND, BY_HAND_NNUNET = "by hand, our format", "by hand, as nnU-Net stores it"
 CPU_SECONDS = "CPU seconds a volume"
 
 PARSED = "JSON alone"
-OPENING, FIRST_BATCH = "opening a store, s", "first batch, s"
+OPENING, FIRST_BATCH = "opening a store, CPU s", "first batch, CPU s"
 OPENED_BYTES, TO_A_WORKER = "bytes a case of an open store", "bytes a case to a worker"
 TRAINING_BYTES, TRAINING_GROWTH = "bytes a case of a training", "peak of a training, times that of 10 cases"
 

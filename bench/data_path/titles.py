@@ -50,7 +50,7 @@ def sentences(measured: dict[str, Figures]) -> Iterator[str]:
     if rates:
         yield (
             "Slices a second and core: "
-            + "; ".join(f"{title} {costs[names.SLICES_PER_SECOND]:,.0f}" for title, costs in rates)
+            + "; ".join(f"{costs[names.SLICES_PER_SECOND]:,.0f} ({title})" for title, costs in rates)
             + "."
         )
     for name in COHORTS:
@@ -59,7 +59,7 @@ def sentences(measured: dict[str, Figures]) -> Iterator[str]:
             opened, trained = (costs[key] / 1e3 for key in (names.OPENED_BYTES, names.TRAINING_BYTES))
             yield (
                 f"A store of {measured[name]['cases']:,} cases of 100 slices and 13 organs opens in "
-                f"{costs[names.OPENING]:.2f} s and takes {opened:.1f} kB a case; the first batch comes "
+                f"{costs[names.OPENING]:.2f} s of CPU time and takes {opened:.1f} kB a case; the first batch comes "
                 f"{costs[names.FIRST_BATCH]:.2f} s later, a training takes {trained:.1f} kB a case, at its peak "
                 f"{costs[names.TRAINING_GROWTH]:.2f} times the memory that 10 cases take."
             )

@@ -35,7 +35,7 @@ def test_every_workload_is_in_the_catalogue_and_has_a_row_or_a_sentence() -> Non
     assert {name.partition("/")[0] for name in SMOKED} == set(WORKLOADS)
     assert [name for name in DATA_NAMES if not catalogue.differs_in_size_alone(name)] == list(SMOKED)
     in_cpu_time = {name for name in DATA_NAMES if isinstance(catalogue.timer(name, CPU), ProcessTimer)}
-    assert {name.partition("/")[0] for name in in_cpu_time} == {"loader", "prepare"}
+    assert {name.partition("/")[0] for name in in_cpu_time} == {"loader", "prepare", "cohort"}
 
 
 def test_a_step_waits_as_a_command_does() -> None:
@@ -142,7 +142,7 @@ def test_the_table_shows_the_newest_record_that_holds_it(tmp_path: Path, name: s
     assert text.endswith(data_table(record(held, cpu="Another CPU")))
     expected = {
         "loader/phantom": "| phantoms, 4 x 512 x 512 x 100 | 2 |  | 12 |",
-        "cohort/10000": "A store of 10,000 cases of 100 slices and 13 organs opens in 1234.50 s",
+        "cohort/10000": "A store of 10,000 cases of 100 slices and 13 organs opens in 1234.50 s of CPU time",
     }
     assert expected[name] in text
     assert text.count("Another CPU") == 1
