@@ -47,17 +47,20 @@ def test_a_text_of_ones_own(tmp_path):
     assert read(tmp_path / "lines.json").shape == (1, 1, 1)
 
 
+def read_if_it_can_be(path):
+    try:
+        return read(path)
+    except InputError:
+        return None
+
+
 def test_every_flipped_bit_is_noticed_or_harmless(path):
-    raw, silent, good = path.read_bytes(), 0, read(path)
+    raw, good = path.read_bytes(), read(path)
     for position in range(8 * len(raw)):
         flipped = bytearray(raw)
         flipped[position // 8] ^= 1 << position % 8
         path.write_bytes(flipped)
-        try:
-            silent += read(path) != good
-        except InputError:
-            pass
-    assert silent == 0
+        assert read_if_it_can_be(path) in (None, good)
 
 
 def test_a_cut_file_is_noticed(path):

@@ -1,6 +1,7 @@
 """Every tolerance of the tests, as a rule with its reason."""
 
 import math
+import statistics
 
 import numpy as np
 import torch
@@ -227,3 +228,20 @@ GRADIENT_OF_RANKS = 1e-6
 # A BatchNorm over images that several processes share: sums of 100 terms in another order, of values whose mean is 15
 # standard deviations from 0, of which float32 loses four bits.
 NORMALISED_BY_RANKS = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.float64: {"rtol": 1e-12, "atol": 1e-12}}
+
+# A place of a voxel, mm: NIfTI keeps affines in float32, and places up to 500 mm then in steps of 3e-5.
+FLOAT32_GEOMETRY = {"rtol": 0.0, "atol": 1e-4}
+
+# Sums over the voxels of a batch, added up rank by rank instead of at once: float32 and float64 sums in another order.
+SUMS_OF_RANKS = {"rtol": 1e-6, "atol": 0.0}
+
+# Weights and running statistics after a step in float64, from gradients whose sums have another order.
+WEIGHTS_OF_RANKS = {"rtol": 1e-6, "atol": 1e-9}
+
+# The loss of the first step where one of two ranks drops other features than one process does: a tenth of it.
+OTHER_DROPOUT = {"rel": 0.1}
+
+
+def within_seeds(dice: list[float]) -> float:
+    """How far one more training may be from the mean of some that differ in their seed alone: four deviations."""
+    return 4 * statistics.stdev(dice)

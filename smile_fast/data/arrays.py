@@ -39,7 +39,7 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 _NAMED = 16  # hexadecimal digits of the digest in the file's name
 _FRAME_HEADER = struct.Struct(">i")  # its length, at byte 11 of a frame
 _BLOCK_BYTES = 2**20
-_TABLES = 4096  # kept in memory, 16 bytes a slice: image and labels of 2,000 cases
+TABLES_KEPT = 4096  # kept in memory, 16 bytes a slice: image and labels of 2,000 cases
 _PREPARE = "smile-fast prepare --rehash"  # which reads what looks as it was
 
 Layout = tuple["np.dtype[Any]", tuple[int, int, int]]
@@ -118,7 +118,7 @@ def read_slices(
     descriptor = _open(path, command)
     try:
         for target, z in zip(read, wanted, strict=True):
-            _read_slice(descriptor, path, table, z, target, command)
+            read_slice(descriptor, path, table, z, target, command)
     finally:
         os.close(descriptor)
     return read
@@ -220,13 +220,13 @@ def _open(path: str | os.PathLike[str], command: str) -> int:
 
 
 def _known_table(path: str | os.PathLike[str], digest: str, layout: Layout | None, command: str) -> _Table:
-    table = _table_of(os.fspath(path), digest, command)
+    table = table_of(os.fspath(path), digest, command)
     _check_layout(path, table, layout, command)
     return table
 
 
-@lru_cache(_TABLES)
-def _table_of(path: str, digest: str, command: str) -> _Table:
+@lru_cache(TABLES_KEPT)
+def table_of(path: str, digest: str, command: str) -> _Table:
     """Read the table of a file once: what it says of a chunk holds for whatever lies there later."""
     descriptor = _open(path, command)
     try:
@@ -260,7 +260,7 @@ def _check_layout(path: str | os.PathLike[str], table: _Table, layout: Layout | 
         )
 
 
-def _read_slice(
+def read_slice(
     descriptor: int,
     path: str | os.PathLike[str],
     table: _Table,

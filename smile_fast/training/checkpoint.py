@@ -127,13 +127,16 @@ class Checkpoint:
         """
         try:
             return cls.load(path), path
-        except InputError as error:
+        except InputError:
             if not before.exists():
                 raise
-            try:
-                return cls.load(before), before
-            except InputError:
-                raise InputError(f"{error} ({before.name} cannot be used either)") from None
+        try:
+            return cls.load(before), before
+        except InputError:
+            raise InputError(
+                f"{path}: cannot be read as a checkpoint, nor can {before.name}, the one before it; restore one of "
+                "them from a copy, or train again"
+            ) from None
 
 
 def _keep(path: Path, before: Path) -> None:

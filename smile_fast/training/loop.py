@@ -34,7 +34,7 @@ from smile_fast.training.view import TrainingView
 from smile_fast.training.weights import start_network
 from smile_runtime.errors import InputError
 
-_CHECKPOINT_SECONDS = 120.0
+CHECKPOINT_SECONDS = 120.0
 _LOG_STEPS = 10
 
 
@@ -189,7 +189,7 @@ class Trainer:
                 if pace.validates(position):
                     dice = validate(self.final_model, self.validation_view, self.ranks)
                     self.metrics.write_validation(position, dice)
-                if self.stop.is_set() or time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
+                if self.stop.is_set() or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                     self.save()
                     saved_at = time.monotonic()
                 self.stop.check()

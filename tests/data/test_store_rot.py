@@ -52,7 +52,7 @@ def path(sound, tmp_path):
 
 def everything(path):
     """All that anybody can learn of a store; nothing of it is remembered from before."""
-    arrays._table_of.cache_clear()
+    arrays.table_of.cache_clear()
     store = Store.open(path)
     rule = BodyRule(-300.0)
     return store.organs, [

@@ -62,7 +62,7 @@ def _run(job: dict[str, Any], counts: Any) -> int:
     from smile_fast.cli.main import main
     from smile_fast.training import loop
 
-    loop._CHECKPOINT_SECONDS = 0.0  # one after every step
+    loop.CHECKPOINT_SECONDS = 0.0  # one after every step
     torch.set_num_threads(1)
     fault = Fault(job["kind"], job["number"], job["folder"])
     fault.install()

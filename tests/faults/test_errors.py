@@ -21,7 +21,7 @@ def places(scenario: Scenario, seen: list[str], count: int) -> list[tuple[str, i
     return random.Random(scenario.name).sample(every, min(count, len(every))) if count else every
 
 
-def spoil(bench: Bench, scenario: Scenario, count: int) -> None:
+def check_failing_changes(bench: Bench, scenario: Scenario, count: int) -> None:
     bench.start(scenario)
     human = bench.human()
     answer = bench.run(scenario.commands)
@@ -43,10 +43,10 @@ def spoil(bench: Bench, scenario: Scenario, count: int) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_change_that_fails(bench, scenario):
-    spoil(bench, scenario, _QUICK // len(SCENARIOS))
+    check_failing_changes(bench, scenario, _QUICK // len(SCENARIOS))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_every_change_that_fails(bench, scenario):
-    spoil(bench, scenario, _SLOW // len(SCENARIOS))
+    check_failing_changes(bench, scenario, _SLOW // len(SCENARIOS))

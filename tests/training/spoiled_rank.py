@@ -9,14 +9,14 @@ import sys
 from typing import Any
 
 from smile_fast.cli.main import main
-from smile_fast.training import relabel
 from smile_fast.training.loop import Trainer
+from smile_fast.training.pseudo_labels import PseudoLabeller
 
 _RANK, _STEP, _SIGNAL = map(int, sys.argv[1:4])
 
 
 def _spoil() -> None:
-    step, select, done = Trainer.step, relabel._selection, 0
+    step, select, done = Trainer.step, PseudoLabeller.__call__, 0
 
     def spoiled_step(self: Trainer, *arguments: Any) -> Any:
         nonlocal done
@@ -25,12 +25,12 @@ def _spoil() -> None:
             os.kill(os.getpid(), _SIGNAL)
         return step(self, *arguments)
 
-    def spoiled_selection(*arguments: Any) -> Any:
+    def spoiled_selection(self: PseudoLabeller, *arguments: Any) -> Any:
         if _STEP == 0:
             os.kill(os.getpid(), _SIGNAL)
-        return select(*arguments)
+        return select(self, *arguments)
 
-    Trainer.step, relabel._selection = spoiled_step, spoiled_selection  # type: ignore[method-assign]
+    Trainer.step, PseudoLabeller.__call__ = spoiled_step, spoiled_selection  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

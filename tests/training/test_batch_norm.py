@@ -9,6 +9,7 @@ from smile_fast.models import Segmenter
 from smile_fast.models.config import ModelConfig
 from smile_fast.training.batch_norm import FrozenBatchNorm2d, SynchronisedBatchNorm2d, set_batch_norm
 from smile_fast.training.ranks import ALONE, Ranks
+from tests.tolerances import LOGITS_OF_A_BATCH, REORDERED_CONVOLUTION
 
 
 class Two(Ranks):
@@ -61,8 +62,8 @@ def test_synchronised_ones_are_the_plain_ones_on_twice_the_images(model):
     for network in (plain, model):
         network.classifier[0].project[-1].p = 0.0  # the dropout
     set_batch_norm(model, "synchronised", Two())
-    torch.testing.assert_close(model.train()(images), plain(torch.cat([images, images]))[:2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.train()(images), plain(torch.cat([images, images]))[:2], **LOGITS_OF_A_BATCH)
     for (name, found), expected in zip(model.named_buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(found, expected, **REORDERED_CONVOLUTION, msg=name)
     plain.load_state_dict(model.state_dict())
     assert torch.equal(model.eval()(images), plain.eval()(images))

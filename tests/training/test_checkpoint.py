@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from smile_fast.training import checkpoint as module
 from smile_fast.training.checkpoint import Checkpoint
 from smile_runtime.errors import InputError
 from tests.trainings import assert_same_bits
@@ -129,10 +128,10 @@ def test_a_full_disk_leaves_the_last_checkpoint(saved, monkeypatch):
     path, expected = saved
     before = path.read_bytes()
 
-    def full(tensor):
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="no space left on device"):
         expected.save(path)
     assert path.read_bytes() == before
@@ -215,7 +214,7 @@ def test_a_damaged_checkpoint_leaves_the_one_before(kept, damage):
     assert (found.state, where) == ({"step": 1}, before)
     before.write_bytes(before.read_bytes()[:-1])
     with pytest.raises(
-        InputError, match=r"checkpoint.safetensors: .* \(checkpoint.previous.safetensors cannot be used ei"
+        InputError, match=r"checkpoint.safetensors: .* nor can checkpoint.previous.safetensors"
     ):
         Checkpoint.load_newest(path, before)
 

@@ -34,13 +34,13 @@ class FirstStep(Exception):
 @pytest.fixture
 def opened(monkeypatch):
     """The files of the slices that are read, in order: nothing is decoded that was not."""
-    found, plain = [], arrays._read_slice
+    found, plain = [], arrays.read_slice
 
     def recorded(descriptor, path, *arguments):
         found.append(Path(path))
         plain(descriptor, path, *arguments)
 
-    monkeypatch.setattr(arrays, "_read_slice", recorded)
+    monkeypatch.setattr(arrays, "read_slice", recorded)
     return found
 
 

@@ -8,7 +8,7 @@ import torch
 
 from smile_fast.data.store import Store
 from smile_fast.training.ranks import ALONE
-from tests.tolerances import GRADIENT_OF_RANKS, NORMALISED_BY_RANKS
+from tests.tolerances import GRADIENT_OF_RANKS, NORMALISED_BY_RANKS, SUMS_OF_RANKS, WEIGHTS_OF_RANKS
 from tests.training import rank_processes
 from tests.training.one_rank import METHODS, gradient, normalised, plain_norm
 
@@ -50,11 +50,11 @@ def assert_same_step(store, ranks, method):
         found = of_rank[method]
         assert distance(found, expected) < GRADIENT_OF_RANKS
         assert torch.equal(found["counts"], expected["counts"])
-        torch.testing.assert_close(found["sums"].double(), expected["sums"].double(), rtol=1e-6, atol=0)
-        assert found["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-6)
+        torch.testing.assert_close(found["sums"].double(), expected["sums"].double(), **SUMS_OF_RANKS)
+        assert found["loss"].item() == pytest.approx(expected["loss"].item(), rel=SUMS_OF_RANKS["rtol"])
         for name, tensor in expected.items():
             if name.startswith("weight/"):  # after the optimizer's step, with running statistics
-                torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-9)
+                torch.testing.assert_close(found[name], tensor, **WEIGHTS_OF_RANKS)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,13 +2,14 @@
 
 import json
 import signal
-from statistics import mean, stdev
+from statistics import mean
 
 import pytest
 
 from smile_fast.cli.main import main
 from smile_fast.evaluation import evaluate_run
 from smile_fast.training.run import Run
+from tests.tolerances import OTHER_DROPOUT, within_seeds
 from tests.training import rank_processes
 from tests.training.rank_processes import ended, start, successful
 from tests.trainings import CPU, CURRICULUM, TINY, assert_same_bits, metrics, new_run, overlays, trained, weights
@@ -62,7 +63,7 @@ def test_one_process_writes_and_the_log_is_that_of_the_whole_batch(store, two, t
     ours, theirs = metrics(Run.open(two)), metrics(alone)
     assert [line["iteration"] for line in ours] == [line["iteration"] for line in theirs]
     # Other features were dropped by one of the ranks; everything else is the same in the first steps.
-    assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], rel=0.1)
+    assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], **OTHER_DROPOUT)
     assert weights(Run.open(two)).keys() == weights(alone).keys()
     Run.open(two).load_model()
 
@@ -128,7 +129,7 @@ def test_a_training_goes_on_with_another_number_of_processes(store, tmp_path):
     path = tmp_path / "run"
     spoiled(2, 0, 3, signal.SIGTERM, store, path, *options(SETTINGS))
     successful(train(1, store, path, "--resume"))
-    Run.open(path).load_model()
+    assert weights(Run.open(path))
 
 
 @pytest.mark.slow
@@ -137,7 +138,7 @@ def test_the_dice_is_that_of_one_process_within_what_seeds_change(store, tmp_pat
     settings = {**SETTINGS, "batch_size": 4, "epochs": 8.0, "optimizer": "adamw", "lr": 0.01}
     alone = [dice(trained(tmp_path / f"alone{seed}", store, **settings, seed=seed)) for seed in range(3)]
     successful(train(2, store, tmp_path / "two", *options(settings)))
-    assert dice(Run.open(tmp_path / "two")) == pytest.approx(mean(alone), abs=4 * stdev(alone))
+    assert dice(Run.open(tmp_path / "two")) == pytest.approx(mean(alone), abs=within_seeds(alone))
     assert min(alone) > 0.4  # a network that has learned nothing would not show a difference
 
 

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 
 from smile_fast.data.importing.formats import read_drawn, read_scan, scan_stem
 from smile_runtime.errors import InputError
+from tests.tolerances import FLOAT32_GEOMETRY
 
 OBLIQUE = np.array(
     [[0.0, -1.4, 0.3, 12.0], [-0.7, 0.1, 0.2, -30.0], [0.05, 0.2, 2.9, 41.0], [0, 0, 0, 1.0]]
@@ -51,10 +52,10 @@ def test_a_landmark_lies_where_it_was(tmp_path, affine, suffix):
     np.testing.assert_array_equal(read.data, data)
     assert read.data.dtype == np.int16
     (place,) = np.argwhere(read.data == 321)
-    np.testing.assert_allclose((read.affine @ [*place, 1])[:3], (affine @ [5, 1, 3, 1])[:3], atol=1e-4)
+    np.testing.assert_allclose((read.affine @ [*place, 1])[:3], (affine @ [5, 1, 3, 1])[:3], **FLOAT32_GEOMETRY)
     # What ITK itself says of the voxel, from the left to the right and from back to front.
     of_itk = sitk.ReadImage(str(path)).TransformIndexToPhysicalPoint([5, 1, 3])
-    np.testing.assert_allclose((read.affine @ [*place, 1])[:3], of_itk * np.array([-1, -1, 1]), atol=1e-4)
+    np.testing.assert_allclose((read.affine @ [*place, 1])[:3], of_itk * np.array([-1, -1, 1]), **FLOAT32_GEOMETRY)
 
 
 def test_labels_are_whole_numbers_whatever_their_type(tmp_path):
