@@ -114,7 +114,7 @@ def test_a_cohort_has_as_many_cases_as_it_says_and_their_arrays_are_links(tmp_pa
     assert len(store.cases) == 20
     assert len(store.organs) == 13
     np.testing.assert_array_equal(store.read_image("case_00000"), store.read_image("case_00018"))
-    assert {info.counts.shape for info in store.cases.values()} == {(12, 13)}
+    assert {info.counts().shape for info in store.cases.values()} == {(12, 13)}
     assert all(len(info.runs) == 13 for info in store.cases.values())
     files = [file for file in path.rglob("*.b2nd")]
     assert (len(files), len({file.stat().st_ino for file in files})) == (40, 6)

@@ -81,7 +81,7 @@ def parity_samples(run: Run, store: Store, channels: int) -> list[Sample]:
     for number, case in enumerate(_parity_cases(run, store)):
         image, box = store.read_image(case), computed_box(store, case, run.config.body)
         spacing = store.cases[case].spacing
-        busiest = [z for z in dict.fromkeys(_busiest(store.cases[case].counts)) if z in box.slices]
+        busiest = [z for z in dict.fromkeys(_busiest(store.cases[case].counts())) if z in box.slices]
         index = busiest or [box.slices[len(box.slices) // 2]]
         for first in range(0, len(index), 2):
             samples.append(Sample(case, slice_context(box.crop(image), index[first : first + 2], channels), spacing))

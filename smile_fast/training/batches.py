@@ -81,10 +81,11 @@ class BatchSource:
         self.patch = _patch_size(view, crop_size, output_stride, self._strides)
         self.organ_share, self.seed, self.round_number = organ_share, seed, round_number
         self._depths = [len(view.counts[case]) for case in view.cases]
-        self._case = np.repeat(np.arange(len(self._depths)), self._depths)  # [slices]
-        self._slice = np.concatenate([np.arange(depth) for depth in self._depths])  # [slices]
-        counts = np.concatenate([view.counts[case] for case in view.cases])  # [slices, K]
-        shown = [np.flatnonzero(counts[:, k]) for k in range(counts.shape[1])]
+        # 32 bits each: of 10,000 cases these are most of what a process that makes batches holds.
+        self._case = np.repeat(np.arange(len(self._depths), dtype=np.int32), self._depths)  # [slices]
+        self._slice = np.concatenate([np.arange(depth, dtype=np.int32) for depth in self._depths])  # [slices]
+        shows = np.concatenate([view.counts[case] > 0 for case in view.cases])  # [slices, K]
+        shown = [np.flatnonzero(column).astype(np.int32) for column in shows.T]
         self._organs = [(k + 1, slices) for k, slices in enumerate(shown) if len(slices)]
 
     @classmethod

@@ -73,7 +73,7 @@ def _known_voxels(view: TrainingView, config: TrainConfig) -> tuple[NDArray[np.i
     words = view.tables(policy).numpy()[:, : organs + 1]  # [cases, values 0..K, 2, words]
     positives, negatives = np.zeros(organs, np.int64), np.zeros(organs, np.int64)
     for case, table in zip(view.cases, words, strict=True):
-        drawn = view.counts[case].sum(axis=0)  # [K]
+        drawn = view.counts[case].sum(axis=0, dtype=np.int64)  # [K]
         voxels = np.append(np.prod(view.store.cases[case].shape) - drawn.sum(), drawn)  # [values]
         bits = table[..., np.newaxis] >> np.arange(WORD_BITS) & 1  # [values, 2, words, 32]
         known, positive = bits.reshape(organs + 1, 2, -1)[..., :organs].transpose(1, 0, 2)  # [values, K]

@@ -93,14 +93,14 @@ class TrainingView:
             shares.append(positive / voxels if positive else 0.01)
         return shares
 
-    def _count(self, case: str) -> NDArray[np.int64]:  # [D, K]
+    def _count(self, case: str) -> NDArray[np.uint32]:  # [D, K]; of thousands of cases, int64 would be twice as much
         info, organs, states = self.store.cases[case], len(self.organs), self.states[case]
         stored = [info.states[organ] for organ in self.organs]
         if any(was == State.HIDDEN != now for was, now in zip(stored, states, strict=True)):
             counts = slice_histograms(self.visible_labels(case))[:, 1 : organs + 1]
         else:
-            counts = info.counts.copy()
+            counts = info.counts()
         counts[:, [state == State.HIDDEN for state in states]] = 0
         if self.overlay is not None:
             counts += self.overlay.counts(case, len(counts), self.organs)
-        return counts
+        return counts.astype(np.uint32)

@@ -85,7 +85,7 @@ def test_counts_are_those_of_the_stored_labels(cohort, out):
     store = run(cohort, out).store
     labels = store.read_labels("case_00")
     expected = [[int((one == value).sum()) for value in (1, 2, 3)] for one in labels]
-    assert store.cases["case_00"].counts.tolist() == expected
+    assert store.cases["case_00"].counts().tolist() == expected
     assert sum(map(sum, expected)) == sum(int((label_map() == value).sum()) for value in (1, 2, 3))
 
 
@@ -206,7 +206,7 @@ def test_a_store_of_a_later_schema_is_replaced_only_by_force(cohort, out):
 def test_hidden_organs_count_nothing_but_stay_in_the_labels(cohort, out):
     annotate(cohort, {("case_00", "liver"): "hidden", ("case_00", "pancreas"): "missing"})
     store = run(cohort, out).store
-    counts = np.array(store.cases["case_00"].counts)
+    counts = np.array(store.cases["case_00"].counts())
     assert counts[:, 0].sum() == 0
     assert counts[:, 1].sum() == 4 * 3 * 3  # partially drawn
     assert (store.read_labels("case_00") == 1).sum() == 8 * 10 * 6
@@ -272,7 +272,7 @@ def test_repeating_keeps_what_has_not_changed(cohort, out):
     annotate(cohort, {("case_02", "liver"): "hidden"})
     changed = run(cohort, out)
     assert (changed.converted, changed.kept) == (2, 2)
-    assert changed.store.cases["case_02"].counts[3][0] == 0
+    assert changed.store.cases["case_02"].counts()[3][0] == 0
     assert (run(cohort, out, force=True).converted, run(cohort, out).kept) == (4, 4)
 
 

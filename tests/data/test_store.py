@@ -127,7 +127,7 @@ def test_opening_reads_the_index_only(path):
 
 
 def test_counts_are_per_slice_and_organ(path):
-    assert Store.open(path).cases["case"].counts.tolist() == [[0, 0], [7, 0], [0, 0], [9, 0]]
+    assert Store.open(path).cases["case"].counts().tolist() == [[0, 0], [7, 0], [0, 0], [9, 0]]
 
 
 def test_an_array_must_be_what_the_index_says(path):

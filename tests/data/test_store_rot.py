@@ -56,7 +56,7 @@ def everything(path):
     store = Store.open(path)
     rule = BodyRule(-300.0)
     return store.organs, [
-        (info, info.counts.tolist(), info.directions.tolist(), store.body_box(name, rule), image, labels)
+        (info, info.counts().tolist(), info.directions.tolist(), store.body_box(name, rule), image, labels)
         for name, info in store.cases.items()
         for image, labels in [(store.read_image(name).tobytes(), store.read_labels(name).tobytes())]
     ]

@@ -63,4 +63,4 @@ def test_a_case_takes_little_memory(cohort):
         tracemalloc.stop()
     assert len(store.cases) == number
     assert held < number * BYTES_OF_A_CASE
-    np.testing.assert_array_equal(store.cases["case_00049"].counts, case(49).counts)
+    np.testing.assert_array_equal(store.cases["case_00049"].counts(), case(49).counts())

@@ -213,9 +213,7 @@ def test_a_damaged_checkpoint_leaves_the_one_before(kept, damage):
     found, where = Checkpoint.load_newest(path, before)
     assert (found.state, where) == ({"step": 1}, before)
     before.write_bytes(before.read_bytes()[:-1])
-    with pytest.raises(
-        InputError, match=r"checkpoint.safetensors: .* nor can checkpoint.previous.safetensors"
-    ):
+    with pytest.raises(InputError, match=r"checkpoint.safetensors: .* nor can checkpoint.previous.safetensors"):
         Checkpoint.load_newest(path, before)
 
 
