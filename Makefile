@@ -7,12 +7,13 @@ DEMO := $(if $(DATA),--data $(DATA) --out demo-real,--out demo)
 BENCH_OPTIONS = $(if $(BENCH),--select '$(BENCH)') $(if $(ALLOCATOR),--allocator $(ALLOCATOR)) $(if $(TARGET),--target $(TARGET))
 SANITIZERS := address,undefined thread
 
-.PHONY: help setup demo test coverage lint native-test exhaustive-test bench bench-check bench-table bench-goals bench-smoke same-bits gpu-compile cuda-check gpu clean
+.PHONY: help setup demo test campaign coverage lint native-test exhaustive-test bench bench-check bench-table bench-goals bench-smoke same-bits gpu-compile cuda-check gpu clean
 
 help:
 	@echo "make setup        environment in $(VENV), with the native core"
 	@echo "make demo         phantoms, four trainings, report; DATA=DIR: on real CT volumes"
 	@echo "make test         all tests"
+	@echo "make campaign     hundreds of kills, failing disks and flipped bits: many minutes"
 	@echo "make coverage     which lines they run, at least 90%"
 	@echo "make lint         ruff, mypy, clang-format"
 	@echo "make fuzz         the C++ core on fuzzed input, FUZZ_SECONDS=60 a kernel; needs clang"
@@ -47,6 +48,11 @@ PYTEST := SMILE_FAST_REQUIRE_NATIVE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest 
 test: setup
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/ops/triton
 	$(PYTEST)
+
+# Hundreds of kills, failing disks and flipped bits, and every recipe: SMILE_FAST_KILLS, SMILE_FAST_ERRORS and
+# SMILE_FAST_FLIPS say how many.
+campaign: setup
+	$(PYTEST) -m campaign
 
 # Apart from the tests, which its tracer would slow down; what Triton compiles or a GPU runs is no part of it.
 coverage: setup

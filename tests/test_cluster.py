@@ -175,6 +175,7 @@ def made(folder: Path) -> dict[str, bytes]:
     return files | {path.name: path.read_bytes() for path in (folder / "run").glob("evaluation*")}
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.usefixtures("commands")
 @pytest.mark.parametrize("launch", LAUNCHERS)

@@ -190,6 +190,7 @@ def test_a_call_that_is_killed_leaves_the_store_before_and_is_continued(cohort, 
     assert kill(cohort, tmp_path, scenario, every=12) >= 6
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_call_that_is_killed_at_every_moment(cohort, tmp_path, scenario):

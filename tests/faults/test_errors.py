@@ -46,6 +46,7 @@ def test_a_change_that_fails(bench, scenario):
     check_failing_changes(bench, scenario, _QUICK // len(SCENARIOS))
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_every_change_that_fails(bench, scenario):

@@ -87,6 +87,7 @@ def test_a_flipped_bit_is_detected_or_harmless(run, file):
     assert flip(run.path / file, random.Random(file), count) > 0.9 * count
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_many_flipped_bits_are_detected_or_harmless(run, file):
@@ -167,6 +168,7 @@ def test_json_of_another_shape_is_one_sentence(run, file, count, capsys):
     check_mutations(run, file, count, capsys)
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.parametrize("file", [CONFIG, ENVIRONMENT])
 def test_json_of_every_other_shape_is_one_sentence(run, file, capsys):

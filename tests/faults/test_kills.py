@@ -52,6 +52,7 @@ def test_a_command_survives_kills(bench, scenario):
     assert kill(bench, scenario, _QUICK // len(SCENARIOS))
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_command_survives_many_kills(bench, scenario):

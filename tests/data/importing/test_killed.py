@@ -89,6 +89,7 @@ def test_killed_anywhere_the_same_command_goes_on(inputs, tmp_path, command):
     assert check_kills(inputs, tmp_path, command, (2, 5, 9, 14)) == 4
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["merge", "import"])
 def test_killed_at_many_places(inputs, tmp_path, command):
