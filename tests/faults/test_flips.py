@@ -159,7 +159,7 @@ def mutations(record: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path}: {str(wrong)[:20]}", changed
 
 
-VERIFY = ("verify {}",)
+VERIFY = ("verify {} --workers 1",)
 READERS = {CONFIG: (*VERIFY, "evaluate {} --no-surface --workers 1 --device cpu"), ENVIRONMENT: VERIFY}
 
 
