@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_fast.data.folder_lock import LOCK
+
 SHAPE = (20, 24, 8)  # X, Y, Z
 AFFINE = np.diag([1.5, 1.5, 3.0, 1.0])
 ORGANS = ("liver", "pancreas", "spleen")
@@ -104,8 +106,9 @@ def array_file(folder: Path, name: str) -> Path:
 
 
 def tree(path: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    """Every file below a folder, but for the empty ones that stand for locks."""
+    files = (file for file in sorted(path.rglob("*")) if file.is_file() and file.name != LOCK)
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
 
 def stored(path: Path) -> dict[str, bytes]:

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from smile_fast.cli.main import main
-from smile_fast.data.folder_lock import LOCK
 from smile_fast.records import write_record
 from tests.cohorts import tree
 from tests.runs import make_store, truth
@@ -96,7 +95,7 @@ def other_organs() -> None:
 
 def assert_refused(command: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit status 2, one line that says why, and not a byte changed in the current folder; a lock may be left."""
-    before, folders = unlocked_tree(), {path for path in Path().rglob("*") if path.is_dir()}
+    before, folders = tree(Path()), {path for path in Path().rglob("*") if path.is_dir()}
     assert main(command) == 2
     out, err = capsys.readouterr()
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -104,10 +103,5 @@ def assert_refused(command: list[str], message: str, capsys: pytest.CaptureFixtu
     assert message in errors[0]
     assert "Traceback" not in out + err
     assert len(errors[0]) < 600
-    assert unlocked_tree() == before
+    assert tree(Path()) == before
     assert {path for path in Path().rglob("*") if path.is_dir()} == folders
-
-
-def unlocked_tree() -> dict[str, bytes]:
-    """Every file below the current folder, but for locks that readers share."""
-    return {name: content for name, content in tree(Path()).items() if Path(name).name != LOCK}

@@ -18,7 +18,6 @@ from smile_fast.data.folder_lock import LOCK, locked
 from smile_fast.data.prepare import prepare
 from smile_fast.data.preparing.cohort_work import PREPARING
 from smile_fast.data.store import Store
-from tests.cli.spoiling import unlocked_tree
 from tests.cohorts import annotate, make_cohort, tree
 
 SAID = "another smile-fast process is at work there now; wait until it has ended, or give another folder"
@@ -135,9 +134,9 @@ def test_commands_on_a_run_that_is_written_are_told_so(work, capsys):
         ("run", "relabel run --undo 0"),
     ):
         with locked(Path(folder)):
-            before = unlocked_tree()
+            before = tree(Path())
             assert_told(capsys, command.split(), Path(folder))
-            assert unlocked_tree() == before
+            assert tree(Path()) == before
         assert not Path(folder, LOCK).exists()
 
 

@@ -43,6 +43,7 @@ from tests.trainings import (
 def test_everything_that_a_run_folder_should_hold(smiler):
     assert {file.name for file in smiler.path.iterdir()} == {
         "annotations.csv",
+        "checkpoint.previous.safetensors",
         "checkpoint.safetensors",
         "config.json",
         "environment.json",

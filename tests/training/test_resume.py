@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from smile_fast.data.annotations import write_annotations
 from smile_fast.models import Segmenter
-from smile_fast.training import loop, rounds
+from smile_fast.training import loop, unfinished_round
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.execution import Execution
 from smile_fast.training.interrupt import Interrupted, Stop, stop_signals
@@ -191,16 +191,16 @@ def test_a_kill_falls_back_to_the_last_checkpoint(store, smiler, tmp_path, monke
 
 def test_a_round_that_was_cut_short_begins_again_from_the_same_weights(store, smiler, tmp_path, monkeypatch):
     run = new_run(tmp_path / "run", store, **CURRICULUM)
-    write, written = rounds.write_array, []
+    write, written = unfinished_round.write_array, []
 
-    def fails(path, array):
-        written.append(path)
+    def fails(folder, case, overlay):
+        written.append(case)
         if len(written) == 5:  # the second case of the second round
             raise Killed
-        write(path, array)
+        return write(folder, case, overlay)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rounds, "write_array", fails)
+        patch.setattr(unfinished_round, "write_array", fails)
         with pytest.raises(Killed):
             train(run, device=CPU)
     assert Checkpoint.load(run.checkpoint_path).state["round"] == 2
@@ -212,16 +212,17 @@ def test_a_round_that_was_cut_short_begins_again_from_the_same_weights(store, sm
 def test_a_signal_during_a_round_gives_the_round_up(store, smiler, tmp_path, monkeypatch):
     """A round over a large cohort takes longer than whoever sent SIGTERM will wait."""
     run = new_run(tmp_path / "run", store, **CURRICULUM)
-    write, written = rounds.write_array, []
+    write, written = unfinished_round.write_array, []
 
-    def signalled(path, array):
-        written.append(path)
-        write(path, array)
+    def signalled(folder, case, overlay):
+        written.append(case)
+        digest = write(folder, case, overlay)
         if len(written) == 4:  # the first case of the second round
             signal.raise_signal(signal.SIGTERM)
+        return digest
 
     with monkeypatch.context() as patch:
-        patch.setattr(rounds, "write_array", signalled)
+        patch.setattr(unfinished_round, "write_array", signalled)
         with pytest.raises(Interrupted):
             train(run, device=CPU)
     assert len(written) in (4, 5)  # one more was computed while that was written
