@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml  # pre-commit brings it
+import yaml
 
 from smile_fast.cli.main import main
 from smile_fast.data.store import Store
