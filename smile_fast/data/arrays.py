@@ -70,7 +70,9 @@ def write_array(folder: Path, name: str, array: NDArray[Any]) -> str:
     table = _make_table(frame, chunks, array)
     digest = hashlib.sha256(table).hexdigest()
     with atomic_path(Path(folder) / array_name(name, digest)) as temporary:
-        temporary.write_bytes(frame + table)
+        with open(temporary, "wb") as file:
+            file.write(frame)
+            file.write(table)
     return digest
 
 
@@ -182,6 +184,7 @@ def _pack(array: NDArray[Any]) -> tuple[bytes, list[bytes]]:
         chunks=one_slice,
         blocks=one_slice,  # a chunk is a slice in C order, not padded, and decodes faster than one of many blocks
         cparams=blosc2.CParams(codec=blosc2.Codec.LZ4, filters=[blosc2.Filter.SHUFFLE], nthreads=1),
+        contiguous=True,  # the frame grows chunk by chunk; made of scattered chunks in the end, it takes twice as long
     )
     chunks = [pack_slice(plane) if plane.any() else b"" for plane in array]
     for z, chunk in enumerate(chunks):
