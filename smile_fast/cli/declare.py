@@ -35,12 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     assume.add_argument("--assume-absent", action="store_true", help="an organ without voxels is not in the body")
     parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     parser.add_argument("--output", metavar="FILE", type=Path, help="default: DATASET/annotations.csv")
-    parser.add_argument("--force", action="store_true", help="replace existing declarations and drafts")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--update",
+        action="store_true",
+        help="keep what the file declares already and draft the rest, e.g. after cases were added; --set goes first",
+    )
+    again.add_argument("--force", action="store_true", help="replace existing declarations and drafts")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from smile_fast.data.annotations import FILE_NAME, write_annotations
+    from smile_fast.data.annotations import FILE_NAME, read_declared, write_annotations
     from smile_fast.data.dataset import RawDataset
     from smile_fast.data.declare import Rule, draft, draft_path
     from smile_fast.supervision.states import State
@@ -50,14 +56,21 @@ def run(args: argparse.Namespace) -> None:
     dataset = RawDataset.open(args.dataset)
     output: Path = args.output or args.dataset / FILE_NAME
     unfinished = draft_path(output)
-    if output.exists() and not args.force:
-        raise InputError(f"{output}: already there; edit it, or pass --force to draft it again")
+    if output.exists() and not (args.force or args.update):
+        raise InputError(
+            f"{output}: already there; edit it, or pass --update to draft what it does not declare yet, or --force to "
+            "draft all of it again"
+        )
     for file in (output, unfinished):
         refuse_overwrite(file, dataset.files())
     check_writable(output)
 
     rules = [Rule.read(option, dataset) for option in args.set]
-    drafted = draft(dataset)
+    declared = read_declared(output, dataset.names(), dataset.organs, others=True) if args.update else {}
+    drafted = draft(dataset).keep(declared)
+    if args.update:
+        pairs = len(dataset.cases) * len(dataset.organs)
+        print(f"kept the state of {len(declared)} of {pairs} (case, organ) pairs")
     _print_summary(drafted)
     for rule in rules:
         drafted = drafted.assign(rule)
@@ -113,7 +126,10 @@ def _print_summary(drafted: "Draft") -> None:
     print(f"{len(cases)} cases, {len(organs)} organs")
     for organ in organs:
         gone = undecided.get(organ, [])
-        line = f"  {organ:<{width}}  annotated in {len(cases) - len(gone)}"
+        counts = Counter(str(state) for states in drafted.states.values() if (state := states[organ]) is not None)
+        said = counts.pop("annotated", 0)
+        line = f"  {organ:<{width}}  annotated in {said}"
+        line += "".join(f", {state} in {count}" for state, count in counts.most_common())
         if gone:
             line += f"; missing or absent? in {len(gone)}: {listed(gone)}"
         print(line)

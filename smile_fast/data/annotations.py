@@ -37,6 +37,21 @@ def read_annotations(path: Path, cases: Sequence[str], organs: Sequence[str], *,
         InputError: the file is missing or no such CSV; a row names an unknown case, organ or state, is undecided
             (``?``) or contradicts another row; a pair has no row.
     """
+    found = read_declared(path, cases, organs, others=others)
+    missing = [(case, organ) for case in cases for organ in organs if (case, organ) not in found]
+    if missing:
+        pairs = _some([f"{case}/{organ}" for case, organ in missing])
+        raise InputError(
+            f"{path}: no row for {len(missing)} of the {len(cases) * len(organs)} (case, organ) pairs: {pairs}; "
+            "add them, or let 'smile-fast declare --update' draft them, which keeps the other rows"
+        )
+    return {case: {organ: found[case, organ] for organ in organs} for case in cases}
+
+
+def read_declared(
+    path: Path, cases: Sequence[str], organs: Sequence[str], *, others: bool = False
+) -> dict[tuple[str, str], State]:
+    """Read the states of those (case, organ) pairs that have a row; see `read_annotations`, also for errors."""
     path = Path(path)
     known_cases = {normal_name(case): case for case in cases}
     known_organs = {normal_name(organ): organ for organ in organs}
@@ -60,14 +75,7 @@ def read_annotations(path: Path, cases: Sequence[str], organs: Sequence[str], *,
             fault = "repeats" if other is state else f"says {state}, which contradicts {other} on"
             raise InputError(f"{where}: case {case}, organ {organ} {fault} line {first}; keep one of the rows")
         found[case, organ] = (state, line)
-    missing = [(case, organ) for case in cases for organ in organs if (case, organ) not in found]
-    if missing:
-        pairs = _some([f"{case}/{organ}" for case, organ in missing])
-        raise InputError(
-            f"{path}: no row for {len(missing)} of the {len(cases) * len(organs)} (case, organ) pairs: {pairs}; "
-            "add them, or draft the file again with 'smile-fast declare --force'"
-        )
-    return {case: {organ: found[case, organ][0] for organ in organs} for case in cases}
+    return {pair: state for pair, (state, _) in found.items()}
 
 
 def write_annotations(

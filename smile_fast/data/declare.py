@@ -111,6 +111,14 @@ class Draft:
             states[case][organ] = rule.state
         return replace(self, states=states)
 
+    def keep(self, declared: Mapping[tuple[str, str], State]) -> "Draft":
+        """Take the states of some (case, organ) pairs from what was declared before."""
+        states: dict[str, dict[str, State | None]] = {
+            case: {organ: declared.get((case, organ), state) for organ, state in own.items()}
+            for case, own in self.states.items()
+        }
+        return replace(self, states=states)
+
     def decide(self, answers: Mapping[str, State]) -> "Draft":
         """Fill in the undecided pairs of some organs.
 

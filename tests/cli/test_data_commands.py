@@ -150,6 +150,21 @@ def test_declare_takes_an_explicit_assumption(undeclared, capsys, flag, state):
     assert main(["declare", str(undeclared), flag, "--force"]) == 0
 
 
+def test_an_update_keeps_what_was_declared_and_drafts_the_rest(undeclared, capsys):
+    file = undeclared / "annotations.csv"
+    assert main(["declare", str(undeclared), "--assume-missing", "--set", "case_00:liver=missing"]) == 0
+    before = states(file)
+    rows = file.read_text().splitlines()
+    file.write_text("\n".join(row for row in rows if not row.startswith("case_02,")) + "\n")  # a case that is new
+    assert main(["declare", str(undeclared), "--assume-absent"]) == 2
+    assert "pass --update to draft what it does not declare yet" in capsys.readouterr().err
+    assert main(["declare", str(undeclared), "--update", "--assume-absent"]) == 0
+    assert "annotated in 2, missing in 1" in capsys.readouterr().out  # the liver
+    after = states(file)
+    assert after.pop("case_02") == {"liver": State.ANNOTATED, "pancreas": State.ABSENT, "spleen": State.ABSENT}
+    assert after == {case: declared for case, declared in before.items() if case != "case_02"}
+
+
 def test_declare_sets_states_by_patterns(undeclared, capsys):
     rules = ["--set", "case_0[01]:liver=missing", "--set=case_01:liver=annotated", "--set=*_02:*=missing"]
     assert main(["declare", str(undeclared), *rules, "--assume-absent"]) == 0
