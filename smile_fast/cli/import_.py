@@ -71,8 +71,8 @@ def add_making(parser: argparse.ArgumentParser, names: str) -> None:
         choices=("hard", "copy", "symbolic"),
         default="hard",
         help="how scans that stay as they are get into OUT: as a second name of the file (on another disk: copied), "
-        "copied, or as symbolic links, which break when the source is moved; label maps are copied, unless symbolic "
-        "(default: %(default)s)",
+        "copied, or as symbolic links, which break when the source is moved; label maps are always copied (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--workers", metavar="N", type=int, help="processes (default: one for each CPU that it may use)"

@@ -13,7 +13,7 @@ from smile_fast.data.annotations import FILE_NAME as ANNOTATIONS
 from smile_fast.data.annotations import write_annotations
 from smile_fast.data.dataset import SUFFIX, RawDataset
 from smile_fast.data.folder_lock import locked
-from smile_fast.data.importing.case_files import CaseRecord, Job, Link, Outcome, is_gzipped_nifti, make_case
+from smile_fast.data.importing.case_files import CaseRecord, Job, Link, Outcome, forget_case, is_gzipped_nifti, make_case
 from smile_fast.data.importing.plan import Plan
 from smile_fast.data.importing.sources import FILE_NAME as SOURCES
 from smile_fast.data.importing.sources import CaseSource, write_sources
@@ -64,6 +64,7 @@ def build(plan: Plan, out: Path, *, link: Link, workers: int | None, label: str)
     out = Path(os.path.abspath(out))
     refuse_nesting(out, plan.sources)
     work = out.with_name(f".{out.name}.unfinished")
+    refuse_nesting(work, plan.sources)
     if _in_use(out):
         found = _found(plan, out, link, workers or usable_cpus())
         if work.is_dir():  # of the call that made it, killed at its very end
@@ -187,6 +188,9 @@ def _sweep(work: Path, jobs: Sequence[Job]) -> None:
                 path.unlink()
         if folder.is_dir() and folder not in used and not any(folder.iterdir()):
             folder.rmdir()
+    for job in jobs:
+        if not job.record.exists():
+            forget_case(job)
     (work / "dataset").mkdir(exist_ok=True)
 
 

@@ -27,7 +27,7 @@ from smile_runtime.volume.preprocessing import to_slices
 
 Link = Literal["hard", "copy", "symbolic"]
 LINKS: tuple[Link, ...] = ("hard", "copy", "symbolic")
-SCHEMA = 1
+SCHEMA = 2
 _REMEDY = "make the case again"
 
 
@@ -39,7 +39,7 @@ class Job:
         case: what of.
         dataset: the folder of the new dataset.
         record: where to note what was made.
-        link: how files that stay as they are get there; a label map gets no hard link.
+        link: how scans that stay as they are get there; label maps are always copied.
         organs: how many there are.
         look: only hash the files that it would be made from.
     """
@@ -128,20 +128,33 @@ def make_case(job: Job) -> Outcome:
         labels, unchanged = _drawn(case, image)
     except InputError as error:
         return Outcome(case.name, problem=_about(case, str(error)))
-    job.record.unlink(missing_ok=True)
+    forget_case(job)
     if is_gzipped_nifti(case.image):
         place_file(case.image, job.image, job.link)
     else:
         write_image(job.image, image.data, image.affine, header=image.header)
     if unchanged is not None:
         # Small, and what humans go on drawing in, with programs that write into the file that is there.
-        place_file(unchanged, job.label, "copy" if job.link == "hard" else job.link)
+        place_file(unchanged, job.label, "copy")
     else:
         write_labels(job.label, labels, image.affine, header=image.header)
     counts = _histogram(labels)[1 : job.organs + 1].tolist()
     made = CaseRecord(SCHEMA, request, job.link, image_sha, labels_sha, voxels.hexdigest(), counts, _sizes(job))
     write_record(job.record, vars(made))
     return Outcome(case.name, request, made)
+
+
+def forget_case(job: Job) -> None:
+    """Remove what an earlier call made of a case: its files may be links, and to write one is to write a source.
+
+    Raises:
+        InputError: it cannot be removed.
+    """
+    for path in (job.record, job.image, job.label):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be removed ({reason(error)}); choose another place") from error
 
 
 def is_gzipped_nifti(path: Path) -> bool:
