@@ -9,7 +9,7 @@ from smile_fast.data.dataset import CHANNEL, Split
 from smile_fast.data.importing.label_tables import BACKGROUND, VOID_NAME, LabelTable, organ_name
 from smile_fast.data.importing.layout import (
     CASE,
-    Layout,
+    FolderLayout,
     as_layout,
     find_files,
     find_layout,
@@ -89,7 +89,7 @@ def plan_import(source: Path, choice: Choice) -> Plan:
     return replace(plan, cases=tuple(cases), states=states)
 
 
-def _of_masks(source: Path, name: str, layout: Layout, table: LabelTable | None, choice: Choice) -> Plan:
+def _of_masks(source: Path, name: str, layout: FolderLayout, table: LabelTable | None, choice: Choice) -> Plan:
     """One mask file an organ: a file that is missing says that nobody drew the organ there."""
     if table is not None and table.values is not None:
         raise InputError(f"{table.path}: masks have names and no values; give a table with the columns name,organ")
@@ -133,7 +133,7 @@ def _of_masks(source: Path, name: str, layout: Layout, table: LabelTable | None,
 
 
 def _of_label_maps(
-    source: Path, name: str, layouts: Mapping[Split, Layout], table: LabelTable | None, choice: Choice
+    source: Path, name: str, layouts: Mapping[Split, FolderLayout], table: LabelTable | None, choice: Choice
 ) -> Plan:
     """One label map a case, whose values a dataset.json or a table explains."""
     described = source / "dataset.json"
@@ -203,9 +203,9 @@ def _states(
     }
 
 
-def _nnunet_layouts(source: Path) -> dict[Split, Layout]:
+def _nnunet_layouts(source: Path) -> dict[Split, FolderLayout]:
     """ImagesTr and labelsTr, and imagesTs and labelsTs if both are there; with the channel in the names, or without."""
-    found: dict[Split, Layout] = {}
+    found: dict[Split, FolderLayout] = {}
     splits: tuple[tuple[Split, str], ...] = (("train", "Tr"), ("test", "Ts"))
     for split, end in splits:
         if split == "test" and not (source / f"labels{end}").is_dir():
@@ -214,5 +214,5 @@ def _nnunet_layouts(source: Path) -> dict[Split, Layout]:
         if find_files(source, f"images{end}/{CASE}_0001"):
             raise InputError(f"{source / f'images{end}'}: has scans of several channels; give a cohort of CT alone")
         images = with_channel if find_files(source, with_channel) else f"images{end}/{CASE}"
-        found[split] = Layout(images, f"labels{end}/{CASE}")
+        found[split] = FolderLayout(images, f"labels{end}/{CASE}")
     return found

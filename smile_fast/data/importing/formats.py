@@ -149,4 +149,3 @@ def _affine(image: Any, path: Path) -> NDArray[np.float64]:  # [4, 4]
     if not np.isfinite(lps).all() or abs(np.linalg.det(lps[:3, :3])) < 1e-9:
         raise InputError(f"{path}: has a geometry that is none (spacing, directions or origin); repair its header")
     return np.asarray(_LPS_TO_RAS @ lps)
-

@@ -11,7 +11,10 @@ import SimpleITK as sitk
 from smile_fast.cli.main import main
 from smile_fast.data.annotations import read_annotations
 from smile_fast.data.dataset import RawDataset
+from smile_fast.data.importing import case_files
+from smile_fast.data.importing.sources import read_sources_table
 from smile_fast.supervision import State
+from smile_runtime.io.files import sha256
 from tests.cohorts import AFFINE, BOXES, ORGANS, SHAPE, describe, label_map, make_cohort, other_image, tree, write_nifti
 
 
@@ -349,3 +352,77 @@ def test_broken_files_are_named_and_the_rest_is_kept(source, tmp_path, capsys):
     assert run(source, tmp_path / "out", "--without", "s01") == 0
     assert opened(tmp_path / "out")[0].names() == ["s02 ü"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_a_header_without_directions_is_warned_of_once_a_case(source, tmp_path, capsys):
+    for case in ("s01", "s02 ü"):
+        file = source / case / "ct.nii.gz"
+        image = nib.load(file)
+        voxels = np.asfortranarray(image.dataobj).astype("<i2").tobytes(order="F")
+        header = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {' '.join(map(str, SHAPE))}\nencoding: raw\n"
+        file.with_name("ct.nrrd").write_bytes(f"{header}endian: little\n\n".encode() + voxels)
+        file.unlink()
+        for own in (source / case / "segmentations").iterdir():
+            nib.save(nib.Nifti1Image(np.asarray(nib.load(own).dataobj), np.diag([-1.0, -1, 1, 1])), own)
+    assert run(source, tmp_path / "out") == 0
+    error = capsys.readouterr().err
+    assert error.count("warning: s01, s02 ü: the header does not say how the volume lies (no space") == 1
+    assert error.count("warning") == 1
+
+
+def test_what_is_recorded_is_what_was_read(source, tmp_path, monkeypatch):
+    shutil.rmtree(source / "s02 ü")
+    image = source / "s01" / "ct.nii"
+    write_nifti(image, other_image())
+    (source / "s01" / "ct.nii.gz").unlink()
+    mask_file = source / "s01" / "segmentations" / "liver.nii.gz"
+    for name, file in (("read_scan", image), ("read_drawn", mask_file)):
+        real = getattr(case_files, name)
+
+        def changing(path, digest, real=real, file=file):
+            if path == file:
+                write_nifti(file, np.array(nib.load(file).dataobj)[::-1])
+            return real(path, digest)
+
+        monkeypatch.setattr(case_files, name, changing)
+    assert run(source, tmp_path / "out") == 0
+    row = read_sources_table(tmp_path / "out" / "sources.csv")["s01"]
+    assert row.image_sha256 == sha256(image)
+    np.testing.assert_array_equal(
+        nib.load(tmp_path / "out" / "imagesTr" / "s01_0000.nii.gz").dataobj, other_image()[::-1]
+    )
+    monkeypatch.undo()
+    assert run(source, tmp_path / "again") == 0
+    assert read_sources_table(tmp_path / "again" / "sources.csv")["s01"] == row
+
+
+@pytest.mark.parametrize("link", ["hard", "copy", "symbolic"])
+def test_a_scan_that_changes_before_it_is_placed_is_refused(source, tmp_path, monkeypatch, capsys, link):
+    image = source / "s01" / "ct.nii.gz"
+    real = case_files.place_file
+
+    def changing(path, target, how):
+        if path == image:
+            write_nifti(image, other_image()[::-1])
+        real(path, target, how)
+
+    monkeypatch.setattr(case_files, "place_file", changing)
+    assert run(source, tmp_path / "out", "--link", link) == 2
+    assert f"{image}: changed while it was read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_nrrd_that_changes_while_it_is_read_is_refused(source, tmp_path, monkeypatch, capsys):
+    image = source / "s01" / "ct.nrrd"
+    sitk.WriteImage(sitk.ReadImage(str(source / "s01" / "ct.nii.gz")), str(image))
+    (source / "s01" / "ct.nii.gz").unlink()
+    real = sitk.GetArrayViewFromImage
+
+    def changing(read):
+        with open(image, "ab") as file:
+            file.write(b"more")
+        return real(read)
+
+    monkeypatch.setattr(sitk, "GetArrayViewFromImage", changing)
+    assert run(source, tmp_path / "out") == 2
+    assert f"{image}: changed while it was read" in capsys.readouterr().err

@@ -194,6 +194,15 @@ def test_the_same_scan_under_two_names_is_reported_and_can_be_left_out(parts, tm
         assert opened(out)[0].names("train") == ["a_case_00", "a_case_01", "b_case_00"]
 
 
+def test_labels_of_one_scan_under_two_names_are_not_joined_and_that_is_said(parts, tmp_path, capsys):
+    image = (parts[0] / "imagesTr" / "case_00_0000.nii.gz").read_bytes()
+    (parts[1] / "imagesTr" / "case_01_0000.nii.gz").write_bytes(image)
+    assert merge(*parts, tmp_path / "out", "--all-annotated", "b") == 0
+    error = capsys.readouterr().err
+    assert "under several names: a_case_00 (a/case_00) and b_case_01 (b/case_01)" in error
+    assert "is not joined with what was drawn in the other: leave all but one out with --without CASE" in error
+
+
 def test_held_out_scans_without_labels_are_left_out_and_said(parts, tmp_path, capsys):
     image = parts[0] / "imagesTs" / "case_02_0000.nii.gz"
     image.with_name("case_07_0000.nii.gz").write_bytes(image.read_bytes())
