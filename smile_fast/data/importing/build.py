@@ -75,7 +75,7 @@ def build(plan: Plan, out: Path, *, link: Link, workers: int | None, label: str)
     refuse_nesting(work, plan.sources)
     if _in_use(out):
         found = _found(plan, out, link, workers or usable_cpus())
-        if work.is_dir():  # of the call that made it, killed at its very end
+        if os.path.isdir(work):  # of the call that made it, killed at its very end
             with locked(work):
                 shutil.rmtree(work, ignore_errors=True)
         return found

@@ -1,6 +1,7 @@
 """Cohorts in other layouts: a folder a case, a mask an organ, label maps with gaps and regions."""
 
 import json
+import os
 import shutil
 
 import nibabel as nib
@@ -15,7 +16,19 @@ from smile_fast.data.importing import case_files
 from smile_fast.data.importing.sources import read_sources_table
 from smile_fast.supervision import State
 from smile_runtime.io.files import sha256
-from tests.cohorts import AFFINE, BOXES, ORGANS, SHAPE, describe, label_map, make_cohort, other_image, tree, write_nifti
+from tests.cohorts import (
+    AFFINE,
+    BOXES,
+    ORGANS,
+    SHAPE,
+    annotate,
+    describe,
+    label_map,
+    make_cohort,
+    other_image,
+    tree,
+    write_nifti,
+)
 
 
 def mask(organ, value=1):
@@ -225,6 +238,57 @@ def test_gaps_and_regions_of_nnunet(tmp_path, capsys):
     assert "case case_00 has the label value 5, which means nothing; name it in" in capsys.readouterr().err
 
 
+def test_an_organ_that_is_not_wanted_takes_no_voxel_of_a_region(tmp_path, capsys):
+    source = make_cohort(tmp_path / "source", train=1)
+    describe(source, {"background": 0, "kidney": [1, 2], "tumour": [2, 3], "cyst": 3}, 1)
+    assert run(source, tmp_path / "out", "--organs", "kidney", "--all-annotated") == 0
+    np.testing.assert_array_equal(labels_of(tmp_path / "out", "case_00"), label_map(["spleen"]) > 0)
+    assert run(source, tmp_path / "none", "--organs", "kidny") == 2
+    assert "there is no kidny, only" in capsys.readouterr().err
+    assert run(source, tmp_path / "two", "--organs", "kidney,tumour") == 2
+    assert "the label value 2 is of kidney, tumour; say with --order" in capsys.readouterr().err
+    assert run(source, tmp_path / "two", "--organs", "kidney,tumour", "--order", "tumour", "--all-annotated") == 0
+    assert (labels_of(tmp_path / "two", "case_00") == np.array([0, 1, 2, 2])[label_map()]).all()
+
+
+def test_what_is_hidden_does_not_become_void(tmp_path, capsys):
+    source = make_cohort(tmp_path / "source", train=2)
+    annotate(source, {("case_01", "spleen"): "hidden"})
+    table = tmp_path / "t.csv"
+    for text in ("name,organ\nspleen,void\n", "value,organ\n1,liver\n2,pancreas\n3,void\n"):
+        table.write_text(text)
+        assert run(source, tmp_path / "out", "--map", table) == 2
+        assert "annotations.csv: 'spleen' is hidden in case_01 and would become void" in capsys.readouterr().err
+    table.write_text("name,organ\nspleen,\n")  # no organ any more, and background as it is to training
+    assert run(source, tmp_path / "dropped", "--map", table) == 0
+    assert np.unique(labels_of(tmp_path / "dropped", "case_01")).tolist() == [0, 1, 2]
+    table.write_text("name,organ\npancreas,void\n")
+    assert run(source, tmp_path / "out", "--map", table) == 0
+
+
+def test_folders_whose_names_are_strange(source, tmp_path, capsys):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/d\xe9s")
+    shutil.copytree(source, folder)
+    assert run(folder, tmp_path / "out") == 0
+    assert {row.dataset for row in read_sources_table(tmp_path / "out" / "sources.csv").values()} == {"d\\xe9s"}
+    capsys.readouterr()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    cohort, long = make_cohort(tmp_path / "cohort", train=1), tmp_path / ("x" * 300)
+    for command in (
+        ("import", tmp_path / "loop", tmp_path / "o"),
+        ("import", long, tmp_path / "o"),
+        ("import", source, long),
+        ("import", source, tmp_path / "loop"),
+        ("merge", cohort, long, tmp_path / "o", "--all-annotated", "*"),
+        ("merge", cohort, tmp_path / "loop", tmp_path / "o", "--all-annotated", "*"),
+        ("merge", cohort, source, tmp_path / "o", "--map", f"{'y' * 300}={long}"),
+    ):
+        assert main([*map(str, command)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+
+
 def test_zero_is_background_whatever_it_is_called(tmp_path, capsys):
     source = make_cohort(tmp_path / "source", train=1)
     describe(source, {"Clear Label": 0, "liver": 1, "pancreas": 2, "spleen": 3, "unsure": 9}, 1)
@@ -233,6 +297,7 @@ def test_zero_is_background_whatever_it_is_called(tmp_path, capsys):
     for labels, words in (
         ({"background": 0, "body": [0, 1]}, "the region body holds 0"),
         ({"background": 0, "body": [1, 300]}, "whole number in 0..255"),
+        ({"background": 0, "body": "00000000099999"}, "whole number in 0..255"),
         ({"background": 0, "body": []}, "has no value"),
         ({"background": 0, "liver": 1, "liver ": 2}, "occurs twice"),
         ([], "does not map names to values"),
@@ -248,6 +313,9 @@ def test_zero_is_background_whatever_it_is_called(tmp_path, capsys):
         ("value,organ\n0,liver\n", "the value 0 is background and no organ"),
         ("value,organ\n256,liver\n", "'256' is no label value"),
         ("value,organ\n-1,liver\n", "'-1' is no label value"),
+        ("value,organ\n00000000099999,liver\n", "'00000000099999' is no label value"),
+        (f"value,organ\n{'9' * 5000},liver\n", "is no label value"),
+        ("value,organ\n1,liver\n01,spleen\n", "line 3: label '1' stands on line 2 already"),
         ("value,organ\n1,liver\n1,spleen\n", "line 3: label '1' stands on line 2 already"),
         ("value,organ\n", "has no row for source"),
         ("source,value,organ\nother,1,liver\n", "has no row for source, its sources are other"),
@@ -381,18 +449,18 @@ def test_what_is_recorded_is_what_was_read(source, tmp_path, monkeypatch):
 
         def changing(path, digest, real=real, file=file):
             if path == file:
-                write_nifti(file, np.array(nib.load(file).dataobj)[::-1])
+                write_nifti(file, np.asarray(nib.load(file).dataobj).copy()[::-1])
             return real(path, digest)
 
         monkeypatch.setattr(case_files, name, changing)
-    assert run(source, tmp_path / "out") == 0
+    assert run(source, tmp_path / "out", "--order", "liver") == 0
     row = read_sources_table(tmp_path / "out" / "sources.csv")["s01"]
     assert row.image_sha256 == sha256(image)
     np.testing.assert_array_equal(
         nib.load(tmp_path / "out" / "imagesTr" / "s01_0000.nii.gz").dataobj, other_image()[::-1]
     )
     monkeypatch.undo()
-    assert run(source, tmp_path / "again") == 0
+    assert run(source, tmp_path / "again", "--order", "liver") == 0
     assert read_sources_table(tmp_path / "again" / "sources.csv")["s01"] == row
 
 

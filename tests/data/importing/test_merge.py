@@ -151,6 +151,14 @@ def test_a_table_joins_names_and_drops_labels(parts, tmp_path):
     assert np.unique(labels_of(out, "a_case_00")).tolist() == [0, 1, 255]
 
 
+def test_what_is_hidden_does_not_become_void(parts, tmp_path, capsys):
+    table = tmp_path / "names.csv"
+    table.write_text("name,organ\nliver,void\n")
+    assert merge(*parts, tmp_path / "out", "--all-annotated", "b", "--map", f"a={table}") == 2
+    assert "annotations.csv: 'liver' is hidden in case_02 and would become void" in capsys.readouterr().err
+    assert merge(*parts, tmp_path / "out", "--all-annotated", "b", "--map", f"b={table}") == 0
+
+
 def test_a_union_is_annotated_where_all_of_it_is(tmp_path):
     one = make_cohort(tmp_path / "a", train=3, organs=("liver", "spleen"))
     describe(one, {"background": 0, "left lung": 1, "right lung": 2}, 3)
