@@ -291,7 +291,8 @@ def _painted(case: PlannedCase, drawn: DrawnMasks, image: Volume) -> _Drawn:
     labels = np.zeros(image.data.shape, np.uint8, order="F")
     unordered = np.zeros(LABEL_VALUES, bool)  # values of organs of which nobody said that they win
     owner: dict[int, str] = {}
-    digests, warnings = [], []
+    digests: list[str] = []
+    warnings: list[str] = []
     for organ, path, value in drawn.masks:
         read, digest = _hashed(read_drawn, path)
         digests.append(digest)
