@@ -74,7 +74,12 @@ ALLOWED: dict[str, set[str]] = {
         "smile_fast.supervision",
         "smile_runtime",
     },
-    "smile_fast.data.importing.formats": {"SimpleITK", "numpy", "smile_runtime"},
+    "smile_fast.data.importing.formats": {
+        "SimpleITK",
+        "numpy",
+        "smile_fast.data.importing.itk_headers",
+        "smile_runtime",
+    },
     "smile_fast.training": BELOW_TRAINING | {"msgspec", "numpy", "safetensors", "torch"},
     "smile_fast.evaluation": BESIDE_TRAINING | {"msgspec", "numpy", "scipy", "surface_distance", "torch"},
     "smile_fast.exporter": BESIDE_TRAINING | {"numpy", "onnx", "onnxruntime", "onnxscript", "torch"},

@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "in SOURCE/CASE/segmentations/ORGAN (TotalSegmentator, AbdomenAtlas), SOURCE/CASE/imaging with segmentation "
         "(KiTS), imagesTr with labelsTr, whatever the values and regions in dataset.json (nnU-Net, Medical "
         "Segmentation Decathlon). Files may be .nii.gz, .nii, .nrrd or .mha (the last two with SimpleITK: pip install "
-        "'smile-fast[formats]'); OUT has .nii.gz. A mask is its one value that is not 0; a mask file that is missing "
-        "says that nobody drew the organ in that case, an empty one that it was looked for. OUT appears whole "
+        "'smile-fast[formats]'; headers apart from their voxels, .nhdr and .mhd, are not read); OUT has .nii.gz. A "
+        "mask is its one value that is not 0; a mask file that is missing says that nobody drew the organ in that "
+        "case, an empty one that it was looked for. OUT appears whole "
         "or not at all: after an interruption the same command goes on. No input is changed."
     )
     parser.add_argument("source", metavar="SOURCE", type=Path, help="folder of the cohort")
@@ -71,8 +72,8 @@ def add_making(parser: argparse.ArgumentParser, names: str) -> None:
         choices=("hard", "copy", "symbolic"),
         default="hard",
         help="how scans that stay as they are get into OUT: as a second name of the file (on another disk: copied), "
-        "copied, or as symbolic links, which break when the source is moved; label maps are copied, unless symbolic "
-        "(default: %(default)s)",
+        "copied, or as symbolic links, which break when the source is moved; label maps are always copied (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--workers", metavar="N", type=int, help="processes (default: one for each CPU that it may use)"
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
 def print_built(out: Path, plan: "Plan", built: "Built") -> None:
     """Print what was made, and what has to be known of it."""
     from smile_fast.cli.prepare import print_empty
-    from smile_fast.data.importing.findings import empty_pairs, repeat_warnings
+    from smile_fast.data.importing.findings import empty_pairs, header_warnings, repeat_warnings
     from smile_fast.supervision.states import State
     from smile_fast.text_table import listed
 
@@ -125,7 +126,7 @@ def print_built(out: Path, plan: "Plan", built: "Built") -> None:
     for note in plan.notes:
         print(f"note: {note}")
     print_empty(empty_pairs(plan, built.made))
-    for warning in repeat_warnings(plan, built.made):
+    for warning in (*header_warnings(built.made), *repeat_warnings(plan, built.made)):
         print(f"warning: {warning}", file=sys.stderr)
     splits = [case.split for case in plan.cases]
     print(

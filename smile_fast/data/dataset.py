@@ -73,7 +73,7 @@ class RawDataset:
         path = Path(path)
         if not os.path.isfile(path / "dataset.json"):
             refuse_dicom(path)
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise InputError(f"{path}: there is no such folder; give the folder that holds dataset.json")
         described = read_json(
             path / "dataset.json",

@@ -26,7 +26,7 @@ class SplitsFile:
         path: the file.
         folds: of each fold, case -> train or validation; one fold where nothing is to choose.
         is_list: whether it is nnU-Net's list, of which --fold chooses.
-        patients: case -> patient; of others the case stands for itself.
+        patients: case -> patient, of every case that a table names; of others the case stands for itself.
     """
 
     path: Path
@@ -78,12 +78,11 @@ class SplitsFile:
             Part -> names, sorted.
 
         Raises:
-            InputError: the file does not say where a training case belongs, trains on a held-out one, has a patient in
+            InputError: the file does not name a training case, trains on a held-out one, has a patient in
                 two parts, or leaves nothing to train on; or `folds` do not go with it.
         """
         said = self._fold(folds, fold)
-        if said:
-            self._check_cases(said, cases)
+        self._check_cases(said, cases)
         parts = {case: said.get(case, split) for case, split in cases.items()}
         if folds and not self.is_list:
             training = [case for case, part in parts.items() if part == "train"]
@@ -111,7 +110,8 @@ class SplitsFile:
         return self.folds[fold]
 
     def _check_cases(self, said: Mapping[str, str], cases: Mapping[str, Split]) -> None:
-        unsaid = [case for case, split in cases.items() if split == "train" and case not in said]
+        named = said if self.is_list else self.patients  # where only patients are said, every case is somebody's
+        unsaid = [case for case, split in cases.items() if split == "train" and case not in named]
         if unsaid:
             raise InputError(
                 f"{self.path}: does not name {len(unsaid)} training cases of the store ({listed(unsaid)}); add them"

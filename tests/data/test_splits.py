@@ -86,6 +86,8 @@ def test_lists_that_are_none(tmp_path, text, words):
     ("text", "folds", "words"),
     [
         ("case,patient,split\na1,A,train\n", 0, "does not name 3 training cases of the store"),
+        ("case,patient\na1,A\na2,A\nb1,B\nc11,C\n", 0, r"does not name 1 training cases of the store \(c1\); add them"),
+        ("case,patient\na1,A\nb1,B\nc1,C\n", 2, r"does not name 1 training cases of the store \(a2\); add them"),
         ("case,split\na1,train\na1,test\n", 0, "line 3: case 'a1' stands on line 2 already"),
         ("case,split\na1,val\n", 0, "write one of train, validation, test"),
         ("case,part\na1,val\n", 0, "write 'case,patient,split' or"),

@@ -13,7 +13,15 @@ from smile_fast.data.annotations import FILE_NAME as ANNOTATIONS
 from smile_fast.data.annotations import write_annotations
 from smile_fast.data.dataset import SUFFIX, RawDataset
 from smile_fast.data.folder_lock import locked
-from smile_fast.data.importing.case_files import CaseRecord, Job, Link, Outcome, is_gzipped_nifti, make_case
+from smile_fast.data.importing.case_files import (
+    CaseJob,
+    CaseOutcome,
+    Link,
+    MadeCase,
+    forget_case,
+    is_gzipped_nifti,
+    make_case,
+)
 from smile_fast.data.importing.plan import Plan
 from smile_fast.data.importing.sources import FILE_NAME as SOURCES
 from smile_fast.data.importing.sources import CaseSource, write_sources
@@ -40,7 +48,7 @@ class Built:
         was_there: whether the dataset was there already, made of the same.
     """
 
-    made: dict[str, CaseRecord]
+    made: dict[str, MadeCase]
     new: int
     was_there: bool = False
 
@@ -64,9 +72,10 @@ def build(plan: Plan, out: Path, *, link: Link, workers: int | None, label: str)
     out = Path(os.path.abspath(out))
     refuse_nesting(out, plan.sources)
     work = out.with_name(f".{out.name}.unfinished")
+    refuse_nesting(work, plan.sources)
     if _in_use(out):
         found = _found(plan, out, link, workers or usable_cpus())
-        if work.is_dir():  # of the call that made it, killed at its very end
+        if os.path.isdir(work):  # of the call that made it, killed at its very end
             with locked(work):
                 shutil.rmtree(work, ignore_errors=True)
         return found
@@ -113,7 +122,7 @@ def _found(plan: Plan, out: Path, link: Link, workers: int) -> Built:
     if not (out / "dataset.json").is_file() or not (out / SOURCES).is_file():
         raise InputError(refused)
     made_of = read_json(out / "dataset.json", "give a new folder").get(_MADE_OF)
-    jobs = [Job(case, out, out, link, len(plan.organs), look=True) for case in plan.cases]
+    jobs = [CaseJob(case, out, out, link, len(plan.organs), look=True) for case in plan.cases]
     looked = run_jobs(make_case, jobs, workers, advice="run it again with fewer --workers")
     outcomes = list(progress(looked, total=len(jobs), label="comparing with what is there"))
     requests = {outcome.case: outcome.request for outcome in outcomes}
@@ -127,7 +136,7 @@ def _build(plan: Plan, work: Path, link: Link, workers: int, label: str) -> Buil
     dataset, records = work / "dataset", work / _RECORDS
     records.mkdir(exist_ok=True)
     used = [folder for folder in _FOLDERS if folder[-2:] == "Tr" or any(case.split == "test" for case in plan.cases)]
-    jobs = [Job(case, dataset, records / f"{case.name}.json", link, len(plan.organs)) for case in plan.cases]
+    jobs = [CaseJob(case, dataset, records / f"{case.name}.json", link, len(plan.organs)) for case in plan.cases]
     _sweep(work, jobs)
     for folder in used:
         (dataset / folder).mkdir(exist_ok=True)
@@ -150,7 +159,7 @@ def _build(plan: Plan, work: Path, link: Link, workers: int, label: str) -> Buil
     return Built(made, sum(not outcome.kept for outcome in outcomes.values()))
 
 
-def _records(plan: Plan, work: Path, outcomes: dict[str, Outcome]) -> dict[str, CaseRecord]:
+def _records(plan: Plan, work: Path, outcomes: dict[str, CaseOutcome]) -> dict[str, MadeCase]:
     """The records of all cases.
 
     Raises:
@@ -177,7 +186,7 @@ def _description(plan: Plan, requests: dict[str, str]) -> dict[str, object]:
     }
 
 
-def _sweep(work: Path, jobs: Sequence[Job]) -> None:
+def _sweep(work: Path, jobs: Sequence[CaseJob]) -> None:
     """Remove what calls for other datasets, or killed ones, have left; of this one the finished cases stay."""
     wanted = {path for job in jobs for path in (job.image, job.label, job.record)}
     used = {path.parent for path in wanted}
@@ -187,10 +196,13 @@ def _sweep(work: Path, jobs: Sequence[Job]) -> None:
                 path.unlink()
         if folder.is_dir() and folder not in used and not any(folder.iterdir()):
             folder.rmdir()
+    for job in jobs:
+        if not job.record.exists():
+            forget_case(job)
     (work / "dataset").mkdir(exist_ok=True)
 
 
-def _check_space(work: Path, jobs: Sequence[Job]) -> None:
+def _check_space(work: Path, jobs: Sequence[CaseJob]) -> None:
     """Refuse a disk that is too small before hours are spent on it."""
     device, needed = os.stat(work).st_dev, _SPARE
     for job in jobs:

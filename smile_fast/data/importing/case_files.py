@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,26 +21,26 @@ from smile_fast.records import read_record, write_record
 from smile_fast.text_table import listed
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, reason, sha256
-from smile_runtime.io.nifti import Volume, write_image, write_labels
+from smile_runtime.io.nifti import Digest, Volume, write_image, write_labels
 from smile_runtime.label_map import LABEL_VALUES
 from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.preprocessing import to_slices
 
 Link = Literal["hard", "copy", "symbolic"]
 LINKS: tuple[Link, ...] = ("hard", "copy", "symbolic")
-SCHEMA = 1
+SCHEMA = 2
 _REMEDY = "make the case again"
 
 
 @dataclass(frozen=True)
-class Job:
+class CaseJob:
     """A case to be made.
 
     Attributes:
         case: what of.
         dataset: the folder of the new dataset.
         record: where to note what was made.
-        link: how files that stay as they are get there; a label map gets no hard link.
+        link: how scans that stay as they are get there; label maps are always copied.
         organs: how many there are.
         look: only hash the files that it would be made from.
     """
@@ -66,7 +67,7 @@ _ENDS = {"train": "Tr", "test": "Ts"}
 
 
 @dataclass(frozen=True)
-class CaseRecord:
+class MadeCase:
     """What was made, as its record says.
 
     Attributes:
@@ -75,6 +76,7 @@ class CaseRecord:
         image_sha256, labels_sha256: of the files that it was made from; of masks, of all of them together.
         voxels: SHA-256 of the scan in slices order: the same scan has the same, whatever its file.
         counts: voxels of each organ.
+        warnings: what has to be known of the headers of its files.
         sizes: bytes of the new image and label map.
     """
 
@@ -85,16 +87,17 @@ class CaseRecord:
     labels_sha256: str
     voxels: str
     counts: list[int]
+    warnings: list[str]
     sizes: tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CaseOutcome:
     """What became of a case.
 
     Attributes:
         case: its name.
-        request: see `CaseRecord`; empty where the files could not be read.
+        request: see `MadeCase`; empty where the files could not be read.
         made: its record, None where only its files were hashed, or it is broken.
         problem: one sentence on what is wrong.
         kept: whether an earlier call had made it.
@@ -102,12 +105,12 @@ class Outcome:
 
     case: str
     request: str = ""
-    made: CaseRecord | None = None
+    made: MadeCase | None = None
     problem: str | None = None
     kept: bool = False
 
 
-def make_case(job: Job) -> Outcome:
+def make_case(job: CaseJob) -> CaseOutcome:
     """Make one case, or find that it is made. What is wrong with its files is an outcome.
 
     Raises:
@@ -115,33 +118,59 @@ def make_case(job: Job) -> Outcome:
     """
     case = job.case
     try:
-        image_sha, labels_sha = sha256(case.image), _labels_sha256(case)
-        request = json_digest([image_sha, labels_sha, case.drawn.meaning(), job.organs])
-        if job.look:
-            return Outcome(case.name, request)
-        if (found := _made(job, request)) is not None:
-            return Outcome(case.name, request, found, kept=True)
-        image = read_scan(case.image)
+        if job.look or job.record.exists():
+            files = [sha256(path) for path in case.drawn.files()]
+            request = _request(job, sha256(case.image), _joined(case.drawn, files))
+            if job.look:
+                return CaseOutcome(case.name, request)
+            if (found := _made(job, request)) is not None:
+                return CaseOutcome(case.name, request, found, kept=True)
+        image, image_sha = _hashed(read_scan, case.image)
         slices, _ = to_slices(image.data, image.affine)
         voxels = hashlib.sha256(str(slices.shape).encode())
         voxels.update(np.ascontiguousarray(slices).data)
-        labels, unchanged = _drawn(case, image)
+        drawn = _drawn(case, image)
     except InputError as error:
-        return Outcome(case.name, problem=_about(case, str(error)))
-    job.record.unlink(missing_ok=True)
+        return CaseOutcome(case.name, problem=_about(case, str(error)))
+    forget_case(job)
     if is_gzipped_nifti(case.image):
         place_file(case.image, job.image, job.link)
     else:
         write_image(job.image, image.data, image.affine, header=image.header)
-    if unchanged is not None:
+    if drawn.unchanged is not None:
         # Small, and what humans go on drawing in, with programs that write into the file that is there.
-        place_file(unchanged, job.label, "copy" if job.link == "hard" else job.link)
+        place_file(drawn.unchanged, job.label, "copy")
     else:
-        write_labels(job.label, labels, image.affine, header=image.header)
-    counts = _histogram(labels)[1 : job.organs + 1].tolist()
-    made = CaseRecord(SCHEMA, request, job.link, image_sha, labels_sha, voxels.hexdigest(), counts, _sizes(job))
+        write_labels(job.label, drawn.labels, image.affine, header=image.header)
+    try:
+        if is_gzipped_nifti(case.image):
+            _check_placed(case.image, job.image, image_sha)
+        if drawn.unchanged is not None:
+            _check_placed(drawn.unchanged, job.label, drawn.sha256)
+    except InputError as error:
+        forget_case(job)
+        return CaseOutcome(case.name, problem=_about(case, str(error)))
+    request = _request(job, image_sha, drawn.sha256)
+    counts = _histogram(drawn.labels)[1 : job.organs + 1].tolist()
+    warnings = list(dict.fromkeys((*image.warnings, *drawn.warnings)))
+    made = MadeCase(
+        SCHEMA, request, job.link, image_sha, drawn.sha256, voxels.hexdigest(), counts, warnings, _sizes(job)
+    )
     write_record(job.record, vars(made))
-    return Outcome(case.name, request, made)
+    return CaseOutcome(case.name, request, made)
+
+
+def forget_case(job: CaseJob) -> None:
+    """Remove what an earlier call made of a case: its files may be links, and to write one is to write a source.
+
+    Raises:
+        InputError: it cannot be removed.
+    """
+    for path in (job.record, job.image, job.label):
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be removed ({reason(error)}); choose another place") from error
 
 
 def is_gzipped_nifti(path: Path) -> bool:
@@ -176,23 +205,44 @@ def place_file(source: Path, target: Path, link: Link) -> None:
         shutil.copyfile(original, temporary)
 
 
-def _labels_sha256(case: PlannedCase) -> str:
-    if isinstance(case.drawn, DrawnMap):
-        return sha256(case.drawn.path)
-    return json_digest([sha256(path) for path in case.drawn.files()])
+def _request(job: CaseJob, image_sha256: str, labels_sha256: str) -> str:
+    """SHA-256 of all that the case follows from."""
+    return json_digest([image_sha256, labels_sha256, job.case.drawn.meaning(), job.organs])
 
 
-def _made(job: Job, request: str) -> CaseRecord | None:
+def _joined(drawn: DrawnMap | DrawnMasks, digests: Sequence[str]) -> str:
+    """One digest of the files that the labels are made of."""
+    return digests[0] if isinstance(drawn, DrawnMap) else json_digest(list(digests))
+
+
+def _hashed(read: Callable[[Path, Digest], Volume], path: Path) -> tuple[Volume, str]:
+    """A volume, and the SHA-256 of the very bytes that it was read from."""
+    digest = hashlib.sha256()
+    volume = read(path, digest)
+    return volume, digest.hexdigest()
+
+
+def _check_placed(source: Path, target: Path, digest: str) -> None:
+    """Refuse a file that is another one than what was read.
+
+    Raises:
+        InputError: it is.
+    """
+    if sha256(target) != digest:
+        raise InputError(f"{source}: changed while it was read; repeat the command when nobody writes it")
+
+
+def _made(job: CaseJob, request: str) -> MadeCase | None:
     """The record of an earlier call, if the files are those that it made of the same."""
     try:
-        found = read_record(job.record, CaseRecord, SCHEMA, _REMEDY)
+        found = read_record(job.record, MadeCase, SCHEMA, _REMEDY)
         same = found.request == request and found.link == job.link and found.sizes == _sizes(job)
     except (InputError, OSError):
         return None
     return found if same else None
 
 
-def _sizes(job: Job) -> tuple[int, int]:
+def _sizes(job: CaseJob) -> tuple[int, int]:
     return job.image.stat().st_size, job.label.stat().st_size
 
 
@@ -201,11 +251,27 @@ def _about(case: PlannedCase, sentence: str) -> str:
     return sentence if named else f"case {case.source}/{case.original}: {sentence}"
 
 
-def _drawn(case: PlannedCase, image: Volume) -> tuple[NDArray[np.uint8], Path | None]:
-    """The labels on the image's grid, and the file that holds just these, if there is one."""
+@dataclass(frozen=True)
+class _Drawn:
+    """The labels of a case.
+
+    Attributes:
+        labels: [X, Y, Z] on the image's grid.
+        sha256: of the files that they were made of, see `MadeCase`.
+        warnings: what has to be known of the headers of these.
+        unchanged: the file that holds just these labels, if there is one.
+    """
+
+    labels: NDArray[np.uint8]
+    sha256: str
+    warnings: tuple[str, ...]
+    unchanged: Path | None = None
+
+
+def _drawn(case: PlannedCase, image: Volume) -> _Drawn:
     if isinstance(case.drawn, DrawnMasks):
-        return _painted(case, case.drawn, image), None
-    drawn = read_drawn(case.drawn.path)
+        return _painted(case, case.drawn, image)
+    drawn, digest = _hashed(read_drawn, case.drawn.path)
     placed = labels_on_image(_raw(case, case.drawn.path), image, drawn)
     used = np.flatnonzero(_histogram(drawn.data)).tolist()
     values = case.drawn.values
@@ -215,16 +281,23 @@ def _drawn(case: PlannedCase, image: Volume) -> tuple[NDArray[np.uint8], Path | 
             f"means nothing; {case.drawn.advice}"
         )
     if all(values[value] == value for value in used):
-        return placed, case.drawn.path if is_gzipped_nifti(case.drawn.path) else None
-    return np.asfortranarray(np.array([max(value, 0) for value in values], np.uint8)[placed]), None
+        unchanged = case.drawn.path if is_gzipped_nifti(case.drawn.path) else None
+        return _Drawn(placed, digest, drawn.warnings, unchanged)
+    ours = np.array([max(value, 0) for value in values], np.uint8)
+    return _Drawn(np.asfortranarray(ours[placed]), digest, drawn.warnings)
 
 
-def _painted(case: PlannedCase, drawn: DrawnMasks, image: Volume) -> NDArray[np.uint8]:
+def _painted(case: PlannedCase, drawn: DrawnMasks, image: Volume) -> _Drawn:
     labels = np.zeros(image.data.shape, np.uint8, order="F")
     unordered = np.zeros(LABEL_VALUES, bool)  # values of organs of which nobody said that they win
     owner: dict[int, str] = {}
+    digests: list[str] = []
+    warnings: list[str] = []
     for organ, path, value in drawn.masks:
-        mask = _mask(case, path, image)
+        read, digest = _hashed(read_drawn, path)
+        digests.append(digest)
+        warnings += read.warnings
+        mask = _mask(case, read, image)
         if organ not in drawn.ordered:
             clash = mask & unordered[labels] & (labels != value)
             if clash.any():
@@ -237,18 +310,17 @@ def _painted(case: PlannedCase, drawn: DrawnMasks, image: Volume) -> NDArray[np.
             unordered[value] = True
         owner[value] = organ
         labels[mask & (labels == 0)] = value
-    return labels
+    return _Drawn(labels, _joined(drawn, digests), tuple(warnings))
 
 
-def _mask(case: PlannedCase, path: Path, image: Volume) -> NDArray[np.bool_]:
+def _mask(case: PlannedCase, read: Volume, image: Volume) -> NDArray[np.bool_]:
     """Where a mask is set: at its one value that is not 0, which programs write as 1 or 255."""
-    read = read_drawn(path)
-    placed = labels_on_image(_raw(case, path), image, read)
+    placed = labels_on_image(_raw(case, read.path), image, read)
     values = [value for value in np.flatnonzero(_histogram(read.data)).tolist() if value]
     if len(values) > 1:
         raise InputError(
-            f"{path}: case {case.original} has the values {listed(list(map(str, values)), 5)} in what should be a mask "
-            "of one organ; give one file an organ, or name a label map with --labels"
+            f"{read.path}: case {case.original} has the values {listed(list(map(str, values)), 5)} in what should be a "
+            "mask of one organ; give one file an organ, or name a label map with --labels"
         )
     return np.asarray(placed != 0)
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from smile_fast.data.importing.case_files import CaseRecord
+from smile_fast.data.importing.case_files import MadeCase
 from smile_fast.data.importing.plan import Plan
 from smile_fast.data.same_scans import same_scans
 from smile_fast.supervision.states import State
 from smile_fast.text_table import listed
 
 
-def empty_pairs(plan: Plan, made: Mapping[str, CaseRecord]) -> dict[str, list[str]]:
+def empty_pairs(plan: Plan, made: Mapping[str, MadeCase]) -> dict[str, list[str]]:
     """Organ -> cases in which it is annotated and has no voxel."""
     found: dict[str, list[str]] = {}
     for case, states in (plan.states or {}).items():
@@ -19,7 +19,16 @@ def empty_pairs(plan: Plan, made: Mapping[str, CaseRecord]) -> dict[str, list[st
     return found
 
 
-def repeat_warnings(plan: Plan, made: Mapping[str, CaseRecord]) -> list[str]:
+def header_warnings(made: Mapping[str, MadeCase]) -> list[str]:
+    """A sentence for each doubt about headers, with the cases of which it is."""
+    found: dict[str, list[str]] = {}
+    for case, record in made.items():
+        for doubt in record.warnings:
+            found.setdefault(doubt, []).append(case)
+    return [f"{listed(sorted(cases))}: {doubt}" for doubt, cases in found.items()]
+
+
+def repeat_warnings(plan: Plan, made: Mapping[str, MadeCase]) -> list[str]:
     """A sentence for the scans that are both in training and test, and one for those under several names of a split."""
     cases = {case.name: case for case in plan.cases}
     leaks: list[str] = []
@@ -32,11 +41,12 @@ def repeat_warnings(plan: Plan, made: Mapping[str, CaseRecord]) -> list[str]:
     if leaks:
         found.append(
             f"the same scan is in training and among the held-out cases: {listed(leaks)}; scores will be too good, "
-            "leave one of them out with --without, into a new OUT"
+            "leave one of them out with --without CASE, into a new OUT"
         )
     if repeats:
         found.append(
-            f"the same scan stands under several names: {listed(repeats)}; it counts as often, keep the one in which "
-            "more was drawn and leave the other out with --without, into a new OUT"
+            f"the same scan stands under several names: {listed(repeats)}; it counts as often, and what was drawn in "
+            "one is not joined with what was drawn in the other: leave all but one out with --without CASE, into a new "
+            "OUT, or draw all of it into one label map before"
         )
     return found

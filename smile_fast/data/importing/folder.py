@@ -1,5 +1,6 @@
 """What an import of one cohort, in whatever layout, will hold."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,14 +10,21 @@ from smile_fast.data.dataset import CHANNEL, Split
 from smile_fast.data.importing.label_tables import BACKGROUND, VOID_NAME, LabelTable, organ_name
 from smile_fast.data.importing.layout import (
     CASE,
-    Layout,
+    FolderLayout,
     as_layout,
     find_files,
     find_layout,
     find_masks,
     refuse_unpaired,
 )
-from smile_fast.data.importing.legend import Legend, lookup, organ_order, organs_of_values, states_of_names
+from smile_fast.data.importing.legend import (
+    Legend,
+    lookup,
+    organ_order,
+    organs_of_values,
+    refuse_hidden_void,
+    states_of_names,
+)
 from smile_fast.data.importing.plan import (
     DrawnMap,
     DrawnMasks,
@@ -29,7 +37,7 @@ from smile_fast.data.importing.plan import (
 from smile_fast.supervision.states import State
 from smile_fast.text_table import listed
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import read_json
+from smile_runtime.io.files import printable, read_json
 from smile_runtime.label_map import VOID
 from smile_runtime.names import normal_name
 
@@ -69,9 +77,9 @@ def plan_import(source: Path, choice: Choice) -> Plan:
     """
     source = Path(source)
     patterns = as_layout(choice.image, choice.masks, choice.labels)
-    name = normal_name(source.resolve().name) or "source"
+    name = normal_name(printable(os.path.basename(os.path.realpath(source)))) or "source"
     table = None if choice.table is None else LabelTable.read(choice.table, name)
-    if patterns == (None, None, None) and (source / "imagesTr").is_dir():
+    if patterns == (None, None, None) and os.path.isdir(source / "imagesTr"):
         plan = _of_label_maps(source, name, _nnunet_layouts(source), table, choice)
     else:
         layout = find_layout(source, *patterns)
@@ -89,7 +97,7 @@ def plan_import(source: Path, choice: Choice) -> Plan:
     return replace(plan, cases=tuple(cases), states=states)
 
 
-def _of_masks(source: Path, name: str, layout: Layout, table: LabelTable | None, choice: Choice) -> Plan:
+def _of_masks(source: Path, name: str, layout: FolderLayout, table: LabelTable | None, choice: Choice) -> Plan:
     """One mask file an organ: a file that is missing says that nobody drew the organ there."""
     if table is not None and table.values is not None:
         raise InputError(f"{table.path}: masks have names and no values; give a table with the columns name,organ")
@@ -133,19 +141,19 @@ def _of_masks(source: Path, name: str, layout: Layout, table: LabelTable | None,
 
 
 def _of_label_maps(
-    source: Path, name: str, layouts: Mapping[Split, Layout], table: LabelTable | None, choice: Choice
+    source: Path, name: str, layouts: Mapping[Split, FolderLayout], table: LabelTable | None, choice: Choice
 ) -> Plan:
     """One label map a case, whose values a dataset.json or a table explains."""
     described = source / "dataset.json"
     legend = None
-    if described.is_file():
+    if os.path.isfile(described):
         legend = Legend.of_described(read_json(described, "correct it, or give a table with --map"), described)
     if legend is None and (table is None or table.values is None):
         raise InputError(
             f"{source}: nothing says what the values in its label maps are; give a table with the columns value,organ "
             "with --map"
         )
-    values = organs_of_values(legend, table, choice.order)
+    values = organs_of_values(legend, table, choice.order, choice.organs)
     named = dict.fromkeys(organ for organ in values.values() if organ not in (BACKGROUND, VOID_NAME))
     organs = organ_order([list(named)], choice.organs)
     where = table.path if table is not None and table.values is not None else described
@@ -185,12 +193,13 @@ def _states(
     """What is known of who drew what: what the user says, or the cohort's own annotations.csv."""
     file = source / FILE_NAME
     if choice.all_annotated:
-        if file.exists():
+        if os.path.exists(file):
             raise InputError(f"--all-annotated: {file} says who drew what; leave the option out")
         return {case: dict.fromkeys(organs, State.ANNOTATED) for case in cases}
-    if legend is None or not file.exists():
+    if legend is None or not os.path.exists(file):
         return None
     declared = read_annotations(file, cases, [label for label in legend.names if label != VOID_NAME], others=True)
+    refuse_hidden_void(legend, values, declared, file)
     made_of = states_of_names(legend, table, values)
     return {
         case: {
@@ -203,16 +212,16 @@ def _states(
     }
 
 
-def _nnunet_layouts(source: Path) -> dict[Split, Layout]:
+def _nnunet_layouts(source: Path) -> dict[Split, FolderLayout]:
     """ImagesTr and labelsTr, and imagesTs and labelsTs if both are there; with the channel in the names, or without."""
-    found: dict[Split, Layout] = {}
+    found: dict[Split, FolderLayout] = {}
     splits: tuple[tuple[Split, str], ...] = (("train", "Tr"), ("test", "Ts"))
     for split, end in splits:
-        if split == "test" and not (source / f"labels{end}").is_dir():
+        if split == "test" and not os.path.isdir(source / f"labels{end}"):
             continue
         with_channel = f"images{end}/{CASE}{CHANNEL}"
         if find_files(source, f"images{end}/{CASE}_0001"):
             raise InputError(f"{source / f'images{end}'}: has scans of several channels; give a cohort of CT alone")
         images = with_channel if find_files(source, with_channel) else f"images{end}/{CASE}"
-        found[split] = Layout(images, f"labels{end}/{CASE}")
+        found[split] = FolderLayout(images, f"labels{end}/{CASE}")
     return found

@@ -58,16 +58,22 @@ class LabelTable:
                 if normal_name(row["source"]) != source:
                     continue
             label = normal_name(row["value" if by_value else "name"])
+            value = label_value(label) if by_value else None
+            if by_value and value is None:
+                raise InputError(
+                    f"{where}: '{label[:20]}' is no label value; give a whole number in 0..{LABEL_VALUES - 1}"
+                )
+            label = label if value is None else str(value)
             if label in seen:
                 raise InputError(f"{where}: label '{label}' stands on line {seen[label]} already; keep one of the rows")
             seen[label] = line
             organ = organ_name(row["organ"], where)
-            if by_value:
-                if _value(label, where) == 0 and organ not in (BACKGROUND, VOID_NAME):
-                    raise InputError(f"{where}: the value 0 is background and no organ; remove the row, or write void")
-                values[_value(label, where)] = organ
-            else:
+            if value is None:
                 names[label] = organ
+                continue
+            if value == 0 and organ not in (BACKGROUND, VOID_NAME):
+                raise InputError(f"{where}: the value 0 is background and no organ; remove the row, or write void")
+            values[value] = organ
         if not seen:
             others = f", its sources are {listed(sorted(sources))}" if sources else ""
             raise InputError(f"{path}: has no row for {source}{others}; add its labels")
@@ -103,7 +109,9 @@ def organ_name(text: str, where: str) -> str:
     return name
 
 
-def _value(text: str, where: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 0 <= int(text[:9]) < LABEL_VALUES:
-        raise InputError(f"{where}: '{text}' is no label value; give a whole number in 0..{LABEL_VALUES - 1}")
-    return int(text)
+def label_value(text: str) -> int | None:
+    """The value in a label map that a text means, 7 of "7" and of "007"; None if it means none."""
+    if not text.isascii() or not text.isdecimal():
+        return None
+    value = int(text.lstrip("0")[:9] or "0")  # Python makes no number of thousands of digits
+    return value if value < LABEL_VALUES else None

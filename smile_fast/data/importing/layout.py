@@ -28,7 +28,7 @@ _FIELD = re.compile(r"\{(case|organ)\}")
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """The patterns of a cohort, relative to its folder.
 
     Attributes:
@@ -70,7 +70,7 @@ def as_layout(image: str | None, masks: str | None, labels: str | None) -> tuple
     return image, masks, labels
 
 
-def find_layout(source: Path, image: str | None, masks: str | None, labels: str | None) -> Layout:
+def find_layout(source: Path, image: str | None, masks: str | None, labels: str | None) -> FolderLayout:
     """The patterns that fit a folder, given those that are known.
 
     Raises:
@@ -99,7 +99,7 @@ def find_layout(source: Path, image: str | None, masks: str | None, labels: str 
             labels = _first(source, tuple(pattern for pattern in _LABELS if pattern != images))
             found = None if labels else next((p for p in beside if find_masks(source, p, images)), None)
         if found is not None:
-            return Layout(images, found)
+            return FolderLayout(images, found)
     elif not find_files(source, labels):
         labels = None
     if labels is None:
@@ -107,7 +107,7 @@ def find_layout(source: Path, image: str | None, masks: str | None, labels: str 
             f"{source}: holds no masks or label maps where they were looked for; say where with --masks, e.g. --masks "
             f"segmentations, or --labels '{CASE}/labels'"
         )
-    return Layout(images, labels)
+    return FolderLayout(images, labels)
 
 
 def find_files(source: Path, pattern: str) -> dict[str, Path]:

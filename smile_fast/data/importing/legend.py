@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from smile_fast.data.dataset import RawDataset
-from smile_fast.data.importing.label_tables import BACKGROUND, VOID_NAME, LabelTable, organ_name
+from smile_fast.data.importing.label_tables import BACKGROUND, VOID_NAME, LabelTable, label_value, organ_name
+from smile_fast.supervision.states import State
 from smile_fast.text_table import listed
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import LABEL_VALUES, MAX_ORGANS, VOID
@@ -69,13 +70,16 @@ class Legend:
         return {name: table.names.get(name, name) for name in self.names}
 
 
-def organs_of_values(legend: Legend | None, table: LabelTable | None, order: Sequence[str]) -> dict[int, str]:
+def organs_of_values(
+    legend: Legend | None, table: LabelTable | None, order: Sequence[str], wanted: Sequence[str] | None = None
+) -> dict[int, str]:
     """Value in the label maps -> organ of ours, `BACKGROUND` or `VOID_NAME`, of every value that may occur.
 
     Args:
         legend: what dataset.json says, None where there is none.
         table: what the user says; one by value goes before the legend.
         order: of organs, the first of which takes a value that several regions share.
+        wanted: the organs to take, of which alone a value that several regions share can be; None for all.
 
     Raises:
         InputError: nobody says what the values are; or regions share a value and the order does not decide.
@@ -92,6 +96,8 @@ def organs_of_values(legend: Legend | None, table: LabelTable | None, order: Seq
             found.setdefault(value, set()).add(organs[name])
     for value, candidates in found.items():
         candidates = candidates - {BACKGROUND} or {BACKGROUND}
+        if wanted is not None and len(candidates) > 1:
+            candidates = candidates & {VOID_NAME, *wanted} or {min(candidates)}  # of which all become background
         if len(candidates) > 1:
             ranked = [organ for organ in order if organ in candidates]
             if len(ranked) < len(candidates) - 1:
@@ -102,6 +108,30 @@ def organs_of_values(legend: Legend | None, table: LabelTable | None, order: Seq
             candidates = {ranked[0]}
         fixed[value] = next(iter(candidates))
     return fixed
+
+
+def refuse_hidden_void(
+    legend: Legend, values: Mapping[int, str], declared: Mapping[str, Mapping[str, State]], file: Path
+) -> None:
+    """Refuse to make void of what training must not know: it would know where, by the voxels that it may not use.
+
+    Args:
+        legend: the labels.
+        values: value -> organ; see `organs_of_values`.
+        declared: case -> label -> state.
+        file: where the states are declared, for the message.
+
+    Raises:
+        InputError: a label becomes void, and is hidden in some case.
+    """
+    for label, own in legend.names.items():
+        if label == VOID_NAME or all(values.get(value) != VOID_NAME for value in own):
+            continue
+        if hidden := [case for case, states in declared.items() if states.get(label) is State.HIDDEN]:
+            raise InputError(
+                f"{file}: '{label}' is hidden in {listed(hidden, 5)} and would become void, which shows where it is; "
+                "make it an organ or nothing in the table, or declare it missing"
+            )
 
 
 def states_of_names(legend: Legend, table: LabelTable | None, values: Mapping[int, str]) -> dict[str, list[str]]:
@@ -167,13 +197,13 @@ def _values(given: object, name: str, path: Path) -> tuple[int, ...]:
     values = []
     for entry in entries:
         text = normal_name(str(entry)) if isinstance(entry, (int, str, float)) and not isinstance(entry, bool) else ""
-        text = text.removesuffix(".0")
-        if not text.isascii() or not text.isdecimal() or int(text[:9]) >= LABEL_VALUES:
+        value = label_value(text.removesuffix(".0"))
+        if value is None:
             raise InputError(
                 f"{path}: the label '{name}' has the value {json.dumps(given)}; give it a whole number in "
                 f"0..{LABEL_VALUES - 1}, or a list of them"
             )
-        values.append(int(text))
+        values.append(value)
     if not values:
         raise InputError(f"{path}: the label '{name}' has no value; give it one")
     return tuple(values)

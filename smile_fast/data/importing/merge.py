@@ -9,7 +9,14 @@ from pathlib import Path
 from smile_fast.data.annotations import FILE_NAME, Declarations, read_annotations
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.importing.label_tables import BACKGROUND, VOID_NAME, LabelTable
-from smile_fast.data.importing.legend import Legend, lookup, organ_order, organs_of_values, states_of_names
+from smile_fast.data.importing.legend import (
+    Legend,
+    lookup,
+    organ_order,
+    organs_of_values,
+    refuse_hidden_void,
+    states_of_names,
+)
 from smile_fast.data.importing.plan import DrawnMap, Plan, PlannedCase, joined_state, left_out, unlabelled_note
 from smile_fast.supervision.states import State
 from smile_fast.text_table import listed
@@ -108,7 +115,7 @@ def _tables(maps: Sequence[str], names: Sequence[str]) -> dict[str, LabelTable]:
     for option in maps:
         name, equals, file = option.partition("=")
         named = normal_name(name) in names
-        if equals and not named and not Path(option).exists():
+        if equals and not named and not os.path.exists(option):
             raise InputError(f"--map: '{name}' is none of the datasets {listed(names)}; write DATASET=FILE, or FILE")
         for member in [normal_name(name)] if named and equals else names:
             if member in found:
@@ -136,6 +143,7 @@ def _member(path: Path, name: str, table: LabelTable | None, all_annotated: bool
         )
     else:
         declared = read_annotations(file, dataset.names(), dataset.organs)
+    refuse_hidden_void(legend, values, declared, file)
     states = {
         case: {
             organ: joined_state([declared[case][label] for label in labels], f"{file}, case {case}, organ {organ}")

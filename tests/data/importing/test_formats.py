@@ -8,6 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from smile_fast.data.importing.formats import read_drawn, read_scan, scan_stem
+from smile_fast.data.importing.itk_headers import NO_DIRECTIONS
 from smile_runtime.errors import InputError
 from tests.tolerances import FLOAT32_GEOMETRY
 
@@ -77,21 +78,24 @@ def test_nan_is_refused_with_its_place(tmp_path):
         read_scan(tmp_path / "scan.nrrd")
 
 
-def test_what_is_no_volume_is_refused(tmp_path):
+def test_what_is_no_volume_is_refused(tmp_path, capfd):
     sitk.WriteImage(sitk.Image([3, 3, 3, 2], sitk.sitkInt16), str(tmp_path / "four.nrrd"))
     sitk.WriteImage(sitk.Image([3, 3, 3], sitk.sitkVectorInt16, 3), str(tmp_path / "vector.mha"))
-    (tmp_path / "text.nrrd").write_text("hello")
-    as_itk(np.zeros((9, 9, 9), np.int16), np.eye(4), tmp_path / "cut.mha")
-    whole = (tmp_path / "cut.mha").read_bytes()
-    (tmp_path / "cut.mha").write_bytes(whole[: len(whole) - 10])
+    for suffix in (".nrrd", ".mha"):
+        (tmp_path / f"text{suffix}").write_text("hello")
+        cut = tmp_path / f"cut{suffix}"
+        as_itk(np.zeros((9, 9, 9), np.int16), np.eye(4), cut)
+        cut.write_bytes(cut.read_bytes()[:-10])
     (tmp_path / "huge.nrrd").write_bytes(
         b"NRRD0004\ntype: short\ndimension: 3\nsizes: 90000 90000 90000\nencoding: gzip\nendian: little\n\n123"
     )
     for name, words in {
         "four.nrrd": "has 4 dimensions",
         "vector.mha": "has 3 values a voxel",
-        "text.nrrd": "cannot be read",
-        "cut.mha": "cannot be read",
+        "text.nrrd": "cannot be read, it has no whole NRRD header",
+        "text.mha": "cannot be read, it has no whole MetaImage header",
+        "cut.mha": "cannot be read, cut short or damaged; copy it again",
+        "cut.nrrd": "cannot be read, cut short or damaged; copy it again",
         "huge.nrrd": "cut short or its header lies",
         "none.nrrd": "cannot be read",
     }.items():
@@ -99,6 +103,66 @@ def test_what_is_no_volume_is_refused(tmp_path):
             read_scan(tmp_path / name)
         assert str(error.value).startswith(str(tmp_path / name))
         assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""  # nothing of ITK's own
+
+
+NRRD = b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 3 3 3\nencoding: raw\n"
+META = b"ObjectType = Image\nNDims = 3\nDimSize = 3 3 3\nElementType = MET_UCHAR\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.nrrd", NRRD + b"data file: %b\n"),
+        ("a.nrrd", NRRD + b"data file: %b\n\n" + bytes(27)),
+        ("a.nrrd", NRRD + b"DataFile:%b\r\n\r\n"),
+        ("a.nrrd", NRRD + b"Data File: LIST\n%b\n\n"),
+        ("a.nrrd", NRRD + b"content: x\r\rdatafile: %b\n\n"),
+        ("a.NRRD", NRRD + b"DATA FILE: secret%%d.raw 1 3 1\n"),
+        ("a.mha", META + b"ElementDataFile = %b\n"),
+        ("a.mha", META + b"ElementDataFile = LIST\n%b\n"),
+        ("a.mha", META + b"ElementDataFile = secret%%d.raw 1 3 1\n"),
+        ("a.mha", META + b"elementdatafile = LOCAL\nElementDataFile = %b\n"),
+        ("a.mha", META + b"Comment = \rElementDataFile = LOCAL\nElementDataFile = %b\n"),
+        ("a.mha", META + b"ElementDataFile = LOCAL %b\n"),
+    ],
+)
+def test_voxels_in_another_file_are_refused(tmp_path, name, content):
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(bytes(range(27)))
+    path = tmp_path / name
+    path.write_bytes(content.replace(b"%b", bytes(secret)).replace(b"%%", b"%"))
+    for read in (read_scan, read_drawn):
+        with pytest.raises(InputError, match=r"another file .* \.nhdr and \.mhd") as error:
+            read(path)
+        assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.nrrd", NRRD + b"\n", False),
+        ("a.nrrd", NRRD + b"spacings: 1 1 2\n\n", False),
+        ("a.nrrd", NRRD + b"space dimension: 3\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n\n", False),
+        ("a.nrrd", NRRD + b"space: scanner-xyz\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n\n", False),
+        ("a.nrrd", NRRD + b"space: RAS\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n\n", True),
+        ("a.mha", META + b"ElementDataFile = LOCAL\n", False),
+        ("a.mha", META + b"TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementDataFile = Local\n", True),
+    ],
+)
+def test_a_header_that_does_not_say_how_it_lies_is_warned_of(tmp_path, name, content, told):
+    path = tmp_path / name
+    path.write_bytes(content + bytes(range(27)))
+    read = read_drawn(path)
+    np.testing.assert_array_equal(read.data.ravel(order="F"), range(27))
+    assert read.warnings == (() if told else (NO_DIRECTIONS,))
+
+
+def test_another_format_under_the_name_is_refused(tmp_path):
+    as_itk(np.zeros((3, 3, 3), np.int16), np.eye(4), tmp_path / "scan.nrrd")
+    (tmp_path / "scan.nrrd").rename(tmp_path / "scan.mha")
+    with pytest.raises(InputError, match="no whole MetaImage header"):
+        read_scan(tmp_path / "scan.mha")
 
 
 def test_where_simpleitk_is_missing_it_is_said(tmp_path, monkeypatch):

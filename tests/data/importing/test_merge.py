@@ -77,7 +77,7 @@ def test_organs_go_by_name_and_what_nobody_knows_is_missing(parts, tmp_path, cap
 
 def test_files_that_stay_as_they_are_are_shared_or_copied(parts, tmp_path):
     # Humans go on drawing in label maps: those of OUT must not be those of a source.
-    for link, kinds in (("hard", (True, False)), ("copy", (False, False)), ("symbolic", (True, True))):
+    for link, kinds in (("hard", (True, False)), ("copy", (False, False)), ("symbolic", (True, False))):
         out = tmp_path / link
         assert merge(*parts, out, "--all-annotated", "b", "--link", link) == 0
         names = (("imagesTr", "case_00_0000", "a_case_00_0000"), ("labelsTr", "case_00", "a_case_00"))
@@ -85,7 +85,7 @@ def test_files_that_stay_as_they_are_are_shared_or_copied(parts, tmp_path):
             source, target = parts[0] / folder / f"{old}.nii.gz", out / folder / f"{new}.nii.gz"
             assert source.read_bytes() == target.read_bytes()
             assert source.samefile(target) == shared
-            assert target.is_symlink() == (link == "symbolic")
+            assert target.is_symlink() == (link == "symbolic" and shared)
         changed = out / "labelsTr" / "b_case_00.nii.gz"
         assert not changed.is_symlink()
         assert changed.stat().st_nlink == 1
@@ -151,6 +151,14 @@ def test_a_table_joins_names_and_drops_labels(parts, tmp_path):
     assert np.unique(labels_of(out, "a_case_00")).tolist() == [0, 1, 255]
 
 
+def test_what_is_hidden_does_not_become_void(parts, tmp_path, capsys):
+    table = tmp_path / "names.csv"
+    table.write_text("name,organ\nliver,void\n")
+    assert merge(*parts, tmp_path / "out", "--all-annotated", "b", "--map", f"a={table}") == 2
+    assert "annotations.csv: 'liver' is hidden in case_02 and would become void" in capsys.readouterr().err
+    assert merge(*parts, tmp_path / "out", "--all-annotated", "b", "--map", f"b={table}") == 0
+
+
 def test_a_union_is_annotated_where_all_of_it_is(tmp_path):
     one = make_cohort(tmp_path / "a", train=3, organs=("liver", "spleen"))
     describe(one, {"background": 0, "left lung": 1, "right lung": 2}, 3)
@@ -192,6 +200,15 @@ def test_the_same_scan_under_two_names_is_reported_and_can_be_left_out(parts, tm
         assert merge(*parts, out, "--all-annotated", "b", "--without", name) == 0
         assert "the same scan" not in capsys.readouterr().err
         assert opened(out)[0].names("train") == ["a_case_00", "a_case_01", "b_case_00"]
+
+
+def test_labels_of_one_scan_under_two_names_are_not_joined_and_that_is_said(parts, tmp_path, capsys):
+    image = (parts[0] / "imagesTr" / "case_00_0000.nii.gz").read_bytes()
+    (parts[1] / "imagesTr" / "case_01_0000.nii.gz").write_bytes(image)
+    assert merge(*parts, tmp_path / "out", "--all-annotated", "b") == 0
+    error = capsys.readouterr().err
+    assert "under several names: a_case_00 (a/case_00) and b_case_01 (b/case_01)" in error
+    assert "is not joined with what was drawn in the other: leave all but one out with --without CASE" in error
 
 
 def test_held_out_scans_without_labels_are_left_out_and_said(parts, tmp_path, capsys):
