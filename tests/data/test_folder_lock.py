@@ -21,8 +21,7 @@ from smile_runtime.errors import InputError
 HOLDER = """
     import sys
     from pathlib import Path
-    from smile_fast.data import folder_lock
-from smile_fast.data.folder_lock import locked
+    from smile_fast.data.folder_lock import locked
     with locked(Path(sys.argv[1])):
         print("held", flush=True)
         sys.stdin.read()
@@ -33,8 +32,7 @@ from smile_fast.data.folder_lock import locked
 JOINER = """
     import sys
     from pathlib import Path
-    from smile_fast.data import folder_lock
-from smile_fast.data.folder_lock import joined
+    from smile_fast.data.folder_lock import joined
     with joined(Path(sys.argv[1]), "work", sys.argv[2], "refused"):
         print("held", flush=True)
         sys.stdin.read()

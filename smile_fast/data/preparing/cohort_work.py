@@ -71,7 +71,6 @@ class CohortWork:
         try:
             _make_folders([self.out])
         except OSError as error:
-            refuse_shortage(error, self.out)
             raise unwritable(self.out, error) from error
         refusal = (
             f"{self.out}: another prepare is at work there now, with other files, declarations or organs than "
@@ -96,7 +95,6 @@ class CohortWork:
             # All of them now: what is missing can be counted.
             _make_folders([self.out / CASES, *(wanted.folder for wanted in self.wanted.values())])
         except OSError as error:
-            refuse_shortage(error, self.out)
             raise unwritable(self.out, error) from error
 
     def to_do(self, cases: Sequence[RawCase], *, force: bool, rehash: bool) -> tuple[list[Job], list[Outcome]]:
@@ -192,8 +190,15 @@ def _run(jobs: list[Job], workers: int) -> Iterator[Outcome]:
 
 
 def unwritable(out: Path, error: OSError) -> InputError:
-    """The sentence about a store's folder that cannot be written."""
-    return InputError(f"{out}: the store cannot be written there ({reason(error)}); give another folder")
+    """The sentence about a store's folder that cannot be written.
+
+    Raises:
+        InputError: another sentence, where the folder is not to blame; see `refuse_shortage`.
+    """
+    told = InputError(f"{out}: the store cannot be written there ({reason(error)}); give another folder")
+    told.__cause__ = error
+    refuse_shortage(told, out)
+    return told
 
 
 def _free(jobs: list[Job]) -> tuple[list[Job], list[Job]]:
