@@ -14,11 +14,20 @@ from typing import TypeVar
 import msgspec
 
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path, reason
+from smile_runtime.io.files import atomic_path, printable, reason
 
 _T = TypeVar("_T")
 _SEAL = re.compile(rb',\s*"sha256": "([0-9a-f]{64})"\}\n')
+_NO_UTF_8 = re.compile("[\udc80-\udcff]")
 _SEAL_SPACE = 90  # bytes; no seal is longer
+
+
+class DamagedRecord(InputError):
+    """A file that is not what was written."""
+
+
+class _Changed(ValueError):
+    """The seal is not that of the bytes before it: nothing that they say is to be believed."""
 
 
 def write_record(path: str | PathLike[str], obj: object) -> None:
@@ -45,9 +54,14 @@ def write_sealed(path: str | PathLike[str], text: str) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    body = text.removesuffix("}").rstrip().encode("utf-8")
+    body = _NO_UTF_8.sub(_escaped, text).removesuffix("}").rstrip().encode("utf-8")
     with atomic_path(path) as temporary:
         temporary.write_bytes(body + b',\n"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'"}\n')
+
+
+def _escaped(found: re.Match[str]) -> str:
+    r"""JSON of what `printable` makes of a byte of a file's name that is no UTF-8: ``\xe9`` with its backslash."""
+    return json.dumps(printable(found[0]))[1:-1]
 
 
 @dataclass
@@ -56,7 +70,14 @@ class _Versioned:
 
 
 def read_record(
-    path: str | PathLike[str], kind: type[_T], schema: int, remedy: str, *, missing: str = "", older: str = ""
+    path: str | PathLike[str],
+    kind: type[_T],
+    schema: int,
+    remedy: str,
+    *,
+    missing: str = "",
+    older: str = "",
+    newer: str = "",
 ) -> _T:
     """Read what `write_record` wrote: its digest, its schema version, and the type of every value are checked.
 
@@ -68,9 +89,11 @@ def read_record(
         remedy: what to do about a file that cannot be used, for the end of the sentence.
         missing: what to do where there is none, if that is something else.
         older: what to do about a file of an older version, if that is something else.
+        newer: what to do about a file of a newer version, if that is something else.
 
     Raises:
-        InputError: there is no such file, it cannot be read, is of another version, or is not what was written.
+        DamagedRecord: it is not what was written.
+        InputError: there is no such file, it cannot be read, or is of another version.
     """
     path = Path(path)
     try:
@@ -83,11 +106,11 @@ def read_record(
         _check_seal(raw)
         return msgspec.json.decode(raw, type=kind)
     except (ValueError, RecursionError) as error:  # msgspec's own are ValueErrors, undecodable text is one
-        found = schema_of(raw)
+        found = None if isinstance(error, _Changed) else schema_of(raw)
         if found is not None and found != schema:
-            advice = older if older and found < schema else remedy
+            advice = (older if found < schema else newer) or remedy
             raise InputError(f"{path}: is of schema {found}, this version reads {schema}; {advice}") from None
-        raise InputError(f"{path}: damaged ({_words(error)}); {remedy}") from None
+        raise DamagedRecord(f"{path}: damaged ({_words(error)}); {remedy}") from None
 
 
 def _check_seal(raw: bytes) -> None:
@@ -96,7 +119,7 @@ def _check_seal(raw: bytes) -> None:
     if seal is None or seal.end() != len(raw):
         raise ValueError("its end is missing or changed")
     if hashlib.sha256(memoryview(raw)[: seal.start()]).hexdigest().encode() != seal[1]:
-        raise ValueError("it has not the checksum that it was written with")
+        raise _Changed("it has not the checksum that it was written with")
 
 
 def schema_of(raw: bytes) -> int | None:

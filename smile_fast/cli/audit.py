@@ -66,14 +66,16 @@ def _audit_dataset(args: argparse.Namespace) -> "Audit":
 
 
 def _audit_store(args: argparse.Namespace) -> "Audit":
+    from smile_fast.data.folder_lock import reading
     from smile_fast.data.store import Store
     from smile_fast.supervision.audit import audit_store
     from smile_runtime.io.files import refuse_overwrite
     from smile_runtime.progress import progress
 
-    store = Store.open(args.dataset)
-    if args.json is not None:
-        refuse_overwrite(args.json, [*store.files(), *([] if args.annotations is None else [args.annotations])])
-    declarations = store.declarations() if args.annotations is None else store.read_declarations(args.annotations)
-    cases = [name for name, info in store.cases.items() if args.split in ("all", info.split)]
-    return audit_store(store, declarations, progress(cases, total=len(cases), label="reading label maps"))
+    with reading(args.dataset):
+        store = Store.open(args.dataset)
+        if args.json is not None:
+            refuse_overwrite(args.json, [*store.files(), *([] if args.annotations is None else [args.annotations])])
+        declarations = store.declarations() if args.annotations is None else store.read_declarations(args.annotations)
+        cases = [name for name, info in store.cases.items() if args.split in ("all", info.split)]
+        return audit_store(store, declarations, progress(cases, total=len(cases), label="reading label maps"))

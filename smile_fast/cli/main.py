@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import keyword
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from smile_fast import __version__
 from smile_fast.training.launch import quiet_unless_first
 from smile_runtime.arguments import Parser
 from smile_runtime.errors import InputError
+from smile_runtime.io.files import reason
 from smile_runtime.terminal import print_anything
 from smile_runtime.threads import share_machine
 
@@ -83,6 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has left; say nothing more
         return 1
+    except OSError as error:
+        if not isinstance(error.filename, str | os.PathLike):
+            raise
+        # Of a path that nothing more could be told of: too long a name, a disk that is gone.
+        print(f"error: {error.filename}: cannot be used ({reason(error)}); check it, and run again", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -78,12 +78,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _lead(arguments: argparse.Namespace, device: Any, execution: Execution, ranks: Any) -> int:
     """Create or open the run, and train it: what a process does that is alone, or rank 0 of several."""
-    from smile_fast.data.folder_lock import locked, shared
+    from smile_fast.data.folder_lock import locked, reading
     from smile_fast.training.interrupt import Interrupted
     from smile_fast.training.loop import train
     from smile_fast.training.step_graph import no_graph
 
-    with shared(arguments.store):  # no `prepare` removes a file of it while it is read
+    with reading(arguments.store):
         run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device), ranks)
         warn_of_unfinished(run)
         ranks.check_batch(run.config)
@@ -109,12 +109,12 @@ def _lead(arguments: argparse.Namespace, device: Any, execution: Execution, rank
 
 def _follow(arguments: argparse.Namespace, device: Any, execution: Execution, ranks: Any) -> int:
     """Train a run with rank 0, which has created or opened it, and which alone writes."""
-    from smile_fast.data.folder_lock import shared
+    from smile_fast.data.folder_lock import reading
     from smile_fast.training.loop import train
     from smile_fast.training.run import Run
 
     ranks.opened()
-    with shared(arguments.store):
+    with reading(arguments.store):
         run = Run.open(arguments.run_folder, arguments.store)
         resume = arguments.resume or run.has_checkpoint
         train(run, resume=resume, device=device, execution=execution, ranks=ranks)

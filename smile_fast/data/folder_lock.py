@@ -1,20 +1,28 @@
 """One writer a folder, any number of readers, or any number of writers of the same: never a mixture of two things."""
 
+import errno
 import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from smile_runtime.errors import InputError
 
 LOCK = ".lock"
-"""Name of the file in the folder. It is there while the folder is written; a killed process leaves it, unlocked."""
+"""Name of the file in the folder. It is there while the folder is written; a killed process leaves it, unlocked.
+
+A store always has one, for readers who may not make it.
+"""
+PATIENCE = 10.0
+"""Seconds that a reader waits for whoever has a store for itself: to sweep it takes a moment, on slow disks several."""
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+_LOOK_AGAIN = 0.1  # seconds
 
 
 @contextmanager
-def locked(folder: Path, lock: str = LOCK) -> Iterator[bool]:
+def locked(folder: Path, lock: str = LOCK, *, stays: bool = False) -> Iterator[bool]:
     """Be the only one who writes a folder until the block ends.
 
     The kernel holds the lock, and lets go of it whenever and however this process ends. Where a folder cannot be
@@ -23,6 +31,7 @@ def locked(folder: Path, lock: str = LOCK) -> Iterator[bool]:
     Args:
         folder: where it is; whoever wants to lock it has made it.
         lock: name of the lock in it.
+        stays: leave its file behind, for others who may not make it.
 
     Yields:
         Whether there is a lock.
@@ -30,7 +39,7 @@ def locked(folder: Path, lock: str = LOCK) -> Iterator[bool]:
     Raises:
         InputError: another process has it, for itself or shared.
     """
-    with _held(Path(folder) / lock, fcntl.LOCK_EX) as descriptor:
+    with _held(Path(folder) / lock, fcntl.LOCK_EX, stays) as descriptor:
         yield descriptor is not None
 
 
@@ -38,7 +47,7 @@ def locked(folder: Path, lock: str = LOCK) -> Iterator[bool]:
 def shared(folder: Path, lock: str = LOCK) -> Iterator[bool]:
     """Keep whoever wants a folder for itself out of it until the block ends; others may share it.
 
-    The lock's file stays behind: it may be another's already.
+    The lock's file stays behind: it may be another's already. Where it cannot be written, one that is there will do.
 
     Args:
         folder: where it is.
@@ -52,6 +61,45 @@ def shared(folder: Path, lock: str = LOCK) -> Iterator[bool]:
     """
     with _held(Path(folder) / lock, fcntl.LOCK_SH) as descriptor:
         yield descriptor is not None
+
+
+@contextmanager
+def reading(store: Path) -> Iterator[bool]:
+    """Be one of the readers of a store until the block ends: no `prepare` removes a file of it meanwhile.
+
+    Waits up to `PATIENCE` for a `prepare` that removes files just now.
+
+    Args:
+        store: its folder.
+
+    Yields:
+        See `shared`.
+
+    Raises:
+        InputError: see `shared`.
+    """
+    until = time.monotonic() + PATIENCE
+    with ExitStack() as held:
+        while True:
+            try:
+                there = held.enter_context(shared(store))
+                break
+            except InputError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(_LOOK_AGAIN)
+        yield there
+
+
+def leave_lock(folder: Path) -> None:
+    """Make the lock's file of a folder, for readers who may not make it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path = Path(folder) / LOCK
+    if not path.exists():  # else it may be somebody else's
+        path.touch()
 
 
 _MOMENT_S = 0.02  # between two looks at a lock that its owner keeps for a moment only
@@ -138,14 +186,14 @@ def _text(descriptor: int) -> bytes:
 
 
 @contextmanager
-def _held(path: Path, kind: int) -> Iterator[int | None]:
+def _held(path: Path, kind: int, stays: bool = False) -> Iterator[int | None]:
     descriptor = _acquire(path, kind)
     try:
         yield descriptor
     finally:
         if descriptor is not None:
             # Not where the folder was removed, and made again by another process.
-            if kind == fcntl.LOCK_EX and _is_at(descriptor, path):
+            if kind == fcntl.LOCK_EX and not stays and _is_at(descriptor, path):
                 _remove(path)  # first: once it is let go, it may be another's
             os.close(descriptor)
 
@@ -154,7 +202,7 @@ def _acquire(path: Path, kind: int) -> int | None:
     """The open and locked file, None where there are no locks."""
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = _open(path, kind)
         except OSError:
             return None  # who cannot write there will say so, about a file that matters
         try:
@@ -172,6 +220,15 @@ def _acquire(path: Path, kind: int) -> int | None:
             os.close(descriptor)
             return None
         os.close(descriptor)
+
+
+def _open(path: Path, kind: int) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if kind != fcntl.LOCK_SH or error.errno not in _NOT_WRITABLE:
+            raise
+        return os.open(path, os.O_RDONLY)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

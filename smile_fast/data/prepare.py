@@ -5,7 +5,8 @@ array under the name of its content, then case.json that vouches for it, and whe
 before stays what it was until then, with every file that it names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from smile_fast.data.preparing.case_record import CaseRecord, Wanted, read_broke
 from smile_fast.data.preparing.cohort_work import CohortWork, convert_all
 from smile_fast.data.preparing.conversion import refuse_shortage
 from smile_fast.data.preparing.disk_need import check_room
-from smile_fast.data.preparing.one_case import Outcome, is_current, looks_done, needs_room
+from smile_fast.data.preparing.one_case import Outcome, current, looks_done, needs_room
 from smile_fast.data.preparing.sweep import sweep
-from smile_fast.data.store import CASES, INDEX, QUARANTINE, SCHEMA, Store, write_index
+from smile_fast.data.processes import worker_number
+from smile_fast.data.store import BROKEN_FILE, CASES, INDEX, QUARANTINE, SCHEMA, Store, write_index
 from smile_fast.records import write_record
 from smile_fast.supervision.states import State
 from smile_fast.text_table import listed
@@ -26,7 +28,6 @@ from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason
 from smile_runtime.progress import progress
 from smile_runtime.sharding import WHOLE, Shard
-from smile_runtime.threads import usable_cpus
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,12 @@ def prepare(
             broken and `strict` is true. A store that was there stays as it was, and whatever was converted stays for
             the next call.
     """
-    _check_workers(workers)
+    processes = worker_number(workers)
     work = CohortWork.plan(dataset, Path(out), annotations)
     with work.joined() as leave:
         work.claim(force)
-        outcomes = _convert(work, WHOLE, workers, force, rehash, note)
-        broken = {name: outcome.problem for name, outcome in outcomes.items() if outcome.kind == "broken"}
-        converted = sum(outcome.kind == "converted" for outcome in outcomes.values())
-        return _finish(work, broken, converted, strict, report, leave)
+        outcomes = _convert(work, WHOLE, processes, force, rehash, note)
+        return _finish(work, outcomes, strict, report, leave)
 
 
 def prepare_shard(
@@ -134,11 +133,11 @@ def prepare_shard(
     note: Callable[[str], None] = print,
 ) -> ShardDone:
     """Check and convert a share of the cases; writes no index, see `finish`. Arguments and errors as of `prepare`."""
-    _check_workers(workers)
+    processes = worker_number(workers)
     work = CohortWork.plan(dataset, Path(out), annotations)
     with work.joined():
         work.claim(force)
-        outcomes = _convert(work, shard, workers, force, rehash, note)
+        outcomes = _convert(work, shard, processes, force, rehash, note)
         broken = {name: outcome.problem for name, outcome in sorted(outcomes.items()) if outcome.kind == "broken"}
         for sentence in broken.values():
             report(sentence)
@@ -168,39 +167,34 @@ def finish(
         raise InputError(f"{out}: no store, none of its cases is converted; make one with 'smile-fast prepare'")
     with work.joined() as leave:
         work.claim(force=False)
-        broken, missing = {}, []
+        outcomes, missing = dict[str, Outcome](), list[str]()
         for name, wanted in work.wanted.items():
-            if is_current(wanted):
-                continue
-            problem = read_broken(wanted)
-            if problem is None:
+            outcome = current(wanted)
+            if outcome is None and (problem := read_broken(wanted)) is not None:
+                outcome = Outcome(name, "broken", problem)
+            if outcome is None:
                 missing.append(name)
             else:
-                broken[name] = problem
+                outcomes[name] = outcome
         if missing:
             raise InputError(
                 f"{out}: {len(missing)} of {len(work.wanted)} cases are missing or not up to date ({listed(missing)}); "
                 "convert them with 'smile-fast prepare', whole or by shards"
             )
-        return _finish(work, broken, 0, strict, report, leave)
-
-
-def _check_workers(workers: int | None) -> None:
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more")
+        return _finish(work, outcomes, strict, report, leave)
 
 
 def _convert(
-    work: CohortWork, shard: Shard, workers: int | None, force: bool, rehash: bool, note: Callable[[str], None]
+    work: CohortWork, shard: Shard, processes: int, force: bool, rehash: bool, note: Callable[[str], None]
 ) -> dict[str, Outcome]:
     """Do a share of the cases; what became of each, the kept ones too."""
     cases = shard.of(sorted(work.dataset.cases, key=lambda case: case.name))
-    jobs = work.to_do(cases, force=force, rehash=rehash)
-    outcomes = {case.name: Outcome(case.name, "kept") for case in cases}
+    jobs, kept = work.to_do(cases, force=force, rehash=rehash)
+    outcomes = {outcome.case: outcome for outcome in kept}
     if jobs:
         if new := [job.wanted.case for job in jobs if needs_room(job)]:
             note(check_room(work.out, new))
-        done = convert_all(jobs, workers or usable_cpus(), note)
+        done = convert_all(jobs, processes, note)
         for outcome in progress(done, total=len(jobs), label="preparing cases"):
             outcomes[outcome.case] = outcome
     return outcomes
@@ -208,20 +202,19 @@ def _convert(
 
 def _is_decided(wanted: Wanted) -> bool:
     """Whether a case is converted, or known to be broken, as far as can be told without reading its sources."""
-    return looks_done(wanted) or read_broken(wanted) is not None
+    return looks_done(wanted) or read_broken(wanted, by_looks=True) is not None
 
 
 def _finish(
     work: CohortWork,
-    broken: dict[str, str],
-    converted: int,
+    outcomes: Mapping[str, Outcome],
     strict: bool,
     report: Callable[[str], None],
     leave: Callable[[], bool],
 ) -> Prepared:
     """Write the index of all cases that are not broken, which are up to date."""
     out, organs = work.out, work.dataset.organs
-    broken = {name: broken[name] for name in work.wanted if name in broken}
+    broken = {name: outcomes[name].problem for name in work.wanted if outcomes[name].kind == "broken"}
     _write_quarantine(out / QUARANTINE, broken)
     for sentence in broken.values():
         report(sentence)
@@ -236,7 +229,7 @@ def _finish(
     doubted: dict[str, list[str]] = {}
     padded: list[str] = []
     for name in (name for name in work.wanted if name not in broken):
-        record = _record(work, name)
+        record = _record(work, outcomes[name])
         infos.append(record.case)
         for organ in _empty(record.case):
             empty.setdefault(organ, []).append(name)
@@ -254,6 +247,7 @@ def _finish(
     store = Store.open(out)
     if leave():
         sweep(store, work.wanted)
+    converted = sum(outcome.kind == "converted" for outcome in outcomes.values())
     return Prepared(store, converted, len(store.cases) - converted, broken, empty, doubted, padded, unseen)
 
 
@@ -276,10 +270,14 @@ def _unseen(work: CohortWork, infos: list[CaseInfo]) -> list[str]:
     return unseen
 
 
-def _record(work: CohortWork, name: str) -> CaseRecord:
-    record = read_case(work.wanted[name])
-    if record is None:
-        raise InputError(f"{work.wanted[name].folder}: was changed while the store was made; run 'prepare' again")
+def _record(work: CohortWork, outcome: Outcome) -> CaseRecord:
+    """What case.json says of a case that was converted or kept; that it was broken once is forgotten."""
+    wanted = work.wanted[outcome.case]
+    record = read_case(wanted)
+    if record is None or record.case.sources != outcome.sources:
+        raise InputError(f"{wanted.folder}: was changed while the store was made; run 'prepare' again")
+    with suppress(OSError):
+        (wanted.folder / BROKEN_FILE).unlink(missing_ok=True)
     return record
 
 

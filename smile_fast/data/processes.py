@@ -15,13 +15,24 @@ from typing import Any, TypeVar
 from smile_fast.pipeline import Here
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason
-from smile_runtime.threads import default_threads, set_threads
+from smile_runtime.threads import default_threads, set_threads, usable_cpus
 
 J = TypeVar("J")
 R = TypeVar("R")
 
 # What the libraries that start threads when they are imported go by: OpenMP and OpenBLAS, numexpr (under blosc2).
 _THREADS = ("OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS")
+
+
+def worker_number(workers: int | None) -> int:
+    """How many processes are meant; None is one a CPU.
+
+    Raises:
+        InputError: it is no number of processes.
+    """
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more")
+    return workers or usable_cpus()
 
 
 def run_jobs(function: Callable[[J], R], jobs: Sequence[J], workers: int, *, advice: str) -> Iterator[R]:

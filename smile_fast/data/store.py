@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from smile_fast.data.annotations import Declarations, read_annotations
 from smile_fast.data.arrays import array_name, read_slices
 from smile_fast.data.case_info import IMAGE, LABELS, CaseInfo
-from smile_fast.records import read_record, schema_of, write_record, write_sealed
+from smile_fast.records import DamagedRecord, read_record, schema_of, write_record, write_sealed
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import MAX_ORGANS
@@ -42,7 +42,7 @@ BROKEN_FILE = "broken.json"
 DTYPES: "dict[str, np.dtype[Any]]" = {IMAGE: np.dtype(np.int16), LABELS: np.dtype(np.uint8)}
 
 _FORMAT = "smile-fast store"
-_AGAIN = "make the store again with 'smile-fast prepare --force'"
+_AGAIN = "make the store again with 'smile-fast prepare', which keeps its cases"
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,8 @@ def read_index(path: Path) -> Index:
     """Read the index of a store.
 
     Raises:
-        InputError: no store, an unfinished one, one of another schema version, or a damaged index.
+        DamagedRecord: the index is not what was written.
+        InputError: no store, an unfinished one, or one of another schema version.
     """
     index = path / INDEX
     if not index.exists():
@@ -222,7 +223,8 @@ def read_index(path: Path) -> Index:
         count, command = _what_is_missing(path / CASES)
         raise InputError(f"{path}: an unfinished store, it has no {INDEX}{count}; finish it with '{command}'")
     older = "make the store again with 'smile-fast prepare' from the same dataset"
-    return read_record(index, Index, SCHEMA, _AGAIN, older=older)
+    newer = "read it with that version, or replace it with 'smile-fast prepare --force'"
+    return read_record(index, Index, SCHEMA, _AGAIN, older=older, newer=newer)
 
 
 def _what_is_missing(cases: Path) -> tuple[str, str]:
@@ -249,13 +251,13 @@ class _OldIndex:
 
 
 def read_sources(path: Path) -> tuple[tuple[str, ...], dict[str, dict[str, str]]]:
-    """Read whose store it is, also of a store of an old schema.
+    """Read in the index whose store it is, also of a store of an old schema.
 
     Returns:
         Its organs, and by case the SHA-256 of the files that it was made from.
 
     Raises:
-        InputError: see `Store.open`, but for the old schemas.
+        InputError: see `read_index`, but for the old schemas.
     """
     index = _read_old_index(path / INDEX) or read_index(path)
     return index.organs, {case.name: case.sources for case in index.cases}
@@ -268,7 +270,7 @@ def _read_old_index(index: Path) -> _OldIndex | None:
     except OSError:
         return None  # `read_index` says why
     except ValueError as error:
-        raise InputError(f"{index}: damaged ({error}); {_AGAIN}") from None
+        raise DamagedRecord(f"{index}: damaged ({error}); {_AGAIN}") from None
 
 
 def write_index(path: Path, organs: tuple[str, ...], cases: Sequence[CaseInfo]) -> None:

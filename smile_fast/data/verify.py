@@ -8,16 +8,15 @@ from typing import TypeVar
 
 from smile_fast.data.arrays import Layout, array_name, read_slices, verify_array
 from smile_fast.data.case_info import LABELS, CaseInfo, gather_counts
-from smile_fast.data.folder_lock import shared
+from smile_fast.data.folder_lock import reading
 from smile_fast.data.preparing.case_record import CaseRecord
-from smile_fast.data.processes import run_jobs
+from smile_fast.data.processes import run_jobs, worker_number
 from smile_fast.data.store import BROKEN_FILE, CASE_FILE, CASES, DTYPES, INDEX, QUARANTINE, SCHEMA, Store
 from smile_fast.records import read_record
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason
 from smile_runtime.progress import progress
-from smile_runtime.threads import usable_cpus
 from smile_runtime.volume.histograms import slice_histograms
 
 T = TypeVar("T")
@@ -80,21 +79,10 @@ def verify_store(path: Path, workers: int | None = None) -> Verified:
     """
     number = worker_number(workers)
     try:
-        with shared(path):
+        with reading(path):
             return _verify(path, number)
     except OSError as error:
         raise InputError(f"{error.filename or path}: cannot be read ({reason(error)}); make it readable") from error
-
-
-def worker_number(workers: int | None) -> int:
-    """How many processes are meant; None is one a CPU.
-
-    Raises:
-        InputError: it is no number of processes.
-    """
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more")
-    return workers or usable_cpus()
 
 
 def _verify(path: Path, workers: int) -> Verified:

@@ -6,8 +6,8 @@ from itertools import product
 from pathlib import Path
 
 from smile_fast.data.arrays import array_name, verify_array
-from smile_fast.data.processes import run_jobs
-from smile_fast.data.verify import Verified, worker_number
+from smile_fast.data.processes import run_jobs, worker_number
+from smile_fast.data.verify import Verified
 from smile_fast.evaluation.results import SPLITS, read_scores
 from smile_fast.training.integrity import check_files
 from smile_fast.training.rounds import existing_rounds, open_round

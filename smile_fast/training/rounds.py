@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smile_fast.data.arrays import array_name, read_slices
-from smile_fast.data.case_info import SliceCounts, counts_fit, spread_counts
+from smile_fast.data.case_info import Digest, SliceCounts, counts_fit, spread_counts
 from smile_fast.records import read_record, write_sealed
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason
@@ -136,7 +136,7 @@ class _RoundRecord:
     weights: str
     cases: dict[str, OrganCounts]
     slices: dict[str, SliceCounts]
-    digests: dict[str, str]
+    digests: dict[str, Digest]
 
     def __post_init__(self) -> None:
         if not self.cases.keys() == self.slices.keys() == self.digests.keys():

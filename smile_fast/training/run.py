@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smile_fast.data.annotations import Declarations, read_annotations, write_annotations
-from smile_fast.data.folder_lock import LOCK, shared
+from smile_fast.data.folder_lock import LOCK, reading
 from smile_fast.data.splits import SplitsFile, drawn_fold
 from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
@@ -330,7 +330,7 @@ def opened(path: Path, store: Path | Store | None = None) -> Iterator[Run]:
         InputError: see `Run.open`; or a `prepare` has the store for itself now.
     """
     where = store.path if isinstance(store, Store) else store or Run.open(path).store_path
-    with shared(where):
+    with reading(where):
         yield Run.open(path, store)
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from smile_fast import __version__
 from smile_fast.data.arrays import array_name, write_array
-from smile_fast.data.case_info import SliceCounts, gather_counts
+from smile_fast.data.case_info import Digest, SliceCounts, gather_counts
 from smile_fast.data.folder_lock import locked, shared
 from smile_fast.records import read_record, write_record
 from smile_fast.text_table import listed
@@ -91,7 +91,7 @@ class _DoneCase:
     plan: str
     organs: OrganCounts
     slices: SliceCounts
-    overlay: str | None
+    overlay: Digest | None
 
     def __post_init__(self) -> None:
         check_counted([self.organs])

@@ -89,7 +89,7 @@ def test_a_second_prepare_of_other_data_is_told_so_and_changes_nothing(cohort, t
     assert process.returncode == 0, err
     assert "3 training and 0 held-out cases (3 converted" in out
     assert len(Store.open(store).cases) == 3
-    assert {path.name for path in store.iterdir()} == {"cases", "index.json"}
+    assert {path.name for path in store.iterdir()} == {LOCK, "cases", "index.json"}
 
 
 def test_a_second_prepare_of_the_same_data_shares_the_work(cohort, tmp_path):
@@ -108,11 +108,11 @@ def test_a_second_prepare_of_the_same_data_shares_the_work(cohort, tmp_path):
         done = prepare(RawDataset.open(cohort), store, workers=1, note=note)
     assert notes[1] == "waiting for cases that another prepare converts: case_00"
     assert (done.converted, len(done.store.cases)) == (3, 3)
-    assert {path.name for path in store.iterdir()} == {"cases", "index.json"}
+    assert {path.name for path in store.iterdir()} == {LOCK, "cases", "index.json"}
 
 
 def test_a_killed_prepare_is_continued(cohort, tmp_path):
-    """Killed before its first case, it leaves a folder with nothing but the lock and the empty folders of cases."""
+    """Killed before its first case, it leaves a folder with nothing but locks and the empty folders of cases."""
     store = tmp_path / "store"
     command = ["prepare", str(cohort), str(store), "--workers", "1"]
     with running("-c", textwrap.dedent(WAITING), *command) as process:
@@ -120,10 +120,10 @@ def test_a_killed_prepare_is_continued(cohort, tmp_path):
         assert process.stdout.readline() == "reading\n"
         process.kill()
         process.wait()
-    assert {path.name for path in store.iterdir()} == {PREPARING, "cases"}
-    shutil.rmtree(store / "cases")  # as if it had been killed a moment earlier: the lock alone is no other file
+    assert {path.name for path in store.iterdir()} == {LOCK, PREPARING, "cases"}
+    shutil.rmtree(store / "cases")  # as if it had been killed a moment earlier: locks alone are no other files
     assert main(command) == 0
-    assert {path.name for path in store.iterdir()} == {"cases", "index.json"}
+    assert {path.name for path in store.iterdir()} == {LOCK, "cases", "index.json"}
 
 
 def test_commands_on_a_run_that_is_written_are_told_so(work, capsys):

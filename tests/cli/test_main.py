@@ -144,6 +144,17 @@ def test_a_bug_is_not_hidden(monkeypatch):
         status_of(monkeypatch, ZeroDivisionError())
 
 
+@pytest.mark.parametrize("command", ["verify {}", "audit {}", "prepare {} store", "train {} run", "report {}"])
+def test_a_name_that_no_file_can_have_is_one_sentence(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = 300 * "x"
+    assert main(command.format(name).split()) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    assert name in error
+    assert "(file name too long); " in error
+
+
 def test_a_reader_that_leaves_early_is_no_error():
     code = "import sys; from smile_fast.cli.main import main; sys.exit(main(['train', '--help']))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from smile_fast.data.folder_lock import LOCK, joined, locked
+from smile_fast.data import folder_lock
+from smile_fast.data.folder_lock import LOCK, joined, leave_lock, locked, reading, shared
 from smile_runtime.errors import InputError
 
 HOLDER = """
@@ -139,6 +141,63 @@ def test_a_folder_that_cannot_be_written_says_so_itself(tmp_path, monkeypatch, n
         with locked(tmp_path):
             assert list(tmp_path.iterdir()) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_readers_who_cannot_write_share_the_lock_that_is_there(tmp_path, monkeypatch, number):
+    real = os.open
+
+    def refuse(path, flags, *mode):
+        if flags & (os.O_RDWR | os.O_CREAT):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, flags, *mode)
+
+    def read_only(lock):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", refuse)
+            return held.enter_context(lock)
+
+    with ExitStack() as held:
+        assert not read_only(shared(tmp_path))  # there is none, and none can be made
+    leave_lock(tmp_path)
+    with ExitStack() as held:
+        assert read_only(shared(tmp_path))
+        assert read_only(reading(tmp_path))
+        with pytest.raises(InputError, match="another smile-fast process"), locked(tmp_path, stays=True):
+            pytest.fail("it is swept while it is read")
+        assert not read_only(locked(tmp_path))  # who wants it for himself has to be able to write
+    assert (tmp_path / LOCK).exists()
+
+
+def test_a_lock_that_stays(tmp_path):
+    with locked(tmp_path, stays=True), pytest.raises(InputError, match="another smile-fast process"), shared(tmp_path):
+        pytest.fail("both are at it")
+    assert [file.name for file in tmp_path.iterdir()] == [LOCK]
+
+
+def test_readers_wait_for_a_sweep(tmp_path, monkeypatch):
+    """Its lock is let go while the reader waits; each wait ends at once here."""
+    naps = []
+    with ExitStack() as sweep:
+        sweep.enter_context(locked(tmp_path, stays=True))
+
+        def sleep(seconds):
+            naps.append(seconds)
+            if len(naps) == 3:
+                sweep.close()
+
+        monkeypatch.setattr(time, "sleep", sleep)
+        with reading(tmp_path) as there:
+            assert there
+            assert len(naps) == 3
+            with pytest.raises(InputError, match="another smile-fast process"), locked(tmp_path):
+                pytest.fail("it is swept while it is read")
+
+
+def test_readers_do_not_wait_forever(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_lock, "PATIENCE", 0.0)
+    with locked(tmp_path), pytest.raises(InputError, match="another smile-fast process"), reading(tmp_path):
+        pytest.fail("both are at it")
 
 
 def test_processes_join_the_same_work_and_the_last_one_knows(tmp_path):

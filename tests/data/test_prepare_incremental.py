@@ -9,7 +9,7 @@ import pytest
 
 from smile_fast.data.dataset import RawDataset
 from smile_fast.data.prepare import prepare
-from smile_fast.data.preparing import conversion, disk_need, one_case
+from smile_fast.data.preparing import case_record, conversion, disk_need
 from smile_fast.data.preparing.disk_need import check_room, needed_bytes
 from smile_fast.data.preparing.fingerprint import Fingerprint
 from smile_fast.data.store import CASES, Store
@@ -42,7 +42,7 @@ def out(tmp_path):
 def read(monkeypatch):
     """The names of the source files that are read, hashed or both."""
     found = []
-    for module, name in ((conversion, "read_image"), (conversion, "read_labels"), (one_case, "sha256")):
+    for module, name in ((conversion, "read_image"), (conversion, "read_labels"), (case_record, "sha256")):
         real = getattr(module, name)
 
         def spy(path, *arguments, real=real):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from smile_fast.cli.main import main
+from smile_fast.data import folder_lock
 from smile_fast.data.folder_lock import LOCK, locked
 from smile_fast.training import new_folder as module
 from smile_fast.training.checkpoint import Checkpoint
@@ -146,11 +147,14 @@ def test_a_second_train_into_one_folder_leaves_the_first_alone(tmp_path, capsys)
     assert main(["train", str(store.path), str(run.path), "--resume", "--device", "cpu"]) == 0
 
 
-def test_a_prepare_waits_for_those_who_read_the_store(tmp_path, capsys):
+def test_a_prepare_waits_for_those_who_read_the_store(tmp_path, capsys, monkeypatch):
     """Also one on a disk that cannot be written, which knows no locks."""
     store = tiny_store(tmp_path / "store")
     run = trained(tmp_path / "run", store, epochs=0.2)
+    monkeypatch.setattr(folder_lock, "PATIENCE", 0.0)  # they wait for it, too
     with locked(store.path):
+        assert main(["audit", str(store.path)]) == 2
+        assert f"{store.path}: another smile-fast process is at work there now" in capsys.readouterr().err
         for command in ("evaluate {} --no-surface", "relabel {} --gamma 0.5", "export {} m.onnx", "report {}"):
             assert main(command.replace("{}", str(run.path)).split()) == 2
             assert f"{store.path}: another smile-fast process is at work there now" in capsys.readouterr().err

@@ -25,12 +25,11 @@ from smile_fast.data.importing.case_files import (
 from smile_fast.data.importing.plan import Plan
 from smile_fast.data.importing.sources import FILE_NAME as SOURCES
 from smile_fast.data.importing.sources import CaseSource, write_sources
-from smile_fast.data.processes import run_jobs
+from smile_fast.data.processes import run_jobs, worker_number
 from smile_fast.text_table import listed
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import flush, read_json, reason, write_json
 from smile_runtime.progress import progress
-from smile_runtime.threads import usable_cpus
 
 _FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 _RECORDS = "cases"
@@ -67,14 +66,13 @@ def build(plan: Plan, out: Path, *, link: Link, workers: int | None, label: str)
         InputError: `out` holds something else, lies in a source or holds one, or cannot be written; a case is broken;
             the disk is too small. What was finished is kept for the next call.
     """
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers: {workers} is not a number of processes; give 1 or more")
+    number = worker_number(workers)
     out = Path(os.path.abspath(out))
     refuse_nesting(out, plan.sources)
     work = out.with_name(f".{out.name}.unfinished")
     refuse_nesting(work, plan.sources)
     if _in_use(out):
-        found = _found(plan, out, link, workers or usable_cpus())
+        found = _found(plan, out, link, number)
         if os.path.isdir(work):  # of the call that made it, killed at its very end
             with locked(work):
                 shutil.rmtree(work, ignore_errors=True)
@@ -85,7 +83,7 @@ def build(plan: Plan, out: Path, *, link: Link, workers: int | None, label: str)
         raise InputError(f"{out}: cannot be made ({reason(error)}); give another folder") from error
     with locked(work):
         try:
-            built = _build(plan, work, link, workers or usable_cpus(), label)
+            built = _build(plan, work, link, number, label)
             os.rename(work / "dataset", out)  # an empty folder gives way
             flush(out.parent)
         except OSError as error:

@@ -1,18 +1,20 @@
 """What a case's folder says of itself: case.json of its newest conversion, broken.json of why there is none."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from smile_fast.data.arrays import array_name
 from smile_fast.data.dataset import RawCase, RawDataset
+from smile_fast.data.preparing.conversion import refuse_shortage
 from smile_fast.data.preparing.fingerprint import Fingerprint
 from smile_fast.data.store import BROKEN_FILE, CASE_FILE, SCHEMA, CaseFile, write_case
 from smile_fast.records import read_record, write_record
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
+from smile_runtime.io.files import sha256
 from smile_runtime.volume.preprocessing import BodyRule
 
 IMAGE_SOURCE, LABEL_SOURCE = "image", "label"  # keys of what is known of the two source files
@@ -45,16 +47,29 @@ class Wanted:
             "ignore": self.dataset.ignore,
         }
 
+    def files(self) -> dict[str, Path]:
+        """The sources."""
+        return {IMAGE_SOURCE: self.case.image, LABEL_SOURCE: self.case.label}
+
     def look(self) -> dict[str, Fingerprint]:
-        """How the sources look now.
+        """How the sources look now; nothing where they cannot be looked at, for whoever reads them will say why.
 
         Raises:
-            OSError: one of them cannot be looked at.
+            InputError: they are not there any more, or the like; see `refuse_shortage`.
         """
-        return {
-            IMAGE_SOURCE: Fingerprint.of(self.case.image),
-            LABEL_SOURCE: Fingerprint.of(self.case.label),
-        }
+        try:
+            return {source: Fingerprint.of(file) for source, file in self.files().items()}
+        except OSError as error:
+            refuse_shortage(error, self.case.image)
+            return {}
+
+    def hash(self, sources: Iterable[str]) -> dict[str, str | None]:
+        """SHA-256 of some sources; None of one that cannot be read.
+
+        Raises:
+            InputError: see `look`.
+        """
+        return {source: _hash(self.files()[source]) for source in sources}
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,7 @@ class _Broken:
     problem: str
     declared: dict[str, Any]
     seen: dict[str, Fingerprint]
+    sources: dict[str, str | None]
 
 
 def read_case(wanted: Wanted) -> CaseRecord | None:
@@ -109,22 +125,55 @@ def read_case(wanted: Wanted) -> CaseRecord | None:
 def write_broken(wanted: Wanted, problem: str, seen: Mapping[str, Fingerprint]) -> None:
     """Note why a case cannot be used, for whoever finishes the store.
 
+    Args:
+        wanted: the case.
+        problem: one sentence.
+        seen: how its sources looked before they were read.
+
     Raises:
-        InputError: it cannot be written.
+        InputError: it cannot be written; see also `Wanted.look`.
     """
-    looks = {file: asdict(look) for file, look in seen.items()}
-    entry = {"problem": problem, "declared": wanted.declared(), "seen": looks}
+    sources = wanted.hash(wanted.files())
+    entry = {
+        "problem": problem,
+        "declared": wanted.declared(),
+        "seen": {source: asdict(look) for source, look in seen.items()},
+        # What was changed since it was read may not be broken any more.
+        "sources": sources if _look_alike(seen, wanted.look()) else {},
+    }
     write_record(wanted.folder / BROKEN_FILE, {"schema": SCHEMA, **entry})
 
 
-def read_broken(wanted: Wanted) -> str | None:
-    """Why a case cannot be used, one sentence; None if nobody has found so of these files and this declaration."""
+def read_broken(wanted: Wanted, *, by_looks: bool = False) -> str | None:
+    """Why a case cannot be used, one sentence; None if nobody has found so of these files and this declaration.
+
+    Args:
+        wanted: the case.
+        by_looks: do not read its sources where they look different, as they do on another machine's mount.
+
+    Raises:
+        InputError: see `Wanted.look`.
+    """
     try:
         found = read_record(wanted.folder / BROKEN_FILE, _Broken, SCHEMA, "")
-        now = wanted.look()
-    except (InputError, OSError):
+    except InputError:
         return None
-    same = found.declared == wanted.declared() and all(
-        file in found.seen and found.seen[file].looks_like(look) for file, look in now.items()
+    if found.declared != wanted.declared():
+        return None
+    now = wanted.look()
+    same = (bool(now) and _look_alike(found.seen, now)) or (
+        not by_looks and found.sources == wanted.hash(wanted.files())
     )
     return found.problem if same else None
+
+
+def _look_alike(before: Mapping[str, Fingerprint], now: Mapping[str, Fingerprint]) -> bool:
+    return before.keys() == now.keys() and all(before[source].looks_like(look) for source, look in now.items())
+
+
+def _hash(file: Path) -> str | None:
+    try:
+        return sha256(file)
+    except InputError as error:
+        refuse_shortage(error, file)
+        return None

@@ -4,21 +4,23 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smile_fast.data.annotations import FILE_NAME, Declarations, read_annotations
 from smile_fast.data.dataset import RawCase, RawDataset
-from smile_fast.data.folder_lock import LOCK, joined, locked
+from smile_fast.data.folder_lock import LOCK, joined, leave_lock, locked
 from smile_fast.data.preparing.case_record import Wanted
-from smile_fast.data.preparing.one_case import Job, Outcome, identity, is_kept, prepare_case
+from smile_fast.data.preparing.conversion import refuse_shortage
+from smile_fast.data.preparing.one_case import Job, Outcome, identity, kept, prepare_case
 from smile_fast.data.processes import run_jobs
 from smile_fast.data.store import CASE_FILE, CASES, INDEX, read_case, read_sources
+from smile_fast.records import DamagedRecord
 from smile_fast.text_table import listed
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import reason, sha256
+from smile_runtime.io.files import flush, reason, sha256
 
 PREPARING = ".preparing"
 """Name of the lock that all who prepare a store share; its text says from what."""
@@ -45,8 +47,9 @@ class CohortWork:
         """Read the declarations; changes nothing.
 
         Raises:
-            InputError: unusable annotations.
+            InputError: unusable annotations, or a file of the dataset that is a link to nothing.
         """
+        _refuse_dangling(dataset)
         path = dataset.path / FILE_NAME if annotations is None else Path(annotations)
         declarations: Declarations = read_annotations(path, dataset.names(), dataset.organs)
         bare = replace(dataset, cases=(), unlabelled=())
@@ -66,7 +69,7 @@ class CohortWork:
             InputError: it cannot be written, or others prepare something else there now.
         """
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
+            _make_folders([self.out])
         except OSError as error:
             raise unwritable(self.out, error) from error
         refusal = (
@@ -88,33 +91,46 @@ class CohortWork:
                 raise InputError(f"{self.out}: holds other files; give a new or empty folder for the store")
             if not force:
                 self._refuse_other_store(INDEX in entries)
-            (self.out / CASES).mkdir(exist_ok=True)
-            for wanted in self.wanted.values():
-                wanted.folder.mkdir(exist_ok=True)  # what is missing can be counted
+            leave_lock(self.out)
+            # All of them now: what is missing can be counted.
+            _make_folders([self.out / CASES, *(wanted.folder for wanted in self.wanted.values())])
         except OSError as error:
             raise unwritable(self.out, error) from error
 
-    def to_do(self, cases: Sequence[RawCase], *, force: bool, rehash: bool) -> list[Job]:
-        """The cases of some that are not up to date by the looks of their files."""
-        jobs = []
+    def to_do(self, cases: Sequence[RawCase], *, force: bool, rehash: bool) -> tuple[list[Job], list[Outcome]]:
+        """The cases of some that are not up to date by the looks of their files, and the kept ones."""
+        jobs, done = [], []
         for case in cases:
             wanted = self.wanted[case.name]
             job = Job(wanted, force, rehash, identity(wanted.folder) if force else None)
-            if not is_kept(job):
+            outcome = kept(job)
+            if outcome is None:
                 jobs.append(job)
-        return jobs
+            else:
+                done.append(outcome)
+        return jobs, done
 
     def _digest(self) -> str:
         """Tells what is prepared, on every machine that sees these files."""
         digest = hashlib.sha256()
         for wanted in self.wanted.values():
-            sizes = [_size(wanted.case.image), _size(wanted.case.label)]
-            digest.update(json.dumps([wanted.declared(), sizes]).encode())
+            looks = [_look(file) for file in wanted.files().values()]
+            digest.update(json.dumps([wanted.declared(), looks]).encode())
         return digest.hexdigest()
 
     def _refuse_other_store(self, has_index: bool) -> None:
         if has_index:
-            organs, sources = read_sources(self.out)
+            try:
+                organs, sources = read_sources(self.out)
+            except DamagedRecord as error:
+                organs, sources = self.dataset.organs, _converted(self.out)
+                if not sources:
+                    index = self.out / INDEX
+                    damage = str(error).removeprefix(f"{index}: ").rpartition("; ")[0]
+                    raise InputError(
+                        f"{index}: {damage}, and no case says of what dataset it was; replace the store with "
+                        "'smile-fast prepare --force'"
+                    ) from None
             if organs != self.dataset.organs:
                 raise InputError(
                     f"{self.out}: holds a store of other organs; give another folder, or --force to replace it"
@@ -152,9 +168,9 @@ def convert_all(jobs: Sequence[Job], workers: int, note: Callable[[str], None]) 
             else:
                 yield outcome
         ready, busy = _free(busy)
-        for job in [job for job in ready if is_kept(job)]:
-            ready.remove(job)
-            yield Outcome(job.wanted.case.name, "kept")
+        looked = [(job, kept(job)) for job in ready]
+        ready = [job for job, outcome in looked if outcome is None]
+        yield from (outcome for _, outcome in looked if outcome is not None)
         if busy and not ready:
             if not waited:
                 names = listed([job.wanted.case.name for job in busy])
@@ -174,8 +190,15 @@ def _run(jobs: list[Job], workers: int) -> Iterator[Outcome]:
 
 
 def unwritable(out: Path, error: OSError) -> InputError:
-    """The sentence about a store's folder that cannot be written."""
-    return InputError(f"{out}: the store cannot be written there ({reason(error)}); give another folder")
+    """The sentence about a store's folder that cannot be written.
+
+    Raises:
+        InputError: another sentence, where the folder is not to blame; see `refuse_shortage`.
+    """
+    told = InputError(f"{out}: the store cannot be written there ({reason(error)}); give another folder")
+    told.__cause__ = error
+    refuse_shortage(told, out)
+    return told
 
 
 def _free(jobs: list[Job]) -> tuple[list[Job], list[Job]]:
@@ -191,12 +214,43 @@ def _free(jobs: list[Job]) -> tuple[list[Job], list[Job]]:
     return free, busy
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file; -1 where it cannot be looked at, for whoever reads it will say why."""
+def _look(file: Path) -> tuple[int, int]:
+    """Bytes of a file, and the second of its last change: some mounts round its fractions.
+
+    -1 where it cannot be looked at, for whoever reads it will say why.
+    """
     try:
-        return os.stat(path).st_size
+        status = os.stat(file)
     except OSError:
-        return -1
+        return -1, -1
+    return status.st_size, int(status.st_mtime)
+
+
+def _refuse_dangling(dataset: RawDataset) -> None:
+    """Refuse links to nothing: what they lead to may be on a disk that is not there now, with half of the cohort."""
+    files = [file for case in dataset.cases for file in (case.image, case.label)]
+    dangling = [file for file in files if os.path.islink(file) and not os.path.exists(file)]
+    if dangling:
+        others = f", and {len(dangling) - 1} other files are likewise" if len(dangling) > 1 else ""
+        raise InputError(
+            f"{dangling[0]}: leads to {os.readlink(dangling[0])}, which is not there{others}; bring that back, or "
+            "remove the case"
+        )
+
+
+def _make_folders(folders: Iterable[Path]) -> None:
+    """Make folders, so that they survive a crash of the machine as the files in them do."""
+    parents = set()
+    for folder in folders:
+        missing = []
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for one in reversed(missing):
+            one.mkdir(exist_ok=True)  # another prepare may be faster
+            parents.add(one.parent)
+    for parent in parents:
+        flush(parent)
 
 
 def _converted(out: Path) -> dict[str, dict[str, str]]:

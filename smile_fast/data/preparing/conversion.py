@@ -23,10 +23,17 @@ from smile_runtime.volume.hounsfield import range_hu, range_warning
 from smile_runtime.volume.padding import Padding, padding_to_air
 from smile_runtime.volume.preprocessing import BodyRule, body_box, canonical_affine, turn_into_slices
 
-# What says nothing of a file, but of the machine, its disks and its network, now.
+# What says nothing of a file, but of the machine, its disks and its network, now. A file that is not there any more is
+# of these: it was when the call began.
 _SHORTAGES = {
     getattr(errno, name)
-    for name in ("EIO", "ENOMEM", "ENOSPC", "EDQUOT", "EMFILE", "ENFILE", "EAGAIN", "ESTALE", "ETIMEDOUT", "ENOTCONN")
+    for name in (
+        *("ENOMEM", "ENOSPC", "EDQUOT", "EMFILE", "ENFILE", "EAGAIN", "EINTR", "ENOBUFS", "ENOLCK"),
+        *("EIO", "EREMOTEIO", "ENODEV", "ENXIO", "ENOMEDIUM", "EUCLEAN", "EBADMSG", "EBUSY"),
+        *("ENOENT", "ENOTDIR", "ESTALE", "ENOTCONN", "ESHUTDOWN", "EPIPE", "ETIMEDOUT", "ETIME", "EPROTO", "ECOMM"),
+        *("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET", "ENONET", "EREMOTE", "ENOLINK"),
+        *("ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EREMCHG", "EKEYEXPIRED", "EKEYREVOKED", "ENOKEY"),
+    )
 }
 
 

@@ -2,26 +2,19 @@
 
 import os
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from smile_fast.data.arrays import array_name, verify_array, write_array
 from smile_fast.data.case_info import IMAGE, LABELS
 from smile_fast.data.folder_lock import locked
-from smile_fast.data.preparing.case_record import (
-    IMAGE_SOURCE,
-    LABEL_SOURCE,
-    CaseRecord,
-    Wanted,
-    read_case,
-    write_broken,
-)
+from smile_fast.data.preparing.case_record import CaseRecord, Wanted, read_case, write_broken
 from smile_fast.data.preparing.conversion import Converted, convert, refuse_shortage
 from smile_fast.data.preparing.fingerprint import Fingerprint
 from smile_fast.data.store import BROKEN_FILE, CASE_FILE, SCHEMA
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import reason, sha256
+from smile_runtime.io.files import reason
 
 _TEMPORARY = ".tmp-*"
 
@@ -51,11 +44,13 @@ class Outcome:
         case: its name.
         kind: converted now, kept, at work in another process, or broken.
         problem: of a broken case, one sentence.
+        sources: SHA-256 of the files that a converted or kept case was made from.
     """
 
     case: str
     kind: Literal["converted", "kept", "busy", "broken"]
     problem: str = ""
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 def identity(folder: Path) -> tuple[int, int] | None:
@@ -67,17 +62,17 @@ def identity(folder: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def is_kept(job: Job) -> bool:
-    """Whether a case is up to date by the looks of its files: nothing but case.json is read."""
+def kept(job: Job) -> Outcome | None:
+    """That a case is kept, if it is up to date by the looks of its files: nothing but case.json is read."""
     if job.rehash or _is_forced(job):
-        return False
-    record, seen = read_case(job.wanted), _look(job.wanted)
-    return record is not None and bool(seen) and not _unsure(record, seen)
+        return None
+    record, seen = read_case(job.wanted), job.wanted.look()
+    return None if record is None or not seen or _unsure(record, seen) else _as_it_is(record)
 
 
 def needs_room(job: Job) -> bool:
     """Whether a case will take room on the disk: not if what is there may well be of sources that were only touched."""
-    record, seen = read_case(job.wanted), _look(job.wanted)
+    record, seen = read_case(job.wanted), job.wanted.look()
     return (
         job.again
         or record is None
@@ -87,7 +82,7 @@ def needs_room(job: Job) -> bool:
 
 def looks_done(wanted: Wanted) -> bool:
     """Whether a case is up to date as far as can be told without reading its sources."""
-    record, seen = read_case(wanted), _look(wanted)
+    record, seen = read_case(wanted), wanted.look()
     return (
         record is not None
         and bool(seen)
@@ -95,14 +90,16 @@ def looks_done(wanted: Wanted) -> bool:
     )
 
 
-def is_current(wanted: Wanted) -> bool:
-    """Whether a case is up to date, by the content of its sources where their looks do not suffice.
+def current(wanted: Wanted) -> Outcome | None:
+    """That a case is kept, if it is up to date, by the content of its sources where their looks do not suffice.
 
     Raises:
-        InputError: a source cannot be read.
+        InputError: see `Wanted.look`.
     """
-    record, seen = read_case(wanted), _look(wanted)
-    return record is not None and bool(seen) and _is_made_from(record, wanted, _unsure(record, seen))
+    record, seen = read_case(wanted), wanted.look()
+    if record is None or not seen or not _is_made_from(record, wanted, _unsure(record, seen)):
+        return None
+    return _as_it_is(record)
 
 
 def prepare_case(job: Job) -> Outcome:
@@ -137,10 +134,10 @@ def prepare_case(job: Job) -> Outcome:
 def _prepare_alone(job: Job) -> Outcome:
     """Do what `prepare_case` says, while no other process is at the case."""
     wanted = job.wanted
-    name, seen = wanted.case.name, _look(wanted)
+    name, seen = wanted.case.name, wanted.look()
     try:
-        if not _is_forced(job) and _keep(job, seen):
-            return Outcome(name, "kept")
+        if not _is_forced(job) and (as_it_is := _keep(job, seen)):
+            return as_it_is
         converted = convert(wanted.case, wanted.dataset, wanted.states)
     except InputError as error:
         refuse_shortage(error, wanted.folder)
@@ -149,20 +146,24 @@ def _prepare_alone(job: Job) -> Outcome:
         write_broken(wanted, problem, seen)
         return Outcome(name, "broken", problem)
     _write(wanted, converted, seen)
-    return Outcome(name, "converted")
+    return Outcome(name, "converted", sources=converted.info.sources)
 
 
-def _keep(job: Job, seen: dict[str, Fingerprint]) -> bool:
-    """Whether a case is up to date; notes how its sources look if they had to be read."""
+def _keep(job: Job, seen: dict[str, Fingerprint]) -> Outcome | None:
+    """That a case is kept, if it is up to date; notes how its sources look if they had to be read."""
     wanted, record = job.wanted, read_case(job.wanted)
     if record is None or not seen or (job.rehash and not _arrays_are_whole(wanted, record)):
-        return False
+        return None
     unsure = list(seen) if job.rehash else _unsure(record, seen)
     if not _is_made_from(record, wanted, unsure):
-        return False
+        return None
     if unsure:
         replace(record, seen=seen).write(wanted.folder)
-    return True
+    return _as_it_is(record)
+
+
+def _as_it_is(record: CaseRecord) -> Outcome:
+    return Outcome(record.case.name, "kept", sources=record.case.sources)
 
 
 def _write(wanted: Wanted, converted: Converted, seen: dict[str, Fingerprint]) -> None:
@@ -187,15 +188,6 @@ def _write(wanted: Wanted, converted: Converted, seen: dict[str, Fingerprint]) -
         os.unlink(folder / BROKEN_FILE)
 
 
-def _look(wanted: Wanted) -> dict[str, Fingerprint]:
-    """How the sources look; nothing where they cannot be looked at, for whoever reads them will say why."""
-    try:
-        return wanted.look()
-    except OSError as error:
-        refuse_shortage(error, wanted.case.image)
-        return {}
-
-
 def _is_forced(job: Job) -> bool:
     return job.again and identity(job.wanted.folder) == job.before
 
@@ -206,8 +198,8 @@ def _unsure(record: CaseRecord, seen: dict[str, Fingerprint]) -> list[str]:
 
 
 def _is_made_from(record: CaseRecord, wanted: Wanted, sources: list[str]) -> bool:
-    files = {IMAGE_SOURCE: wanted.case.image, LABEL_SOURCE: wanted.case.label}
-    return all(sha256(files[source]) == record.case.sources.get(source) for source in sources)
+    found = wanted.hash(sources)
+    return all(digest is not None and digest == record.case.sources.get(source) for source, digest in found.items())
 
 
 def _arrays_are_whole(wanted: Wanted, record: CaseRecord) -> bool:

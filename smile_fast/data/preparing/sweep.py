@@ -21,7 +21,7 @@ def sweep(store: Store, cohort: Collection[str]) -> None:
         store: as its index is now; nobody else prepares it.
         cohort: the names of all cases of the dataset, the broken ones, too. Folders of other cases go.
     """
-    with suppress(InputError), locked(store.path) as alone:  # the error: somebody reads it
+    with suppress(InputError), locked(store.path, stays=True) as alone:  # the error: somebody reads it
         if not alone:
             return
         with suppress(OSError):
