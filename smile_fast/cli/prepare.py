@@ -88,7 +88,7 @@ def print_shard(store: Path, shard: "Shard", done: "ShardDone") -> None:
     lacks = (
         f"{len(done.missing)} of {done.cases} cases are still to be converted ({listed(done.missing)})"
         if done.missing
-        else f"all {done.cases} cases are there, 'smile-fast prepare --finish' completes the store"
+        else f"none of the {done.cases} cases is left to do, 'smile-fast prepare --finish' completes the store"
     )
     print(
         f"{store}: shard {shard}: {done.converted} converted, {done.kept} unchanged, {len(done.broken)} broken; {lacks}"

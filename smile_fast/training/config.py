@@ -160,7 +160,7 @@ class TrainConfig(Settings):
     )
     crop_size: int = setting(
         0,
-        "patch height and width in pixels of the network (0: the largest slice, at most 512)",
+        "patch height and width in pixels of the network, a multiple of 32 (0: the largest slice, at most 512)",
         "0 or a multiple of 32",
         lambda size: size >= 0 and size % 32 == 0,
         group="data",

@@ -112,7 +112,7 @@ def test_shards_in_any_order_twice_and_one_forgotten(cohort, expected, tmp_path)
     assert forgotten[0][0] == 2
     assert "error: " in forgotten[0][2]
     assert "2 of 6 cases are missing or not up to date (case_01, case_04); convert them with" in forgotten[0][2]
-    assert "all 6 cases are there, 'smile-fast prepare --finish' completes the store" in last[0][2]
+    assert "none of the 6 cases is left to do, 'smile-fast prepare --finish' completes the store" in last[0][2]
     assert stored(store) == expected
 
 
