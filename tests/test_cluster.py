@@ -125,7 +125,7 @@ WAITING = """#!/bin/bash
 for last; do :; done
 if [ "$last" = --finish ]; then touch finished; exit; fi
 touch "begun-${last%/*}"
-exec sleep 60
+exec sleep 600
 """
 
 
@@ -143,7 +143,9 @@ def test_a_recipe_that_is_stopped_stops_its_shares(tmp_path, script, number, sta
         while len(list(tmp_path.glob("begun-*"))) < 2 and recipe.poll() is None:
             time.sleep(0.02)
         recipe.send_signal(number)
-        assert recipe.wait(timeout=50) == status  # before the shares would have ended
+        assert recipe.wait(timeout=500) == status
+        with pytest.raises(ProcessLookupError):  # there is none left
+            os.killpg(recipe.pid, 0)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(recipe.pid, signal.SIGKILL)
