@@ -3,9 +3,12 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -116,6 +119,37 @@ def test_scripts_are_shell_that_stops_at_errors(script):
         subprocess.run(["shellcheck", script], check=True)
     assert "set -euo pipefail" in script.read_text()
     assert script.suffix == ".sbatch" or os.access(script, os.X_OK)
+
+
+WAITING = """#!/bin/bash
+for last; do :; done
+if [ "$last" = --finish ]; then touch finished; exit; fi
+touch "begun-${last%/*}"
+exec sleep 600
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("script", ["loop.sh", "parallel.sh"])
+def test_a_recipe_that_is_stopped_stops_its_shares(tmp_path, script, number, status):
+    """Nothing is left running, and the end does not follow; blanks in names pass."""
+    if script == "parallel.sh" and shutil.which("parallel") is None:
+        pytest.skip("GNU parallel is not installed")
+    command = tmp_path / "a command"
+    command.write_text(WAITING)
+    command.chmod(0o755)
+    recipe = subprocess.Popen([RECIPES / script, "2", command, "a name"], cwd=tmp_path, start_new_session=True)
+    try:
+        while len(list(tmp_path.glob("begun-*"))) < 2 and recipe.poll() is None:
+            time.sleep(0.02)
+        recipe.send_signal(number)
+        assert recipe.wait(timeout=500) == status
+        with pytest.raises(ProcessLookupError):  # there is none left
+            os.killpg(recipe.pid, 0)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(recipe.pid, signal.SIGKILL)
+    assert not (tmp_path / "finished").exists()
 
 
 def test_manifests_hang_together():

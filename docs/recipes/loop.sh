@@ -7,6 +7,14 @@ shares="$1"
 shift
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((($(nproc) + shares - 1) / shares))}"
 pids=()
+stop() {  # with status $1; Ctrl-C does not reach what a script has sent to the background
+    trap '' INT TERM
+    kill "${pids[@]}" 2>/dev/null || true
+    wait
+    exit "$1"
+}
+trap 'stop 130' INT
+trap 'stop 143' TERM
 for number in $(seq "$shares"); do
     "$@" --shard "$number/$shares" &
     pids+=("$!")

@@ -11,6 +11,7 @@ from smile_runtime.errors import InputError
 
 _T = TypeVar("_T")
 AUTO = "auto"
+_TORCHRUN = ("RANK", "WORLD_SIZE")
 _SLURM = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP", "SLURM_ARRAY_TASK_COUNT")
 _KUBERNETES = ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS")
 
@@ -36,15 +37,19 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str, environment: Mapping[str, str] = os.environ) -> "Shard":
-        """Read I/N, or ``auto`` for what Slurm or Kubernetes say of this process.
+        """Read I/N, or ``auto`` for what torchrun, Slurm or Kubernetes say of this process, asked in this order.
+
+        Whoever has started a process last comes first: in a task of a Slurm array that starts torchrun its processes
+        share out all of the work among them, and the array none of it.
 
         Args:
             text: "I/N" with 1 <= I <= N, or "auto".
-            environment: where a scheduler says it. A Slurm array sets all that is needed. An Indexed Job of Kubernetes
-                sets JOB_COMPLETION_INDEX, from 0; its manifest has to set JOB_COMPLETIONS.
+            environment: where it is said. torchrun sets RANK, from 0, and WORLD_SIZE. A Slurm array sets all that is
+                needed. An Indexed Job of Kubernetes sets JOB_COMPLETION_INDEX, from 0; its manifest has to set
+                JOB_COMPLETIONS.
 
         Raises:
-            InputError: it is neither, or no scheduler says anything, or says it in part.
+            InputError: it is neither, or nobody says anything, or says it in part.
         """
         if text == AUTO:
             return cls._of_scheduler(environment)
@@ -55,6 +60,11 @@ class Shard:
 
     @classmethod
     def _of_scheduler(cls, environment: Mapping[str, str]) -> "Shard":
+        if all(name in environment for name in _TORCHRUN):
+            rank, count = (_number(environment, name) for name in _TORCHRUN)
+            if rank >= count:
+                raise InputError(f"--shard auto: rank {rank} of torchrun is none of 0 to {count - 1}; give I/N")
+            return cls(rank + 1, count)
         if _SLURM[0] in environment:
             task, first, step, count = (_number(environment, name) for name in _SLURM)
             number, rest = divmod(task - first, step or 1)
@@ -69,8 +79,8 @@ class Shard:
                 raise InputError(f"--shard auto: index {index} of Kubernetes is none of 0 to {count - 1}; give I/N")
             return cls(index + 1, count)
         raise InputError(
-            f"--shard auto: neither {_SLURM[0]} nor {_KUBERNETES[0]} is set here; give I/N, or start it by a Slurm "
-            "array or an Indexed Job of Kubernetes"
+            f"--shard auto: none of {_TORCHRUN[0]}, {_SLURM[0]} and {_KUBERNETES[0]} is set here; give I/N, or start "
+            "it by torchrun, a Slurm array or an Indexed Job of Kubernetes"
         )
 
 
@@ -89,7 +99,8 @@ def add_shard(parser: argparse.ArgumentParser, what: str) -> None:
         "--shard",
         metavar="I/N",
         type=_argument,
-        help=f"do the I-th of N shares of the {what} (auto: what a Slurm array or an Indexed Job of Kubernetes says)",
+        help=f"do the I-th of N shares of the {what} (auto: what torchrun, a Slurm array or an Indexed Job of "
+        "Kubernetes says)",
     )
 
 

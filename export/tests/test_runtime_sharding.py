@@ -40,6 +40,11 @@ SLURM = {"SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_STEP": "1", "SLURM_ARRAY
         (SLURM | {"SLURM_ARRAY_TASK_ID": "3"}, Shard(4, 4)),
         (SLURM | {"SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_STEP": "2"}, Shard(3, 4)),
         ({"JOB_COMPLETION_INDEX": "2", "JOB_COMPLETIONS": "8"}, Shard(3, 8)),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, Shard(1, 2)),
+        # whoever started the process last
+        (SLURM | {"SLURM_ARRAY_TASK_ID": "3", "RANK": "1", "WORLD_SIZE": "2"}, Shard(2, 2)),
+        ({"JOB_COMPLETION_INDEX": "2", "JOB_COMPLETIONS": "8", "RANK": "1", "WORLD_SIZE": "2"}, Shard(2, 2)),
+        (SLURM | {"SLURM_ARRAY_TASK_ID": "3", "WORLD_SIZE": "2"}, Shard(4, 4)),  # not what torchrun leaves
     ],
 )
 def test_a_scheduler_says_which_share(environment, shard):
@@ -49,12 +54,14 @@ def test_a_scheduler_says_which_share(environment, shard):
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
-        ({}, "neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set here"),
+        ({}, "none of RANK, SLURM_ARRAY_TASK_ID and JOB_COMPLETION_INDEX is set here"),
         (SLURM | {"SLURM_ARRAY_TASK_ID": "4"}, "task 4 of Slurm is none of 4 from 0 in steps of 1"),
         (SLURM | {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_STEP": "2"}, "task 1 of Slurm is none of 4"),
         (SLURM | {"SLURM_ARRAY_TASK_ID": "x"}, "SLURM_ARRAY_TASK_ID is 'x'"),
         ({"SLURM_ARRAY_TASK_ID": "1"}, "SLURM_ARRAY_TASK_MIN is not set"),
         ({"JOB_COMPLETION_INDEX": "0"}, "JOB_COMPLETIONS is not set"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "rank 2 of torchrun is none of 0 to 1"),
+        ({"RANK": "a", "WORLD_SIZE": "2"}, "RANK is 'a'"),
         ({"JOB_COMPLETION_INDEX": "3", "JOB_COMPLETIONS": "3"}, "index 3 of Kubernetes is none of 0 to 2"),
     ],
 )

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smile_fast.cli.run_options import add_shares, add_store, add_threads, refuse_shard_and_finish
+from smile_fast.cli.run_options import add_shares, add_store, add_threads, device_of, refuse_shard_and_finish
 
 if TYPE_CHECKING:
     from smile_fast.training.run import Run
@@ -61,11 +61,11 @@ def _worker_count(text: str) -> int | None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Score the cases, print the table, write it into RUN as JSON and CSV; or do a share of that."""
-    from smile_fast.data.folder_lock import locked, shared
+    from smile_fast.data.folder_lock import shared
     from smile_fast.training.run import opened
 
     refuse_shard_and_finish(arguments)
-    with opened(arguments.run_folder, arguments.store) as run, (locked if arguments.finish else shared)(run.path):
+    with opened(arguments.run_folder, arguments.store) as run, shared(run.path):
         _evaluate(run, arguments)
 
 
@@ -83,10 +83,14 @@ def _evaluate(run: "Run", arguments: argparse.Namespace) -> None:
 
     tolerance = None if arguments.no_surface else arguments.nsd_tolerance
     scoring = Scoring(arguments.split, tolerance, arguments.predictions)
-    work = {"device": choose_device(arguments.device, arguments.threads), "workers": arguments.workers}
+    work = {"device": choose_device(device_of(arguments), arguments.threads), "workers": arguments.workers}
     if arguments.shard is not None:
         done = evaluate_share(run, scoring, arguments.shard, **work)
-        print(f"share {arguments.shard} of the {arguments.split} cases is scored, {done} now; when all are: --finish")
+        whose = f"share {arguments.shard} of the {arguments.split} cases"
+        if done is None:
+            print(f"the scores of split {arguments.split} are finished already: nothing is left to do for {whose}")
+        else:
+            print(f"{whose} is scored, {done} now; when all are: --finish")
         return
     if arguments.finish:
         evaluation = finish_evaluation(run, scoring)

@@ -4,7 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smile_fast.cli.run_options import add_shares, add_store, add_threads, refuse_shard_and_finish, warn_of_unfinished
+from smile_fast.cli.run_options import (
+    add_shares,
+    add_store,
+    add_threads,
+    device_of,
+    refuse_shard_and_finish,
+    warn_of_unfinished,
+)
 from smile_fast.settings import declared
 from smile_fast.training.config import TrainConfig
 from smile_runtime.errors import InputError
@@ -50,7 +57,8 @@ def _work(run: "Run", arguments: argparse.Namespace) -> None:
         raise InputError(f"{run.path}: its softmax has no organ-wise scores; name a run of smile or smiler")
     if (arguments.shard or arguments.finish) and arguments.round is None:
         raise InputError("--round: is not given, and shares of a round must be of the same one; give its number")
-    with (locked if arguments.shard is None else shared)(run.path):
+    alone = arguments.shard is None and not arguments.finish  # else the round's own lock keeps others of the round out
+    with (locked if alone else shared)(run.path):
         if arguments.finish:
             _finish(run, arguments)
         else:
@@ -85,7 +93,7 @@ def _relabel(run: "Run", arguments: argparse.Namespace) -> None:
             return
         raise InputError(f"{run.path}: has a round {this.number} already; drop it with --undo {this.number - 1} first")
     warn_of_unfinished(run, but=this.number)
-    device = choose_device(arguments.device, arguments.threads)
+    device = choose_device(device_of(arguments), arguments.threads)
     view, model = run.view("train"), run.load_model().to(device)
     if arguments.shard is None:
         _print(relabel(model, view, run.rounds_path, this))
@@ -98,9 +106,11 @@ def _relabel(run: "Run", arguments: argparse.Namespace) -> None:
 
 
 def _finish(run: "Run", arguments: argparse.Namespace) -> None:
+    from smile_fast.training.relabel import weights_digest
     from smile_fast.training.unfinished_round import finish_round
 
-    _print(finish_round(run.rounds_path, _round(run, arguments), run.cases("train")))
+    weights = weights_digest(run.load_model())
+    _print(finish_round(run.rounds_path, _round(run, arguments), run.cases("train"), weights))
 
 
 def _round(run: "Run", arguments: argparse.Namespace) -> "Round":

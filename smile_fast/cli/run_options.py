@@ -53,6 +53,18 @@ def refuse_shard_and_finish(arguments: argparse.Namespace) -> None:
         raise InputError("--finish: puts together what all shares did; leave --shard out")
 
 
+def device_of(arguments: argparse.Namespace) -> str:
+    """What --device says to this process: those that torchrun has started have a GPU each.
+
+    Raises:
+        InputError: torchrun has started several processes, and --device names one GPU for all of them.
+    """
+    from smile_fast.training.launch import Launch
+
+    name: str = arguments.device
+    return name if arguments.shard is None else Launch.of_environment().device(name)
+
+
 def warn_of_unfinished(run: "Run", but: int | None = None) -> None:
     """Say which rounds of a run were begun by shares and not finished; `but` is the one that is worked on now."""
     from smile_fast.training.rounds import unfinished_rounds

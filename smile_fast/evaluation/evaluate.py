@@ -1,5 +1,7 @@
 """Predict the cases of a run and score them."""
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -8,9 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smile_fast import __version__
+from smile_fast.data.case_info import LABELS
 from smile_fast.data.processes import this_process, worker_processes
 from smile_fast.data.store import Store
-from smile_fast.evaluation.predictions import LabelMap, folder_predictions, network_predictions
+from smile_fast.evaluation.predictions import LabelMap, folder_predictions, network_predictions, prediction_files
 from smile_fast.evaluation.results import Evaluation, summarise
 from smile_fast.evaluation.scores import NSD_TOLERANCE_MM, PairScore, score_case
 from smile_fast.pipeline import in_order
@@ -91,9 +95,47 @@ def evaluate_run(
             process was killed.
     """
     scoring = Scoring(split, nsd_tolerance_mm, predictions)
-    scores = scores_of(run, scoring.cases(run), scoring, device, workers)
-    pairs = [pair for _, of_case in scores for pair in of_case]
-    return summarise(pairs, run.organs, **scoring.described(), weights=scored_weights(run, scoring))
+    cases = scoring.cases(run)
+    made_of = Inputs.of(run, scoring)  # as they are before they are read
+    pairs = [pair for _, of_case in scores_of(run, cases, scoring, device, workers) for pair in of_case]
+    return summarise(pairs, run.organs, **scoring.described(), **asdict(made_of))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What scores are made of, told apart by digests: equal ones give the same scores.
+
+    Attributes:
+        weights: SHA-256 of the network's file, None for label maps of a folder.
+        plan: digest of the split, the settings, the weights, the truth and the version of the program.
+        label_maps: case -> SHA-256 of its label map, wherever their folder is; None for the network's own, and an
+            empty text for one that is not there.
+    """
+
+    weights: str | None
+    plan: str
+    label_maps: dict[str, str] | None
+
+    @classmethod
+    def of(cls, run: "Run", scoring: Scoring) -> "Inputs":
+        """Read them.
+
+        Raises:
+            InputError: there is nothing to score, or a file cannot be read.
+        """
+        cases, store, states = scoring.cases(run), run.store, run.declarations()
+        weights, label_maps = scored_weights(run, scoring), None
+        if scoring.predictions is not None:
+            files = prediction_files(cases, scoring.predictions)
+            label_maps = {case: sha256(file) if file.is_file() else "" for case, file in files.items()}
+        plan = {
+            "split": scoring.split,
+            "nsd_tolerance_mm": scoring.nsd_tolerance_mm,
+            "weights": weights,
+            "truth": {case: [store.cases[case].arrays[LABELS], states[case]] for case in cases},
+            "version": __version__,
+        }
+        return cls(weights, hashlib.sha256(json.dumps(plan, default=str).encode()).hexdigest(), label_maps)
 
 
 def scored_weights(run: "Run", scoring: Scoring) -> str | None:

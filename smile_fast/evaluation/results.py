@@ -1,8 +1,9 @@
 """Scores of a whole split: averages, files and the text table."""
 
 import csv
+import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final, Literal
@@ -10,14 +11,17 @@ from typing import Final, Literal
 import numpy as np
 
 import smile_fast
+from smile_fast.data.folder_lock import locked
+from smile_fast.evaluation.score_lock import patiently
 from smile_fast.evaluation.scores import WITHOUT_HD95, Outcome, PairScore
 from smile_fast.records import read_record, write_record
 from smile_fast.text_table import text_table
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import atomic_path, flush
+from smile_runtime.io.files import atomic_path, flush, sha256
 
 WORST_PAIRS = 5
-_SCHEMA: Final = 1
+_SCHEMA: Final = 2
+_AGAIN = "run smile-fast evaluate again"
 SPLITS = ("test", "validation", "train")
 """In the order in which a page that shows one of them chooses."""
 
@@ -66,13 +70,16 @@ class Evaluation:
     worst: tuple[PairScore, ...]
     pairs: tuple[PairScore, ...]
     weights: str | None  # SHA-256 of the network's file, None for a folder of label maps
+    plan: str | None = None  # digest of all that decides the scores but label maps, see `plan_of`
+    label_maps: dict[str, str] | None = None  # case -> SHA-256 of the label map that was scored, where a folder was
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _EvaluationRecord(Evaluation):
     """What the file holds."""
 
-    schema: Literal[1]
+    schema: Literal[2]
+    csv: str  # SHA-256 of the table that was written with it
 
     def __post_init__(self) -> None:
         if any(row.outcomes.keys() != {outcome.value for outcome in Outcome} for row in self.organs):
@@ -87,6 +94,8 @@ def summarise(
     nsd_tolerance_mm: float | None,
     predictions: str | None = None,
     weights: str | None = None,
+    plan: str | None = None,
+    label_maps: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Average pairs into one row an organ and the mean over organs."""
     pairs = tuple(pairs)
@@ -118,14 +127,22 @@ def summarise(
         worst=tuple(ranked[:WORST_PAIRS]),
         pairs=pairs,
         weights=weights,
+        plan=plan,
+        label_maps=None if label_maps is None else dict(label_maps),
     )
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     """Write a JSON file (everything) and a CSV file (one line a pair) into a run folder; see `score_file`.
 
+    The JSON file names the digest of the other: a process that is killed between the two leaves a pair that
+    `check_pair` refuses.
+
     Returns:
         The JSON file.
+
+    Raises:
+        InputError: they cannot be written, or others write them for longer than a moment.
     """
     path = folder / score_file(evaluation.split, of_predictions=evaluation.predictions is not None)
     table = io.StringIO()
@@ -133,11 +150,37 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({column: getattr(pair, column) for column in columns} for pair in evaluation.pairs)
-    with atomic_path(path.with_suffix(".csv")) as temporary:  # there as a whole before the other is renamed
-        temporary.write_text(table.getvalue(), encoding="utf-8")
+    text = table.getvalue().encode()
+    record = {"schema": _SCHEMA, **asdict(evaluation), "csv": hashlib.sha256(text).hexdigest()}
+    with (
+        patiently(lambda: locked(folder, _writing(path))),
+        atomic_path(path.with_suffix(".csv")) as temporary,  # there as a whole before the other is renamed
+    ):
+        temporary.write_bytes(text)
         flush(temporary)
-        write_record(path, {"schema": _SCHEMA, **asdict(evaluation)})
+        write_record(path, record)
     return path
+
+
+def check_pair(folder: Path, split: str, *, of_predictions: bool) -> None:
+    """Make sure that the two files of a split's scores were written together, if there are any.
+
+    Raises:
+        InputError: one of them is damaged or gone, or they are of two evaluations.
+    """
+    path = folder / score_file(split, of_predictions=of_predictions)
+    if not path.exists():
+        return
+    with patiently(lambda: locked(folder, _writing(path))):
+        table, record = path.with_suffix(".csv"), _read(path)
+        if not table.exists():
+            raise InputError(f"{table}: there is no such file; {_AGAIN}")
+        if sha256(table) != record.csv:
+            raise InputError(f"{table}: is not the table that was written with {path.name}; {_AGAIN}")
+
+
+def _writing(path: Path) -> str:
+    return f".{path.stem}.writing"
 
 
 def score_file(split: str, *, of_predictions: bool = False) -> str:
@@ -171,13 +214,17 @@ def read_scores(folder: Path, split: str, *, of_predictions: bool) -> Evaluation
     path = folder / score_file(split, of_predictions=of_predictions)
     if not path.exists():
         return None
-    record = read_record(path, _EvaluationRecord, _SCHEMA, "run smile-fast evaluate again")
+    record = _read(path)
     found = Evaluation(**{field.name: getattr(record, field.name) for field in fields(Evaluation)})
     if found.split != split:
         raise InputError(
             f"{path}: holds the scores of split {found.split}; run smile-fast evaluate --split {split} again"
         )
     return found
+
+
+def _read(path: Path) -> _EvaluationRecord:
+    return read_record(path, _EvaluationRecord, _SCHEMA, _AGAIN)
 
 
 def format_table(evaluation: Evaluation) -> str:

@@ -2,32 +2,35 @@
 
 RUN/.evaluation-SPLIT.parts/PLAN/CASE.json    the scores of a case under a plan: split, settings, weights and truth
 
-Parts of other plans lie in other folders: no process can mix them, and none waits for another.
+Parts of other plans lie in other folders: no process can mix them. RUN/.evaluation-SPLIT.lock is shared by those who
+score, and held alone by who puts the scores together and drops all parts.
 """
 
-import hashlib
-import json
-import secrets
 import shutil
+import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from smile_fast import __version__
-from smile_fast.data.case_info import LABELS
-from smile_fast.evaluation.evaluate import Scoring, scored_weights, scores_of
-from smile_fast.evaluation.predictions import prediction_files
-from smile_fast.evaluation.results import Evaluation, read_scores, score_file, summarise, write_evaluation
+from smile_fast.data.folder_lock import locked, shared
+from smile_fast.evaluation.evaluate import Inputs, Scoring, scores_of
+from smile_fast.evaluation.results import (
+    Evaluation,
+    check_pair,
+    read_scores,
+    score_file,
+    summarise,
+    write_evaluation,
+)
+from smile_fast.evaluation.score_lock import patiently
 from smile_fast.evaluation.scores import PairScore
 from smile_fast.records import read_record, write_record
 from smile_fast.text_table import listed
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import reason, sha256
+from smile_runtime.io.files import reason
 from smile_runtime.sharding import Shard
 
 if TYPE_CHECKING:
@@ -43,13 +46,11 @@ class _Part:
     """The scores of a case.
 
     Attributes:
-        plan: digest of what they were made by.
         label_map: SHA-256 of the file that was scored, None for the network's own.
         pairs: one an organ.
     """
 
     schema: Literal[1]
-    plan: str
     label_map: str | None
     pairs: tuple[PairScore, ...]
 
@@ -62,12 +63,28 @@ class EvaluationParts:
         scoring: what is scored, and how.
 
     Raises:
-        InputError: there is nothing to score, or its folder of label maps cannot be read.
+        InputError: there is nothing to score, or what it is made of cannot be read.
     """
 
     def __init__(self, run: "Run", scoring: Scoring) -> None:
         self.run, self.scoring, self.cases = run, scoring, scoring.cases(run)
-        self._files = None if scoring.predictions is None else prediction_files(self.cases, scoring.predictions)
+        self._inputs = Inputs.of(run, scoring)
+        self._of_predictions = scoring.predictions is not None
+        stem = Path(score_file(scoring.split, of_predictions=self._of_predictions)).stem
+        self._all_plans = run.path / f".{stem}.parts"
+        self._folder = self._all_plans / self._inputs.plan[:16]
+        self.lock = f".{stem}.lock"
+
+    def finished(self) -> Evaluation | None:
+        """The scores in the run's folder, if they are made of what is here now, and whole with their table."""
+        split, of_predictions = self.scoring.split, self._of_predictions
+        try:
+            check_pair(self.run.path, split, of_predictions=of_predictions)
+            found = read_scores(self.run.path, split, of_predictions=of_predictions)
+        except InputError:  # they are made again
+            return None
+        same = found is not None and Inputs(found.weights, found.plan or "", found.label_maps) == self._inputs
+        return found if same else None
 
     def has(self, case: str) -> bool:
         """Whether a case is scored; one whose part is damaged, or whose label map was replaced since, is not."""
@@ -75,7 +92,7 @@ class EvaluationParts:
 
     def write(self, case: str, pairs: Sequence[PairScore]) -> None:
         """Write the scores of a case."""
-        part = _Part(_SCHEMA, self._plan, self._label_map(case), tuple(pairs))
+        part = _Part(_SCHEMA, self._label_map(case), tuple(pairs))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -85,75 +102,49 @@ class EvaluationParts:
         write_record(self._folder / f"{case}.json", msgspec.to_builtins(part))
 
     def merge(self) -> Evaluation:
-        """Put the scores of all cases together, write them into the run's folder, and drop the parts.
+        """Put the scores of all cases together, and write them into the run's folder.
 
         Raises:
             InputError: cases are missing, or the scores cannot be written.
         """
         parts = {case: self._read(case) for case in self.cases}
-        missing = [case for case, part in parts.items() if part is None]
-        if len(missing) == len(parts) and (finished := self._finished()) is not None:
-            return finished
-        if missing:
+        if missing := [case for case, part in parts.items() if part is None]:
             raise InputError(
                 f"{self.run.path}: {len(missing)} of {len(parts)} {self.scoring.split} cases are not scored "
                 f"({listed(missing, 3)}); run 'smile-fast evaluate' for their shards, with the same options"
             )
         pairs = (pair for part in parts.values() if part is not None for pair in part.pairs)
-        evaluation = summarise(pairs, self.run.organs, **self.scoring.described(), weights=self._weights)
+        evaluation = summarise(pairs, self.run.organs, **self.scoring.described(), **asdict(self._inputs))
         write_evaluation(evaluation, self.run.path)
-        self._drop()
         return evaluation
 
-    @cached_property
-    def _weights(self) -> str | None:
-        return scored_weights(self.run, self.scoring)
+    def sweep(self) -> None:
+        """Drop the parts, also those of other plans of the split; the caller sees to it that nobody is at work on them.
 
-    @cached_property
-    def _plan(self) -> str:
-        store, states = self.run.store, self.run.declarations()
-        truth = {case: [store.cases[case].arrays[LABELS], states[case]] for case in self.cases}
-        plan = {**asdict(self.scoring), "weights": self._weights, "truth": truth, "version": __version__}
-        return hashlib.sha256(json.dumps(plan, default=str).encode()).hexdigest()
-
-    @property
-    def _folder(self) -> Path:
-        stem = score_file(self.scoring.split, of_predictions=self.scoring.predictions is not None).removesuffix(".json")
-        return self.run.path / f".{stem}.parts" / self._plan[:16]
+        How many scored cases of others are dropped is said.
+        """
+        others = [part for part in self._all_plans.glob("*/*.json") if part.parent != self._folder]
+        if others:
+            print(
+                f"note: {self._all_plans}: {len(others)} scored cases of other weights or options are dropped",
+                file=sys.stderr,
+            )
+        shutil.rmtree(self._all_plans, ignore_errors=True)  # what stays is in nobody's way
 
     def _label_map(self, case: str) -> str | None:
-        if self._files is None:
-            return None
-        file = self._files[case]
-        return sha256(file) if file.is_file() else ""  # whoever scores it says what is wrong
+        return None if self._inputs.label_maps is None else self._inputs.label_maps[case]
 
     def _read(self, case: str) -> _Part | None:
         try:
             part = read_record(self._folder / f"{case}.json", _Part, _SCHEMA, "evaluate again")
         except InputError:
             return None
-        return part if part.plan == self._plan and part.label_map == self._label_map(case) else None
-
-    def _finished(self) -> Evaluation | None:
-        """What has been put together before, if it is of the same network, cases and settings."""
-        found = read_scores(self.run.path, self.scoring.split, of_predictions=self.scoring.predictions is not None)
-        if found is None or self._weights is None:
-            return None
-        described = self.scoring.described()
-        same = all(getattr(found, name) == value for name, value in described.items())
-        return found if same and found.weights == self._weights and list(found.cases) == list(self.cases) else None
-
-    def _drop(self) -> None:
-        dropped = self._folder.with_name(f".{secrets.token_hex(8)}.dropped")
-        with suppress(OSError):  # the scores are written: what is left over is in nobody's way
-            self._folder.rename(dropped)  # all parts at once: who asks again must not find some of them
-            shutil.rmtree(dropped)
-            self._folder.parent.rmdir()
+        return part if part.label_map == self._label_map(case) else None
 
 
 def evaluate_share(
     run: "Run", scoring: Scoring, shard: Shard, *, device: "torch.device | str" = "cpu", workers: int | None = None
-) -> int:
+) -> int | None:
     """Score a share of a split's cases, beside other processes; `finish_evaluation` puts all of them together.
 
     Args:
@@ -164,22 +155,32 @@ def evaluate_share(
         workers: see `evaluate_run`.
 
     Returns:
-        Number of cases that were scored now.
+        Number of cases that were scored now; None if somebody has put the scores of all of them together already.
 
     Raises:
         InputError: see `evaluate_run`.
     """
     parts = EvaluationParts(run, scoring)
-    todo = [case for case in shard.of(parts.cases) if not parts.has(case)]
-    for case, pairs in scores_of(run, todo, scoring, device, workers):
-        parts.write(case, pairs)
+    with patiently(lambda: shared(run.path, parts.lock)):
+        if parts.finished() is not None:
+            return None
+        todo = [case for case in shard.of(parts.cases) if not parts.has(case)]
+        for case, pairs in scores_of(run, todo, scoring, device, workers):
+            parts.write(case, pairs)
     return len(todo)
 
 
 def finish_evaluation(run: "Run", scoring: Scoring) -> Evaluation:
     """Put together what all shares have scored, as `evaluate_run` and `write_evaluation` would; see there.
 
+    Scores that were put together before, of the same weights, truth, label maps and settings, are read again.
+
     Raises:
-        InputError: cases are missing, or the scores cannot be written.
+        InputError: cases are missing, others are still at work on scores of the split, or the scores cannot be written.
     """
-    return EvaluationParts(run, scoring).merge()
+    parts = EvaluationParts(run, scoring)
+    with locked(run.path, parts.lock) as alone:
+        evaluation = parts.finished() or parts.merge()
+        if alone:
+            parts.sweep()
+    return evaluation

@@ -8,9 +8,9 @@ from pathlib import Path
 from smile_fast.data.arrays import array_name, verify_array
 from smile_fast.data.processes import run_jobs, worker_number
 from smile_fast.data.verify import Verified
-from smile_fast.evaluation.results import SPLITS, read_scores
+from smile_fast.evaluation.results import SPLITS, check_pair, read_scores
 from smile_fast.training.integrity import check_files
-from smile_fast.training.rounds import existing_rounds, open_round
+from smile_fast.training.rounds import DROPPED, UNFINISHED, existing_rounds, open_round
 from smile_runtime.errors import InputError
 from smile_runtime.progress import progress
 
@@ -41,9 +41,16 @@ def verify_run(path: Path, workers: int | None = None) -> Verified:
     done = run_jobs(_verify_overlay, jobs, number, advice="run it again with fewer --workers")
     for overlay in progress(done, total=len(jobs), label="verifying overlays"):
         found.add(overlay)
-    found.leftovers += path.glob(".tmp-*")
+    found.leftovers += _leftovers(path)
     found.faults.sort()
     return found
+
+
+def _leftovers(path: Path) -> list[Path]:
+    """What was cut short, or waits for its end: a round or scores in the making, and temporary files."""
+    work = [*path.glob(".evaluation*.parts"), *path.glob(f"rounds/.*.{UNFINISHED}"), *path.glob(f"rounds/.*.{DROPPED}")]
+    files = [file for file in path.rglob(".tmp-*") if not any(folder in file.parents for folder in work)]
+    return sorted(work + files)
 
 
 def _damaged_scores(path: Path) -> list[str]:
@@ -51,6 +58,7 @@ def _damaged_scores(path: Path) -> list[str]:
     for split, of_predictions in product(SPLITS, (False, True)):
         try:
             read_scores(path, split, of_predictions=of_predictions)
+            check_pair(path, split, of_predictions=of_predictions)
         except InputError as error:
             faults.append(str(error))
     return faults

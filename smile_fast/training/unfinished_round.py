@@ -8,35 +8,42 @@ ROUNDS/.T.lock                              shared by those who add cases, held 
 Each file appears as a whole, the record of a case after its overlay. What was killed is gone on with.
 """
 
-import hashlib
-import json
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast import __version__
-from smile_fast.data.arrays import array_name, write_array
-from smile_fast.data.case_info import Digest, SliceCounts, gather_counts
+from smile_fast.data.arrays import array_name, verify_array, write_array
+from smile_fast.data.case_info import SliceCounts, gather_counts
 from smile_fast.data.folder_lock import locked, shared
 from smile_fast.records import read_record, write_record
-from smile_fast.text_table import listed
+from smile_fast.training.round_plan import (
+    CASES,
+    PLAN,
+    ROUND,
+    SCHEMA,
+    DoneCase,
+    Plan,
+    folder_of,
+    lock_of,
+    missing_cases,
+    other_round,
+    plan_of,
+    read_plan,
+)
 from smile_fast.training.rounds import (
     DROPPED,
-    UNFINISHED,
     OrganCounts,
     Round,
     StoredRound,
-    check_counted,
     drop,
     existing_rounds,
     open_round,
@@ -48,53 +55,7 @@ from smile_runtime.volume.histograms import slice_histograms
 
 PATIENCE = 10.0  # seconds that somebody else may take to begin a round anew; it takes a moment
 _PAUSE = 0.05
-_SCHEMA: Final = 1
-_PLAN, _CASES, _ROUND = "plan.json", "cases", "round"
 _REMEDY = "relabel again"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a round is made of; cases that were made by another plan are none of it.
-
-    Attributes:
-        number, gamma, scope: see `Round`.
-        organs: K names.
-        weights: digest of the network's weights.
-        version: of the program.
-    """
-
-    number: int
-    gamma: float
-    scope: str
-    organs: tuple[str, ...]
-    weights: str
-    version: str
-    schema: Literal[1] = _SCHEMA
-
-    @property
-    def round(self) -> Round:
-        """What the round says of itself."""
-        return Round(self.number, self.gamma, self.scope)
-
-    @cached_property
-    def digest(self) -> str:
-        """Names the plan in the records of its cases."""
-        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class _DoneCase:
-    """The record of a case; without a missing organ it has no overlay."""
-
-    schema: Literal[1]
-    plan: str
-    organs: OrganCounts
-    slices: SliceCounts
-    overlay: Digest | None
-
-    def __post_init__(self) -> None:
-        check_counted([self.organs])
 
 
 class UnfinishedRound:
@@ -107,31 +68,38 @@ class UnfinishedRound:
 
     def __init__(self, rounds: Path, plan: Plan) -> None:
         self._rounds, self._plan = rounds, plan
-        self._target, self._folder = rounds / str(plan.number), _folder_of(rounds, plan.number)
+        self._target, self._folder = rounds / str(plan.number), folder_of(rounds, plan.number)
+        self._written: set[str] = set()  # cases of this process: it knows what is on the disk
 
     def begin(self) -> bool:
         """Make the folder if there is none.
 
         Returns:
-            Whether it is one of this plan now: if not, it is that of other weights or settings.
+            Whether it is one of this plan now: if not, it is that of other weights or another version, or damaged.
+
+        Raises:
+            InputError: it is one of another gamma or scope, or it cannot be made.
         """
         with _writing(self._target):
             if not self._folder.is_dir():
                 self._make_folder()
             try:
-                fits = _read_plan(self._folder) == self._plan
+                found = read_plan(self._folder)
             except InputError:
                 return False
+            if found.round != self._plan.round:  # more likely a slip of the hand than a wish
+                raise other_round(self._folder, found.round, self._plan.round)
+            fits = found == self._plan
             if fits:  # it may be what was left when a round had just been finished
-                (self._folder / _ROUND).mkdir(exist_ok=True)
+                (self._folder / ROUND).mkdir(exist_ok=True)
             return fits
 
     def _make_folder(self) -> None:
         temporary = self._rounds / f".tmp-{secrets.token_hex(8)}"
         try:
-            for part in (_CASES, _ROUND):
+            for part in (CASES, ROUND):
                 (temporary / part).mkdir(parents=True)
-            write_record(temporary / _PLAN, asdict(self._plan))
+            write_record(temporary / PLAN, asdict(self._plan))
             try:
                 temporary.rename(self._folder)
             except OSError:
@@ -142,9 +110,18 @@ class UnfinishedRound:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def discard(self) -> None:
-        """Remove the folder."""
+    def begin_anew(self) -> None:
+        """Make the folder in place of one that others have begun with other weights or another version."""
+        if self.begin():
+            return
+        dropped = len(list((self._folder / CASES).glob("*.json")))
+        print(
+            f"warning: {self._target}: {dropped} finished cases are dropped: they are of other weights or another "
+            "version, or their plan is damaged",
+            file=sys.stderr,
+        )
         drop(self._rounds, self._folder.name, self._plan.number)
+        self.begin()
 
     def has(self, case: str) -> bool:
         """Whether a case is done; one whose record or overlay is damaged or gone is not."""
@@ -161,10 +138,11 @@ class UnfinishedRound:
             digest: str | None = None
             slices: SliceCounts = {}
             if overlay is not None:
-                digest = write_array(self._folder / _ROUND, case, overlay)
+                digest = write_array(self._folder / ROUND, case, overlay)
                 slices = gather_counts(_count(overlay, len(self._plan.organs)), self._plan.organs)
-            done = _DoneCase(_SCHEMA, self._plan.digest, counts, slices, digest)
+            done = DoneCase(SCHEMA, self._plan.digest, counts, slices, digest)
             write_record(self._record_path(case), msgspec.to_builtins(done))
+            self._written.add(case)
 
     def finish(self, cases: Sequence[str]) -> StoredRound:
         """Make the round appear, in place of an older one of the same number.
@@ -178,8 +156,8 @@ class UnfinishedRound:
         found = {case: self._done(case) for case in cases}
         done = {case: record for case, record in found.items() if record is not None}
         if missing := [case for case in cases if case not in done]:
-            raise _missing(self._target, missing, cases)
-        made = self._folder / _ROUND
+            raise missing_cases(self._target, missing, cases)
+        made = self._folder / ROUND
         digests = {case: record.overlay for case, record in done.items() if record.overlay is not None}
         stored = StoredRound(
             made,
@@ -208,18 +186,27 @@ class UnfinishedRound:
         for folder in (old, self._folder):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _done(self, case: str) -> _DoneCase | None:
+    def _done(self, case: str) -> DoneCase | None:
         path = self._record_path(case)
         try:
-            record = read_record(path, _DoneCase, _SCHEMA, _REMEDY)
+            record = read_record(path, DoneCase, SCHEMA, _REMEDY)
         except InputError:
             return None
-        overlay = record.overlay
-        there = overlay is None or (self._folder / _ROUND / array_name(case, overlay)).is_file()
-        return record if there and record.plan == self._plan.digest else None
+        if record.plan != self._plan.digest:
+            return None
+        return record if case in self._written or self._overlay_is_whole(case, record.overlay) else None
+
+    def _overlay_is_whole(self, case: str, digest: str | None) -> bool:
+        if digest is None:
+            return True
+        try:
+            verify_array(self._folder / ROUND / array_name(case, digest), digest)
+        except InputError:
+            return False
+        return True
 
     def _record_path(self, case: str) -> Path:
-        return self._folder / _CASES / f"{case}.json"
+        return self._folder / CASES / f"{case}.json"
 
 
 @contextmanager
@@ -237,20 +224,18 @@ def write_round(rounds: Path, this: Round, organs: Sequence[str], weights: str) 
         wrote the same one.
 
     Raises:
-        InputError: the round cannot be written, or others write it.
+        InputError: the round cannot be written, others write it, or they have begun it with another gamma or scope.
     """
-    unfinished = UnfinishedRound(rounds, _plan(this, organs, weights))
+    unfinished = UnfinishedRound(rounds, plan_of(this, organs, weights))
     _make(rounds, this)
-    with locked(rounds, _lock(this.number)):
-        begun = not _folder_of(rounds, this.number).is_dir()
-        if not unfinished.begin():
-            unfinished.discard()
-            unfinished.begin()
+    with locked(rounds, lock_of(this.number)):
+        begun = not folder_of(rounds, this.number).is_dir()
+        unfinished.begin_anew()
         try:
             yield unfinished
         except BaseException:
             if begun:
-                shutil.rmtree(_folder_of(rounds, this.number), ignore_errors=True)
+                shutil.rmtree(folder_of(rounds, this.number), ignore_errors=True)
             raise
 
 
@@ -259,9 +244,10 @@ def share_round(rounds: Path, this: Round, organs: Sequence[str], weights: str) 
     """Write a part of a round, beside others; see `write_round`. What was added stays, whatever happens.
 
     Raises:
-        InputError: the round cannot be written, or somebody writes one of its number with other weights or settings.
+        InputError: the round cannot be written, somebody writes it with other weights, or others have begun it with
+            another gamma or scope.
     """
-    unfinished = UnfinishedRound(rounds, _plan(this, organs, weights))
+    unfinished = UnfinishedRound(rounds, plan_of(this, organs, weights))
     _make(rounds, this)
     with ExitStack() as held:
         _join(unfinished, rounds, this, held)
@@ -269,8 +255,8 @@ def share_round(rounds: Path, this: Round, organs: Sequence[str], weights: str) 
 
 
 def _join(unfinished: UnfinishedRound, rounds: Path, this: Round, held: ExitStack) -> None:
-    """Hold the lock, shared, over a folder of this plan; one of another plan is removed if nobody is at work in it."""
-    lock, until = _lock(this.number), time.monotonic() + PATIENCE
+    """Hold the lock, shared, over a folder of this plan; one of other weights goes if nobody is at work in it."""
+    lock, until = lock_of(this.number), time.monotonic() + PATIENCE
     while True:
         with ExitStack() as attempt:
             if _got(attempt, shared(rounds, lock)):
@@ -279,13 +265,12 @@ def _join(unfinished: UnfinishedRound, rounds: Path, this: Round, held: ExitStac
                     return
                 attempt.close()
                 if _got(attempt, locked(rounds, lock)):
-                    if not unfinished.begin():
-                        unfinished.discard()
+                    unfinished.begin_anew()
                     continue
         if time.monotonic() >= until:
             raise InputError(
-                f"{rounds / str(this.number)}: another process finishes this round now, or makes it with other weights "
-                "or settings; wait until it has ended"
+                f"{rounds / str(this.number)}: another process finishes this round now, or makes it with other "
+                "weights; wait until it has ended"
             )
         time.sleep(_PAUSE)
 
@@ -298,30 +283,36 @@ def _got(stack: ExitStack, lock: AbstractContextManager[bool]) -> bool:
     return True
 
 
-def finish_round(rounds: Path, this: Round, cases: Sequence[str]) -> StoredRound:
+def finish_round(rounds: Path, this: Round, cases: Sequence[str], weights: str | None = None) -> StoredRound:
     """Make a round appear that others have written, part by part; if somebody has done so already, open it.
 
     Args:
         rounds: folder of a run's rounds.
         this: number, gamma and scope of the round.
         cases: all of its cases, whether an organ is missing in them or not.
+        weights: digest of those that it has to be of, if they may have changed since.
 
     Raises:
-        InputError: cases are missing, or what is unfinished is another round; the round cannot be written, or others
-            are still at work.
+        InputError: cases are missing, what is unfinished is another round or one of other weights, the round cannot be
+            written, or others are still at work.
     """
-    target, folder = rounds / str(this.number), _folder_of(rounds, this.number)
+    target, folder = rounds / str(this.number), folder_of(rounds, this.number)
     if not rounds.is_dir():
-        raise _missing(target, cases, cases)
-    with locked(rounds, _lock(this.number)):
-        if not (folder / _ROUND).is_dir():
+        raise missing_cases(target, cases, cases)
+    with locked(rounds, lock_of(this.number)):
+        if not (folder / ROUND).is_dir():
             if this.number in existing_rounds(rounds):
                 shutil.rmtree(folder, ignore_errors=True)
                 return _refuse_other(open_round(rounds, this.number), this)
-            raise _missing(target, cases, cases)
-        plan = _read_plan(folder)
+            raise missing_cases(target, cases, cases)
+        plan = read_plan(folder)
         if plan.round != this:
-            raise _other(folder, plan.round, this)
+            raise other_round(folder, plan.round, this)
+        if weights not in (None, plan.weights):
+            raise InputError(
+                f"{folder}: was begun with other weights than those of the run now; run 'smile-fast relabel' again for "
+                "all its shards, or undo it"
+            )
         return UnfinishedRound(rounds, plan).finish(cases)
 
 
@@ -331,46 +322,16 @@ def begun_round(rounds: Path, number: int) -> Round | None:
     Raises:
         InputError: what it says is damaged.
     """
-    folder = _folder_of(rounds, number)
-    if (folder / _ROUND).is_dir():
-        return _read_plan(folder).round
+    folder = folder_of(rounds, number)
+    if (folder / ROUND).is_dir():
+        return read_plan(folder).round
     return open_round(rounds, number).round if number in existing_rounds(rounds) else None
 
 
 def _refuse_other(stored: StoredRound, this: Round) -> StoredRound:
     if stored.round != this:
-        raise _other(stored.folder, stored.round, this)
+        raise other_round(stored.folder, stored.round, this)
     return stored
-
-
-def _other(path: Path, found: Round, this: Round) -> InputError:
-    return InputError(
-        f"{path}: has gamma {found.gamma:g} and scope {found.scope}, not {this.gamma:g} and {this.scope}; finish it "
-        "with its own, or undo it"
-    )
-
-
-def _missing(target: Path, missing: Sequence[str], cases: Sequence[str]) -> InputError:
-    return InputError(
-        f"{target}: {len(missing)} of {len(cases)} cases of the round are missing ({listed(missing, 3)}); run "
-        "'smile-fast relabel' for their shards, or without --shard for all that is missing"
-    )
-
-
-def _plan(this: Round, organs: Sequence[str], weights: str) -> Plan:
-    return Plan(this.number, this.gamma, this.scope, tuple(organs), weights, __version__)
-
-
-def _read_plan(folder: Path) -> Plan:
-    return read_record(folder / _PLAN, Plan, _SCHEMA, f"remove the folder {folder}, and relabel again")
-
-
-def _folder_of(rounds: Path, number: int) -> Path:
-    return rounds / f".{number}.{UNFINISHED}"
-
-
-def _lock(number: int) -> str:
-    return f".{number}.lock"
 
 
 def _make(rounds: Path, this: Round) -> None:

@@ -79,9 +79,11 @@ def test_shares_and_ends_at_once(work, expected):
 def test_shares_are_refused_where_a_run_is_at_work_and_keep_others_out(work, capsys):
     with locked(Path("run")):
         assert refused(f"{ROUND} --shard 1/2", capsys) == BUSY
-        assert refused("evaluate run --device cpu", capsys) == BUSY
+        for command in ("evaluate run --device cpu", "evaluate run --finish", f"{ROUND} --finish"):
+            assert refused(command, capsys) == BUSY
     with shared(Path("run")):
-        for command in (ROUND, f"{ROUND} --finish", "relabel run --undo 0", "train store run --resume --device cpu"):
+        assert "cases of the round are missing" in refused(f"{ROUND} --finish", capsys)  # it waits for its own shares
+        for command in (ROUND, "relabel run --undo 0", "train store run --resume --device cpu"):
             assert refused(command, capsys) == BUSY
         assert main([*ROUND.split(), "--shard", "1/2"]) == 0
         assert main("evaluate run --device cpu --no-surface --workers 1".split()) == 0

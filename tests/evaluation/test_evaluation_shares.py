@@ -3,6 +3,8 @@
 import errno
 import itertools
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +12,18 @@ import numpy as np
 import pytest
 
 from smile_fast.cli.main import main
+from smile_fast.data.folder_lock import locked, shared
 from smile_fast.evaluation import (
     Scoring,
     evaluate_run,
     evaluate_share,
     finish_evaluation,
     read_evaluation,
+    score_lock,
     write_evaluation,
 )
 from smile_fast.evaluation import shares as module
+from smile_fast.evaluation.verify import verify_run
 from smile_fast.training.checkpoint import Checkpoint
 from smile_runtime.errors import InputError
 from smile_runtime.sharding import WHOLE, Shard
@@ -54,6 +59,9 @@ def test_shares_make_the_bytes_of_one_process(run, expected, order):
     assert finish_evaluation(run, TEST) == read_evaluation(run.path)
     assert scores(run) == expected
     assert finish_evaluation(run, TEST) == read_evaluation(run.path)  # once more: it is there already
+    assert scores(run) == expected
+    assert [evaluate_share(run, TEST, half) for half in HALVES] == [None, None]  # as a scheduler may start them again
+    assert finish_evaluation(run, TEST) == read_evaluation(run.path)
     assert scores(run) == expected
 
 
@@ -106,12 +114,99 @@ def test_a_label_map_that_was_replaced_is_scored_again(run, tmp_path):
         write_prediction(tmp_path, case, truth())
     asked = Scoring(predictions=tmp_path)
     assert evaluate_share(run, asked, WHOLE) == 3
+    for _ in range(2):
+        finish_evaluation(run, asked)
+        assert evaluate_share(run, asked, WHOLE) is None
+    (run.path / "evaluation-of-predictions.json").unlink()
+    assert evaluate_share(run, asked, WHOLE) == 3
     write_prediction(tmp_path, "test_1", np.roll(truth(), 1, 2))
     with pytest.raises(InputError, match=r"1 of 3 test cases are not scored \(test_1\)"):
         finish_evaluation(run, asked)
     assert evaluate_share(run, asked, WHOLE) == 1
     assert finish_evaluation(run, asked) == evaluate_run(run, predictions=tmp_path)
     assert set(scores(run)[0]) == {"evaluation-of-predictions.json", "evaluation-of-predictions.csv"}
+
+
+def test_the_folder_of_label_maps_may_be_named_in_any_way(run, tmp_path, monkeypatch):
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for case in run.cases("test"):
+        write_prediction(folder, case, truth())
+    monkeypatch.chdir(tmp_path)
+    assert evaluate_share(run, Scoring(predictions=Path("maps")), WHOLE) == 3
+    finish_evaluation(run, Scoring(predictions=folder))
+    assert evaluate_share(run, Scoring(predictions=Path("../", tmp_path.name, "maps")), WHOLE) is None
+
+
+@pytest.mark.parametrize("change", [change_weights, change_truth], ids=["weights", "truth"])
+def test_what_was_finished_of_other_weights_or_truth_is_scored_again(run, change):
+    evaluate_share(run, TEST, WHOLE)
+    finish_evaluation(run, TEST)
+    change(run)
+    assert evaluate_share(run, TEST, WHOLE) == 3
+    finish_evaluation(run, TEST)
+    assert read_evaluation(run.path) == evaluate_run(run)
+
+
+def test_what_others_left_over_is_dropped_with_a_word_when_nobody_is_at_work(run, capsys):
+    evaluate_share(run, TEST, WHOLE)
+    change_weights(run)
+    evaluate_share(run, TEST, WHOLE)
+    with shared(run.path, ".evaluation.lock"), pytest.raises(InputError, match="another smile-fast process is at work"):
+        finish_evaluation(run, TEST)
+    assert len(list(run.path.glob(".evaluation.parts/*"))) == 2
+    finish_evaluation(run, TEST)
+    assert "evaluation.parts: 3 scored cases of other weights or options are dropped" in capsys.readouterr().err
+    assert not list(run.path.glob(".eval*"))
+
+
+def test_two_splits_do_not_wait_for_each_other(run):
+    train = Scoring(split="train")
+    evaluate_share(run, TEST, WHOLE)
+    with shared(run.path, ".evaluation-train.lock"):
+        finish_evaluation(run, TEST)
+        assert evaluate_share(run, train, WHOLE) > 0
+
+
+@pytest.mark.parametrize("kill", [True, False], ids=["killed", "edited"])
+def test_a_table_of_another_evaluation_is_found(run, monkeypatch, kill, capsys):
+    write_evaluation(evaluate_run(run, nsd_tolerance_mm=None), run.path)
+    after, table, replace_file = evaluate_run(run), run.path / "evaluation.csv", os.replace
+
+    def killed(*arguments):
+        replace_file(*arguments)
+        raise KeyboardInterrupt
+
+    if kill:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed)
+            with pytest.raises(KeyboardInterrupt):
+                write_evaluation(after, run.path)
+    else:
+        table.write_text(table.read_text().replace("test_0", "test_1", 1))
+    assert verify_run(run.path, workers=1).faults == [
+        f"{table}: is not the table that was written with evaluation.json; run smile-fast evaluate again"
+    ]
+    assert evaluate_share(run, TEST, WHOLE) == 3
+    finish_evaluation(run, TEST)
+    assert verify_run(run.path, workers=1).faults == []
+    table.unlink()
+    assert verify_run(run.path, workers=1).faults == [f"{table}: there is no such file; run smile-fast evaluate again"]
+
+
+def test_two_that_write_scores_at_once_wait_for_each_other(run, monkeypatch):
+    found = evaluate_run(run)
+    monkeypatch.setattr(score_lock, "PATIENCE", 0.0)
+    with locked(run.path, ".evaluation.writing"), pytest.raises(InputError, match="is at work there now"):
+        write_evaluation(found, run.path)
+    assert scores(run)[0] == {}
+    monkeypatch.setattr(score_lock, "PATIENCE", 60.0)
+    with ExitStack() as held, ThreadPoolExecutor(1) as other:
+        held.enter_context(locked(run.path, ".evaluation.writing"))
+        written = other.submit(write_evaluation, found, run.path)
+        held.close()
+        written.result()
+    assert read_evaluation(run.path) == found
 
 
 def test_a_part_that_is_damaged_is_made_again(run, expected):
@@ -177,6 +272,8 @@ def test_the_command_shares_the_work(run, expected, capsys):
     assert main([*command, "--finish"]) == 0
     assert "mean of organs" in capsys.readouterr().out
     assert scores(run)[0] == expected[0]
+    assert main([*command, "--shard", "2/2"]) == 0
+    assert "split test are finished already: nothing is left to do for share 2/2 of" in capsys.readouterr().out
 
 
 def test_the_parts_of_a_run_are_in_a_hidden_folder(run):

@@ -40,10 +40,14 @@ def path(sound, tmp_path):
 
 
 def test_a_run_as_it_was_written(path, capsys):
-    (path / ".tmp-0123.json").touch()
+    for name in (".tmp-0123.json", "rounds/1/.tmp-4.b2nd", ".evaluation.parts/0/.tmp-5.json", "rounds/.2.dropped/x"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).touch()
+    (path / "rounds" / ".3.unfinished" / "cases").mkdir(parents=True)
     assert main(["verify", str(path), "--workers", "1"]) == 0
     out = capsys.readouterr().out
-    assert "1 files that nothing names: .tmp-0123.json" in out
+    left = ".evaluation.parts, .tmp-0123.json, rounds/.2.dropped, rounds/.3.unfinished, rounds/1/.tmp-4.b2nd"
+    assert f"5 files that nothing names: {left}" in out
     assert out.endswith(": all as it was written\n")
     assert verify_run(path, workers=1).files == len(FILES) + 1  # and evaluation.csv
 

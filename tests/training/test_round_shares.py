@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from smile_fast.training import relabel as module
-from smile_fast.training import unfinished_round
+from smile_fast.training import round_plan, unfinished_round
 from smile_fast.training.relabel import relabel, relabel_share, weights_digest
 from smile_fast.training.rounds import Round, existing_rounds, open_round, undo_rounds, unfinished_rounds
 from smile_fast.training.unfinished_round import begun_round, finish_round, share_round
@@ -126,7 +126,7 @@ def test_a_whole_round_that_is_given_up_keeps_what_others_had(model, view, round
     assert relabel_share(model, view, rounds, THIS, shard=THIRDS[0]) == 0
 
 
-@pytest.mark.parametrize("what", ["record", "overlay", "plan"])
+@pytest.mark.parametrize("what", ["record", "overlay", "bit", "plan"])
 def test_what_is_damaged_or_gone_is_made_again(model, view, rounds, expected, what):
     relabel_share(model, view, rounds, THIS)
     folder = rounds / ".1.unfinished"
@@ -135,6 +135,11 @@ def test_what_is_damaged_or_gone_is_made_again(model, view, rounds, expected, wh
         file.write_bytes(file.read_bytes().replace(b'"kept": ', b'"kept": 1'))
     elif what == "overlay":
         next((folder / "round").glob("b-*")).unlink()
+    elif what == "bit":
+        file = next((folder / "round").glob("b-*"))
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
     else:
         (folder / "plan.json").write_text("{}")
     if what != "plan":
@@ -152,26 +157,52 @@ def others(what, monkeypatch):
         if what == "weights":
             patch.setattr(module, "weights_digest", lambda model: "of others")
         if what == "version":
-            patch.setattr(unfinished_round, "__version__", "0.0")
+            patch.setattr(round_plan, "__version__", "0.0")
         yield {"gamma": Round(1, 0.25, "volume"), "scope": Round(1, 0.5, "slice")}.get(what, THIS)
 
 
-@pytest.mark.parametrize("what", ["gamma", "scope", "weights", "version"])
-def test_other_settings_begin_a_round_anew(model, view, rounds, expected, what, monkeypatch):
-    """Cases of another network or another share would make a round of mixed cases."""
+@pytest.mark.parametrize("what", ["weights", "version"])
+def test_other_weights_begin_a_round_anew(model, view, rounds, expected, what, monkeypatch, capsys):
+    """Cases of another network would make a round of mixed cases; what is dropped is said."""
+    dropped = "rounds/1: 2 finished cases are dropped: they are of other weights or another version"
     with others(what, monkeypatch) as other:
         relabel_share(model, view, rounds, other, shard=THIRDS[0])
     assert relabel_share(model, view, rounds, THIS) == 5
+    assert dropped in capsys.readouterr().err
     finish_round(rounds, THIS, CASES)
     assert tree(rounds) == expected
     with others(what, monkeypatch) as other:
         relabel_share(model, view, rounds, other, shard=THIRDS[0])
     relabel(model, view, rounds, THIS)
+    assert dropped in capsys.readouterr().err
     assert tree(rounds) == expected
 
 
-@pytest.mark.parametrize("what", ["gamma", "weights"])
-def test_other_settings_while_somebody_is_at_work_are_refused(model, view, rounds, what, monkeypatch):
+@pytest.mark.parametrize("what", ["gamma", "scope"])
+def test_another_gamma_or_scope_throws_nothing_away(model, view, rounds, expected, what, monkeypatch):
+    """It may be a slip of the hand, and what is finished may have taken hours."""
+    relabel_share(model, view, rounds, THIS, shard=THIRDS[0])
+    before = tree(rounds)
+    with others(what, monkeypatch) as other:
+        for work in (relabel, relabel_share):
+            with pytest.raises(InputError, match=r"1\.unfinished: has gamma 0\.5 and scope volume, not .*; finish it"):
+                work(model, view, rounds, other)
+    assert tree(rounds) | {".1.lock": b""} == before | {".1.lock": b""}
+    assert relabel_share(model, view, rounds, THIS) == 3
+    finish_round(rounds, THIS, CASES)
+    assert tree(rounds) == expected
+
+
+def test_shares_of_weights_that_have_changed_since_are_not_finished(model, view, rounds, expected):
+    relabel_share(model, view, rounds, THIS)
+    with pytest.raises(InputError, match=r"1\.unfinished: was begun with other weights than those of the run now; run"):
+        finish_round(rounds, THIS, CASES, "of others")
+    finish_round(rounds, THIS, CASES, weights_digest(model))
+    assert tree(rounds) == expected
+
+
+@pytest.mark.parametrize("what", ["version", "weights"])
+def test_other_weights_while_somebody_is_at_work_are_refused(model, view, rounds, what, monkeypatch):
     monkeypatch.setattr(unfinished_round, "PATIENCE", 0.0)
     with share_round(rounds, THIS, view.organs, weights_digest(model)) as working:
         working.add("e", None, {})
