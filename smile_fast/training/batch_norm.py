@@ -138,5 +138,8 @@ class _Normalise(torch.autograd.Function):
         # w s (a + n c) = (w s a - w s c s m) + (w s c s) x
         slope = weight * scale * of_products * scale
         offset = weight * scale * of_gradients - slope * mean
-        slope, offset = (term.to(x.dtype)[:, None, None] for term in (slope, offset))
-        return scaled.addcmul_(x, slope, value=-1).sub_(offset), grad_weight, grad_bias, None, None, None, None, None
+        # In bfloat16 slope, offset and each of the terms would be rounded; they cancel each other.
+        kind = torch.promote_types(x.dtype, torch.float32)
+        slope, offset = (term.to(kind)[:, None, None] for term in (slope, offset))
+        grad_x = scaled.to(kind).addcmul_(x.to(kind), slope, value=-1).sub_(offset).to(x.dtype)
+        return grad_x, grad_weight, grad_bias, None, None, None, None, None

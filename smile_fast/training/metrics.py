@@ -232,11 +232,8 @@ class MetricsLog:
             )
 
 
-class SilentLog(MetricsLog):
+class SilentLog:
     """The log of a rank that writes none: the losses that it has are those that rank 0 writes."""
-
-    def __init__(self) -> None:
-        """Open nothing."""
 
     def start_round(self, position: Position, course: Course) -> None:
         """Show nothing."""
@@ -246,6 +243,10 @@ class SilentLog(MetricsLog):
 
     def show(self, position: Position) -> None:
         """Show nothing."""
+
+    def pending(self) -> dict[str, Tensor]:
+        """Nothing waits."""
+        return {}
 
     def restore(self, pending: dict[str, Tensor], device: torch.device) -> None:
         """Go on from nothing."""
@@ -258,6 +259,9 @@ class SilentLog(MetricsLog):
 
     def end_round(self, position: Position) -> None:
         """Say nothing."""
+
+    def flush(self) -> None:
+        """Nothing is on its way."""
 
     def close(self) -> None:
         """Close nothing."""
