@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -231,18 +230,6 @@ def test_a_signal_during_a_round_keeps_what_is_finished(store, smiler, tmp_path,
     assert (existing_rounds(run.rounds_path), unfinished_rounds(run.rounds_path)) == ([1], [2])
     train(Run.open(run.path), resume=True, device=CPU)
     assert f"round 2: {len(written) - 3} of 3 cases had been finished before" in capsys.readouterr().err
-    assert_same_outcome(run, smiler)
-
-
-def test_a_round_that_is_gone_is_not_made_by_other_weights(store, smiler, tmp_path):
-    """Those at its start are gone after its first step."""
-    run = new_run(tmp_path / "run", store, **CURRICULUM)
-    interrupted(run, 10)
-    shutil.move(run.rounds_path / "1", tmp_path / "kept")
-    with pytest.raises(InputError, match=r"rounds/1: the training stopped in the middle .*; restore the folder"):
-        train(Run.open(run.path), resume=True, device=CPU)
-    shutil.move(tmp_path / "kept", run.rounds_path / "1")
-    train(Run.open(run.path), resume=True, device=CPU)
     assert_same_outcome(run, smiler)
 
 
