@@ -84,10 +84,12 @@ class StoredRound:
         if case not in self.digests:
             raise InputError(f"{self.path}: has no pseudo-labels of case {case}; name a case of the round")
         digest = self.digests[case]
+        path = self.folder / array_name(case, digest)
         try:
-            return read_slices(self.folder / array_name(case, digest), digest, slices)
+            return read_slices(path, digest, slices)
         except InputError as error:  # its own remedy is that of the store
-            raise InputError(f"{str(error).rpartition('; ')[0]}; {_REMEDY}") from None
+            found = str(error).removeprefix(f"{path}: ").rpartition("; ")[0]
+            raise InputError(f"{path}: {found}; {_REMEDY}") from None
 
     def counts(self, case: str, depth: int, organs: Sequence[str]) -> NDArray[np.int64]:  # [D, K]
         """Pseudo-labels of each slice and organ.
