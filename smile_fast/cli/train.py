@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to start from: a trained run, or a .safetensors file (a run's, or one with ImageNet or COCO names)",
     )
     parser.add_argument("--resume", action="store_true", help="go on where RUN stopped, under its own settings")
+    parser.add_argument(
+        "--resume-if-started",
+        action="store_true",
+        help="go on if RUN has been started, by the same command, and start it if not: for jobs that are started again",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
     add_threads(parser)
     groups: dict[str, Any] = {title: parser.add_argument_group(title) for title in _GROUPS}
@@ -65,26 +71,35 @@ def run(arguments: argparse.Namespace) -> int:
     if launch.world == 1:
         from smile_fast.training.ranks import ALONE
 
-        return _lead(arguments, choose_device(arguments.device, arguments.threads), execution, ALONE)
+        device = choose_device(arguments.device, arguments.threads)
+        return _lead(arguments, device, execution, ALONE, launch.attempt)
     launch.hush()
     from smile_fast.training.process_group import together
 
     def work(ranks: Any) -> int:
         device = choose_device(launch.device(arguments.device), arguments.threads)
-        return (_lead if ranks.first else _follow)(arguments, device, execution, ranks)
+        if ranks.first:
+            return _lead(arguments, device, execution, ranks, launch.attempt)
+        return _follow(arguments, device, execution, ranks)
 
     return together(launch, arguments.device, execution.rank_timeout, work)
 
 
-def _lead(arguments: argparse.Namespace, device: Any, execution: Execution, ranks: Any) -> int:
-    """Create or open the run, and train it: what a process does that is alone, or rank 0 of several."""
+def _lead(arguments: argparse.Namespace, device: Any, execution: Execution, ranks: Any, attempt: int) -> int:
+    """Create or open the run, and train it: what a process does that is alone, or rank 0 of several.
+
+    A run that torchrun's first attempt has started is gone on with by the next one.
+    """
     from smile_fast.data.folder_lock import locked, reading
     from smile_fast.training.interrupt import Interrupted
     from smile_fast.training.loop import train
+    from smile_fast.training.run_record import is_run
     from smile_fast.training.step_graph import no_graph
 
-    with reading(arguments.store):
-        run = _open_run(arguments) if arguments.resume else _create_run(arguments, str(device), ranks)
+    with reading(arguments.store):  # no `prepare` removes a file of it while it is read
+        started = (arguments.resume_if_started or attempt > 0) and is_run(arguments.run_folder)
+        go_on = arguments.resume or started
+        run = _open_run(arguments) if go_on else _create_run(arguments, str(device), ranks)
         warn_of_unfinished(run)
         ranks.check_batch(run.config)
         print(f"pixels: {run.pixel_space}", file=sys.stderr)
@@ -94,10 +109,9 @@ def _lead(arguments: argparse.Namespace, device: Any, execution: Execution, rank
         with locked(run.path):
             try:
                 ranks.opened()
-                resume = arguments.resume or run.has_checkpoint
-                train(run, resume=resume, device=device, execution=execution, ranks=ranks)
+                train(run, resume=go_on or run.has_checkpoint, device=device, execution=execution, ranks=ranks)
             except (InputError, KeyboardInterrupt):
-                if not (arguments.resume or run.has_learned):  # it would only stand in the way of the next try
+                if not (go_on or run.has_learned):  # it would only stand in the way of the next try
                     run.discard()
                 raise
             except Interrupted as stopped:
@@ -190,6 +204,10 @@ def _create_run(arguments: argparse.Namespace, device: str, ranks: Any) -> Any:
             print(f"weights: {start_from(run, arguments.weights)}")
 
     config = TrainConfig.from_options(_given(arguments, *_RECORDED))
+    if config.batch_norm == "frozen" and arguments.weights is None:
+        raise InputError(
+            "--batch-norm: frozen keeps statistics that only --weights brings; give --weights, or take synchronised"
+        )
     ranks.check_batch(config)
     store = Store.open(arguments.store)
     declarations = store.declarations()
@@ -221,6 +239,10 @@ def _read_splits(path: Path | None, store: Any) -> Any:
 def _open_run(arguments: argparse.Namespace) -> Any:
     from smile_fast.training.run import Run
 
+    if not arguments.resume:  # the command that has started it, once more
+        run = Run.open(arguments.run_folder, arguments.store)
+        _refuse_other_settings(run, arguments)
+        return run
     if any(path is not None for path in (arguments.weights, arguments.annotations, arguments.splits)):
         raise InputError(
             f"--resume: {arguments.run_folder} goes on with its own weights, annotations and splits; leave --weights, "
@@ -232,3 +254,16 @@ def _open_run(arguments: argparse.Namespace) -> Any:
             f"--resume: {arguments.run_folder} goes on under its own settings; leave {options} out, or train a new run"
         )
     return Run.open(arguments.run_folder, arguments.store)
+
+
+def _refuse_other_settings(run: Any, arguments: argparse.Namespace) -> None:
+    """Refuse a command that cannot be the one that has started the run."""
+    asked = TrainConfig.from_options(_given(arguments, *_RECORDED))
+    asked = replace(asked, crop_size=asked.crop_size or run.config.crop_size)
+    own, wanted = ({**vars(config.model), **vars(config)} for config in (run.config, asked))
+    if others := [name for name in _given(arguments, *_RECORDED) if own[name] != wanted[name]]:
+        options = ", ".join(map(option_of, others))
+        raise InputError(
+            f"{run.path}: has been started with other settings ({options}); go on with --resume alone, or give a new "
+            "folder"
+        )

@@ -128,9 +128,11 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, weight and bias."""
         x, weight, mean, variance, pixels = ctx.saved_tensors
+        kind = torch.promote_types(x.dtype, torch.float32)
+        exact = x.dtype == kind
         # Of a BatchNorm in evaluation: w s g, sum g n and sum g, in one pass.
         scaled, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+            grad, x, weight, mean, variance, None, None, False, ctx.eps, [exact, True, True]
         )
         sums = ctx.ranks.sum(torch.cat([grad_weight, grad_bias]).double()) / pixels
         of_products, of_gradients = sums.chunk(2)
@@ -138,5 +140,8 @@ class _Normalise(torch.autograd.Function):
         # w s (a + n c) = (w s a - w s c s m) + (w s c s) x
         slope = weight * scale * of_products * scale
         offset = weight * scale * of_gradients - slope * mean
-        slope, offset = (term.to(x.dtype)[:, None, None] for term in (slope, offset))
-        return scaled.addcmul_(x, slope, value=-1).sub_(offset), grad_weight, grad_bias, None, None, None, None, None
+        slope, offset, factor = (term.to(kind)[:, None, None] for term in (slope, offset, weight * scale))
+        if not exact:  # in bfloat16 each term would be rounded, and they cancel each other
+            scaled = grad.to(kind) * factor
+        grad_x = scaled.addcmul_(x.to(kind), slope, value=-1).sub_(offset).to(x.dtype)
+        return grad_x, grad_weight, grad_bias, None, None, None, None, None

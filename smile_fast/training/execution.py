@@ -39,7 +39,8 @@ class Execution(Settings):
 
     rank_timeout: float = setting(
         600.0,
-        "with several processes: time after which one that does not answer the others ends the training",
+        "with several processes: time after which one that does not answer the others in a step ends the training "
+        "(shares of relabelling and validation take as long as they take, at most a day)",
         "a positive time",
         lambda seconds: 0 < seconds < inf,
         group="execution",

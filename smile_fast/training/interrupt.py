@@ -29,6 +29,11 @@ class Stop(threading.Event):
             self.number = number
         self.set()
 
+    @property
+    def received(self) -> int:
+        """The signal that has come, 0 for none."""
+        return self.number if self.is_set() else 0
+
     def check(self) -> None:
         """Raise Interrupted if a signal has come."""
         if self.is_set():

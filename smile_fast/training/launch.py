@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from smile_runtime.errors import InputError
 
 _RANK, _WORLD, _ADDRESS = "RANK", "WORLD_SIZE", "MASTER_ADDR"
+_ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,6 @@ class Launch:
         Raises:
             InputError: a variable is missing, or no number.
         """
-        if environment.get(_WORLD, "1") == "1":
-            return cls()
 
         def number(name: str, default: str | None = None) -> int:
             text = environment.get(name, default)
@@ -43,12 +42,14 @@ class Launch:
                 raise InputError(f"{name}: it {said}, with several processes it has to be a number; use torchrun")
             return int(text)
 
+        if environment.get(_WORLD, "1") == "1":
+            return cls(attempt=number(_ATTEMPT, "0"))
         launch = cls(
             number(_RANK),
             number(_WORLD),
             number("LOCAL_RANK"),
             number("LOCAL_WORLD_SIZE", "1"),
-            number("TORCHELASTIC_RESTART_COUNT", "0"),
+            number(_ATTEMPT, "0"),
         )
         if launch.rank >= launch.world:
             raise InputError(f"{_RANK}: {launch.rank} is none of {launch.world} processes; use torchrun")

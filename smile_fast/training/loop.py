@@ -14,14 +14,15 @@ from smile_fast.models import Segmenter
 from smile_fast.training.batches import BatchSource
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.execution import DEFAULT_EXECUTION, Execution
-from smile_fast.training.interrupt import Stop, stop_signals
+from smile_fast.training.interrupt import Interrupted, Stop, stop_signals
 from smile_fast.training.learnable import check_learnable
+from smile_fast.training.memory import enough_memory
 from smile_fast.training.metrics import MetricsLog, SilentLog
 from smile_fast.training.objectives import StepLoss, loss_of_method
 from smile_fast.training.optimization import optimizer_tensors, restore_optimizer
 from smile_fast.training.ranks import ALONE, Ranks
 from smile_fast.training.read_ahead import read_ahead
-from smile_fast.training.relabel import relabel, relabel_share
+from smile_fast.training.relabel import relabel_share
 from smile_fast.training.rounds import Round, existing_rounds, open_round
 from smile_fast.training.run import Run, load_model_state
 from smile_fast.training.schedule import Course, Position, learning_rate, step_seed
@@ -62,7 +63,8 @@ def train(
     Raises:
         Interrupted: after SIGTERM or Ctrl-C, of whichever rank, when the checkpoint is on disk.
         RankLost: another rank has ended.
-        InputError: if nothing is annotated; for damaged checkpoints, or a disk that cannot be written.
+        InputError: if nothing is annotated; for damaged checkpoints, a disk that cannot be written, or too little
+            memory.
     """
     config = run.config
     human_view = run.view("train")
@@ -72,7 +74,7 @@ def train(
     model = start_network(run, human_view)
     if ranks.first:
         run.record_execution({"device": str(device), "processes": ranks.world, **execution.to_json()})
-    with stop_signals() as stop, _on(device):
+    with stop_signals() as stop, _on(device), enough_memory(run.path):
         trainer = Trainer(run, model, device, stop, resume=resume, execution=execution, ranks=ranks)
         with closing(trainer.metrics):
             while trainer.position.round <= config.last_round:
@@ -122,7 +124,7 @@ class Trainer:
         self.position = Position()
         pending = self._restore() if ranks.any(resume and run.has_checkpoint) else {}
         ranks.copy_first(self.learner.tensors())
-        self.metrics = (
+        self.metrics: MetricsLog | SilentLog = (
             MetricsLog(run, keep_until=self.position.total_steps, unwritten=bool(pending))
             if ranks.first
             else SilentLog()
@@ -143,7 +145,13 @@ class Trainer:
         """The training cases with the pseudo-labels of this round, which are computed if they have to be."""
         number, rounds = self.position.round, self.run.rounds_path
         # Pseudo-labels belong to the weights at the start of their round: later in it they are on disk already.
-        if self.ranks.any(self.position.step == 0 or number not in existing_rounds(rounds)):
+        gone = self.ranks.any(self.position.step > 0 and number not in existing_rounds(rounds))
+        if gone:
+            raise InputError(
+                f"{rounds / str(number)}: the training stopped in the middle of this round, whose folder is gone, and "
+                "so are the weights that its pseudo-labels belong to; restore the folder from a copy, or train again"
+            )
+        if self.position.step == 0:
             this = Round(number, self.config.gamma(number), self.config.scope)
             self._relabel(human_view, this)
             totals = open_round(rounds, number).totals()
@@ -152,11 +160,11 @@ class Trainer:
         return self.run.view("train", number)
 
     def _relabel(self, human_view: TrainingView, this: Round) -> None:
-        """Write a round; several ranks share out its cases, and none waits for another before all are done."""
+        """Write a round; the ranks share out its cases, and none waits for another before all are done.
+
+        Cases that are finished stay when a signal, a kill or an error ends it: a resumed training does the others.
+        """
         model, rounds, ranks = self.final_model, self.run.rounds_path, self.ranks
-        if ranks.world == 1:
-            relabel(model, human_view, rounds, this, self.stop.check)
-            return
         relabel_share(model, human_view, rounds, this, lambda: ranks.check(self.stop), ranks.share)
         ranks.wait()
         if ranks.first:
@@ -177,22 +185,25 @@ class Trainer:
         made_ahead = read_ahead(source, position.step, self.workers, device=self.device, or_a_thread=self.or_a_thread)
         with closing(made_ahead) as batches:
             inputs = upload(batches, self.device)
-            while (done := pace.progress(position)) < 1.0:
+            batch, stopped = self._next(inputs, started)
+            while batch is not None and not stopped and (done := pace.progress(position)) < 1.0:
                 lr = learning_rate(config, done)
-                self.metrics.add(self.step(self._next(inputs), run_step, lr), lr)
+                self.metrics.add(self.step(batch, run_step, lr), lr)
                 position.step += 1
                 position.total_steps += 1
-                position.seconds = self.ranks.agree(time.monotonic() - started, self.stop)
+                batch, stopped = self._next(inputs, started)
                 if position.step % _LOG_STEPS == 0:
                     self.metrics.write_step(position)
                 self.metrics.show(position)
                 if pace.validates(position):
                     dice = validate(self.final_model, self.validation_view, self.ranks)
                     self.metrics.write_validation(position, dice)
-                if self.stop.is_set() or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                if not stopped and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                     self.save()
                     saved_at = time.monotonic()
-                self.stop.check()
+            if stopped:
+                self.save()
+                raise Interrupted(stopped)
         self.metrics.end_round(position)
         # Relabelling that is cut short begins again from these weights.
         self.position = Position(position.round + 1, 0, position.total_steps)
@@ -232,15 +243,25 @@ class Trainer:
         tensors["metrics"] = self.metrics.pending()
         Checkpoint(tensors, vars(self.position)).save(self.run.checkpoint_path, before=self.run.previous_path)
 
-    def _next(self, inputs: Iterator[Inputs]) -> Inputs:
-        """The next batch; whoever stops this process may have stopped its workers, too, and a batch does not come."""
+    def _next(self, inputs: Iterator[Inputs], started: float) -> tuple[Inputs | None, int]:
+        """The next batch, and the signal that all ranks stop for, 0 for none.
+
+        A signal that comes after the ranks have agreed, to whichever of them, counts at the next step: a rank that
+        stopped by itself would leave the others in theirs. Whoever stops a process may have stopped its workers, too,
+        and a batch does not come: that rank takes no step any more, and tells the others so before they begin theirs.
+
+        Args:
+            inputs: the batches of the round.
+            started: when the round would have begun if it had never been interrupted.
+        """
+        batch = None
         try:
-            return next(inputs)
+            batch = next(inputs)
         except InputError:
-            if self.stop.is_set():
-                self.save()
-            self.stop.check()
-            raise
+            if not self.stop.is_set():
+                raise
+        self.position.seconds, stopped = self.ranks.agree(time.monotonic() - started, self.stop)
+        return batch, stopped
 
     def _check_position(self) -> None:
         """Refuse ranks that do not stand where rank 0 does: they have read another checkpoint, or none."""

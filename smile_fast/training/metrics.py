@@ -233,11 +233,8 @@ class MetricsLog:
             )
 
 
-class SilentLog(MetricsLog):
+class SilentLog:
     """The log of a rank that writes none: the losses that it has are those that rank 0 writes."""
-
-    def __init__(self) -> None:
-        """Open nothing."""
 
     def start_round(self, position: Position, course: Course) -> None:
         """Show nothing."""
@@ -247,6 +244,10 @@ class SilentLog(MetricsLog):
 
     def show(self, position: Position) -> None:
         """Show nothing."""
+
+    def pending(self) -> dict[str, Tensor]:
+        """Nothing waits."""
+        return {}
 
     def restore(self, pending: dict[str, Tensor], device: torch.device) -> None:
         """Go on from nothing."""
@@ -259,6 +260,9 @@ class SilentLog(MetricsLog):
 
     def end_round(self, position: Position) -> None:
         """Say nothing."""
+
+    def flush(self) -> None:
+        """Nothing is on its way."""
 
     def close(self) -> None:
         """Close nothing."""

@@ -88,12 +88,10 @@ class ProcessGroup(Ranks):
                 if dense is not tensor:
                     tensor.copy_(dense)
 
-    def agree(self, seconds: float, stop: Stop) -> float:
-        """See `Ranks.agree`: one message of 16 bytes on the host."""
-        said = self._largest([seconds if self.first else 0.0, float(stop.number if stop.is_set() else 0)])
-        if said[1]:
-            stop.receive(int(said[1]))
-        return said[0]
+    def agree(self, seconds: float, stop: Stop) -> tuple[float, int]:
+        """See `Ranks.agree`: one message of 16 bytes on the host, once a step, beside megabytes of gradients."""
+        first, number = self._largest([seconds if self.first else 0.0, float(stop.received)])
+        return first, int(number)
 
     def any(self, wish: bool) -> bool:
         """See `Ranks.any`."""
@@ -121,7 +119,7 @@ class ProcessGroup(Ranks):
     def check(self, stop: Stop) -> None:
         """See `Ranks.check`."""
         if stop.is_set():
-            self.say_stopped(stop.number)
+            self.say_stopped(stop.received)
         elif number := self.stopped():
             stop.receive(number)
         stop.check()
@@ -144,7 +142,7 @@ class ProcessGroup(Ranks):
 
     def say_stopped(self, number: int) -> None:
         """Tell the others, wherever they are, that this rank ends because of a signal."""
-        with self._answered():
+        with suppress(RuntimeError):  # whoever cannot be told has ended already
             self._store.set(_STOPPED, str(number))
 
     def stopped(self) -> int:
@@ -181,17 +179,19 @@ class ProcessGroup(Ranks):
     def leave(self) -> None:
         """Take this process out of the group; a group that is broken may say so, which is known.
 
-        Without torchrun's agent rank 0 keeps what all have said, and lets the others read it before it goes.
+        Whoever waits for this process learns of it at once. Without torchrun's agent rank 0 keeps what all have said,
+        and lets the others read it before it goes.
         """
         end = time.monotonic() + _GRACE_SECONDS
-        try:
+        with suppress(AttributeError):  # it has left already
+            del self._patient  # with the last reference its connections are closed
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
+        with suppress(RuntimeError):
             left = self._store.add(_LEFT, 1)
             while self.first and left < self.world and time.monotonic() < end:
                 time.sleep(_POLL_SECONDS)
                 left = self._store.add(_LEFT, 0)
-            dist.destroy_process_group()
-        except RuntimeError:
-            return
 
 
 def together(launch: Launch, device: str, timeout: float, work: Callable[[Ranks], int]) -> int:
@@ -223,6 +223,8 @@ def together(launch: Launch, device: str, timeout: float, work: Callable[[Ranks]
             raise
         return 2
     except Interrupted as stopped:
+        if ranks is not None:
+            ranks.say_stopped(stopped.number)
         return 128 + stopped.number
     except RankLost as lost:
         return _lost(ranks, lost)

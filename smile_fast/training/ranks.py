@@ -21,7 +21,8 @@ class RankLost(Exception):
 class Ranks:
     """The processes of a training; this class is that of one that is alone, which has nobody to wait for.
 
-    Every method but `check` and `opened` is a collective: all ranks call it, in the same order.
+    `sum`, `sum_later`, `copy_first`, `agree`, `any`, `wait` and `gather` are collectives: all ranks call them, in the
+    same order. `check`, `check_batch` and `opened` may be called by each when it likes.
 
     Attributes:
         rank: number of this process, from 0. world: how many there are. neighbours: how many of them are on this
@@ -62,9 +63,9 @@ class Ranks:
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of rank 0."""
 
-    def agree(self, seconds: float, stop: Stop) -> float:
-        """Return the seconds of rank 0, and let a signal that any rank has got be got by all."""
-        return seconds
+    def agree(self, seconds: float, stop: Stop) -> tuple[float, int]:
+        """Return the seconds of rank 0, and the signal that any rank has got by now: the same to all, 0 for none."""
+        return seconds, stop.received
 
     def any(self, wish: bool) -> bool:
         """Whether any rank says so."""

@@ -68,14 +68,15 @@ def relabel(
 
     While a case is computed the next one is read and the one before it is written; the files are those of a round that
     does one after the other. Cases that another process has finished, with the same weights and for the same round,
-    before it was killed are taken as they are.
+    before it was killed or interrupted are taken as they are.
 
     Args:
         model: the network, with one logit channel per organ.
         view: the training cases, human labels only.
         rounds: folder of the run's rounds; the round appears in it as a whole or not at all.
         this: number, gamma and scope.
-        check: called before each case; may raise to give up the round, of which nothing is left then.
+        check: called before each case; may raise to give up the round, of which nothing is left then; after a
+            KeyboardInterrupt the cases that are finished are.
 
     Returns:
         The round, with an overlay of every case in which an organ was not annotated.

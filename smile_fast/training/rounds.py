@@ -29,7 +29,10 @@ OrganCounts = dict[str, dict[str, int]]
 """organ -> numbers of candidates, selected and kept voxels."""
 
 SCHEMA = 2
-_AGAIN = "smile-fast relabel"
+_REMEDY = (
+    "restore it from a copy, or train again (a round that 'smile-fast relabel' wrote can be dropped with --undo, and "
+    "written again)"
+)
 UNFINISHED, DROPPED = "unfinished", "dropped"  # of hidden folders: .T.unfinished, .T.dropped
 _RECORD = "round.json"
 
@@ -81,7 +84,12 @@ class StoredRound:
         if case not in self.digests:
             raise InputError(f"{self.path}: has no pseudo-labels of case {case}; name a case of the round")
         digest = self.digests[case]
-        return read_slices(self.folder / array_name(case, digest), digest, slices, command=_AGAIN)
+        path = self.folder / array_name(case, digest)
+        try:
+            return read_slices(path, digest, slices)
+        except InputError as error:  # its own remedy is that of the store
+            found = str(error).removeprefix(f"{path}: ").rpartition("; ")[0]
+            raise InputError(f"{path}: {found}; {_REMEDY}") from None
 
     def counts(self, case: str, depth: int, organs: Sequence[str]) -> NDArray[np.int64]:  # [D, K]
         """Pseudo-labels of each slice and organ.
@@ -98,10 +106,7 @@ class StoredRound:
             return np.zeros((depth, len(organs)), np.int64)
         stored = self.slices[case]
         if not counts_fit(stored, depth, organs):
-            raise InputError(
-                f"{self.path}: the pseudo-labels of case {case} are not those of its volume; remove the folder "
-                f"{self.folder}, or restore the file from a copy"
-            )
+            raise InputError(f"{self.path}: the pseudo-labels of case {case} are not those of its volume; {_REMEDY}")
         return spread_counts(stored, depth, organs)
 
     def totals(self) -> OrganCounts:
@@ -162,10 +167,10 @@ def open_round(rounds: Path, number: int) -> StoredRound:
         InputError: there is none, or its description is not what `StoredRound.write` writes.
     """
     folder = rounds / str(number)
-    path, remedy = folder / _RECORD, f"remove the folder {folder}, or restore the file from a copy"
-    record = read_record(path, _RoundRecord, SCHEMA, remedy)
+    path = folder / _RECORD
+    record = read_record(path, _RoundRecord, SCHEMA, _REMEDY)
     if record.round != number:
-        raise InputError(f"{path}: says that it is round {record.round}; {remedy}")
+        raise InputError(f"{path}: says that it is round {record.round}; {_REMEDY}")
     this = Round(record.round, record.gamma, record.scope)
     return StoredRound(folder, this, record.cases, record.slices, record.digests, record.weights)
 

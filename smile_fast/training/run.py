@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from smile_fast.data.annotations import Declarations, read_annotations, write_annotations
-from smile_fast.data.folder_lock import LOCK, reading
+from smile_fast.data.folder_lock import reading
 from smile_fast.data.splits import SplitsFile, drawn_fold
 from smile_fast.data.store import Store
 from smile_fast.models import Segmenter
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.config import TrainConfig
-from smile_fast.training.new_folder import new_folder, remove_folder
+from smile_fast.training.new_folder import is_unused, new_folder, remove_folder
 from smile_fast.training.rounds import open_round
 from smile_fast.training.run_record import (
     CONFIG,
@@ -25,6 +25,7 @@ from smile_fast.training.run_record import (
     Splits,
     StartWeights,
     environment,
+    is_run,
     read_config,
     read_environment,
     write_config,
@@ -146,7 +147,7 @@ class Run:
         )
         folder = path
         try:
-            with new_folder(path) as folder:
+            with new_folder(path, CONFIG) as folder:
                 write_annotations(folder / "annotations.csv", declarations, list(store.cases), store.organs)
                 write_environment(folder, environment(device))
                 write_config(folder, record)
@@ -171,7 +172,7 @@ class Run:
 
         Whoever calls holds its lock: it is nobody else's.
         """
-        remove_folder(self.path)
+        remove_folder(self.path, CONFIG)
 
     @classmethod
     def open(cls, path: Path, store: Path | Store | None = None) -> "Run":
@@ -336,10 +337,10 @@ def opened(path: Path, store: Path | Store | None = None) -> Iterator[Run]:
 
 def _refuse_used(path: Path) -> None:
     try:
-        if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
-            is_run = (path / CONFIG).exists()
-            held = "holds a run already" if is_run else "already exists and is not empty"
-            raise InputError(f"{path}: {held}; give a new folder{', or --resume to go on in it' if is_run else ''}")
+        if path.exists() and (not path.is_dir() or not is_unused(path, CONFIG)):
+            run = is_run(path)
+            held = "holds a run already" if run else "already exists and is not empty"
+            raise InputError(f"{path}: {held}; give a new folder{', or --resume to go on in it' if run else ''}")
     except OSError as error:
         raise InputError(f"{path}: the run folder cannot be made ({reason(error)}); give another one") from None
 

@@ -87,6 +87,11 @@ class Environment:
     execution: dict[str, Any] = field(default_factory=dict)
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run: config.json is the last file of it that appears."""
+    return (folder / CONFIG).exists()
+
+
 def write_config(folder: Path, record: RunRecord) -> None:
     """Write config.json into a run folder."""
     write_record(folder / CONFIG, asdict(record))

@@ -211,7 +211,7 @@ class UnfinishedRound:
 
 @contextmanager
 def write_round(rounds: Path, this: Round, organs: Sequence[str], weights: str) -> Iterator[UnfinishedRound]:
-    """Write a round alone: if the block raises anything, nothing of what it has begun is left.
+    """Write a round alone: if the block fails, nothing of what it has begun is left; after Ctrl-C what is finished is.
 
     Args:
         rounds: folder of a run's rounds; made if it is not there.
@@ -233,7 +233,7 @@ def write_round(rounds: Path, this: Round, organs: Sequence[str], weights: str) 
         unfinished.begin_anew()
         try:
             yield unfinished
-        except BaseException:
+        except Exception:
             if begun:
                 shutil.rmtree(folder_of(rounds, this.number), ignore_errors=True)
             raise

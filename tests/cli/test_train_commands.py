@@ -16,6 +16,8 @@ from smile_fast.cli.main import main
 from smile_fast.cli.train import choose_device
 from smile_fast.data.annotations import write_annotations
 from smile_fast.data.store import Store
+from smile_fast.models import Segmenter
+from smile_fast.models.config import ModelConfig
 from smile_fast.supervision import State
 from smile_fast.training import loop
 from smile_fast.training.config import TrainConfig, parse_time
@@ -159,10 +161,11 @@ def test_every_option_arrives(store, tmp_path):
         "tensorboard": True,
         "body_crop": False,
     }
-    seen = []
+    seen, network = [], Segmenter(ModelConfig(organs=store.organs, backbone="resnet34", width=16, channels=3))
+    save_file(network.backbone.state_dict(prefix="backbone."), tmp_path / "w.safetensors")  # what is frozen
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train", lambda run, **arguments: seen.append((run.config, arguments)))
-        assert main(["train", str(store.path), str(tmp_path / "run"), *options(settings)]) == 0
+        assert train(store, tmp_path / "run", weights=tmp_path / "w.safetensors", **settings) == 0
     ((config, arguments),) = seen
     # The store adds its organs and its pixel size, the method the head.
     assert config == TrainConfig.from_options({**settings, "organs": store.organs, "pixel_mm": 0.75})
@@ -174,7 +177,7 @@ def test_every_option_arrives(store, tmp_path):
         "head": "sigmoid",
     }
     cpu = torch.device("cpu")
-    assert arguments == {"resume": False, "device": cpu, "execution": Execution(), "ranks": ALONE}
+    assert arguments == {"resume": True, "device": cpu, "execution": Execution(), "ranks": ALONE}
 
 
 def test_every_option_of_the_execution_arrives_and_may_change_on_resume(store, tmp_path, capsys):

@@ -67,3 +67,21 @@ def test_synchronised_ones_are_the_plain_ones_on_twice_the_images(model):
         torch.testing.assert_close(found, expected, **REORDERED_CONVOLUTION, msg=name)
     plain.load_state_dict(model.state_dict())
     assert torch.equal(model.eval()(images), plain.eval()(images))
+
+
+@pytest.mark.parametrize("mean", [1.0, 10.0])
+def test_in_bfloat16_its_gradient_is_as_good_as_that_of_a_plain_one(mean):
+    """Against float64: its terms are of one size and cancel each other, so they must not be rounded one by one."""
+    torch.manual_seed(0)
+    x = (torch.randn(8, 16, 16, 16) + mean).bfloat16()
+    factors = (torch.randn(x.shape) + 0.5 * (x.float() - mean) + 0.5).bfloat16()
+
+    def gradient(norm, kind):
+        given = x.to(kind).clone().requires_grad_()
+        norm.train()(given).backward(factors.to(kind))
+        return given.grad.double()
+
+    exact = gradient(torch.nn.BatchNorm2d(16).double(), torch.float64)
+    plain = gradient(torch.nn.BatchNorm2d(16), torch.bfloat16)
+    found = gradient(SynchronisedBatchNorm2d(torch.nn.BatchNorm2d(16), Two()), torch.bfloat16)
+    assert (found - exact).norm() <= 1.5 * (plain - exact).norm()

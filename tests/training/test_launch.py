@@ -1,6 +1,7 @@
 """What torchrun says of a process."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -24,7 +25,11 @@ def test_what_torchrun_sets_is_read():
 
 @pytest.mark.parametrize("environment", [{}, {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"}, {"RANK": "3"}], ids=str)
 def test_a_process_is_alone_without_it(environment):
-    assert Launch.of_environment(environment) == Launch()
+    assert replace(Launch.of_environment(environment), attempt=0) == Launch()
+
+
+def test_who_is_alone_knows_that_he_was_started_again():
+    assert Launch.of_environment({**TORCHRUN, "WORLD_SIZE": "1"}).attempt == 2
 
 
 @pytest.mark.parametrize(

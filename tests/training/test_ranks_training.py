@@ -80,6 +80,19 @@ def test_a_signal_of_any_rank_stops_all_after_the_same_step(store, two, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_after_the_ranks_have_agreed_stops_all_at_the_next_step(store, tmp_path, rank):
+    """The others validate, and would wait for this rank in the step after it."""
+    settings = options({**TINY, "batch_size": 5, "folds": 3, "validate_every": 0.5})
+    successful(train(2, store, tmp_path / "whole", *settings))
+    results = spoiled(2, rank, -1, signal.SIGTERM, store, tmp_path / "run", *settings)
+    assert [status for status, *_ in results] == [143] * 2
+    assert Run.open(tmp_path / "run").has_checkpoint
+    successful(train(2, store, tmp_path / "run", "--resume"))
+    assert_same_outcome(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 5], ids=["relabelling", "training"])
 def test_a_killed_rank_ends_all_and_the_training_goes_on_from_its_checkpoint(store, two, tmp_path, step):
     path = tmp_path / "run"

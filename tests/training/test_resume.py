@@ -22,6 +22,7 @@ from smile_fast.training.execution import Execution
 from smile_fast.training.interrupt import Interrupted, Stop, stop_signals
 from smile_fast.training.loop import Trainer, train
 from smile_fast.training.metrics import read_metrics
+from smile_fast.training.rounds import existing_rounds, unfinished_rounds
 from smile_fast.training.run import Run
 from smile_runtime.errors import InputError
 from tests.training.recording import RecordedSteps
@@ -204,12 +205,12 @@ def test_a_round_that_was_cut_short_begins_again_from_the_same_weights(store, sm
         with pytest.raises(Killed):
             train(run, device=CPU)
     assert Checkpoint.load(run.checkpoint_path).state["round"] == 2
-    assert sorted(folder.name for folder in run.rounds_path.iterdir()) == ["1"]
+    assert (existing_rounds(run.rounds_path), unfinished_rounds(run.rounds_path)) == ([1], [2])
     train(Run.open(run.path), resume=True, device=CPU)
     assert_same_outcome(run, smiler)
 
 
-def test_a_signal_during_a_round_gives_the_round_up(store, smiler, tmp_path, monkeypatch):
+def test_a_signal_during_a_round_keeps_what_is_finished(store, smiler, tmp_path, monkeypatch, capsys):
     """A round over a large cohort takes longer than whoever sent SIGTERM will wait."""
     run = new_run(tmp_path / "run", store, **CURRICULUM)
     write, written = unfinished_round.write_array, []
@@ -226,8 +227,9 @@ def test_a_signal_during_a_round_gives_the_round_up(store, smiler, tmp_path, mon
         with pytest.raises(Interrupted):
             train(run, device=CPU)
     assert len(written) in (4, 5)  # one more was computed while that was written
-    assert sorted(folder.name for folder in run.rounds_path.iterdir()) == ["1"]
+    assert (existing_rounds(run.rounds_path), unfinished_rounds(run.rounds_path)) == ([1], [2])
     train(Run.open(run.path), resume=True, device=CPU)
+    assert f"round 2: {len(written) - 3} of 3 cases had been finished before" in capsys.readouterr().err
     assert_same_outcome(run, smiler)
 
 

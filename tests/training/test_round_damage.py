@@ -72,7 +72,7 @@ def test_a_flipped_bit_is_an_error_that_names_the_file_or_changes_nothing(rounds
 def test_an_overlay_that_was_cut_is_an_error_that_names_it(rounds, size):
     path = next((rounds / "1").glob("b-*"))
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(InputError, match=rf"{path.name}: damaged or replaced, .*; run 'smile-fast relabel' again"):
+    with pytest.raises(InputError, match=rf"{path.name}: damaged or replaced, .*; restore it from a copy"):
         open_round(rounds, 1).pseudo_labels("b", [3])
 
 

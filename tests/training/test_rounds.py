@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from smile_fast.records import write_record
 from smile_fast.training import rounds as module
 from smile_fast.training import unfinished_round
 from smile_fast.training.relabel import relabel
-from smile_fast.training.rounds import Round, existing_rounds, open_round, undo_rounds
+from smile_fast.training.rounds import Round, existing_rounds, open_round, undo_rounds, unfinished_rounds
 from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import PSEUDO_BIT
@@ -29,7 +30,7 @@ def three_cases(tmp_path):
 
 
 @pytest.mark.parametrize("error", [InputError("disk: full; make room"), KeyboardInterrupt()], ids=["disk", "Ctrl-C"])
-def test_an_unfinished_round_leaves_nothing_and_keeps_the_old_one(tmp_path, monkeypatch, error):
+def test_a_round_that_is_given_up_keeps_the_old_one_and_after_ctrl_c_what_is_finished(tmp_path, monkeypatch, error):
     view, rounds = three_cases(tmp_path), tmp_path / "rounds"
     model = Answers(np.ones((18, 2, *SHAPE[1:])))
     relabel(model, view, rounds, Round(1, 0.5, "volume"))
@@ -49,6 +50,9 @@ def test_an_unfinished_round_leaves_nothing_and_keeps_the_old_one(tmp_path, monk
         with pytest.raises(type(error)):
             relabel(model, view, rounds, Round(number, 0.9, "volume"))
         assert len(written) == 2
+        kept = isinstance(error, KeyboardInterrupt)
+        assert unfinished_rounds(rounds) == ([number] if kept else [])
+        shutil.rmtree(rounds / f".{number}.unfinished", ignore_errors=True)
         assert tree(rounds) == before
         assert [folder.name for folder in rounds.iterdir()] == ["1"]
 
@@ -89,7 +93,7 @@ def test_a_record_can_be_read_again(tmp_path):
 def test_a_damaged_record_is_named(tmp_path, content):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "round.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(InputError, match=r"round\.json: .*; remove the folder"):
+    with pytest.raises(InputError, match=r"round\.json: .*; restore it from a copy"):
         open_round(tmp_path, 1)
 
 
@@ -146,7 +150,7 @@ def test_pseudo_labels_are_counted_by_slice(stored):
 )  # fmt: skip
 def test_damaged_counts_of_slices_are_named(stored, slices):
     edit_record(stored, lambda record: record.update(slices=slices))
-    with pytest.raises(InputError, match=r"round\.json: damaged \(.*; remove the folder"):
+    with pytest.raises(InputError, match=r"round\.json: damaged \(.*; restore it from a copy"):
         open_round(stored, 1)
 
 
@@ -160,7 +164,7 @@ def test_counts_of_another_volume_are_refused(stored, counts):
 def test_an_overlay_that_is_gone_is_one_sentence(stored):
     file = overlay_of(stored, "a")
     file.unlink()
-    with pytest.raises(InputError, match=re.escape(f"{file}: there is no such file; run 'smile-fast relabel' again")):
+    with pytest.raises(InputError, match=re.escape(f"{file}: there is no such file; restore it from a copy")):
         open_round(stored, 1).pseudo_labels("a", [2])
 
 
