@@ -60,7 +60,8 @@ def say(command: list[str], folder: Path, **variables: str) -> str:
 
 
 def by_slurm(command: list[str], folder: Path) -> str:
-    assert say([str(RECIPES / "slurm" / "submit.sh"), str(SHARES), *command], folder) == "4711\n"
+    said = say([str(RECIPES / "slurm" / "submit.sh"), str(SHARES), *command], folder)
+    assert said == f"4711\narray 4711: {' '.join(command)}\n"
     return (folder / "log").read_text()
 
 

@@ -13,4 +13,5 @@ if [ -n "${AFTER:-}" ]; then
     after=(--dependency="afterok:$AFTER")
 fi
 array="$(sbatch --parsable --array="1-$shares" "${after[@]}" "$here/share.sbatch" "$@")"
+echo "array ${array%%;*}: $*" >&2
 sbatch --parsable --dependency="afterany:${array%%;*}" "$here/finish.sbatch" "$@"
