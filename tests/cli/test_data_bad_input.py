@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import struct
 from collections.abc import Callable
@@ -329,13 +330,11 @@ def test_bad_input_is_one_sentence(bad, cohort, tmp_path, capsys):
     ids=lambda command: command[0],
 )
 def test_a_full_disk_is_one_sentence(command, cohort, tmp_path, capsys, monkeypatch):
-    def full(path, *args, **options):
-        path.touch()
+    def full(*args, **options):
         raise OSError(28, "No space left on device")
 
     before, out = tree(cohort), tmp_path / "out"
-    monkeypatch.setattr(Path, "write_text", full)
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)  # what was written meanwhile is in memory only
     assert main([part.format(cohort=cohort, out=out) for part in command]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
