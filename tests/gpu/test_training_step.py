@@ -56,7 +56,7 @@ def _deterministic(one_thread: None) -> Iterator[None]:
 def stepped(run: Run, graph: str) -> tuple[dict[str, Tensor], list[float]]:
     """Weights and losses of some steps."""
     torch.manual_seed(0)
-    how = Execution.from_json({"graph": graph, "workers": "0", "compile": False})
+    how = Execution(graph=graph, workers="0")
     trainer = Trainer(run, Segmenter(run.config.model), HERE, Stop(), execution=how)
     trainer.metrics.close()
     view = run.view("train")
@@ -85,7 +85,7 @@ def test_a_captured_step_is_the_step(store: Store, tmp_path: Path, settings: dic
 def test_no_step_waits_for_the_device(store: Store, tmp_path: Path, graph: str) -> None:
     """Neither the step nor its log, once a graph is captured and memory is there."""
     run = new_run(tmp_path / "run", store, ema=0.9, clip_norm=0.5)
-    how = Execution.from_json({"graph": graph, "workers": "0", "compile": False})
+    how = Execution(graph=graph, workers="0")
     trainer = Trainer(run, Segmenter(run.config.model), HERE, Stop(), execution=how)
     view = run.view("train")
     run_step = trainer.step_of(view)
@@ -114,7 +114,7 @@ def test_a_training_resumes_in_another_way(
     """On the device, then there with or without graphs, and then on the CPU."""
     run = new_run(tmp_path / "run", store, epochs=3.0, ema=0.9)
     for steps, (graph, workers), device in ((8, before, HERE), (8, after, HERE), (4, ("auto", "auto"), CPU)):
-        how = Execution.from_json({"graph": graph, "workers": workers, "compile": False})
+        how = Execution(graph=graph, workers=workers)
         with pytest.MonkeyPatch.context() as patch:
             stop_after(patch, steps)
             with pytest.raises(Interrupted):

@@ -140,7 +140,7 @@ def test_smiler_begins_as_smile(store, tmp_path, monkeypatch):
     class FirstRound(BaseException):
         pass
 
-    def stop(model, view, rounds, this, check):
+    def stop(model, *arguments):
         at_first_round.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         raise FirstRound
 
@@ -148,7 +148,7 @@ def test_smiler_begins_as_smile(store, tmp_path, monkeypatch):
     smile = trained(tmp_path / "smile", store, **{**CURRICULUM, "method": "smile"})
     curriculum = new_run(tmp_path / "smiler", store, **CURRICULUM)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "relabel", stop)
+        patch.setattr(loop, "relabel_share", stop)
         with pytest.raises(FirstRound):
             train(curriculum, device=CPU)
     assert_same_bits(Checkpoint.load(curriculum.checkpoint_path).tensors["model"], trained_weights(smile))

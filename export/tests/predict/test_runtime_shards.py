@@ -143,7 +143,7 @@ def test_shares_keep_out_runs_that_do_all_and_leave_what_is_unfinished(scans, tm
     ("shard", "why"),
     [
         ("0/3", "'0/3' is no share of the work; give I/N with I from 1 to N, or auto"),
-        ("auto", "neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set here"),
+        ("auto", "none of RANK, SLURM_ARRAY_TASK_ID and JOB_COMPLETION_INDEX is set here"),
     ],
 )
 def test_what_is_no_share_is_refused(scans, tmp_path, threshold_model, capsys, shard, why):
