@@ -38,7 +38,8 @@ REPETITIONS = 3  # of a process
 
 def compare(workload: Cohort, conditions: Conditions, folder: Path) -> Comparison:
     """Open a cohort's index, and measure in processes what it takes; growth is counted from a small cohort."""
-    path, few = (write_cohort(replace(workload, cases=cases), folder / str(cases)) for cases in (workload.cases, FEW))
+    path = write_cohort(workload, folder / "cohort")
+    few = write_cohort(replace(workload, cases=FEW), folder / "few")
     text, repetitions = path / INDEX, 1 if conditions.shrink > 1 else REPETITIONS
 
     def check() -> dict[str, float]:
