@@ -175,7 +175,8 @@ class Bench:
         for folder in (self.work / "run", self.work / "source"):
             if folder.exists():
                 faults = verify_run(folder, workers=1).faults
-                assert [fault for fault in faults if not fault.partition(".csv: ")[0].endswith("/evaluation")] == [], label
+                faults = [fault for fault in faults if not fault.partition(".csv: ")[0].endswith("/evaluation")]
+                assert faults == [], label
 
     def check_survives(
         self,
