@@ -5,7 +5,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from smile_runtime.errors import InputError
@@ -16,7 +16,7 @@ LOCK = ".lock"
 A store always has one, for readers who may not make it.
 """
 PATIENCE = 10.0
-"""Seconds that a reader waits for whoever has a store for itself: to sweep it takes a moment, on slow disks several."""
+"""Seconds to wait for whoever keeps a lock for a moment only: to sweep a store, say, takes several on a slow disk."""
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LOOK_AGAIN = 0.1  # seconds
 
@@ -64,31 +64,40 @@ def shared(folder: Path, lock: str = LOCK) -> Iterator[bool]:
 
 
 @contextmanager
-def reading(store: Path) -> Iterator[bool]:
-    """Be one of the readers of a store until the block ends: no `prepare` removes a file of it meanwhile.
-
-    Waits up to `PATIENCE` for a `prepare` that removes files just now.
+def patiently(lock: Callable[[], AbstractContextManager[bool]]) -> Iterator[bool]:
+    """Hold a lock until the block ends; wait for it, up to `PATIENCE`, if others have it.
 
     Args:
-        store: its folder.
+        lock: makes a `locked` or a `shared`; called until one of them can be had.
 
     Yields:
-        See `shared`.
+        Whether there is a lock, see `locked`.
 
     Raises:
-        InputError: see `shared`.
+        InputError: others have it for longer than a moment.
     """
     until = time.monotonic() + PATIENCE
     with ExitStack() as held:
         while True:
             try:
-                there = held.enter_context(shared(store))
+                there = held.enter_context(lock())
                 break
             except InputError:
                 if time.monotonic() >= until:
                     raise
             time.sleep(_LOOK_AGAIN)
         yield there
+
+
+def reading(store: Path) -> AbstractContextManager[bool]:
+    """Be one of the readers of a store until the block ends: no `prepare` removes a file of it meanwhile.
+
+    Waits for a `prepare` that removes files just now; see `patiently` and `shared`.
+
+    Args:
+        store: its folder.
+    """
+    return patiently(lambda: shared(store))
 
 
 def leave_lock(folder: Path) -> None:

@@ -11,8 +11,7 @@ from typing import Final, Literal
 import numpy as np
 
 import smile_fast
-from smile_fast.data.folder_lock import locked
-from smile_fast.evaluation.score_lock import patiently
+from smile_fast.data.folder_lock import locked, patiently
 from smile_fast.evaluation.scores import WITHOUT_HD95, Outcome, PairScore
 from smile_fast.records import read_record, write_record
 from smile_fast.text_table import text_table

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from smile_fast.data.folder_lock import locked, shared
+from smile_fast.data.folder_lock import locked, patiently, shared
 from smile_fast.evaluation.evaluate import Inputs, Scoring, scores_of
 from smile_fast.evaluation.results import (
     Evaluation,
@@ -25,7 +25,6 @@ from smile_fast.evaluation.results import (
     summarise,
     write_evaluation,
 )
-from smile_fast.evaluation.score_lock import patiently
 from smile_fast.evaluation.scores import PairScore
 from smile_fast.records import read_record, write_record
 from smile_fast.text_table import listed

@@ -85,7 +85,9 @@ class UnfinishedRound:
                 self._make_folder()
             try:
                 found = read_plan(self._folder)
-            except InputError:
+            except InputError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise  # the disk is to blame, and not the plan
                 return False
             if found.round != self._plan.round:  # more likely a slip of the hand than a wish
                 raise other_round(self._folder, found.round, self._plan.round)

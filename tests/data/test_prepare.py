@@ -12,8 +12,6 @@ import pytest
 
 from smile_fast.data.arrays import array_name, verify_array
 from smile_fast.data.case_info import IMAGE
-from smile_fast.data.dataset import RawDataset
-from smile_fast.data.prepare import prepare
 from smile_fast.data.store import CASES, Store
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
@@ -32,26 +30,7 @@ from tests.cohorts import (
     tree,
     write_nifti,
 )
-
-
-@pytest.fixture
-def cohort(tmp_path):
-    path = make_cohort(tmp_path / "cohort", train=3, test=1)
-    annotate(path)
-    return path
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "store"
-
-
-def run(cohort, out, **options):
-    return prepare(
-        RawDataset.open(cohort),
-        out,
-        **{"workers": 1, **dict.fromkeys(("report", "note"), lambda text: None), **options},
-    )
+from tests.data.prepared import run
 
 
 def test_stores_images_and_labels_in_slices_order(cohort, out):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from smile_fast.data.dataset import RawDataset
-from smile_fast.data.prepare import finish, prepare, prepare_shard
+from smile_fast.data.prepare import finish, prepare_shard
 from smile_fast.data.preparing import conversion
 from smile_fast.data.preparing.fingerprint import Fingerprint
 from smile_fast.data.store import CASES, Store
@@ -20,25 +20,9 @@ from smile_runtime.errors import InputError
 from smile_runtime.io import files, nifti
 from smile_runtime.sharding import WHOLE
 from tests.cohorts import annotate, edit_label, label_map, make_cohort, stored, write_nifti
+from tests.data.prepared import SILENT, run
 
 LONG_AGO = 1_000_000_000  # s
-SILENT = dict.fromkeys(("report", "note"), lambda text: None)
-
-
-@pytest.fixture
-def cohort(tmp_path):
-    path = make_cohort(tmp_path / "cohort", train=3, test=1)
-    annotate(path)
-    return path
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "store"
-
-
-def run(cohort, out, **options):
-    return prepare(RawDataset.open(cohort), out, **{"workers": 1, **SILENT, **options})
 
 
 def shard(cohort, out):

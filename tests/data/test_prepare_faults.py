@@ -11,9 +11,7 @@ import pytest
 
 from smile_fast.data import prepare as module
 from smile_fast.data import processes
-from smile_fast.data.dataset import RawDataset
 from smile_fast.data.folder_lock import shared
-from smile_fast.data.prepare import prepare
 from smile_fast.data.preparing import conversion, one_case
 from smile_fast.data.store import CASES, Store
 from smile_runtime.errors import InputError
@@ -30,27 +28,7 @@ from tests.cohorts import (
     tree,
     write_nifti,
 )
-
-
-@pytest.fixture
-def cohort(tmp_path):
-    path = make_cohort(tmp_path / "cohort", train=3, test=1)
-    annotate(path)
-    return path
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "store"
-
-
-def run(cohort, out, **options):
-    silent = dict.fromkeys(("report", "note"), lambda text: None)
-    return prepare(RawDataset.open(cohort), out, **{"workers": 1, **silent, **options})
-
-
-def voxels(store):
-    return {name: (store.read_image(name).tobytes(), store.read_labels(name).tobytes()) for name in store.cases}
+from tests.data.prepared import run, voxels
 
 
 @pytest.mark.parametrize("file", ["image", "labels", "case.json"])

@@ -5,28 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from smile_fast.data.dataset import RawDataset
-from smile_fast.data.prepare import prepare
 from smile_fast.data.store import Store
 from smile_runtime.errors import InputError
-from tests.cohorts import SHAPE, annotate, edit_label, label_map, make_cohort
-
-
-@pytest.fixture
-def cohort(tmp_path):
-    path = make_cohort(tmp_path / "cohort", train=3, test=1)
-    annotate(path)
-    return path
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "store"
-
-
-def run(cohort, out, **options):
-    silent = dict.fromkeys(("report", "note"), lambda text: None)
-    return prepare(RawDataset.open(cohort), out, **{"workers": 1, **silent, **options})
+from tests.cohorts import SHAPE, edit_label, label_map
+from tests.data.prepared import run
 
 
 def test_broken_cases_are_left_out_and_reported(cohort, out):

@@ -14,9 +14,9 @@ from smile_fast.data.dataset import RawDataset
 from smile_fast.data.prepare import prepare
 from smile_fast.data.store import Store
 from tests.cohorts import annotate, edit_label, make_cohort, other_image, stored, write_nifti
+from tests.data.prepared import SILENT, voxels
 
 SCRIPT = Path(__file__).with_name("prepare_processes.py")
-SILENT = dict.fromkeys(("report", "note"), lambda text: None)
 
 
 def run_rounds(rounds):
@@ -39,10 +39,6 @@ def run_rounds(rounds):
         timeout=600,
     )
     return json.loads(done.stdout)
-
-
-def voxels(store):
-    return {name: (store.read_image(name).tobytes(), store.read_labels(name).tobytes()) for name in store.cases}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from smile_fast.cli.main import main
+from smile_fast.data import folder_lock
 from smile_fast.data.folder_lock import locked, shared
 from smile_fast.evaluation import (
     Scoring,
@@ -19,7 +20,6 @@ from smile_fast.evaluation import (
     evaluate_share,
     finish_evaluation,
     read_evaluation,
-    score_lock,
     write_evaluation,
 )
 from smile_fast.evaluation import shares as module
@@ -196,11 +196,11 @@ def test_a_table_of_another_evaluation_is_found(run, monkeypatch, kill, capsys):
 
 def test_two_that_write_scores_at_once_wait_for_each_other(run, monkeypatch):
     found = evaluate_run(run)
-    monkeypatch.setattr(score_lock, "PATIENCE", 0.0)
+    monkeypatch.setattr(folder_lock, "PATIENCE", 0.0)
     with locked(run.path, ".evaluation.writing"), pytest.raises(InputError, match="is at work there now"):
         write_evaluation(found, run.path)
     assert scores(run)[0] == {}
-    monkeypatch.setattr(score_lock, "PATIENCE", 60.0)
+    monkeypatch.setattr(folder_lock, "PATIENCE", 60.0)
     with ExitStack() as held, ThreadPoolExecutor(1) as other:
         held.enter_context(locked(run.path, ".evaluation.writing"))
         written = other.submit(write_evaluation, found, run.path)

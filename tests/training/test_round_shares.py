@@ -1,6 +1,8 @@
 """A round that several processes make: the bytes of one that a single process made, and nothing in between."""
 
+import errno
 import itertools
+import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,6 +190,25 @@ def test_another_gamma_or_scope_throws_nothing_away(model, view, rounds, expecte
             with pytest.raises(InputError, match=r"1\.unfinished: has gamma 0\.5 and scope volume, not .*; finish it"):
                 work(model, view, rounds, other)
     assert tree(rounds) | {".1.lock": b""} == before | {".1.lock": b""}
+    assert relabel_share(model, view, rounds, THIS) == 3
+    finish_round(rounds, THIS, CASES)
+    assert tree(rounds) == expected
+
+
+def test_a_disk_that_fails_throws_nothing_away(model, view, rounds, expected, monkeypatch):
+    """The plan cannot be read now: that is no damage of it."""
+    relabel_share(model, view, rounds, THIS, shard=THIRDS[0])
+    plain = Path.read_bytes
+
+    def failing(path):
+        if path.name == round_plan.PLAN:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return plain(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(InputError, match=r"plan.json: cannot be read"):
+            relabel_share(model, view, rounds, THIS, shard=THIRDS[1])
     assert relabel_share(model, view, rounds, THIS) == 3
     finish_round(rounds, THIS, CASES)
     assert tree(rounds) == expected

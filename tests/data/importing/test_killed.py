@@ -11,7 +11,7 @@ import pytest
 
 from smile_fast.cli.main import main
 from tests.cohorts import annotate, make_cohort, tree
-from tests.data.importing.test_import import write_case
+from tests.data.importing.layouts import write_case
 from tests.data.importing.test_merge import reseed
 
 # Of the slow test, over all places from the first to the last; a second or two each.
