@@ -1,7 +1,7 @@
 """The values of a label map, uint8 per voxel: constants and nothing else, so that every layer may import them.
 
 0 is unlabelled (background only where an organ's declaration says so), 1..126 is an organ, 0x81..0xFE is a pseudo-label
-of one, and 255 is void; 127 and 128 mean nothing.
+of one, 0x80 is pseudo-background, and 255 is void; 127 means nothing.
 `csrc/core` spells out what its kernels need of them.
 """
 
@@ -13,6 +13,9 @@ VOID = 255
 
 PSEUDO_BIT = 0x80
 """Set in the label of a voxel that a relabelling round added: `PSEUDO_BIT | value of the organ`."""
+
+PSEUDO_BACKGROUND = PSEUDO_BIT
+"""A voxel that a relabelling round took for none of the organs that nobody drew in its case."""
 
 ORGAN_BITS = 0x7F
 """The rest of such a label: the value of its organ."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smile_fast.supervision.states import Policy, State, check_states
-from smile_runtime.label_map import LABEL_VALUES, PSEUDO_BIT, VOID, WORD_BITS
+from smile_runtime.label_map import LABEL_VALUES, PSEUDO_BACKGROUND, PSEUDO_BIT, VOID, WORD_BITS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,7 @@ def build_tables(
     | 1..K, human label of organ o (not hidden) | o | all | annotated, absent k | all |
     | 0x80 | o, pseudo-label, o missing or hidden | o | annotated, absent k, and o | the same | all |
     | 0x80 | o, pseudo-label, o annotated or absent | read as 0 | | | |
+    | 0x80, pseudo-background | none | all | the same | all |
     | 255 (void) and values that name no organ | none | none | none | none |
 
     Args:
@@ -86,6 +87,7 @@ def _table(states: tuple[State, ...], policy: Policy, pseudo_negative: bool) -> 
             known[pseudo, organ] = positive[pseudo, organ] = True
             if pseudo_negative:
                 known[pseudo] = everything
+    known[PSEUDO_BACKGROUND] = everything
     assert not known[VOID].any()  # MAX_ORGANS keeps every pseudo-label below it
 
     table = np.stack([_pack(known), _pack(positive)], axis=1)

@@ -22,8 +22,10 @@ def rule(value: int, k: int, states: list[State], policy: Policy, pseudo_negativ
     organs = len(states)
     organ, pseudo = value & 0x7F, value >= 0x80
     declared = states[k] in (A, X)
-    if value == 255 or organ > organs or value == 0x80:
+    if value == 255 or organ > organs:
         return False, False
+    if value == 0x80:
+        return True, False
     unlabelled = policy is Policy.NAIVE or declared, False
     if value == 0:
         return unlabelled
