@@ -17,6 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="HTML", help="page to write (default: report.html in the first RUN)"
     )
+    parser.add_argument(
+        "--review",
+        type=Path,
+        metavar="CSV",
+        help="table of what a human should look at first in each relabelling round (default: beside the page, with "
+        ".review.csv for .html)",
+    )
     add_store(parser, "all RUNs")
 
 
@@ -25,10 +32,12 @@ def run(arguments: argparse.Namespace) -> None:
     from smile_fast.report.builder import write_report
 
     output = arguments.output or arguments.run_folders[0] / "report.html"
-    write_report(
+    written = write_report(
         arguments.run_folders,
         output,
         store=arguments.store,
+        review=arguments.review,
         say=lambda text: print(f"report: {text}", file=sys.stderr),
     )
-    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    for path in written:
+        print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")

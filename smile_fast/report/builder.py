@@ -1,6 +1,6 @@
 """One self-contained HTML page about one or several runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +15,10 @@ from smile_fast.report.audit_text import audit_sentence
 from smile_fast.report.collect import RunRecord, check_output, collect, open_runs
 from smile_fast.report.figures import training_chart
 from smile_fast.report.gallery import prediction_rows, pseudo_rows
+from smile_fast.report.methods import method_of
 from smile_fast.report.palette import PSEUDO, organ_colours
+from smile_fast.report.review import write_review
+from smile_fast.report.round_blocks import findings_of, round_blocks
 from smile_fast.report.score_blocks import score_blocks
 from smile_fast.supervision.audit import Audit, audit_store
 from smile_fast.text_table import listed
@@ -23,11 +26,7 @@ from smile_fast.training.run import Run
 from smile_runtime.io.files import atomic_path
 from smile_runtime.progress import progress
 
-METHODS = {
-    "baseline": "baseline (softmax, missing = background)",
-    "smile": "SMILE",
-    "smiler": "SMILEr",
-}
+REVIEW_SHOWN = 10  # lines of a round on the page; the table beside it has all
 
 
 @dataclass(frozen=True)
@@ -44,29 +43,46 @@ def write_report(
     say: Callable[[str], None] = lambda text: None,
     *,
     store: Path | None = None,
-) -> None:
-    """Write the page.
+    review: Path | None = None,
+) -> list[Path]:
+    """Write the page, and beside it the table of what to review first.
 
     Args:
         paths: run folders; several are compared side by side.
         out: HTML file to write, atomically.
         say: called with what is being done.
         store: where the store of all of them is now, if not where it was when they were trained.
+        review: CSV file to write; beside the page by default, if a run has a round.
+
+    Returns:
+        The files that were written.
 
     Raises:
         InputError: a run cannot be read, or the page not be written, or only over a file of a run or its store.
     """
     with ExitStack() as held:
         runs = open_runs(paths, store, held)
-        check_output(out, runs)
+        table = review or out.with_suffix(".review.csv")
+        for target in (out, table):
+            check_output(target, runs)
         with atomic_path(out) as path:  # first of all, so that no hour's work is lost to an unwritable name
-            path.write_text(build_report(runs, say), encoding="utf-8")
+            say("reading the runs")
+            records = collect(runs)
+            path.write_text(page_of(records, say), encoding="utf-8")
+        findings = {record.name: findings_of(record) for record in records if record.rounds}
+        if not findings and review is None:
+            return [out]
+        write_review(table, findings)
+        return [out, table]
 
 
 def build_report(runs: Sequence[Run], say: Callable[[str], None] = lambda text: None) -> str:
+    """Return the page about some runs as HTML; see `write_report`."""
+    return page_of(collect(runs), say)
+
+
+def page_of(records: Sequence[RunRecord], say: Callable[[str], None] = lambda text: None) -> str:
     """Return the page as HTML; see `write_report`."""
-    say("reading the runs")
-    records = collect(runs)
     organs = tuple(dict.fromkeys(organ for record in records for organ in record.run.organs))
     colours = organ_colours(organs)
     scores = score_blocks(records, organs, colours)
@@ -85,14 +101,24 @@ def build_report(runs: Sequence[Run], say: Callable[[str], None] = lambda text: 
         "scores": scores,
         "unevaluated": [record.name for record in records if not record.evaluations],
         "curves": {record.name: training_chart(record.curves, record.run.organs, colours) for record in records},
+        "curves_validated": {
+            record.name: any(curve.values for curve in record.curves.validation.values()) for record in records
+        },
         "unlike_training": _unlike_training(records),
         "unvalidated": _unvalidated(records),
-        "with_rounds": [record for record in records if record.rounds],
+        "review_shown": REVIEW_SHOWN,
+        "round_blocks": round_blocks(records, colours),
+        "methods": dict(method_of(record.run.config) for record in records),
         "predictions": prediction_rows(records, colours),
         "pseudo": [row for record in records if record.rounds for row in pseudo_rows(record, colours)],
         "windows": sorted({tuple(record.run.config.model.window) for record in records}),
         "cohort": ", ".join(dict.fromkeys(record.run.store_path.name for record in records)),
     }
+    return render("template.html", context)
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """Fill in one of the room's templates."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -108,7 +134,7 @@ def build_report(runs: Sequence[Run], say: Callable[[str], None] = lambda text: 
         count=format_count,
         hu=format_hu,
     )
-    return environment.get_template("template.html").render(context)
+    return environment.get_template(template).render(context)
 
 
 def format_percent(share: float | None, digits: int = 0) -> str:
@@ -138,13 +164,12 @@ def _facts(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     lines: dict[str, list[str]] = {}
     for record in records:
         run, config, environment = record.run, record.run.config, record.environment
-        method = METHODS[config.method] + (f", policy {config.policy}" if config.policy != "smile" else "")
         model = config.model
         channels = "1 slice" if model.channels == 1 else f"{model.channels} neighbouring slices"
         width = "" if model.width == 64 else f", width {model.width}"
         clipped = f", gradient clipped to {config.clip_norm:g}" if config.clip_norm else ""
         facts = {
-            "Method": method,
+            "Method": method_of(config)[0],
             "Cohort": run.store_path.name,
             "Cases": ", ".join(f"{len(run.cases(split))} {split}" for split in ("train", "validation", "test")),
             "Network": f"DeepLab v3, {model.backbone}, output stride {model.output_stride}{width}, {channels}",

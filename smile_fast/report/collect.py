@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from smile_fast.data.annotations import Declarations
 from smile_fast.data.store import CASES, INDEX
 from smile_fast.evaluation import SPLITS, Evaluation, read_evaluations, score_file
+from smile_fast.report.rounds import AnnotatedRange, PairRow, RoundRow, annotated_ranges, read_pairs, round_rows
 from smile_fast.supervision import State
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.rounds import StoredRound, existing_rounds, open_round
@@ -18,8 +17,6 @@ from smile_fast.training.run import Run, opened
 from smile_fast.training.run_record import CONFIG, ENVIRONMENT, Environment, read_environment
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import refuse_overwrite
-from smile_runtime.label_map import PSEUDO_BIT
-from smile_runtime.progress import progress
 
 _RUN_FILES = (
     CONFIG,
@@ -66,41 +63,12 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class RoundRow:
-    """One organ's line in the table of a relabelling round, in voxels summed over the training cases.
-
-    `checked` are the pseudo-labels of pairs whose truth is drawn but hidden, `correct` those of them that the truth
-    confirms, `hidden` the voxels of that truth.
-    """
-
-    number: int
-    gamma: float
-    organ: str
-    cases: int
-    candidates: int
-    selected: int
-    kept: int
-    checked: int
-    correct: int
-    hidden: int
-
-    @property
-    def precision(self) -> float | None:
-        """Share of the checked pseudo-labels that are right."""
-        return self.correct / self.checked if self.checked else None
-
-    @property
-    def recall(self) -> float | None:
-        """Share of the hidden truth that the round found."""
-        return self.correct / self.hidden if self.hidden else None
-
-
-@dataclass(frozen=True)
 class RunRecord:
     """Everything that a report shows of one run, pictures apart.
 
-    `stored` holds the finished rounds by number, `evaluations` the scores by split, and `evaluation` those of the split
-    that cards and pictures show, which is the same for all runs of a page.
+    `stored` holds the finished rounds by number, `rounds` and `pairs` what they found by organ and by case, `ranges`
+    how large each organ is where it is annotated (empty without a round), `evaluations` the scores by split, and
+    `evaluation` those of the split that cards and pictures show, which is the same for all runs of a page.
     """
 
     name: str
@@ -109,6 +77,8 @@ class RunRecord:
     curves: Curves
     stored: dict[int, StoredRound]
     rounds: tuple[RoundRow, ...]
+    pairs: tuple[PairRow, ...]
+    ranges: dict[str, AnnotatedRange]
     evaluations: dict[str, Evaluation]
     evaluation: Evaluation | None
     environment: Environment | None
@@ -177,13 +147,17 @@ def check_output(out: Path, runs: Sequence[Run]) -> None:
 
 def _collect_run(run: Run, name: str) -> RunRecord:
     stored = {number: open_round(run.rounds_path, number) for number in existing_rounds(run.rounds_path)}
+    states = run.declarations()
+    rounds, pairs = _rounds(run, stored, states)
     return RunRecord(
         name=name,
         run=run,
-        states=run.declarations(),
+        states=states,
         curves=_curves(run),
         stored=stored,
-        rounds=tuple(_rounds(run, stored)),
+        rounds=rounds,
+        pairs=pairs,
+        ranges=annotated_ranges(run.view("train")) if stored else {},
         evaluations=read_evaluations(run.path),
         evaluation=None,
         environment=read_environment(run.path),
@@ -219,42 +193,14 @@ def curves_of(lines: Sequence[Mapping[str, Any]], organs: Sequence[str]) -> Curv
     return Curves(loss, organ_loss, validation, starts, iterations, sum(seconds.values()))
 
 
-def _rounds(run: Run, stored_rounds: Mapping[int, StoredRound]) -> list[RoundRow]:
-    """Sum every finished round over its cases, and compare it with what is drawn but hidden."""
-    rows = []
-    store, states = run.store, run.declarations()
-    for number, stored in stored_rounds.items():
-        cases = stored.cases
-        if unknown := set(cases) - set(states):
-            raise InputError(
-                f"{stored.path}: names {min(unknown)}, which is no case of {store.path}; restore the file from a copy"
-            )
-        checks = {organ: np.zeros(3, dtype=np.int64) for organ in run.organs}  # checked, correct, hidden
-        for case, organs in progress(cases.items(), total=len(cases), label=f"check round {number}"):
-            hidden = [organ for organ in run.organs if organ in organs and states[case][organ] == State.HIDDEN]
-            if not hidden:
-                continue
-            overlay, truth = stored.pseudo_labels(case), store.read_labels(case)
-            for organ in hidden:
-                value = run.organs.index(organ) + 1
-                pseudo, drawn = overlay == (PSEUDO_BIT | value), truth == value
-                checks[organ] += [pseudo.sum(), (pseudo & drawn).sum(), drawn.sum()]
-        for organ in run.organs:
-            counts = [organs[organ] for organs in cases.values() if organ in organs]
-            if counts:
-                checked, correct, drawn = (int(count) for count in checks[organ])
-                rows.append(
-                    RoundRow(
-                        number=number,
-                        gamma=stored.round.gamma,
-                        organ=organ,
-                        cases=len(counts),
-                        candidates=sum(count["candidates"] for count in counts),
-                        selected=sum(count["selected"] for count in counts),
-                        kept=sum(count["kept"] for count in counts),
-                        checked=checked,
-                        correct=correct,
-                        hidden=drawn,
-                    )
-                )
-    return rows
+def _rounds(
+    run: Run, stored: Mapping[int, StoredRound], states: Declarations
+) -> tuple[tuple[RoundRow, ...], tuple[PairRow, ...]]:
+    """Read every finished round, and compare it with what is drawn but hidden."""
+    rows: list[RoundRow] = []
+    pairs: list[PairRow] = []
+    for number, this in stored.items():
+        own, background = read_pairs(run.store, states, this, stored.get(number - 1), look_at_hidden=True)
+        rows += round_rows(this, own, background, run.organs)
+        pairs += own
+    return tuple(rows), tuple(pairs)

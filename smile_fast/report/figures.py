@@ -15,9 +15,12 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullL
 from smile_fast.evaluation import Evaluation, PairScore
 from smile_fast.report.collect import Curve, Curves
 from smile_fast.report.palette import INK, MUTED
+from smile_fast.report.rounds import AnnotatedRange, RoundRow
 
 WIDTH = 11.2  # inches at 100 dots: the page's column
+SMALL = (3.7, 2.6)  # inches of a chart that shares its row with two others, and has a phone's width for itself
 ROW = 0.25  # inches a line of the Dice chart
+BAND = "#DDE5EC"
 STYLE: Any = {
     "font.size": 9.5,
     "axes.spines.top": False,
@@ -98,6 +101,39 @@ def training_chart(curves: Curves, organs: Sequence[str], colours: Mapping[str, 
             axes.set_axisbelow(True)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
+        return _svg(figure)
+
+
+def volume_chart(rows: Sequence[RoundRow], annotated: AnnotatedRange, colour: str) -> str:
+    """Draw how much the rounds of a run found of one organ: a dot a case, their median as a line.
+
+    Args:
+        rows: the organ's line of every round.
+        annotated: what annotated cases have of it; a band.
+        colour: #RRGGBB.
+
+    Returns:
+        SVG as a data URI.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=SMALL, layout="constrained")
+        axes = figure.add_subplot()
+        if annotated.cases:
+            axes.axhspan(annotated.low_ml, annotated.high_ml, color=BAND, linewidth=0, label="annotated cases")
+            axes.axhline(annotated.high_ml, color=MUTED, linewidth=0.8)
+            axes.axhline(annotated.low_ml, color=MUTED, linewidth=0.8)
+        numbers = [row.number for row in rows]
+        jitter = np.random.default_rng(0)
+        for row in rows:
+            places = row.number + jitter.uniform(-0.1, 0.1, len(row.volumes_ml))
+            axes.scatter(places, row.volumes_ml, s=14, color=colour, alpha=0.55, linewidth=0, zorder=3)
+        axes.plot(numbers, [row.median_ml for row in rows], color=colour, linewidth=2, marker="D", label="median case")
+        axes.set_title(rows[0].organ)
+        axes.set_xticks(numbers, [f"round {number}" for number in numbers])
+        axes.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("found in a case, ml")
+        axes.legend(loc="best", frameon=False, fontsize=8.5)
         return _svg(figure)
 
 

@@ -208,7 +208,7 @@ def _pseudo_row(painter: Painter, case: str) -> Row:
             if (pseudo == (PSEUDO_BIT | value)).any()
         ]
         picture = draw(hu, painter.window, frame, [*visible, *found, *hidden])
-        note = f"{np.count_nonzero(overlay):,} pseudo-labelled voxels in the volume".replace(",", "\u2009")
+        note = f"{np.count_nonzero(overlay & ORGAN_BITS):,} pseudo-labelled voxels in the volume".replace(",", "\u2009")
         title = f"Round {number}, γ = {gammas[number]:.2f}"
         panels.append(Panel(title, note, picture, f"{where}: pseudo-labels of round {number}"))
     return Row(f"{record.name}: {case}", f"slice {index + 1} of {info.shape[0]}", tuple(panels))

@@ -1,0 +1,57 @@
+"""What each method does with a missing annotation, in one sentence for a reader who knows none of them."""
+
+from smile_fast.training.config import TrainConfig
+
+_METHODS = {
+    "baseline": (
+        "baseline",
+        "One softmax over the organs and background; what nobody drew is taken for background, so the network learns "
+        "wrong labels wherever an annotation is missing.",
+    ),
+    "marginal": (
+        "marginal softmax",
+        "One softmax in which background stands for “background or an organ that was not drawn here”, so a missing "
+        "annotation teaches nothing wrong.",
+    ),
+    "fill": (
+        "fill",
+        "Missing annotations are filled in once by another network's predictions; after that it is an ordinary "
+        "training.",
+    ),
+    "smile": (
+        "SMILE",
+        "A yes-or-no decision for each organ, learned only where its label is certain: where it was drawn, and where "
+        "the drawing of another organ proves that it is not there.",
+    ),
+    "smiler": (
+        "SMILEr",
+        "SMILE, and then rounds: the network's most confident findings become labels of the organs that nobody drew, "
+        "and it trains on.",
+    ),
+}
+_POLICIES = {
+    "naive": (
+        "naive",
+        "A yes-or-no decision for each organ; what nobody drew is taken for “no”, so missing annotations are wrong "
+        "labels, as with the baseline.",
+    ),
+    "channel-drop": (
+        "channel-drop",
+        "A yes-or-no decision for each organ; an organ that was not drawn in a scan is left out of the training on it.",
+    ),
+    "no-epsilon": (
+        "SMILE without other organs' negatives",
+        "SMILE, but the drawing of another organ is no proof that this one is not there.",
+    ),
+}
+
+
+def method_of(config: TrainConfig) -> tuple[str, str]:
+    """The name of a run's method, and what it does with missing annotations in one sentence."""
+    title, sentence = _METHODS[config.method]
+    if config.policy == "smile" or config.method not in ("smile", "smiler"):
+        return title, sentence
+    name, of_policy = _POLICIES[config.policy]
+    if config.method == "smile":
+        return name, of_policy
+    return f"SMILEr, {name}", f"{of_policy} Then rounds, in which confident findings become labels."

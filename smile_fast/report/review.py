@@ -1,0 +1,154 @@
+"""Which pseudo-labels a human should look at first, and why; and what grows from round to round.
+
+Every reason has a weight, in doublings where it is about a volume; a pair is ranked by the sum of its reasons.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from smile_fast.report.rounds import AnnotatedRange, PairRow, RoundRow
+from smile_runtime.io.files import atomic_path
+
+HEADER = ("run", "round", "case", "organ", "weight", "found_ml", "annotated_low_ml", "annotated_high_ml", "why")
+MARGIN = 1.25  # how far outside of a few patients' range one more patient may be without being named
+GROWN = 1.25  # times as many candidates as in the round before
+GROWTH = 0.5  # weight of a doubling since the round before: within the range it is often right
+NOT_FOUND = 2.0  # weight of an organ that every annotated patient has and the round does not find
+FARTHEST = 5.0  # weight of a volume that is 32 times too large or too small, or more
+DROPPED = 0.2  # share of the selected voxels that went to other organs
+SECOND_PIECE = 0.2  # share of the largest piece that makes another one large
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A pair to look at.
+
+    Attributes:
+        pair: what the round found. annotated: what annotated cases have of the organ.
+        reasons: (weight, sentence), heaviest first.
+    """
+
+    pair: PairRow
+    annotated: AnnotatedRange
+    reasons: tuple[tuple[float, str], ...]
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights of the reasons."""
+        return sum(weight for weight, _ in self.reasons)
+
+    @property
+    def why(self) -> str:
+        """The reasons in words."""
+        return "; ".join(sentence for _, sentence in self.reasons)
+
+
+def review_first(pairs: Sequence[PairRow], ranges: Mapping[str, AnnotatedRange]) -> list[Finding]:
+    """Rank the pairs that there is a reason to look at, heaviest first; ties in the order of round, case and organ.
+
+    Args:
+        pairs: of one round or several.
+        ranges: what annotated cases have, by organ.
+    """
+    findings = []
+    for pair in pairs:
+        reasons = sorted(_reasons(pair, ranges[pair.organ]), key=lambda reason: -reason[0])
+        if reasons:
+            findings.append(Finding(pair, ranges[pair.organ], tuple(reasons)))
+    return sorted(findings, key=lambda f: (-f.weight, f.pair.number, f.pair.case, f.pair.organ))
+
+
+def growth_sentences(rows: Sequence[RoundRow], ranges: Mapping[str, AnnotatedRange]) -> list[str]:
+    """Say which organs' candidates grow from round to round, or are larger than annotated cases have them.
+
+    Args:
+        rows: the rounds of one run, in order.
+        ranges: what annotated cases have, by organ.
+    """
+    sentences = []
+    for organ in dict.fromkeys(row.organ for row in rows):
+        own = [row for row in rows if row.organ == organ]
+        first, last, annotated = own[0], own[-1], ranges[organ]
+        if len(own) > 1 and first.candidates and last.candidates > GROWN * first.candidates:
+            sentences.append(
+                f"{organ}: its candidates grew {last.candidates / first.candidates:.1f}-fold from round {first.number} "
+                f"to round {last.number}; a network that trains on its own mistakes finds more of them every round."
+            )
+        beyond = sum(volume > MARGIN * annotated.high_ml for volume in last.volumes_ml)
+        if annotated.cases and beyond:
+            sentences.append(
+                f"{organ}: in {beyond} of {last.cases} cases round {last.number} finds more than any of the "
+                f"{annotated.cases} annotated cases has (up to {max(last.volumes_ml):.0f} ml, they have "
+                f"{annotated.low_ml:.0f} to {annotated.high_ml:.0f} ml)."
+            )
+    return sentences
+
+
+def review_csv(findings: Mapping[str, Sequence[Finding]]) -> str:
+    """The findings of runs as a table, a line a pair.
+
+    Args:
+        findings: run name -> findings in their order.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    for run, found in findings.items():
+        for finding in found:
+            pair, annotated = finding.pair, finding.annotated
+            volumes = (pair.candidates_ml, annotated.low_ml, annotated.high_ml)
+            writer.writerow(
+                (
+                    run,
+                    pair.number,
+                    pair.case,
+                    pair.organ,
+                    f"{finding.weight:.2f}",
+                    *(f"{volume:.2f}" for volume in volumes),
+                    finding.why,
+                )
+            )
+    return text.getvalue()
+
+
+def write_review(path: Path, findings: Mapping[str, Sequence[Finding]]) -> None:
+    """Write `review_csv` to a file, atomically.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with atomic_path(path) as target:
+        target.write_text(review_csv(findings), encoding="utf-8")
+
+
+def _reasons(pair: PairRow, annotated: AnnotatedRange) -> Iterator[tuple[float, str]]:
+    yield from _volume_reason(pair, annotated)
+    if pair.before and pair.candidates > GROWN * pair.before:
+        times = pair.candidates / pair.before
+        yield (
+            GROWTH * min(FARTHEST, math.log2(times)),
+            f"{times:.1f} times as much as the {pair.before * pair.voxel_ml:.1f} ml of the round before",
+        )
+    dropped = 1 - pair.kept / pair.selected if pair.selected else 0.0
+    if dropped >= DROPPED:
+        yield dropped, f"{dropped:.0%} of the selected voxels went to another organ that wanted them, too"
+    if pair.second_piece >= SECOND_PIECE:
+        yield pair.second_piece, f"in pieces: the second has {pair.second_piece:.0%} of the largest's voxels"
+
+
+def _volume_reason(pair: PairRow, annotated: AnnotatedRange) -> Iterator[tuple[float, str]]:
+    """Outside of the range of annotated cases; an organ that some of them lack may be lacking."""
+    if not annotated.cases:
+        return
+    found, have = pair.candidates_ml, f"annotated cases have {annotated.low_ml:.1f} to {annotated.high_ml:.1f} ml"
+    if not pair.candidates:
+        if not annotated.empty:
+            yield NOT_FOUND, f"nothing found; {have}"
+    elif found > MARGIN * annotated.high_ml:
+        yield min(FARTHEST, math.log2(found / annotated.high_ml)), f"{found:.1f} ml is more than expected: {have}"
+    elif found < annotated.low_ml / MARGIN:
+        yield min(FARTHEST, math.log2(annotated.low_ml / found)), f"{found:.1f} ml is less than expected: {have}"
