@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from smile_fast.training.run import Run
 
 HELP = "write one more relabelling round of a trained run, to look at what it would add, or undo rounds"
+REVIEWED = 5  # pairs that are named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +97,7 @@ def _relabel(run: "Run", arguments: argparse.Namespace) -> None:
     device = choose_device(device_of(arguments), arguments.threads)
     view, model = run.view("train"), run.load_model().to(device)
     if arguments.shard is None:
-        _print(relabel(model, view, run.rounds_path, this))
+        _print(run, relabel(model, view, run.rounds_path, this))
         return
     done = relabel_share(model, view, run.rounds_path, this, shard=arguments.shard)
     print(
@@ -110,7 +111,7 @@ def _finish(run: "Run", arguments: argparse.Namespace) -> None:
     from smile_fast.training.unfinished_round import finish_round
 
     weights = weights_digest(run.load_model())
-    _print(finish_round(run.rounds_path, _round(run, arguments), run.cases("train"), weights))
+    _print(run, finish_round(run.rounds_path, _round(run, arguments), run.cases("train"), weights))
 
 
 def _round(run: "Run", arguments: argparse.Namespace) -> "Round":
@@ -132,7 +133,24 @@ def _round(run: "Run", arguments: argparse.Namespace) -> "Round":
     return Round(number, gamma, arguments.scope or (begun.scope if begun else run.config.scope))
 
 
-def _print(written: "StoredRound") -> None:
+def _print(run: "Run", written: "StoredRound") -> None:
     print(f"wrote round {written.round.number} (gamma {written.round.gamma:.3g}): {written.folder}")
     for organ, total in written.totals().items():
         print(f"  {organ}: " + ", ".join(f"{voxels:,} {name}" for name, voxels in total.items()) + " voxels")
+    _print_review(run, written)
+
+
+def _print_review(run: "Run", written: "StoredRound") -> None:
+    """Say what to look at first; of the truth that is hidden from training nothing is read."""
+    from smile_fast.report.review import review_first
+    from smile_fast.report.rounds import annotated_ranges, read_pairs
+    from smile_fast.training.rounds import existing_rounds, open_round
+
+    number, view = written.round.number, run.view("train")
+    before = open_round(run.rounds_path, number - 1) if number - 1 in existing_rounds(run.rounds_path) else None
+    pairs, _ = read_pairs(run.store, view.declarations, written, before, look_at_hidden=False)
+    findings = review_first(pairs, annotated_ranges(view))
+    if findings:
+        print(f"review these first, of {len(findings)} (case, organ) pairs (smile-fast report lists all):")
+    for finding in findings[:REVIEWED]:
+        print(f"  {finding.pair.case}, {finding.pair.organ}: {finding.why}")

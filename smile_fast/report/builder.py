@@ -19,6 +19,7 @@ from smile_fast.report.methods import method_of
 from smile_fast.report.palette import PSEUDO, organ_colours
 from smile_fast.report.review import write_review
 from smile_fast.report.round_blocks import findings_of, round_blocks
+from smile_fast.report.rounds import millilitres
 from smile_fast.report.score_blocks import score_blocks
 from smile_fast.supervision.audit import Audit, audit_store
 from smile_fast.text_table import listed
@@ -133,6 +134,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         percent=format_percent,
         count=format_count,
         hu=format_hu,
+        millilitres=millilitres,
     )
     return environment.get_template(template).render(context)
 

@@ -4,7 +4,7 @@ from smile_fast.training.config import TrainConfig
 
 _METHODS = {
     "baseline": (
-        "baseline",
+        "baseline (softmax, missing = background)",
         "One softmax over the organs and background; what nobody drew is taken for background, so the network learns "
         "wrong labels wherever an annotation is missing.",
     ),

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smile_fast.report.rounds import AnnotatedRange, PairRow, RoundRow
+from smile_fast.report.rounds import AnnotatedRange, PairRow, RoundRow, millilitres
 from smile_runtime.io.files import atomic_path
 
 HEADER = ("run", "round", "case", "organ", "weight", "found_ml", "annotated_low_ml", "annotated_high_ml", "why")
 MARGIN = 1.25  # how far outside of a few patients' range one more patient may be without being named
 GROWN = 1.25  # times as many candidates as in the round before
-GROWTH = 0.5  # weight of a doubling since the round before: within the range it is often right
+GROWTH = 0.5  # weight of a doubling since the round before; up to the smallest annotated one it is no reason
 NOT_FOUND = 2.0  # weight of an organ that every annotated patient has and the round does not find
 FARTHEST = 5.0  # weight of a volume that is 32 times too large or too small, or more
 DROPPED = 0.2  # share of the selected voxels that went to other organs
@@ -73,7 +73,8 @@ def growth_sentences(rows: Sequence[RoundRow], ranges: Mapping[str, AnnotatedRan
     for organ in dict.fromkeys(row.organ for row in rows):
         own = [row for row in rows if row.organ == organ]
         first, last, annotated = own[0], own[-1], ranges[organ]
-        if len(own) > 1 and first.candidates and last.candidates > GROWN * first.candidates:
+        grew = len(own) > 1 and first.candidates and last.candidates > GROWN * first.candidates
+        if grew and last.median_ml > annotated.low_ml:  # up to there it is what rounds are for
             sentences.append(
                 f"{organ}: its candidates grew {last.candidates / first.candidates:.1f}-fold from round {first.number} "
                 f"to round {last.number}; a network that trains on its own mistakes finds more of them every round."
@@ -82,8 +83,8 @@ def growth_sentences(rows: Sequence[RoundRow], ranges: Mapping[str, AnnotatedRan
         if annotated.cases and beyond:
             sentences.append(
                 f"{organ}: in {beyond} of {last.cases} cases round {last.number} finds more than any of the "
-                f"{annotated.cases} annotated cases has (up to {max(last.volumes_ml):.0f} ml, they have "
-                f"{annotated.low_ml:.0f} to {annotated.high_ml:.0f} ml)."
+                f"{annotated.cases} annotated cases has (up to {millilitres(max(last.volumes_ml))} ml, they have "
+                f"{annotated.words} ml)."
             )
     return sentences
 
@@ -127,11 +128,11 @@ def write_review(path: Path, findings: Mapping[str, Sequence[Finding]]) -> None:
 
 def _reasons(pair: PairRow, annotated: AnnotatedRange) -> Iterator[tuple[float, str]]:
     yield from _volume_reason(pair, annotated)
-    if pair.before and pair.candidates > GROWN * pair.before:
+    if pair.before and pair.candidates > GROWN * pair.before and pair.candidates_ml > annotated.low_ml:
         times = pair.candidates / pair.before
         yield (
             GROWTH * min(FARTHEST, math.log2(times)),
-            f"{times:.1f} times as much as the {pair.before * pair.voxel_ml:.1f} ml of the round before",
+            f"{times:.1f} times as much as the {millilitres(pair.before * pair.voxel_ml)} ml of the round before",
         )
     dropped = 1 - pair.kept / pair.selected if pair.selected else 0.0
     if dropped >= DROPPED:
@@ -144,11 +145,17 @@ def _volume_reason(pair: PairRow, annotated: AnnotatedRange) -> Iterator[tuple[f
     """Outside of the range of annotated cases; an organ that some of them lack may be lacking."""
     if not annotated.cases:
         return
-    found, have = pair.candidates_ml, f"annotated cases have {annotated.low_ml:.1f} to {annotated.high_ml:.1f} ml"
+    found, have = pair.candidates_ml, f"annotated cases have {annotated.words} ml"
     if not pair.candidates:
         if not annotated.empty:
             yield NOT_FOUND, f"nothing found; {have}"
     elif found > MARGIN * annotated.high_ml:
-        yield min(FARTHEST, math.log2(found / annotated.high_ml)), f"{found:.1f} ml is more than expected: {have}"
+        yield (
+            min(FARTHEST, math.log2(found / annotated.high_ml)),
+            f"{millilitres(found)} ml is more than expected: {have}",
+        )
     elif found < annotated.low_ml / MARGIN:
-        yield min(FARTHEST, math.log2(annotated.low_ml / found)), f"{found:.1f} ml is less than expected: {have}"
+        yield (
+            min(FARTHEST, math.log2(annotated.low_ml / found)),
+            f"{millilitres(found)} ml is less than expected: {have}",
+        )

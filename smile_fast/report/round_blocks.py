@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from smile_fast.report.collect import RunRecord
 from smile_fast.report.figures import volume_chart
 from smile_fast.report.review import Finding, growth_sentences, review_first
-from smile_fast.report.rounds import AnnotatedRange, RoundRow
+from smile_fast.report.rounds import AnnotatedRange, RoundRow, millilitres
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,11 @@ def _charts(record: RunRecord, colours: Mapping[str, str]) -> Iterator[VolumeCha
 def _what_to_see(rows: Sequence[RoundRow], annotated: AnnotatedRange) -> str:
     """One chart in words: how much the rounds find, what annotated cases have, and what the difference means."""
     organ = rows[0].organ
-    found = ", ".join(f"round {row.number} finds {row.median_ml:.1f} ml" for row in rows)
+    found = ", ".join(f"round {row.number} finds {millilitres(row.median_ml)} ml" for row in rows)
     sentence = f"{found[0].upper()}{found[1:]} of {organ} in the median case"
     if not annotated.cases:
         return f"{sentence}; no case with an annotated {organ} says how much there should be."
-    band = f"{annotated.low_ml:.1f} to {annotated.high_ml:.1f} ml"
-    sentence += f"; the {annotated.cases} annotated cases have {band} (the band)."
+    sentence += f"; the {annotated.cases} annotated cases have {annotated.words} ml (the band)."
     last = rows[-1].median_ml
     if last > annotated.high_ml:
         return f"{sentence} A line above the band: the network finds more {organ} than annotated patients have."

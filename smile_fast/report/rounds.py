@@ -33,6 +33,11 @@ class AnnotatedRange:
     low_ml: float
     high_ml: float
 
+    @property
+    def words(self) -> str:
+        """Its volumes in ml as a reader wants them."""
+        return f"{millilitres(self.low_ml)} to {millilitres(self.high_ml)}"
+
 
 @dataclass(frozen=True)
 class PairRow:
@@ -124,6 +129,11 @@ def annotated_ranges(view: TrainingView) -> dict[str, AnnotatedRange]:
             if view.states[case][k] is State.ANNOTATED:
                 volumes[organ].append(float(voxels[k]) * size)
     return {organ: _range(found) for organ, found in volumes.items()}
+
+
+def millilitres(volume: float) -> str:
+    """Return a volume in ml without digits that say nothing: 1.2, 35.4, 1058."""
+    return f"{volume:.1f}" if volume < 100 else f"{volume:.0f}"
 
 
 def voxel_ml(info: CaseInfo) -> float:

@@ -316,7 +316,7 @@ def test_runs_stand_in_the_given_order_everywhere(smiler, baseline):
         assert f"Labels of {', '.join(names)}" in page.text["audit"]
         assert re.findall(r'class="name">([^<]*)<', html) == names  # the cards
         assert re.findall(r"<thead><tr><th></th><th>([^<]*)</th><th>([^<]*)</th>", html) == [tuple(names)]
-        assert re.findall(r"<h3>([^<]*)</h3>\n<img", html) == names  # the curves
+        assert re.findall(r'<h3>([^<]*)</h3>\n<div class="wide"><img', html) == names  # the curves
         scores = html[html.index('<section id="scores"') :]
         assert re.findall(r'<td class="word">([^<]*)<', scores) == names * 3  # two organs and their mean
         assert re.findall(r"<h4>([a-z ]*)</h4>", html) == names  # the lowest Dice
