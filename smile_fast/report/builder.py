@@ -1,25 +1,21 @@
 """One self-contained HTML page about one or several runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 import smile_fast
-from smile_fast.evaluation import format_number, format_spread
-from smile_fast.report.audit_text import audit_sentence
 from smile_fast.report.collect import RunRecord, check_output, collect, open_runs
 from smile_fast.report.figures import training_chart
 from smile_fast.report.gallery import prediction_rows, pseudo_rows
 from smile_fast.report.methods import method_of
 from smile_fast.report.palette import PSEUDO, organ_colours
+from smile_fast.report.rendering import format_hu, render
 from smile_fast.report.review import write_review
 from smile_fast.report.round_blocks import findings_of, round_blocks
-from smile_fast.report.rounds import millilitres
 from smile_fast.report.score_blocks import score_blocks
 from smile_fast.supervision.audit import Audit, audit_store
 from smile_fast.text_table import listed
@@ -116,42 +112,6 @@ def page_of(records: Sequence[RunRecord], say: Callable[[str], None] = lambda te
         "cohort": ", ".join(dict.fromkeys(record.run.store_path.name for record in records)),
     }
     return render("template.html", context)
-
-
-def render(template: str, context: Mapping[str, Any]) -> str:
-    """Fill in one of the room's templates."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        sentence=audit_sentence,
-        spread=format_spread,
-        number=format_number,
-        percent=format_percent,
-        count=format_count,
-        hu=format_hu,
-        millilitres=millilitres,
-    )
-    return environment.get_template(template).render(context)
-
-
-def format_percent(share: float | None, digits: int = 0) -> str:
-    """Return a share of one in percent, a dash for one that does not exist."""
-    return "–" if share is None else f"{share:.{digits}%}"
-
-
-def format_count(value: int | None) -> str:
-    """Return a count with thin spaces between thousands, a dash for one that does not exist."""
-    return "–" if value is None else f"{value:,}".replace(",", "\u2009")
-
-
-def format_hu(value: float) -> str:
-    """Return Hounsfield units with a true minus sign."""
-    return f"{value:g}".replace("-", "\u2212")
 
 
 def format_seconds(seconds: float) -> str:

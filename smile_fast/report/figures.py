@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -16,9 +17,11 @@ from smile_fast.evaluation import Evaluation, PairScore
 from smile_fast.report.collect import Curve, Curves
 from smile_fast.report.palette import INK, MUTED
 from smile_fast.report.rounds import AnnotatedRange, RoundRow
+from smile_fast.report.sweep_curves import Estimate
 
 WIDTH = 11.2  # inches at 100 dots: the page's column
 SMALL = (3.7, 2.6)  # inches of a chart that shares its row with two others, and has a phone's width for itself
+MARKERS = "osD^vP*X"  # a second sign of a line beside its colour
 ROW = 0.25  # inches a line of the Dice chart
 BAND = "#DDE5EC"
 STYLE: Any = {
@@ -135,6 +138,46 @@ def volume_chart(rows: Sequence[RoundRow], annotated: AnnotatedRange, colour: st
         axes.set_ylabel("found in a case, ml")
         axes.legend(loc="best", frameon=False, fontsize=8.5)
         return _svg(figure)
+
+
+def sweep_chart(organ: str, estimates: Mapping[str, Mapping[float, Estimate]], colours: Mapping[str, str]) -> str:
+    """Draw the Dice of methods over the share of missing annotations, with intervals as shades.
+
+    Args:
+        organ: title.
+        estimates: method -> alpha -> what it reaches; a method of one alpha among several is a dashed line.
+        colours: method -> #RRGGBB.
+
+    Returns:
+        SVG as a data URI.
+    """
+    alphas = {alpha for own in estimates.values() for alpha in own}
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=SMALL, layout="constrained")
+        axes = figure.add_subplot()
+        for (method, own), marker in zip(estimates.items(), cycle(MARKERS)):
+            if len(own) == 1 and len(alphas) > 1:
+                (estimate,) = own.values()
+                axes.axhline(estimate.mean, color=colours[method], linestyle="--", linewidth=1.4)
+                continue
+            _sweep_line(axes, own, colours[method], marker)
+        axes.set_title(organ)
+        axes.set_xlabel("α, share of annotations missing")
+        axes.set_ylabel("Dice")
+        axes.set_ylim(-0.02, 1.02)
+        axes.grid(axis="y", color="#E3E7EB", linewidth=0.8)
+        axes.set_axisbelow(True)
+        return _svg(figure)
+
+
+def _sweep_line(axes: Axes, own: Mapping[float, Estimate], colour: str, marker: str) -> None:
+    alphas = sorted(own)
+    shaded = [(alpha, own[alpha].low, own[alpha].high) for alpha in alphas if own[alpha].low is not None]
+    if shaded:
+        places, low, high = (np.array(column, dtype=float) for column in zip(*shaded, strict=True))
+        axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+    means = [own[alpha].mean for alpha in alphas]
+    axes.plot(alphas, means, color=colour, linewidth=1.8, marker=marker, markersize=4)
 
 
 def _dice_line(

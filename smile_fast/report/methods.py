@@ -44,6 +44,12 @@ _POLICIES = {
         "SMILE, but the drawing of another organ is no proof that this one is not there.",
     ),
 }
+_PRESETS = {
+    "smile-long": "SMILE, trained for as many steps as SMILEr with its rounds: what the rounds alone bring is the "
+    "difference to it.",
+    "smiler-plain": "SMILEr as it was published: rounds without anything that stops mistakes from growing.",
+    "full": "SMILE trained with all annotations, whatever α is: what could be reached if nothing were missing.",
+}
 
 
 def method_of(config: TrainConfig) -> tuple[str, str]:
@@ -55,3 +61,11 @@ def method_of(config: TrainConfig) -> tuple[str, str]:
     if config.method == "smile":
         return name, of_policy
     return f"SMILEr, {name}", f"{of_policy} Then rounds, in which confident findings become labels."
+
+
+def preset_sentence(name: str) -> str:
+    """What a preset of a sweep does with missing annotations; a name that is not known says so."""
+    if name in _PRESETS:
+        return _PRESETS[name]
+    _, sentence = {**_METHODS, **_POLICIES}.get(name, ("", "Settings of its own, see the folder of the sweep."))
+    return sentence
