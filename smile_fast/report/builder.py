@@ -12,7 +12,7 @@ from smile_fast.report.collect import RunRecord, check_output, collect, open_run
 from smile_fast.report.figures import training_chart
 from smile_fast.report.gallery import prediction_rows, pseudo_rows
 from smile_fast.report.methods import method_of
-from smile_fast.report.palette import PSEUDO, organ_colours
+from smile_fast.report.palette import BACKGROUND, PSEUDO, organ_colours
 from smile_fast.report.rendering import format_hu, render
 from smile_fast.report.review import write_review
 from smile_fast.report.round_blocks import findings_of, round_blocks
@@ -105,6 +105,8 @@ def page_of(records: Sequence[RunRecord], say: Callable[[str], None] = lambda te
         "unvalidated": _unvalidated(records),
         "review_shown": REVIEW_SHOWN,
         "round_blocks": round_blocks(records, colours),
+        "background_colour": BACKGROUND,
+        "method_of_run": {record.name: method_of(record.run.config) for record in records},
         "methods": dict(method_of(record.run.config) for record in records),
         "predictions": prediction_rows(records, colours),
         "pseudo": [row for record in records if record.rounds for row in pseudo_rows(record, colours)],

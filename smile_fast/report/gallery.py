@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from smile_fast.evaluation import Outcome
 from smile_fast.models import Segmenter
 from smile_fast.report.collect import RunRecord
-from smile_fast.report.palette import PSEUDO, TRUTH
+from smile_fast.report.palette import BACKGROUND, PSEUDO, TRUTH
 from smile_fast.report.pictures import Layer, draw, frame_of, informative_slice
 from smile_fast.supervision import State, visible_lut
 from smile_fast.training.inference import predict_labels
-from smile_runtime.label_map import ORGAN_BITS, PSEUDO_BIT, VOID
+from smile_runtime.label_map import ORGAN_BITS, PSEUDO_BACKGROUND, PSEUDO_BIT, VOID
 from smile_runtime.volume.histograms import slice_histograms
 from smile_runtime.volume.preprocessing import BodyBox
 
@@ -207,6 +207,8 @@ def _pseudo_row(painter: Painter, case: str) -> Row:
             for value, organ in enumerate(organs, start=1)
             if (pseudo == (PSEUDO_BIT | value)).any()
         ]
+        if (pseudo == PSEUDO_BACKGROUND).any():
+            found.insert(0, Layer(pseudo == PSEUDO_BACKGROUND, fill=BACKGROUND))
         picture = draw(hu, painter.window, frame, [*visible, *found, *hidden])
         note = f"{np.count_nonzero(overlay & ORGAN_BITS):,} pseudo-labelled voxels in the volume".replace(",", "\u2009")
         title = f"Round {number}, γ = {gammas[number]:.2f}"

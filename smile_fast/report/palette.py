@@ -19,6 +19,7 @@ _COLOURS = (
     "#117733",
 )
 PSEUDO = "#FFE400"
+BACKGROUND = "#7FB2E5"  # of a round: certainly none of the organs that nobody drew
 TRUTH = "#FFFFFF"
 INK = "#1F2933"
 MUTED = "#6B7785"

@@ -1,7 +1,7 @@
 """A sweep's figure3.csv as curves: what each method reaches at each share of missing annotations."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -171,13 +171,13 @@ def _estimate(values: NDArray[np.float64]) -> Estimate:  # [folds]
     return Estimate(len(values), mean, float(values.std(ddof=1)), float(low), float(high))
 
 
-def what_to_see(organ: str, estimates: Mapping[str, Mapping[float, Estimate]], methods: Sequence[str]) -> str:
+def what_to_see(organ: str, estimates: Mapping[str, Mapping[float, Estimate]]) -> str:
     """One chart in words: what the methods reach at the largest alpha, and what they lose on the way there."""
     alphas = sorted({alpha for own in estimates.values() for alpha in own})
     if not alphas:
         return f"Nothing has been measured of {organ} yet."
     first, last = alphas[0], alphas[-1]
-    there = [method for method in methods if last in estimates[method]]
+    there = [method for method in estimates if last in estimates[method]]
     reached = ", ".join(f"{method} {estimates[method][last].mean:.2f}" for method in there)
     sentence = f"With {last:.0%} of the annotations missing (α = {last:g}) they reach: {reached}."
     losses = {m: estimates[m][first].mean - estimates[m][last].mean for m in there if first in estimates[m]}

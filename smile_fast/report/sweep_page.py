@@ -68,5 +68,5 @@ def _charts(sweep: Sweep, organs: Sequence[str]) -> list[SweepChart]:
     for organ in organs:
         estimates = sweep.estimates(organ)
         picture = sweep_chart(organ, estimates, colours)
-        charts.append(SweepChart(organ, picture, what_to_see(organ, estimates, sweep.methods)))
+        charts.append(SweepChart(organ, picture, what_to_see(organ, estimates)))
     return charts

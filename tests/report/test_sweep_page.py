@@ -75,7 +75,7 @@ def test_intervals_hold_the_mean_and_lie_between_the_folds(tmp_path):
 
 
 def test_what_was_not_measured_is_said():
-    assert what_to_see("liver", {"smile": {}}, ["smile"]) == "Nothing has been measured of liver yet."
+    assert what_to_see("liver", {"smile": {}}) == "Nothing has been measured of liver yet."
 
 
 @pytest.mark.parametrize(
