@@ -16,7 +16,7 @@ from smile_runtime.io.files import atomic_path
 HEADER = ("run", "round", "case", "organ", "weight", "found_ml", "annotated_low_ml", "annotated_high_ml", "why")
 MARGIN = 1.25  # how far outside of a few patients' range one more patient may be without being named
 GROWN = 1.25  # times as many candidates as in the round before
-GROWTH = 0.5  # weight of a doubling since the round before; up to the smallest annotated one it is no reason
+GROWTH = 0.5  # weight of a doubling since the round before; up to the range it is no reason
 NOT_FOUND = 2.0  # weight of an organ that every annotated patient has and the round does not find
 FARTHEST = 5.0  # weight of a volume that is 32 times too large or too small, or more
 DROPPED = 0.2  # share of the selected voxels that went to other organs
@@ -74,7 +74,8 @@ def growth_sentences(rows: Sequence[RoundRow], ranges: Mapping[str, AnnotatedRan
         own = [row for row in rows if row.organ == organ]
         first, last, annotated = own[0], own[-1], ranges[organ]
         grew = len(own) > 1 and first.candidates and last.candidates > GROWN * first.candidates
-        if grew and last.median_ml > annotated.low_ml:  # up to there it is what rounds are for
+        if grew and (first.median_ml > annotated.low_ml or last.median_ml > annotated.high_ml):
+            # From below the range into it, growth is what rounds are for.
             sentences.append(
                 f"{organ}: its candidates grew {last.candidates / first.candidates:.1f}-fold from round {first.number} "
                 f"to round {last.number}; a network that trains on its own mistakes finds more of them every round."
@@ -82,8 +83,8 @@ def growth_sentences(rows: Sequence[RoundRow], ranges: Mapping[str, AnnotatedRan
         beyond = sum(volume > MARGIN * annotated.high_ml for volume in last.volumes_ml)
         if annotated.cases and beyond:
             sentences.append(
-                f"{organ}: in {beyond} of {last.cases} cases round {last.number} finds more than any of the "
-                f"{annotated.cases} annotated cases has (up to {millilitres(max(last.volumes_ml))} ml, they have "
+                f"{organ}: in {beyond} of {last.cases} cases round {last.number} finds more than any "
+                f"annotated case ({annotated.cases}) has (up to {millilitres(max(last.volumes_ml))} ml, they have "
                 f"{annotated.words} ml)."
             )
     return sentences
@@ -128,17 +129,22 @@ def write_review(path: Path, findings: Mapping[str, Sequence[Finding]]) -> None:
 
 def _reasons(pair: PairRow, annotated: AnnotatedRange) -> Iterator[tuple[float, str]]:
     yield from _volume_reason(pair, annotated)
-    if pair.before and pair.candidates > GROWN * pair.before and pair.candidates_ml > annotated.low_ml:
+    if pair.before and pair.candidates > GROWN * pair.before and _outgrows(pair, annotated):
         times = pair.candidates / pair.before
         yield (
             GROWTH * min(FARTHEST, math.log2(times)),
-            f"{times:.1f} times as much as the {millilitres(pair.before * pair.voxel_ml)} ml of the round before",
+            f"{times:.1f} times as much as the {millilitres(pair.before_ml or 0.0)} ml of the round before",
         )
     dropped = 1 - pair.kept / pair.selected if pair.selected else 0.0
     if dropped >= DROPPED:
         yield dropped, f"{dropped:.0%} of the selected voxels went to another organ that wanted them, too"
     if pair.second_piece >= SECOND_PIECE:
         yield pair.second_piece, f"in pieces: the second has {pair.second_piece:.0%} of the largest's voxels"
+
+
+def _outgrows(pair: PairRow, annotated: AnnotatedRange) -> bool:
+    """Whether a pair grows although it was as large as annotated cases are, or beyond them."""
+    return (pair.before_ml or 0.0) > annotated.low_ml or pair.candidates_ml > annotated.high_ml
 
 
 def _volume_reason(pair: PairRow, annotated: AnnotatedRange) -> Iterator[tuple[float, str]]:

@@ -83,7 +83,7 @@ def _what_to_see(rows: Sequence[RoundRow], annotated: AnnotatedRange) -> str:
     sentence = f"{found[0].upper()}{found[1:]} of {organ} in the median case"
     if not annotated.cases:
         return f"{sentence}; no case with an annotated {organ} says how much there should be."
-    sentence += f"; the {annotated.cases} annotated cases have {annotated.words} ml (the band)."
+    sentence += f"; annotated cases ({annotated.cases}) have {annotated.words} ml (the band)."
     last = rows[-1].median_ml
     if last > annotated.high_ml:
         return f"{sentence} A line above the band: the network finds more {organ} than annotated patients have."

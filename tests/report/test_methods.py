@@ -1,0 +1,23 @@
+"""Every method that can be trained is explained to a reader who knows none."""
+
+from itertools import product
+
+from smile_fast.report.methods import method_of, preset_sentence
+from smile_fast.settings import declared
+from smile_fast.training.config import TrainConfig
+
+
+def test_every_method_and_policy_has_a_title_and_a_sentence():
+    settings = declared(TrainConfig)
+    titles = {}
+    for method, policy in product(settings["method"].choices, settings["policy"].choices):
+        title, sentence = method_of(TrainConfig(method=method, policy=policy))
+        assert sentence.endswith(".")
+        assert titles.setdefault(title, sentence) == sentence
+    assert len(set(titles.values())) == len(titles) > len(settings["method"].choices)
+
+
+def test_presets_of_a_sweep_are_explained_and_an_unknown_one_says_so():
+    known = ("baseline", "naive", "channel-drop", "no-epsilon", "marginal", "fill", "smile", "smile-long", "smiler")
+    assert len({preset_sentence(name) for name in (*known, "smiler-plain", "full")}) == len(known) + 2
+    assert "Settings of its own" in preset_sentence("something else")
