@@ -73,12 +73,14 @@ def growth_sentences(rows: Sequence[RoundRow], ranges: Mapping[str, AnnotatedRan
     for organ in dict.fromkeys(row.organ for row in rows):
         own = [row for row in rows if row.organ == organ]
         first, last, annotated = own[0], own[-1], ranges[organ]
+        have = f" (annotated cases have {annotated.words} ml)" if annotated.cases else ""
         grew = len(own) > 1 and first.candidates and last.candidates > GROWN * first.candidates
         if grew and (first.median_ml > annotated.low_ml or last.median_ml > annotated.high_ml):
             # From below the range into it, growth is what rounds are for.
             sentences.append(
                 f"{organ}: its candidates grew {last.candidates / first.candidates:.1f}-fold from round {first.number} "
-                f"to round {last.number}; a network that trains on its own mistakes finds more of them every round."
+                f"to round {last.number}, to {millilitres(last.median_ml)} ml in the median case{have}; a network that "
+                "trains on its own mistakes finds more of them every round."
             )
         beyond = sum(volume > MARGIN * annotated.high_ml for volume in last.volumes_ml)
         if annotated.cases and beyond:

@@ -86,7 +86,7 @@ def _what_to_see(rows: Sequence[RoundRow], annotated: AnnotatedRange) -> str:
     sentence += f"; annotated cases ({annotated.cases}) have {annotated.words} ml (the band)."
     last = rows[-1].median_ml
     if last > annotated.high_ml:
-        return f"{sentence} A line above the band: the network finds more {organ} than annotated patients have."
+        return f"{sentence} The line ends above the band: the network finds more {organ} than annotated patients have."
     if last < annotated.low_ml:
-        return f"{sentence} A line below the band: the network finds less {organ} than annotated patients have."
-    return f"{sentence} A line inside the band: the network finds as much {organ} as annotated patients have."
+        return f"{sentence} The line ends below the band: the network finds less {organ} than annotated patients have."
+    return f"{sentence} The line ends inside the band: the network finds as much {organ} as annotated patients have."

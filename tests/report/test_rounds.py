@@ -76,7 +76,7 @@ def test_an_organ_that_grows_beyond_annotated_cases_is_said_loudly(run, tmp_path
     grown = "liver: its candidates grew 3.0-fold from round 1 to round 2"
     assert page.count(grown) == 2  # at the top and beside the rounds
     assert "finds more than any annotated case (2) has" in page
-    assert "A line above the band: the network finds more liver than annotated patients have." in page
+    assert "The line ends above the band: the network finds more liver than annotated patients have." in page
     assert "Certain background" in page
     with (tmp_path / "page.review.csv").open() as file:
         lines = list(csv.DictReader(file))
