@@ -27,6 +27,7 @@ COMMANDS = (
     "train",
     "relabel",
     "evaluate",
+    "sweep",
     "export",
     "report",
     "verify",
