@@ -1,21 +1,21 @@
-"""The tables of a sweep, of all cells that are finished."""
+"""The files of a sweep that are made of all of its finished cells."""
 
 import csv
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 
-from smile_fast.evaluation.scores import Outcome
+from smile_fast.records import write_record
 from smile_fast.sweep.cell import RESULT, CellRecord, read_cell
-from smile_fast.sweep.grid import CELLS
+from smile_fast.sweep.figure3 import draw_figure3
+from smile_fast.sweep.grid import CELLS, METHODS
+from smile_fast.sweep.pairs import dice_of_pairs
+from smile_fast.sweep.statistics import Row, summary_rows, tests
 from smile_runtime.io.files import atomic_path
-
-MEAN = "mean"
-_WITH_TRUTH = (Outcome.SCORED, Outcome.MISSED)
-"""A pair counts if its truth holds voxels: the same pairs for all methods. False alarms are counted apart."""
 
 
 def finished_cells(out: Path) -> list[CellRecord]:
@@ -24,47 +24,60 @@ def finished_cells(out: Path) -> list[CellRecord]:
     Raises:
         InputError: one is damaged.
     """
-    found = [read_cell(path.parent) for path in sorted((out / CELLS).glob(f"*/*/*/{RESULT}"))]
-    return [record for record in found if record is not None]
-
-
-def case_rows(records: Iterable[CellRecord]) -> list[tuple[str, float, int, str, str, float]]:
-    """Method, alpha, fold, organ, case, Dice of every pair that counts."""
-    return [
-        (record.cell.method, record.cell.alpha, record.cell.fold, pair.organ, pair.case, pair.dice or 0.0)
-        for record in records
-        for pair in record.pairs
-        if pair.outcome in _WITH_TRUTH
-    ]
+    found = [read_cell(path.parent) for path in (out / CELLS).glob(f"*/*/*/{RESULT}")]
+    records = [record for record in found if record is not None]
+    order = {method: number for number, method in enumerate(METHODS)}
+    return sorted(records, key=lambda record: (order.get(record.cell.method, len(order)), str(record.cell)))
 
 
 def write_tables(out: Path) -> list[Path]:
-    """Write figure3.csv and figure3_cases.csv of all finished cells.
+    """Write tables, tests and the figure of all finished cells.
 
     Returns:
         The files; none where no cell is finished.
+
+    Raises:
+        InputError: a result is damaged, or a file cannot be written.
     """
     records = finished_cells(out)
     if not records:
         return []
-    rows = case_rows(records)
-    groups: dict[tuple[str, float, int, str], list[float]] = defaultdict(list)
-    for *key, _, dice in rows:
-        groups[tuple(key)].append(dice)  # type: ignore[index]  # the four of them
-    means = [(*key, float(np.mean(values))) for key, values in groups.items()]
+    cases, means = [], []
+    for record in records:
+        key = (record.cell.method, record.cell.alpha, record.cell.fold)
+        organs: dict[str, list[float]] = defaultdict(list)
+        for pair, dice in dice_of_pairs(record).items():
+            cases.append((*key, pair.organ, pair.case, dice))
+            organs[pair.organ].append(dice)
+        means += [(*key, organ, float(np.mean(values))) for organ, values in organs.items()]
+    rows = summary_rows(records)
+    summary = {
+        "schema": 1,
+        "counts": "pairs whose truth holds voxels; false alarms apart",
+        "rows": [asdict(row) for row in rows],
+        "wilcoxon": [asdict(test) for test in tests(records)],
+    }
+    write_record(out / "summary.json", summary)
+    names = [field.name for field in fields(Row)]
     return [
-        _write(out / "figure3.csv", ("method", "alpha", "fold", "organ", "dice"), means),
-        _write(out / "figure3_cases.csv", ("method", "alpha", "fold", "organ", "case", "dice"), rows),
+        write_csv(out / "figure3.csv", ("method", "alpha", "fold", "organ", "dice"), means),
+        write_csv(out / "figure3_cases.csv", ("method", "alpha", "fold", "organ", "case", "dice"), cases),
+        out / "summary.json",
+        write_csv(out / "summary.csv", names, [list(asdict(row).values()) for row in rows]),
+        *draw_figure3(rows, out),
     ]
 
 
-def _write(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+    """Write a table, as a whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
-    writer.writerows(
-        [[f"{each:g}" if name == "alpha" else each for name, each in zip(head, row, strict=True)] for row in rows]
-    )
+    writer.writerows(rows)
     with atomic_path(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
     return path
