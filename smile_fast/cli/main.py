@@ -28,6 +28,7 @@ COMMANDS = (
     "relabel",
     "evaluate",
     "sweep",
+    "figures",
     "export",
     "report",
     "verify",

@@ -57,5 +57,6 @@ def _draw_panel(panel: Axes, organ: str, rows: Sequence[Row], methods: Sequence[
             capsize=2,
         )
     panel.set_title(organ)
+    panel.set_xlim(-4, 96)
     panel.set_ylim(0, 100)
     panel.grid(alpha=0.3)
