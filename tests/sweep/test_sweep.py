@@ -51,6 +51,10 @@ def test_a_sweep_computes_nothing_twice_and_refuses_another_plan(
     assert "was made from another store" in capsys.readouterr().err
     assert main(["figures", str(out), "--alpha", "0.5"]) == 0
     assert {path.name for path in out.iterdir()} >= {"figure4.csv", "figure4.png", "figure5.png", "table1.csv"}
+    with (out / "table1.csv").open() as file:
+        shares = [(float(row["measured"]), float(row["formula"])) for row in csv.DictReader(file)]
+    assert len(shares) == 6 * len(store.organs)
+    assert all(measured == pytest.approx(formula) for measured, formula in shares)  # the cases are of one size
 
 
 def test_a_smiler_cell_that_starts_from_the_smile_cell_has_the_same_bits(store: Store, tmp_path: Path) -> None:
@@ -82,6 +86,7 @@ def test_folds_differ_and_what_is_hidden_is_nested(store: Store, tmp_path: Path)
     assert len(cells_of(["smile", "baseline"], np.linspace(0, 0.9, 10).round(2).tolist(), 3)) == 60
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_ends_in_the_same_bits(store: Store, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "smile_fast", "sweep", str(store.path)]
     out, whole = tmp_path / "out", tmp_path / "whole"
