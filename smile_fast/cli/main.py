@@ -27,6 +27,8 @@ COMMANDS = (
     "train",
     "relabel",
     "evaluate",
+    "sweep",
+    "figures",
     "export",
     "report",
     "verify",

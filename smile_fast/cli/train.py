@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
     add_threads(parser)
-    groups: dict[str, Any] = {title: parser.add_argument_group(title) for title in _GROUPS}
-    for name, (entry, default) in _options(*_RECORDED, Execution).items():
+    add_settings(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser, without: Container[str] = ()) -> None:
+    """Declare the settings of a training as options, but for those whose names are left out."""
+    options = {name: each for name, each in _options(*_RECORDED, Execution).items() if name not in without}
+    used = {entry.group for entry, _ in options.values()}
+    groups: dict[str, Any] = {title: parser.add_argument_group(title) for title in _GROUPS if title in used}
+    for name, (entry, default) in options.items():
         # An option that is not given stays out of the namespace, so that --resume can tell.
         option = _option(entry, default) | {"default": argparse.SUPPRESS}
         groups[str(entry.group)].add_argument(option_of(name), help=_help(entry.help, default), **option)
+
+
+def settings_given(arguments: argparse.Namespace) -> tuple[dict[str, Any], Execution]:
+    """What the command line says of a run's settings, and how it is executed."""
+    return _given(arguments, *_RECORDED), Execution(**_given(arguments, Execution))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -220,11 +233,12 @@ def _create_run(arguments: argparse.Namespace, device: str, ranks: Any) -> Any:
         declarations,
         device,
         begin,
-        splits_file=_read_splits(arguments.splits, store),
+        splits_file=read_splits(arguments.splits, store),
     )
 
 
-def _read_splits(path: Path | None, store: Any) -> Any:
+def read_splits(path: Path | None, store: Any) -> Any:
+    """What --splits says, None where it is not given; cases that the store lacks are told of."""
     from smile_fast.data.splits import SplitsFile
     from smile_fast.text_table import listed
 

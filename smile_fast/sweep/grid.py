@@ -1,0 +1,156 @@
+"""Which cells a sweep has, and what each of them is made of."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smile_fast import __version__
+from smile_fast.data.annotations import Declarations
+from smile_fast.data.dataset import Split
+from smile_fast.data.simulate import simulate_missing
+from smile_fast.data.splits import SplitsFile
+from smile_fast.data.store import Store
+from smile_fast.training.config import TrainConfig
+from smile_runtime.errors import InputError
+
+CELLS = "cells"
+_HELD_OUT = 0.2  # the paper's random 80/20 splits
+
+METHODS: dict[str, dict[str, Any]] = {
+    "baseline": {"method": "baseline"},
+    "smile": {"method": "smile"},
+    "smiler": {"method": "smiler"},
+}
+"""Name -> settings in which a method differs from the others."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a sweep; `alpha` is the share of annotations that are hidden."""
+
+    method: str
+    alpha: float
+    fold: int
+
+    def __str__(self) -> str:
+        return f"{self.method}, alpha {self.alpha:.2f}, fold {self.fold}"
+
+    @property
+    def folder(self) -> str:
+        """Where its run is, in the folder of the sweep."""
+        return f"{CELLS}/{self.method}/alpha-{self.alpha:.2f}/fold-{self.fold}"
+
+
+def cells_of(methods: Sequence[str], alphas: Sequence[float], folds: int) -> list[Cell]:
+    """All cells: a fold with all of its methods after the other, so that what is there early can be compared.
+
+    Raises:
+        InputError: a method is not known, an alpha is no share or has more than two digits, or there is no fold.
+    """
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise InputError(f"--methods: {unknown[0]!r} is not known; give some of {', '.join(METHODS)}")
+    for alpha in alphas:
+        if not 0 <= alpha < 1 or round(alpha, 2) != alpha:
+            raise InputError(f"--alphas: {alpha} cannot be used; give shares from 0 to 0.99 of two digits at most")
+    if folds < 1:
+        raise InputError(f"--folds: {folds} cannot be used; give 1 or more")
+    unique = list(dict.fromkeys(methods)), sorted(set(alphas))
+    return [Cell(method, alpha, fold) for fold in range(folds) for alpha in unique[1] for method in unique[0]]
+
+
+@dataclass(frozen=True)
+class _DrawnSplit(SplitsFile):
+    """The split of a fold in the place of a file: it alone may train on what the dataset holds out."""
+
+    def split(self, cases: Mapping[str, Split], folds: int, fold: int) -> dict[str, list[str]]:
+        """The cases of each part, sorted."""
+        return {
+            part: sorted(c for c, p in self.folds[0].items() if p == part) for part in ("train", "validation", "test")
+        }
+
+
+def draw_split(store: Store, fold: int, seed: int, file: SplitsFile | None = None) -> SplitsFile:
+    """Which cases a fold trains on, and which it holds out: a random fifth of all patients, or what a file says.
+
+    Args:
+        store: the cohort; its own training and test cases are pooled.
+        fold: which one.
+        seed: of the sweep.
+        file: says the parts, or the patients alone; of nnU-Net's list the validation cases of a fold are held out.
+
+    Raises:
+        InputError: the file does not fit, or there are too few cases.
+    """
+    patients = {} if file is None else file.patients
+    if file is not None and file.is_list:
+        if fold >= len(file.folds):
+            raise InputError(f"--folds: {file.path} holds {len(file.folds)} of them; give no more")
+        parts = file.split({name: case.split for name, case in store.cases.items()}, len(file.folds), fold)
+        parts = {"train": parts["train"], "validation": [], "test": parts["validation"]}
+    elif file is not None and file.folds[0]:
+        parts = file.split({name: case.split for name, case in store.cases.items()}, 0, 0)
+    else:
+        groups = sorted({patients.get(case, case) for case in store.cases})
+        order = np.random.default_rng([seed, fold]).permutation(groups).tolist()
+        held_out = set(order[: max(1, round(_HELD_OUT * len(groups)))])
+        parts = {"train": [], "validation": [], "test": []}
+        for case in sorted(store.cases):
+            parts["test" if patients.get(case, case) in held_out else "train"].append(case)
+    if not parts["train"] or not parts["test"]:
+        raise InputError(f"{store.path}: a fold has no case to train on, or none to score; give a store of more cases")
+    return _DrawnSplit(Path("drawn"), ({c: part for part, cases in parts.items() for c in cases},), False, {})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all cells of a sweep share.
+
+    Attributes:
+        store: the cohort. out: folder of the sweep.
+        options: settings of all trainings, the same for every method.
+        seed: of splits, of what is hidden, and of the trainings; each fold has its own.
+        surfaces: score NSD and HD95, too.
+        splits: which cases are held out, None for random fifths.
+    """
+
+    store: Store
+    out: Path
+    options: Mapping[str, Any]
+    seed: int = 0
+    surfaces: bool = False
+    splits: SplitsFile | None = None
+
+    def path(self, cell: Cell) -> Path:
+        """Folder of the run of a cell."""
+        return self.out / cell.folder
+
+    def config(self, cell: Cell) -> TrainConfig:
+        """Settings of a cell's training."""
+        return TrainConfig.from_options({**self.options, **METHODS[cell.method], "seed": self.seed + cell.fold})
+
+    def split(self, cell: Cell) -> SplitsFile:
+        """The cases of a cell: the same for all methods and shares of a fold."""
+        return draw_split(self.store, cell.fold, self.seed, self.splits)
+
+    def declarations(self, cell: Cell) -> Declarations:
+        """The store's, with a share hidden in the training cases: the same for all methods of a share and a fold."""
+        training = [case for case, part in self.split(cell).folds[0].items() if part == "train"]
+        return simulate_missing(self.store.declarations(), cell.alpha, self.seed + cell.fold, training)
+
+    def plan(self, cell: Cell) -> str:
+        """Digest of all that decides a cell's result."""
+        plan = {
+            "cell": asdict(cell),
+            "cases": {name: [case.arrays, case.states] for name, case in self.store.cases.items()},
+            "split": self.split(cell).folds[0],
+            "settings": self.config(cell).to_json(),
+            "seed": self.seed,
+            "surfaces": self.surfaces,
+            "version": __version__,
+        }
+        return hashlib.sha256(json.dumps(plan, sort_keys=True, default=str).encode()).hexdigest()
