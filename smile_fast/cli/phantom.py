@@ -27,6 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="paint the label maps of DIR (*.nii.gz and labels.json) instead of procedural anatomy",
     )
+    parser.add_argument(
+        "--sources",
+        metavar="N",
+        type=int,
+        default=0,
+        help="deal the cases out to N sources with scanners that differ; each draws some organs of its training cases",
+    )
+    parser.add_argument(
+        "--source-organs",
+        metavar="ORGANS",
+        default="",
+        help="what each source draws: 'liver;pancreas;liver,stomach' (default: the organs in turn)",
+    )
     parser.add_argument("--workers", type=int, default=usable_cpus(), help="processes (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="replace a phantom cohort that stands in OUT")
 
@@ -34,7 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from smile_fast.data.phantom import PhantomOptions, write_cohort
-    from smile_runtime.names import normal_name
 
     options = PhantomOptions(
         train=args.train,
@@ -42,7 +54,15 @@ def run(args: argparse.Namespace) -> None:
         size=args.size,
         slices=args.slices,
         seed=args.seed,
-        organs=tuple(name for organ in args.organs.split(",") if (name := normal_name(organ))),
+        organs=_names(args.organs),
         labelmaps=args.labelmaps,
+        sources=args.sources,
+        source_organs=tuple(map(_names, args.source_organs.split(";"))) if args.source_organs else (),
     )
     write_cohort(args.out, options, workers=args.workers, force=args.force)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    from smile_runtime.names import normal_name
+
+    return tuple(name for organ in text.split(",") if (name := normal_name(organ)))

@@ -100,6 +100,7 @@ class CaseInfo:
         sources: SHA-256 of the image and label files that the case was made from.
         arrays: digests of the stored arrays (`IMAGE`, `LABELS`), which name their files; empty before they are written.
         body: the body's box.
+        source: the dataset that the case comes from, by sources.csv; "" where nothing says it.
     """
 
     name: str
@@ -112,6 +113,7 @@ class CaseInfo:
     sources: dict[str, str]
     arrays: dict[str, Digest]
     body: StoredBox
+    source: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what no case is; a `ValueError` names it."""

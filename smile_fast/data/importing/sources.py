@@ -1,4 +1,4 @@
-"""sources.csv of a merged or imported dataset: where each of its cases comes from."""
+"""sources.csv of a merged, imported or painted dataset: where each of its cases comes from."""
 
 import csv
 import io
@@ -53,5 +53,19 @@ def read_sources_table(path: Path) -> dict[str, CaseSource]:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    rows = read_table(path, [COLUMNS], missing="only a merged or imported dataset has one")
+    rows = read_table(
+        path, [COLUMNS], missing="only a merged or imported dataset has one, and a phantom with --sources"
+    )
     return {row["case"]: CaseSource(**row) for _, row in rows}
+
+
+def case_sources(dataset: Path) -> dict[str, str]:
+    """Case -> the dataset that it comes from, of a folder that has the table; nothing where it has none.
+
+    Raises:
+        InputError: the table is damaged.
+    """
+    path = dataset / FILE_NAME
+    if not path.exists():
+        return {}
+    return {case: origin.dataset for case, origin in read_sources_table(path).items()}

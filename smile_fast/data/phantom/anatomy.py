@@ -21,6 +21,7 @@ from smile_fast.data.phantom.fields import (
     warp,
 )
 from smile_fast.data.phantom.painting import Canvas
+from smile_fast.data.phantom.scanners import Scanner
 from smile_fast.data.phantom.trunk import Build, add_chest, add_trunk, diaphragm, elliptic_shell
 
 _COVERAGE = 150.0  # length of the scan along z, mm
@@ -30,13 +31,17 @@ _CENTRE = -8.0  # its middle, mm
 class _Patient:
     """Adds organs to one patient; every method paints one and none looks at another's voxels."""
 
-    def __init__(self, rng: np.random.Generator, organs: Sequence[str], size: int, slices: int) -> None:
+    def __init__(
+        self, rng: np.random.Generator, organs: Sequence[str], size: int, slices: int, scanner: Scanner | None
+    ) -> None:
         self.rng = rng
         self.build = Build.draw(rng)
         # A scanner's operator fits the field of view to the patient.
         pixel = 2 * self.build.width * rng.uniform(1.05, 1.13) / size
+        if scanner is not None:
+            pixel, slices = pixel * scanner.pixel, scanner.slices(slices)
         grid = self.grid = Grid((slices, size, size), (_COVERAGE / slices, pixel, pixel))
-        self.canvas = Canvas(rng, grid, organs)
+        self.canvas = Canvas(rng, grid, organs, scanner)
         self.space = warp(rng, grid, 5.0, 85.0, _CENTRE)
         shell = elliptic_shell(self.space, self.build, 3.0 * smooth_noise(rng, grid, 90.0))
         spine_y = self.build.cavity[1] - 40
@@ -257,7 +262,9 @@ class _Patient:
         )
 
 
-def procedural(rng: np.random.Generator, organs: Sequence[str], size: int, slices: int) -> Canvas:
+def procedural(
+    rng: np.random.Generator, organs: Sequence[str], size: int, slices: int, scanner: Scanner | None = None
+) -> Canvas:
     """Draw one patient.
 
     Args:
@@ -265,8 +272,9 @@ def procedural(rng: np.random.Generator, organs: Sequence[str], size: int, slice
         organs: the labelled organs, value 1 first.
         size: rows and columns of a slice.
         slices: number of slices, over 150 mm of the upper abdomen.
+        scanner: of the case's source, if it has one; its slice distance changes the number of slices.
     """
-    patient = _Patient(rng, organs, size, slices)
+    patient = _Patient(rng, organs, size, slices, scanner)
     patient.bowel()
     patient.spleen()
     patient.liver()

@@ -13,20 +13,24 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from numpy.typing import NDArray
 
 from smile_fast.data.annotations import write_annotations
+from smile_fast.data.importing.sources import FILE_NAME as SOURCES
+from smile_fast.data.importing.sources import CaseSource, write_sources
 from smile_fast.data.phantom.anatomy import procedural
 from smile_fast.data.phantom.deformation import LabelMaps, painted
 from smile_fast.data.phantom.fields import Grid
 from smile_fast.data.phantom.painting import ORGANS, Canvas
+from smile_fast.data.phantom.scanners import Scanner, deal_organs, source_name
 from smile_fast.data.processes import run_jobs
 from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import reason, write_json
+from smile_runtime.io.files import reason, sha256, write_json
 from smile_runtime.io.nifti import write_image, write_labels
 from smile_runtime.progress import progress
 
 # The axis orders that scanners and archives really use; a cohort cycles through them.
 _ORIENTATIONS = ("LPS", "RAS", "LAS", "LPI")
 _ATTEMPTS = 20
+_MOST_SOURCES = 26  # they are called by letters
 _GENERATOR = "smile-fast phantom"
 
 
@@ -41,6 +45,8 @@ class PhantomOptions:
         seed: same seed, same bytes.
         organs: the labelled organs, value 1 first.
         labelmaps: folder of label maps to paint on; None for procedural anatomy.
+        sources: how many sources the cases are dealt out to, each with a scanner of its own; 0 for none.
+        source_organs: what each source draws in its training cases; empty deals the organs out in turn.
     """
 
     train: int = 32
@@ -50,6 +56,8 @@ class PhantomOptions:
     seed: int = 0
     organs: tuple[str, ...] = ("liver", "pancreas", "stomach")
     labelmaps: Path | None = None
+    sources: int = 0
+    source_organs: tuple[tuple[str, ...], ...] = ()
 
     def check(self) -> None:
         """Refuse what cannot be made.
@@ -74,8 +82,42 @@ class PhantomOptions:
         for organ in self.organs:
             if organ not in known:
                 raise InputError(f"--organs: unknown organ '{organ}'; choose from {', '.join(known)}")
+        self._check_sources()
         if len(set(self.organs)) < len(self.organs):
             raise InputError(f"--organs: an organ stands there twice ({', '.join(self.organs)}); name every organ once")
+
+    def _check_sources(self) -> None:
+        if not (self.sources == 0 or 2 <= self.sources <= _MOST_SOURCES):
+            raise InputError(f"--sources: {self.sources} is out of range; give 2 to {_MOST_SOURCES}, or 0 for none")
+        if self.sources > self.train:
+            raise InputError(
+                f"--sources, --train: {self.train} training cases cannot be dealt out to {self.sources} sources; give "
+                "one case a source at least"
+            )
+        if not self.source_organs:
+            return
+        if len(self.source_organs) != self.sources:
+            raise InputError(
+                f"--source-organs: names the organs of {len(self.source_organs)} sources, --sources says "
+                f"{self.sources}; give one group a source, with semicolons between them"
+            )
+        drawn = {organ for organs in self.source_organs for organ in organs}
+        if strange := sorted(drawn - set(self.organs)):
+            raise InputError(f"--source-organs: '{strange[0]}' is none of {', '.join(self.organs)}; correct it")
+        if undrawn := [organ for organ in self.organs if organ not in drawn]:
+            raise InputError(f"--source-organs: no source draws {', '.join(undrawn)}; add it to one")
+
+    def source(self, index: int) -> int:
+        """The source of the case of this index within its split."""
+        return index % self.sources
+
+    def scanner(self, index: int) -> Scanner | None:
+        """What a case is scanned with; None without sources."""
+        return Scanner.draw(self.seed, self.source(index), self.sources) if self.sources else None
+
+    def drawn(self) -> tuple[tuple[str, ...], ...]:
+        """What each source draws."""
+        return self.source_organs or deal_organs(self.organs, self.sources)
 
 
 @dataclass(frozen=True)
@@ -141,9 +183,11 @@ def make_case(options: PhantomOptions, split: int, index: int) -> tuple[NDArray[
 
 def _draw(rng: np.random.Generator, options: PhantomOptions, split: int, index: int) -> Canvas:
     if options.labelmaps is None:
-        return procedural(rng, options.organs, options.size, options.slices)
+        return procedural(rng, options.organs, options.size, options.slices, options.scanner(index))
     maps = LabelMaps.open(options.labelmaps)
-    return painted(rng, maps, maps.pick(split, index), options.organs, options.size, options.slices)
+    patient = index // max(options.sources, 1)  # every source sees every patient
+    path = maps.pick(split, patient)
+    return painted(rng, maps, path, options.organs, options.size, options.slices, options.scanner(index))
 
 
 def _cases(options: PhantomOptions, folder: Path) -> Iterator[_Case]:
@@ -155,13 +199,9 @@ def _cases(options: PhantomOptions, folder: Path) -> Iterator[_Case]:
 def _write_case(case: _Case) -> None:
     image, labels, grid = make_case(case.options, case.split, case.index)
     codes = _ORIENTATIONS[case.index % len(_ORIENTATIONS)]
-    side = "Ts" if case.split else "Tr"
-    write_image(case.folder / f"images{side}" / f"{case.name}_0000.nii.gz", *_oriented(image, grid, codes))
-    write_labels(
-        case.folder / f"labels{side}" / f"{case.name}.nii.gz",
-        *_oriented(labels, grid, codes),
-        organs=case.options.organs,
-    )
+    image_file, labels_file = _files(case, case.folder)
+    write_image(image_file, *_oriented(image, grid, codes))
+    write_labels(labels_file, *_oriented(labels, grid, codes), organs=case.options.organs)
 
 
 def _oriented(data: NDArray[Any], grid: Grid, codes: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -188,8 +228,27 @@ def _write_tables(folder: Path, cases: Sequence[_Case], options: PhantomOptions)
         },
     )
     names = [case.name for case in cases]
-    states = {name: dict.fromkeys(options.organs, State.ANNOTATED) for name in names}
+    states = {case.name: _states(case) for case in cases}
     write_annotations(folder / "annotations.csv", states, names, options.organs)
+    if options.sources:
+        write_sources(folder / SOURCES, (_source(folder, case) for case in cases))
+
+
+def _states(case: _Case) -> dict[str, State]:
+    """A training case shows what its source draws: the rest is there, and training must not know it."""
+    options = case.options
+    drawn = options.organs if case.split or not options.sources else options.drawn()[options.source(case.index)]
+    return {organ: State.ANNOTATED if organ in drawn else State.HIDDEN for organ in options.organs}
+
+
+def _source(folder: Path, case: _Case) -> CaseSource:
+    image, labels = _files(case, folder)
+    return CaseSource(case.name, source_name(case.options.source(case.index)), case.name, sha256(image), sha256(labels))
+
+
+def _files(case: _Case, folder: Path) -> tuple[Path, Path]:
+    side = "Ts" if case.split else "Tr"
+    return folder / f"images{side}" / f"{case.name}_0000.nii.gz", folder / f"labels{side}" / f"{case.name}.nii.gz"
 
 
 def _check_target(out: Path, force: bool) -> None:
@@ -207,9 +266,10 @@ def _check_target(out: Path, force: bool) -> None:
 def _move(folder: Path, out: Path) -> None:
     """Put finished files in their place; other files of ``out`` stay."""
     out.mkdir(exist_ok=True)
-    for name in ("dataset.json", "annotations.csv", "imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+    for name in ("dataset.json", "annotations.csv", SOURCES, "imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         target, made = out / name, folder / name
         if target.is_dir():
             shutil.rmtree(target)
+        target.unlink(missing_ok=True)
         if made.exists():
             made.replace(target)

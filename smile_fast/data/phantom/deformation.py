@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from smile_fast.data.phantom.fields import Field, Grid, Space, cover, smooth_noise, superellipse, union, warp
 from smile_fast.data.phantom.painting import Canvas
+from smile_fast.data.phantom.scanners import Scanner
 from smile_fast.data.phantom.trunk import Build, Shell, add_chest, add_trunk
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import read_json
@@ -106,7 +107,13 @@ def load_source(path: Path) -> Source:
 
 
 def painted(
-    rng: np.random.Generator, maps: LabelMaps, path: Path, organs: Sequence[str], size: int, slices: int
+    rng: np.random.Generator,
+    maps: LabelMaps,
+    path: Path,
+    organs: Sequence[str],
+    size: int,
+    slices: int,
+    scanner: Scanner | None = None,
 ) -> Canvas:
     """Make a patient from a label map.
 
@@ -117,6 +124,7 @@ def painted(
         organs: the labelled organs; the scan covers them.
         size: rows and columns of a slice.
         slices: number of slices.
+        scanner: of the case's source, if it has one; its slice distance changes the number of slices.
 
     Raises:
         InputError: the map cannot be read, or holds none of the organs.
@@ -124,10 +132,15 @@ def painted(
     source = load_source(path)
     build = Build.draw(rng)
     grid, centre = _frame(rng, source, build, [maps.values[organ] for organ in organs], size, slices, path)
+    if scanner is not None:
+        z, y, x = grid.spacing
+        count = scanner.slices(slices)
+        spacing = z * slices / count, y * scanner.pixel, x * scanner.pixel
+        grid = Grid((count, size, size), spacing)
     fine, factor = _refine(grid, source)
     labels = _resample(rng, source, fine, centre)
     masks = {organ: _share(labels == value, factor) for organ, value in maps.values.items() if (labels == value).any()}
-    canvas = Canvas(rng, grid, organs)
+    canvas = Canvas(rng, grid, organs, scanner)
     z, y, x = np.meshgrid(*grid.axes, indexing="ij")
     _add_surroundings(canvas, Space(x, y, z, grid.axes, 0.0), masks, build, rng)
     for organ in sorted(masks, key=lambda name: name in _HOLLOW, reverse=True):

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from smile_fast.data.phantom.fields import Box, Field, Grid, cover, smooth_noise
+from smile_fast.data.phantom.scanners import Scanner
 
 ORGANS = (
     "liver",
@@ -67,19 +68,25 @@ class Canvas:
         labels: [D, H, W] uint8.
     """
 
-    def __init__(self, rng: np.random.Generator, grid: Grid, organs: Sequence[str]) -> None:
+    def __init__(
+        self, rng: np.random.Generator, grid: Grid, organs: Sequence[str], scanner: Scanner | None = None
+    ) -> None:
         """Draw the patient's contrast phase and the HU of every tissue.
 
         Args:
             rng: the case's generator.
             grid: the voxels.
             organs: the labelled organs, value 1 first; the others are painted without a label.
+            scanner: of the case's source; None draws noise, blur and contrast for every case.
         """
         self.grid = grid
+        self.scanner = scanner
         self.hu = np.full(grid.shape, -1000, np.float32)
         self.labels = np.zeros(grid.shape, np.uint8)
         self._values = {organ: value for value, organ in enumerate(organs, 1)}
         portal, arterial = rng.beta(1.2, 0.9), rng.beta(0.6, 2.0)
+        if scanner is not None:  # a tenth of the usual differences between patients remains
+            portal, arterial = 0.9 * scanner.portal + 0.1 * portal, 0.9 * scanner.arterial + 0.1 * arterial
         self._means = {
             tissue: base + late * portal + early * arterial + rng.normal(0, spread)
             for tissue, (base, late, early, spread, _) in _TISSUES.items()
@@ -130,11 +137,16 @@ class Canvas:
         Returns:
             [D, H, W] int16 HU.
 
-        Numerics: float32; the noise is white noise under a Gaussian, rescaled to 9..15 HU.
+        Numerics: float32; the noise is white noise under a Gaussian, rescaled to 9..15 HU, or to the source's.
         """
-        blur = (0.35, *(rng.uniform(0.5, 0.7),) * 2)
+        scanner = self.scanner
+        spread = rng.uniform(0.5, 0.7) if scanner is None else scanner.blur * rng.uniform(0.95, 1.05)
+        blur = (0.35, spread, spread)
         hu = ndimage.gaussian_filter(self.hu, blur, mode="nearest")
         noise = ndimage.gaussian_filter(rng.standard_normal(self.grid.shape, dtype=np.float32), (0.3, 0.55, 0.55))
-        hu += np.float32(rng.uniform(9, 15)) / noise.std() * noise
+        level = rng.uniform(9, 15) if scanner is None else scanner.noise * rng.uniform(0.9, 1.1)
+        hu += np.float32(level) / noise.std() * noise
+        if scanner is not None:
+            hu += np.float32(scanner.offset)
         image: NDArray[np.int16] = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
         return image

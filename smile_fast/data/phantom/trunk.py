@@ -114,7 +114,8 @@ def _add_table(canvas: Canvas, skin: Field) -> None:
     """A thin curved shell that the patient lies on."""
     _, y, x = canvas.grid.axes
     behind = y[np.nonzero((skin < 0).any(axis=(0, 2)))[0][-1]]
-    surface = np.float32(behind + 13) - (x / 60) ** 2
+    gap = 13 if canvas.scanner is None else canvas.scanner.table
+    surface = np.float32(behind + gap) - (x / 60) ** 2
     distance = np.abs(y[:, None] - surface[None, :]) - np.float32(2)
     mask = np.broadcast_to(cover(distance, canvas.grid.spacing[1]), canvas.grid.shape)
     canvas.add("table", canvas.grid.whole, np.ascontiguousarray(mask))
