@@ -53,7 +53,7 @@ def test_a_source_scans_all_of_its_cases_alike():
     assert grids[0].shape == grids[2].shape != grids[1].shape == grids[3].shape
 
 
-@pytest.mark.parametrize(("organs", "sources"), itertools.product((1, 2, 3, 13), (2, 3, 5)))
+@pytest.mark.parametrize(("organs", "sources"), [*itertools.product((1, 2, 3, 13), (2, 3, 5))])
 def test_every_organ_is_drawn_and_every_source_draws(organs, sources):
     drawn = deal_organs(synthetic_names(organs), sources)
     assert len(drawn) == sources
