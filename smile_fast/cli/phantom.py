@@ -28,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="paint the label maps of DIR (*.nii.gz and labels.json) instead of procedural anatomy",
     )
     parser.add_argument(
+        "--synthetic-organs",
+        metavar="K",
+        type=int,
+        default=0,
+        help="label K ellipsoids organ_01, organ_02, ... instead of --organs, to measure what many organs cost",
+    )
+    parser.add_argument(
         "--sources",
         metavar="N",
         type=int,
@@ -47,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from smile_fast.data.phantom import PhantomOptions, write_cohort
+    from smile_fast.data.phantom.anatomy import synthetic_names
 
     options = PhantomOptions(
         train=args.train,
@@ -54,7 +62,8 @@ def run(args: argparse.Namespace) -> None:
         size=args.size,
         slices=args.slices,
         seed=args.seed,
-        organs=_names(args.organs),
+        organs=synthetic_names(args.synthetic_organs) if args.synthetic_organs else _names(args.organs),
+        synthetic=args.synthetic_organs != 0,
         labelmaps=args.labelmaps,
         sources=args.sources,
         source_organs=tuple(map(_names, args.source_organs.split(";"))) if args.source_organs else (),

@@ -13,7 +13,6 @@ from pathlib import Path
 from smile_fast.data.annotations import FILE_NAME
 from smile_fast.data.case_info import CaseInfo
 from smile_fast.data.dataset import RawDataset
-from smile_fast.data.importing.sources import case_sources
 from smile_fast.data.preparing.case_record import CaseRecord, Wanted, read_broken, read_case
 from smile_fast.data.preparing.cohort_work import CohortWork, convert_all
 from smile_fast.data.preparing.conversion import refuse_shortage
@@ -225,14 +224,13 @@ def _finish(
             f"{out}: {left}, {len(broken)} of {len(work.wanted)} cases are broken, see {out / QUARANTINE}; repair them "
             "and run again, or leave --strict out to go on without them"
         )
-    origins = case_sources(work.dataset.path)
     infos: list[CaseInfo] = []
     empty: dict[str, list[str]] = {}
     doubted: dict[str, list[str]] = {}
     padded: list[str] = []
     for name in (name for name in work.wanted if name not in broken):
         record = _record(work, outcomes[name])
-        infos.append(replace(record.case, source=origins.get(name, "")))
+        infos.append(replace(record.case, source=work.source(name)))
         for organ in _empty(record.case):
             empty.setdefault(organ, []).append(name)
         for warning in record.warnings:

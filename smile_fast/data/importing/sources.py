@@ -8,6 +8,7 @@ from pathlib import Path
 
 from smile_fast.data.table_file import read_table
 from smile_runtime.io.files import atomic_path
+from smile_runtime.names import normal_name
 
 FILE_NAME = "sources.csv"
 
@@ -53,14 +54,12 @@ def read_sources_table(path: Path) -> dict[str, CaseSource]:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    rows = read_table(
-        path, [COLUMNS], missing="only a merged or imported dataset has one, and a phantom with --sources"
-    )
+    rows = read_table(path, [COLUMNS], missing="a merged or imported dataset has one, and a phantom with --sources")
     return {row["case"]: CaseSource(**row) for _, row in rows}
 
 
 def case_sources(dataset: Path) -> dict[str, str]:
-    """Case -> the dataset that it comes from, of a folder that has the table; nothing where it has none.
+    """`normal_name` of a case -> the dataset that it comes from; nothing where there is no table.
 
     Raises:
         InputError: the table is damaged.
@@ -68,4 +67,4 @@ def case_sources(dataset: Path) -> dict[str, str]:
     path = dataset / FILE_NAME
     if not path.exists():
         return {}
-    return {case: origin.dataset for case, origin in read_sources_table(path).items()}
+    return {normal_name(case): origin.dataset for case, origin in read_sources_table(path).items()}

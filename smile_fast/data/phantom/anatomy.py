@@ -1,5 +1,6 @@
 """A procedural upper abdomen: implicit organs in their usual places, different in every patient."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +27,7 @@ from smile_fast.data.phantom.trunk import Build, add_chest, add_trunk, diaphragm
 
 _COVERAGE = 150.0  # length of the scan along z, mm
 _CENTRE = -8.0  # its middle, mm
+_BLOB_TISSUES = ("liver", "pancreas", "spleen", "kidney", "aorta", "bile", "stomach_content", "muscle")
 
 
 class _Patient:
@@ -125,6 +127,15 @@ class _Patient:
         distance = -union(-ellipsoid(near, centre, radii, tilt=-0.5), hilum, 8) + 1.2 * self.rough[box]
         distance = np.maximum(distance, self.dome[box] + 1)
         self.organ("spleen", box, distance.astype(np.float32), "spleen")
+
+    def blobs(self, organs: Sequence[str]) -> None:
+        """Ellipsoids on a lattice that fills the cavity, one an organ, at the same place in every patient."""
+        places, pitch = lattice(len(organs))
+        for organ, place, tissue in zip(organs, places, itertools.cycle(_BLOB_TISSUES)):
+            centre = self.at(*place, 0.05 * pitch)
+            radii = [pitch * r for r in self.rng.uniform(0.3, 0.42, 3)]
+            box = self.block(centre, radii)
+            self.organ(tissue, box, ellipsoid(self.space[box], centre, radii), organ, margin=0.0)
 
     def kidneys(self) -> None:
         for side, name, z in ((-1, "kidney_right", -34), (1, "kidney_left", -18)):
@@ -286,3 +297,42 @@ def procedural(
     patient.stomach()
     patient.pancreas()
     return patient.canvas
+
+
+def synthetic_names(count: int) -> tuple[str, ...]:
+    """organ_01, organ_02, ..."""
+    return tuple(f"organ_{number:02}" for number in range(1, count + 1))
+
+
+def synthetic(
+    rng: np.random.Generator, organs: Sequence[str], size: int, slices: int, scanner: Scanner | None = None
+) -> Canvas:
+    """A trunk with any number of ellipsoids for organs, to measure what many cost; arguments as of `procedural`."""
+    patient = _Patient(rng, organs, size, slices, scanner)
+    patient.blobs(organs)
+    return patient.canvas
+
+
+def lattice(count: int) -> tuple[list[tuple[float, float, float]], float]:
+    """Places of a cubic lattice within the cavity of the template.
+
+    Returns:
+        (x, y, z) mm of ``count`` places, and the lattice's pitch, mm.
+    """
+    pitch = 80.0
+    while True:
+        x, y, z = (
+            np.arange(-(reach // pitch), reach // pitch + 1) * pitch for reach in (118.0, 62.0, 0.42 * _COVERAGE)
+        )
+        # Behind the middle stand the spine and its muscles.
+        places = [
+            (float(a), float(b), float(c) + _CENTRE)
+            for c in z
+            for b in y
+            for a in x
+            if (a / 122) ** 2 + (b / 66) ** 2 <= 1 and (abs(a) > 62 or b < 12)
+        ]
+        if len(places) >= count:
+            chosen = np.linspace(0, len(places) - 1, count).round().astype(int)
+            return [places[i] for i in chosen], pitch
+        pitch *= 0.95

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from smile_fast.data.annotations import write_annotations
 from smile_fast.data.importing.sources import FILE_NAME as SOURCES
 from smile_fast.data.importing.sources import CaseSource, write_sources
-from smile_fast.data.phantom.anatomy import procedural
+from smile_fast.data.phantom.anatomy import procedural, synthetic, synthetic_names
 from smile_fast.data.phantom.deformation import LabelMaps, painted
 from smile_fast.data.phantom.fields import Grid
 from smile_fast.data.phantom.painting import ORGANS, Canvas
@@ -25,6 +25,7 @@ from smile_fast.supervision.states import State
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason, sha256, write_json
 from smile_runtime.io.nifti import write_image, write_labels
+from smile_runtime.label_map import MAX_ORGANS
 from smile_runtime.progress import progress
 
 # The axis orders that scanners and archives really use; a cohort cycles through them.
@@ -45,6 +46,7 @@ class PhantomOptions:
         seed: same seed, same bytes.
         organs: the labelled organs, value 1 first.
         labelmaps: folder of label maps to paint on; None for procedural anatomy.
+        synthetic: the organs are ellipsoids, `synthetic_names` of as many; no anatomy.
         sources: how many sources the cases are dealt out to, each with a scanner of its own; 0 for none.
         source_organs: what each source draws in its training cases; empty deals the organs out in turn.
     """
@@ -56,6 +58,7 @@ class PhantomOptions:
     seed: int = 0
     organs: tuple[str, ...] = ("liver", "pancreas", "stomach")
     labelmaps: Path | None = None
+    synthetic: bool = False
     sources: int = 0
     source_organs: tuple[tuple[str, ...], ...] = ()
 
@@ -78,13 +81,23 @@ class PhantomOptions:
             raise InputError(f"--seed: {self.seed} is negative; give 0 or more")
         if not self.organs:
             raise InputError("--organs: empty; name at least one organ")
-        known = ORGANS if self.labelmaps is None else tuple(LabelMaps.open(self.labelmaps).values)
+        known = self._known()
         for organ in self.organs:
             if organ not in known:
                 raise InputError(f"--organs: unknown organ '{organ}'; choose from {', '.join(known)}")
         self._check_sources()
         if len(set(self.organs)) < len(self.organs):
             raise InputError(f"--organs: an organ stands there twice ({', '.join(self.organs)}); name every organ once")
+
+    def _known(self) -> tuple[str, ...]:
+        """The organs that can be labelled."""
+        if not self.synthetic:
+            return ORGANS if self.labelmaps is None else tuple(LabelMaps.open(self.labelmaps).values)
+        if self.labelmaps is not None:
+            raise InputError("--synthetic-organs: stand in no label map; leave --labelmaps out")
+        if len(self.organs) > MAX_ORGANS:
+            raise InputError(f"--synthetic-organs: {len(self.organs)} are too many; give 1 to {MAX_ORGANS}")
+        return synthetic_names(len(self.organs))
 
     def _check_sources(self) -> None:
         if not (self.sources == 0 or 2 <= self.sources <= _MOST_SOURCES):
@@ -183,7 +196,8 @@ def make_case(options: PhantomOptions, split: int, index: int) -> tuple[NDArray[
 
 def _draw(rng: np.random.Generator, options: PhantomOptions, split: int, index: int) -> Canvas:
     if options.labelmaps is None:
-        return procedural(rng, options.organs, options.size, options.slices, options.scanner(index))
+        paint = synthetic if options.synthetic else procedural
+        return paint(rng, options.organs, options.size, options.slices, options.scanner(index))
     maps = LabelMaps.open(options.labelmaps)
     patient = index // max(options.sources, 1)  # every source sees every patient
     path = maps.pick(split, patient)

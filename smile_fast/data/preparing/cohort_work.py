@@ -12,6 +12,7 @@ from pathlib import Path
 from smile_fast.data.annotations import FILE_NAME, Declarations, read_annotations
 from smile_fast.data.dataset import RawCase, RawDataset
 from smile_fast.data.folder_lock import LOCK, joined, leave_lock, locked
+from smile_fast.data.importing.sources import case_sources
 from smile_fast.data.preparing.case_record import Wanted
 from smile_fast.data.preparing.conversion import refuse_shortage
 from smile_fast.data.preparing.one_case import Job, Outcome, identity, kept, prepare_case
@@ -21,6 +22,7 @@ from smile_fast.records import DamagedRecord
 from smile_fast.text_table import listed
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import flush, reason, sha256
+from smile_runtime.names import normal_name
 
 PREPARING = ".preparing"
 """Name of the lock that all who prepare a store share; its text says from what."""
@@ -36,18 +38,20 @@ class CohortWork:
         out: the store's folder.
         dataset: the cohort.
         wanted: name -> the case, in the dataset's order.
+        origins: what sources.csv says; only the index knows it, so it may change without a conversion.
     """
 
     out: Path
     dataset: RawDataset
     wanted: dict[str, Wanted]
+    origins: dict[str, str]
 
     @classmethod
     def plan(cls, dataset: RawDataset, out: Path, annotations: Path | None) -> "CohortWork":
         """Read the declarations; changes nothing.
 
         Raises:
-            InputError: unusable annotations, or a file of the dataset that is a link to nothing.
+            InputError: unusable annotations or sources.csv, or a file of the dataset that is a link to nothing.
         """
         _refuse_dangling(dataset)
         path = dataset.path / FILE_NAME if annotations is None else Path(annotations)
@@ -56,7 +60,11 @@ class CohortWork:
         wanted = {
             case.name: Wanted(case, bare, declarations[case.name], out / CASES / case.name) for case in dataset.cases
         }
-        return cls(out, dataset, wanted)
+        return cls(out, dataset, wanted, case_sources(dataset.path))
+
+    def source(self, case: str) -> str:
+        """The dataset that a case comes from; "" where nothing says it."""
+        return self.origins.get(normal_name(case), "")
 
     @contextmanager
     def joined(self) -> Iterator[Callable[[], bool]]:
