@@ -133,10 +133,10 @@ def painted(
     build = Build.draw(rng)
     grid, centre = _frame(rng, source, build, [maps.values[organ] for organ in organs], size, slices, path)
     if scanner is not None:
-        z, y, x = grid.spacing
+        step, *sides = grid.spacing
         count = scanner.slices(slices)
-        spacing = z * slices / count, y * scanner.pixel, x * scanner.pixel
-        grid = Grid((count, size, size), spacing)
+        height, width = (side * scanner.pixel for side in sides)
+        grid = Grid((count, size, size), (step * slices / count, height, width))
     fine, factor = _refine(grid, source)
     labels = _resample(rng, source, fine, centre)
     masks = {organ: _share(labels == value, factor) for organ, value in maps.values.items() if (labels == value).any()}
