@@ -111,7 +111,7 @@ def _drawn(text: str, sources: Sequence[str], organs: Sequence[str]) -> dict[str
         source = normal_name(name)
         if source not in sources or source in drawn:
             wrong = "stands there twice" if source in drawn else f"is none of {', '.join(sources)}"
-            raise InputError(f"--source-organs: source '{source}' {wrong}; write SOURCE=ORGAN,ORGAN;SOURCE=...")
+            raise InputError(f"--source-organs: source '{source}' {wrong}; write it as a=liver;b=pancreas")
         drawn[source] = [organ for one in named.split(",") if (organ := normal_name(one))]
         if strange := [organ for organ in drawn[source] if organ not in organs]:
             raise InputError(f"--source-organs: '{strange[0]}' is none of {', '.join(organs)}; correct it")

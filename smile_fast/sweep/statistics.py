@@ -7,8 +7,8 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
 
+from smile_fast.evaluation.comparison import paired_difference
 from smile_fast.sweep.cell import CellRecord
 from smile_fast.sweep.pairs import MEAN, Pair, dice_of_pairs, false_alarms
 
@@ -46,7 +46,7 @@ class Test:
 
     Attributes:
         difference: mean Dice of the first less that of the second over those pairs.
-        p: two-sided; 1 where no pair differs.
+        p: two-sided; 1 where no pair differs, or there is one alone.
     """
 
     first: str
@@ -105,9 +105,9 @@ def tests(records: Sequence[CellRecord]) -> list[Test]:
             both = sorted(one.keys() & two.keys())
             for organ in [*dict.fromkeys(pair.organ for _, pair in both), MEAN]:
                 keys = [key for key in both if organ in (MEAN, key[1].organ)]
-                difference = np.array([one[key] - two[key] for key in keys])
-                p = float(wilcoxon(difference).pvalue) if difference.any() else 1.0
-                found.append(Test(first, second, alpha, organ, len(keys), float(difference.mean()), p))
+                compared = paired_difference([one[key] for key in keys], [two[key] for key in keys])
+                p = compared.p if len(keys) > 1 else 1.0
+                found.append(Test(first, second, alpha, organ, len(keys), compared.mean, p))
     return found
 
 
