@@ -9,6 +9,7 @@ from typing import Any
 from smile_fast.cli.run_options import add_shares, add_threads, refuse_shard_and_finish
 from smile_fast.cli.train import add_settings, choose_device, settings_given
 from smile_fast.training.config import parse_time
+from smile_fast.training.presets import PRESETS
 from smile_runtime.errors import InputError
 from smile_runtime.threads import default_threads
 
@@ -31,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="folder of the sweep; later calls add cells to it, and go on"
     )
-    parser.add_argument("--methods", default="baseline,smile,smiler", metavar="NAME,...", help="default: %(default)s")
+    parser.add_argument(
+        "--methods",
+        default="baseline,smile,smiler",
+        metavar="NAME,...",
+        help=f"some of {', '.join(PRESETS)} (default: %(default)s)",
+    )
     parser.add_argument(
         "--alphas",
         type=_numbers,

@@ -49,6 +49,7 @@ _PRESETS = {
     "difference to it.",
     "smiler-plain": "SMILEr as it was published: rounds without anything that stops mistakes from growing.",
     "full": "SMILE trained with all annotations, whatever α is: what could be reached if nothing were missing.",
+    "full-long": "The same, trained for as many steps as SMILEr with its rounds.",
 }
 
 

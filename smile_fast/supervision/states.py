@@ -26,6 +26,8 @@ class Policy(StrEnum):
 
     SMILE = "smile"
     """Annotated organs everywhere, and every organ at a voxel that carries another organ's human label."""
+    NO_EPSILON = "no-epsilon"
+    """Annotated organs, and every organ at its own human label: what others' labels say of it is left out."""
     CHANNEL_DROP = "channel-drop"
     """Annotated organs only."""
     NAIVE = "naive"

@@ -27,14 +27,14 @@ def build_tables(
 
     How a label value is read (organ k has value k + 1):
 
-    | value | positive | known under smile | channel-drop | naive |
-    |---|---|---|---|---|
-    | 0, or the value of a hidden organ | none | annotated, absent k | the same | all |
-    | 1..K, human label of organ o (not hidden) | o | all | annotated, absent k | all |
-    | 0x80 | o, pseudo-label, o missing or hidden | o | annotated, absent k, and o | the same | all |
-    | 0x80 | o, pseudo-label, o annotated or absent | read as 0 | | | |
-    | 0x80, pseudo-background | none | all | the same | all |
-    | 255 (void) and values that name no organ | none | none | none | none |
+    | value | positive | known under smile | no-epsilon | channel-drop | naive |
+    |---|---|---|---|---|---|
+    | 0, or the value of a hidden organ | none | annotated, absent k | the same | the same | all |
+    | 1..K, human label of organ o (not hidden) | o | all | annotated, absent k, and o | annotated, absent k | all |
+    | 0x80 | o, pseudo-label, o missing or hidden | o | annotated, absent k, and o | the same | the same | all |
+    | 0x80 | o, pseudo-label, o annotated or absent | read as 0 | | | | |
+    | 0x80, pseudo-background | none | all | all | all | all |
+    | 255 (void) and values that name no organ | none | none | none | none | none |
 
     Args:
         states: [B][K] declared state of every organ in every image of the batch.
@@ -73,7 +73,7 @@ def _table(states: tuple[State, ...], policy: Policy, pseudo_negative: bool) -> 
     everything = np.ones(organs, dtype=bool)
     declared = np.array([state in (State.ANNOTATED, State.ABSENT) for state in states])
     unlabelled = everything if policy is Policy.NAIVE else declared
-    labelled = declared if policy is Policy.CHANNEL_DROP else everything
+    labelled = declared if policy in (Policy.CHANNEL_DROP, Policy.NO_EPSILON) else everything
 
     known = np.zeros((LABEL_VALUES, organs), dtype=bool)  # void and foreign values stay unknown
     positive = np.zeros((LABEL_VALUES, organs), dtype=bool)
@@ -82,6 +82,8 @@ def _table(states: tuple[State, ...], policy: Policy, pseudo_negative: bool) -> 
         human, pseudo = organ + 1, PSEUDO_BIT | (organ + 1)
         known[human] = unlabelled if state is State.HIDDEN else labelled
         positive[human, organ] = state is not State.HIDDEN
+        if policy is Policy.NO_EPSILON and state is not State.HIDDEN:
+            known[human, organ] = True
         known[pseudo] = unlabelled
         if not declared[organ]:
             known[pseudo, organ] = positive[pseudo, organ] = True

@@ -16,17 +16,11 @@ from smile_fast.data.simulate import simulate_missing
 from smile_fast.data.splits import SplitsFile
 from smile_fast.data.store import Store
 from smile_fast.training.config import TrainConfig
+from smile_fast.training.presets import PRESETS
 from smile_runtime.errors import InputError
 
 CELLS = "cells"
 _HELD_OUT = 0.2  # the paper's random 80/20 splits
-
-METHODS: dict[str, dict[str, Any]] = {
-    "baseline": {"method": "baseline"},
-    "smile": {"method": "smile"},
-    "smiler": {"method": "smiler"},
-}
-"""Name -> settings in which a method differs from the others."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +46,8 @@ def cells_of(methods: Sequence[str], alphas: Sequence[float], folds: int) -> lis
     Raises:
         InputError: a method is not known, an alpha is no share or has more than two digits, or there is no fold.
     """
-    if unknown := [method for method in methods if method not in METHODS]:
-        raise InputError(f"--methods: {unknown[0]!r} is not known; give some of {', '.join(METHODS)}")
+    if unknown := [method for method in methods if method not in PRESETS]:
+        raise InputError(f"--methods: {unknown[0]!r} is not known; give some of {', '.join(PRESETS)}")
     for alpha in alphas:
         if not 0 <= alpha < 1 or round(alpha, 2) != alpha:
             raise InputError(f"--alphas: {alpha} cannot be used; give shares from 0 to 0.99 of two digits at most")
@@ -131,7 +125,7 @@ class Sweep:
 
     def config(self, cell: Cell) -> TrainConfig:
         """Settings of a cell's training."""
-        return TrainConfig.from_options({**self.options, **METHODS[cell.method], "seed": self.seed + cell.fold})
+        return PRESETS[cell.method].config({**self.options, "seed": self.seed + cell.fold})
 
     def split(self, cell: Cell) -> SplitsFile:
         """The cases of a cell: the same for all methods and shares of a fold."""
@@ -140,7 +134,8 @@ class Sweep:
     def declarations(self, cell: Cell) -> Declarations:
         """The store's, with a share hidden in the training cases: the same for all methods of a share and a fold."""
         training = [case for case, part in self.split(cell).folds[0].items() if part == "train"]
-        return simulate_missing(self.store.declarations(), cell.alpha, self.seed + cell.fold, training)
+        alpha = 0.0 if PRESETS[cell.method].all_annotations else cell.alpha
+        return simulate_missing(self.store.declarations(), alpha, self.seed + cell.fold, training)
 
     def plan(self, cell: Cell) -> str:
         """Digest of all that decides a cell's result."""

@@ -12,9 +12,10 @@ import numpy as np
 from smile_fast.records import write_record
 from smile_fast.sweep.cell import RESULT, CellRecord, read_cell
 from smile_fast.sweep.figure3 import draw_figure3
-from smile_fast.sweep.grid import CELLS, METHODS
+from smile_fast.sweep.grid import CELLS
 from smile_fast.sweep.pairs import dice_of_pairs
 from smile_fast.sweep.statistics import Row, summary_rows, tests
+from smile_fast.training.presets import PRESETS
 from smile_runtime.io.files import atomic_path
 
 
@@ -26,7 +27,7 @@ def finished_cells(out: Path) -> list[CellRecord]:
     """
     found = [read_cell(path.parent) for path in (out / CELLS).glob(f"*/*/*/{RESULT}")]
     records = [record for record in found if record is not None]
-    order = {method: number for number, method in enumerate(METHODS)}
+    order = {method: number for number, method in enumerate(PRESETS)}
     return sorted(records, key=lambda record: (order.get(record.cell.method, len(order)), str(record.cell)))
 
 

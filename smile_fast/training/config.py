@@ -69,11 +69,12 @@ class TrainConfig(Settings):
         group="method",
         choices=("baseline", "smile", "smiler"),
     )
-    policy: Literal["smile", "channel-drop", "naive"] = setting(
+    policy: Literal["smile", "no-epsilon", "channel-drop", "naive"] = setting(
         "smile",
-        "which labels the sigmoid heads trust (the baseline has none)",
+        "which labels the sigmoid heads trust (the baseline has none): smile (what is certain), no-epsilon (less what "
+        "other organs' labels say of an organ), channel-drop (annotated organs alone) or naive (missing = background)",
         group="method",
-        choices=("smile", "channel-drop", "naive"),
+        choices=("smile", "no-epsilon", "channel-drop", "naive"),
     )
     rounds: int = setting(
         2, "T, number of relabelling rounds of smiler", "at least 1", lambda rounds: rounds >= 1, group="method"

@@ -10,7 +10,7 @@ from smile_runtime.label_map import MAX_ORGANS, PSEUDO_BIT, VOID
 
 def test_words_of_the_files() -> None:
     assert [state.value for state in State] == ["annotated", "missing", "absent", "hidden"]
-    assert [policy.value for policy in Policy] == ["smile", "channel-drop", "naive"]
+    assert [policy.value for policy in Policy] == ["smile", "no-epsilon", "channel-drop", "naive"]
     assert (VOID, PSEUDO_BIT) == (255, 128)
     assert PSEUDO_BIT | MAX_ORGANS < VOID <= PSEUDO_BIT | (MAX_ORGANS + 1)
 

@@ -37,6 +37,8 @@ def rule(value: int, k: int, states: list[State], policy: Policy, pseudo_negativ
         return policy is Policy.NAIVE or declared or own or pseudo_negative, own
     if state is H:
         return unlabelled
+    if policy is Policy.NO_EPSILON:
+        return declared or own, own
     return policy is not Policy.CHANNEL_DROP or declared, own
 
 
@@ -110,7 +112,7 @@ def test_tables_are_the_callers_own() -> None:
         ([[A], [A, A]], "smile", r"states\[1\] names 2 organs, states\[0\] names 1"),
         ([[A], [None]], "smile", r"states\[1\]\[0\] must be one of annotated, .*, got None"),
         ([[]], "smile", r"states\[0\] must name 1 to 126 organs, got 0"),
-        ([[A]], "marginal", "policy must be one of smile, channel-drop, naive, got 'marginal'"),
+        ([[A]], "marginal", "policy must be one of smile, no-epsilon, channel-drop, naive, got 'marginal'"),
     ],
 )
 def test_wrong_input_is_refused(states: list[list[State]], policy: str, message: str) -> None:
