@@ -107,6 +107,7 @@ LIGHT = {
     "smile_fast.models.config",
     "smile_fast.settings",
     "smile_fast.training.config",
+    "smile_fast.training.presets",
     "smile_fast.training.execution",
     "smile_fast.training.launch",
     "smile_runtime.arguments",
