@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.run_folders:
         written = _runs(arguments)
     else:
-        raise InputError("--sweep: neither it nor a run is given; name a RUN, or the folder of a sweep")
+        raise InputError("--sweep: neither it nor a RUN is given; see smile-fast report --help")
     for path in written:
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
