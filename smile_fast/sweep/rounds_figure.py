@@ -1,4 +1,7 @@
-"""Figure 4 of the paper: what each round adds, on a slice, and how right it is where the truth is hidden."""
+"""Figure 4 of the paper without the predictions: what each round adds, and how right it is where the truth is hidden.
+
+The weights that a round began with are not kept, so what the network predicted then cannot be drawn.
+"""
 
 from pathlib import Path
 
