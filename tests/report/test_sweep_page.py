@@ -96,7 +96,7 @@ def test_what_is_no_sweep_is_one_sentence(tmp_path, text, message):
 
 def test_options_that_do_not_go_together_are_refused(tmp_path, capsys):
     assert main(["report"]) == 2
-    assert "name a RUN, or the folder of a sweep" in capsys.readouterr().err
+    assert "--sweep: neither it nor a RUN is given" in capsys.readouterr().err
     assert main(["report", "run", "--sweep", str(tmp_path)]) == 2
     assert "--sweep: is a page of its own" in capsys.readouterr().err
     assert main(["report", "--sweep", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 2
