@@ -54,7 +54,7 @@ def _work(run: "Run", arguments: argparse.Namespace) -> None:
         with locked(run.path):
             _undo(run, arguments)
         return
-    if run.config.method == "baseline":
+    if run.config.head == "softmax":
         raise InputError(f"{run.path}: its softmax has no organ-wise scores; name a run of smile or smiler")
     if (arguments.shard or arguments.finish) and arguments.round is None:
         raise InputError("--round: is not given, and shares of a round must be of the same one; give its number")

@@ -16,7 +16,7 @@ from smile_fast.training.launch import Launch
 from smile_runtime.errors import InputError
 
 _RECORDED = (TrainConfig, ModelConfig)  # what a run is; --resume goes on under them
-HELP = "train the baseline, SMILE or SMILEr on a prepared store"
+HELP = "train SMILE, SMILEr or a method to compare them with on a prepared store"
 
 _GROUPS = ("method", "network", "schedule", "data", "execution")  # of the settings, in the order of the help
 

@@ -63,15 +63,16 @@ class TrainConfig(Settings):
 
     model: ModelConfig = field(default_factory=ModelConfig)
 
-    method: Literal["baseline", "smile", "smiler"] = setting(
+    method: Literal["baseline", "marginal", "smile", "smiler"] = setting(
         "smile",
-        "baseline (softmax, missing = background), smile, or smiler (smile and relabelling rounds)",
+        "baseline (softmax, missing = background), marginal (softmax, what is not labelled is background or a missing "
+        "organ), smile (sigmoids, certain labels alone), or smiler (smile and relabelling rounds)",
         group="method",
-        choices=("baseline", "smile", "smiler"),
+        choices=("baseline", "marginal", "smile", "smiler"),
     )
     policy: Literal["smile", "no-epsilon", "channel-drop", "naive"] = setting(
         "smile",
-        "which labels the sigmoid heads trust (the baseline has none): smile (what is certain), no-epsilon (less what "
+        "which labels the sigmoid heads trust (a softmax has none): smile (what is certain), no-epsilon (less what "
         "other organs' labels say of an organ), channel-drop (annotated organs alone) or naive (missing = background)",
         group="method",
         choices=("smile", "no-epsilon", "channel-drop", "naive"),
@@ -210,8 +211,8 @@ class TrainConfig(Settings):
     def __post_init__(self) -> None:
         """Refuse a value that cannot be used, alone or beside the others."""
         super().__post_init__()
-        if self.method == "baseline" and self.policy != "smile":
-            raise InputError(f"--policy: {self.policy!r} cannot be used, the baseline has none; leave it out")
+        if self.head == "softmax" and self.policy != "smile":
+            raise InputError(f"--policy: {self.policy!r} cannot be used, the {self.method} has none; leave it out")
         if self.fold and self.fold >= self.folds:
             raise unusable("fold", self.fold, "0, or a number less than --folds")
         if self.model.organs and self.model.head != self.head:
@@ -220,7 +221,7 @@ class TrainConfig(Settings):
     @property
     def head(self) -> Literal["sigmoid", "softmax"]:
         """The head of the method's network."""
-        return "softmax" if self.method == "baseline" else "sigmoid"
+        return "softmax" if self.method in ("baseline", "marginal") else "sigmoid"
 
     def of_cohort(self, organs: tuple[str, ...], spacings: Sequence[Sequence[float]]) -> "TrainConfig":
         """The settings of a run: the network gets the method's head, and organs and pixel size of its cohort.

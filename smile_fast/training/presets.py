@@ -35,6 +35,7 @@ class Preset:
 
 PRESETS = {
     "baseline": Preset({"method": "baseline"}),
+    "marginal": Preset({"method": "marginal"}),
     "naive": Preset({"method": "smile", "policy": "naive"}),
     "channel-drop": Preset({"method": "smile", "policy": "channel-drop"}),
     "no-epsilon": Preset({"method": "smile", "policy": "no-epsilon"}),
