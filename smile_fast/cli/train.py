@@ -18,14 +18,8 @@ from smile_runtime.errors import InputError
 _RECORDED = (TrainConfig, Brakes, ModelConfig)  # what a run is; --resume goes on under them
 HELP = "train the baseline, SMILE or SMILEr on a prepared store"
 
-_GROUPS = (
-    "method",
-    "curriculum",
-    "network",
-    "schedule",
-    "data",
-    "execution",
-)  # of the settings, in the order of the help
+# Of the settings, in the order of the help.
+_GROUPS = ("method", "curriculum", "network", "schedule", "data", "execution")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

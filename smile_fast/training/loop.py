@@ -24,7 +24,7 @@ from smile_fast.training.optimization import optimizer_tensors, restore_optimize
 from smile_fast.training.ranks import ALONE, Ranks
 from smile_fast.training.read_ahead import read_ahead
 from smile_fast.training.relabel import relabel_share
-from smile_fast.training.rounds import existing_rounds, open_round
+from smile_fast.training.rounds import Round, existing_rounds, open_round
 from smile_fast.training.run import Run, load_model_state
 from smile_fast.training.schedule import Course, Position, learning_rate, step_seed
 from smile_fast.training.step import Learner

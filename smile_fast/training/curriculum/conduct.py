@@ -28,7 +28,8 @@ def round_of(
         view: its training cases, human labels only.
         rounds: folder of its rounds, with the one before.
         number: t.
-        gamma: share of the candidates; None for that of the curriculum. scope: likewise, "" for the run's.
+        gamma: share of the candidates; None for that of the curriculum.
+        scope: what the share is selected from; "" for the run's.
     """
     gamma, scope = config.gamma(number) if gamma is None else gamma, scope or config.scope
     brakes, organs = config.brakes, view.organs

@@ -19,7 +19,8 @@ def mean_candidates(cases: Candidates, voxel_ml: Mapping[str, float]) -> dict[st
     """Mean volume of an organ's candidates over the cases in which it is missing, ml.
 
     Args:
-        cases: of a round. voxel_ml: case -> volume of a voxel, ml.
+        cases: of a round.
+        voxel_ml: case -> volume of a voxel, ml.
     """
     volumes: dict[str, list[float]] = {}
     for case, organs in sorted(cases.items()):
@@ -68,7 +69,9 @@ def growth_warnings(
 
     Args:
         rounds: number -> what the round found, e.g. `StoredRound.cases`.
-        voxel_ml: see `runaway_organs`. ranges: likewise. growth: likewise.
+        voxel_ml: see `runaway_organs`.
+        ranges: likewise.
+        growth: likewise.
     """
     numbers, sentences = sorted(rounds), []
     for last in range(1, len(numbers) + 1):

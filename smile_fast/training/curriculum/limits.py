@@ -43,7 +43,8 @@ def limited(
     """Return the candidates [D, H, W] bool that the limits leave: component first, then slices, then volume.
 
     Args:
-        candidates: bool. scores: float32 or float64, positive where there is a candidate.
+        candidates: bool.
+        scores: float32 or float64, positive where there is a candidate.
         positions: where the slices lie in their volume, ascending: some may have been left out.
         limits: of the organ.
     """

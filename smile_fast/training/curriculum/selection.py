@@ -31,8 +31,12 @@ def braked_pseudo_labels(
     pseudo-background: those whose largest logit of a missing organ is lowest.
 
     Args:
-        logits: low resolution. labels: uint8, on the same device. organs: those that are missing.
-        gamma: share of the candidates. stride: pixels of a low pixel. scope: "volume" or "slice".
+        logits: low resolution.
+        labels: uint8, on the same device.
+        organs: those that are missing.
+        gamma: share of the candidates.
+        stride: pixels of a low pixel.
+        scope: "volume" or "slice".
         limits: of each missing organ; None for one that gets no pseudo-labels.
         positions: where the slices lie in the volume.
         negatives: share of the negatives.
