@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from smile_fast.models.config import ModelConfig
 from smile_fast.settings import Settings, declared, documented, setting, unusable
+from smile_fast.training.curriculum.settings import Brakes
 from smile_runtime.errors import InputError
 from smile_runtime.volume.pixel_size import PIXEL_SIZES, cohort_pixel_size, range_text, reachable_pixel_sizes
 
@@ -62,6 +63,7 @@ class TrainConfig(Settings):
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    brakes: Brakes = field(default_factory=Brakes)
 
     method: Literal["baseline", "marginal", "smile", "smiler"] = setting(
         "smile",
@@ -272,6 +274,8 @@ class TrainConfig(Settings):
         """The inverse of `to_json`; see `Settings.from_json`."""
         if isinstance(record, dict) and "model" in record:
             record = {**record, "model": ModelConfig.from_json(record["model"])}
+        if isinstance(record, dict):  # a run from before there were brakes has none
+            record = {**record, "brakes": Brakes.from_json(record["brakes"]) if "brakes" in record else Brakes()}
         return super().from_json(record)
 
     @classmethod
@@ -281,4 +285,5 @@ class TrainConfig(Settings):
             name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
         }
         model: dict[str, Any] = {name: values.pop(name) for name in declared(ModelConfig) if name in values}
-        return cls(model=ModelConfig(**model), **values)
+        brakes: dict[str, Any] = {name: values.pop(name) for name in declared(Brakes) if name in values}
+        return cls(model=ModelConfig(**model), brakes=Brakes(**brakes), **values)
