@@ -54,7 +54,7 @@ def _work(run: "Run", arguments: argparse.Namespace) -> None:
         with locked(run.path):
             _undo(run, arguments)
         return
-    if run.config.method == "baseline":
+    if run.config.head == "softmax":
         raise InputError(f"{run.path}: its softmax has no organ-wise scores; name a run of smile or smiler")
     if (arguments.shard or arguments.finish) and arguments.round is None:
         raise InputError("--round: is not given, and shares of a round must be of the same one; give its number")
@@ -107,16 +107,19 @@ def _relabel(run: "Run", arguments: argparse.Namespace) -> None:
 
 
 def _finish(run: "Run", arguments: argparse.Namespace) -> None:
+    from smile_fast.training.curriculum.conduct import judge_of
     from smile_fast.training.relabel import weights_digest
     from smile_fast.training.unfinished_round import finish_round
 
-    weights = weights_digest(run.load_model())
-    _print(run, finish_round(run.rounds_path, _round(run, arguments), run.cases("train"), weights))
+    weights, this, view = weights_digest(run.load_model()), _round(run, arguments), run.view("train")
+    judge = judge_of(view, run.rounds_path, this)
+    _print(run, finish_round(run.rounds_path, this, view.cases, weights, judge))
 
 
 def _round(run: "Run", arguments: argparse.Namespace) -> "Round":
     """The round that the options name; what they leave out is the next number, and the run's own curriculum."""
-    from smile_fast.training.rounds import Round, existing_rounds
+    from smile_fast.training.curriculum.conduct import round_of
+    from smile_fast.training.rounds import existing_rounds
     from smile_fast.training.unfinished_round import begun_round
 
     following = max(existing_rounds(run.rounds_path), default=0) + 1
@@ -130,7 +133,8 @@ def _round(run: "Run", arguments: argparse.Namespace) -> "Round":
     gamma = run.config.gamma(number) if gamma is None else gamma
     if not 0 <= gamma <= 1:
         raise InputError(f"--gamma: {gamma} is not a share; give a number in 0..1")
-    return Round(number, gamma, arguments.scope or (begun.scope if begun else run.config.scope))
+    scope = arguments.scope or (begun.scope if begun else run.config.scope)
+    return round_of(run.config, run.view("train"), run.rounds_path, number, gamma, scope)
 
 
 def _print(run: "Run", written: "StoredRound") -> None:

@@ -11,14 +11,16 @@ from smile_fast.cli.run_options import add_threads, warn_of_unfinished
 from smile_fast.models.config import ModelConfig
 from smile_fast.settings import Setting, declared, default_of, option_of
 from smile_fast.training.config import TrainConfig
+from smile_fast.training.curriculum.settings import Brakes
 from smile_fast.training.execution import Execution
 from smile_fast.training.launch import Launch
 from smile_runtime.errors import InputError
 
-_RECORDED = (TrainConfig, ModelConfig)  # what a run is; --resume goes on under them
-HELP = "train the baseline, SMILE or SMILEr on a prepared store"
+_RECORDED = (TrainConfig, Brakes, ModelConfig)  # what a run is; --resume goes on under them
+HELP = "train SMILE, SMILEr or a method to compare them with on a prepared store"
 
-_GROUPS = ("method", "network", "schedule", "data", "execution")  # of the settings, in the order of the help
+# Of the settings, in the order of the help.
+_GROUPS = ("method", "curriculum", "network", "schedule", "data", "execution")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

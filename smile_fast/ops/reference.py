@@ -261,7 +261,7 @@ def pseudo_labels_upsampled(
     shares = torch.full((len(segments) - 1,), gamma, dtype=torch.float64, device=labels.device)
     best = torch.full(labels.shape, -torch.inf, dtype=compute_dtype(logits.dtype), device=labels.device)
     for number, organ in enumerate(organs):
-        scores = _scores(logits[:, organ], labels.shape, stride)
+        scores = scores_by_stride(logits[:, organ], labels.shape, stride)
         candidates = free & (scores > 0)
         selected = select(scores.flatten(), candidates.flatten(), shares, segments).view(labels.shape)
         wins = selected & (scores > best)  # at equal scores the lower organ keeps the voxel
@@ -273,7 +273,7 @@ def pseudo_labels_upsampled(
     return overlay, counts
 
 
-def _scores(low: Tensor, shape: torch.Size, stride: int) -> Tensor:
+def scores_by_stride(low: Tensor, shape: torch.Size, stride: int) -> Tensor:
     """Upsample [D, h, w] to `shape` [D, H, W], each score rounded once: float32, or float64 for float64 logits."""
     scores = torch.empty(shape, dtype=compute_dtype(low.dtype), device=low.device)
     unit = 1.0 / (2 * stride) ** 2

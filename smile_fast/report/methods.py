@@ -13,11 +13,6 @@ _METHODS = {
         "One softmax in which background stands for “background or an organ that was not drawn here”, so a missing "
         "annotation teaches nothing wrong.",
     ),
-    "fill": (
-        "fill",
-        "Missing annotations are filled in once by another network's predictions; after that it is an ordinary "
-        "training.",
-    ),
     "smile": (
         "SMILE",
         "A yes-or-no decision for each organ, learned only where its label is certain: where it was drawn, and where "
@@ -48,6 +43,8 @@ _PRESETS = {
     "smile-long": "SMILE, trained for as many steps as SMILEr with its rounds: what the rounds alone bring is the "
     "difference to it.",
     "smiler-plain": "SMILEr as it was published: rounds without anything that stops mistakes from growing.",
+    "fill": "SMILE, and then one round in which all its findings at once become labels of the organs that nobody drew, "
+    "and everything else their background.",
     "full": "SMILE trained with all annotations, whatever α is: what could be reached if nothing were missing.",
     "full-long": "The same, trained for as many steps as SMILEr with its rounds.",
 }

@@ -23,7 +23,7 @@ from smile_runtime.errors import InputError
 
 RESULT, PLAN = "cell.json", "plan.json"
 _SCHEMA: Literal[1] = 1
-_ROUNDS_ONLY = ("method", "rounds", "gamma_max", "scope", "round_share", "pseudo_negative")
+_ROUNDS_ONLY = ("method", "rounds", "gamma_max", "scope", "round_share", "pseudo_negative", "brakes")
 
 
 @dataclass(frozen=True)

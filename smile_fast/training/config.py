@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from smile_fast.models.config import ModelConfig
 from smile_fast.settings import Settings, declared, documented, setting, unusable
+from smile_fast.training.curriculum.settings import Brakes
 from smile_runtime.errors import InputError
 from smile_runtime.volume.pixel_size import PIXEL_SIZES, cohort_pixel_size, range_text, reachable_pixel_sizes
 
@@ -62,16 +63,18 @@ class TrainConfig(Settings):
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    brakes: Brakes = field(default_factory=Brakes)
 
-    method: Literal["baseline", "smile", "smiler"] = setting(
+    method: Literal["baseline", "marginal", "smile", "smiler"] = setting(
         "smile",
-        "baseline (softmax, missing = background), smile, or smiler (smile and relabelling rounds)",
+        "baseline (softmax, missing = background), marginal (softmax, what is not labelled is background or a missing "
+        "organ), smile (sigmoids, certain labels alone), or smiler (smile and relabelling rounds)",
         group="method",
-        choices=("baseline", "smile", "smiler"),
+        choices=("baseline", "marginal", "smile", "smiler"),
     )
     policy: Literal["smile", "no-epsilon", "channel-drop", "naive"] = setting(
         "smile",
-        "which labels the sigmoid heads trust (the baseline has none): smile (what is certain), no-epsilon (less what "
+        "which labels the sigmoid heads trust (a softmax has none): smile (what is certain), no-epsilon (less what "
         "other organs' labels say of an organ), channel-drop (annotated organs alone) or naive (missing = background)",
         group="method",
         choices=("smile", "no-epsilon", "channel-drop", "naive"),
@@ -210,8 +213,8 @@ class TrainConfig(Settings):
     def __post_init__(self) -> None:
         """Refuse a value that cannot be used, alone or beside the others."""
         super().__post_init__()
-        if self.method == "baseline" and self.policy != "smile":
-            raise InputError(f"--policy: {self.policy!r} cannot be used, the baseline has none; leave it out")
+        if self.head == "softmax" and self.policy != "smile":
+            raise InputError(f"--policy: {self.policy!r} cannot be used, the {self.method} has none; leave it out")
         if self.fold and self.fold >= self.folds:
             raise unusable("fold", self.fold, "0, or a number less than --folds")
         if self.model.organs and self.model.head != self.head:
@@ -220,7 +223,7 @@ class TrainConfig(Settings):
     @property
     def head(self) -> Literal["sigmoid", "softmax"]:
         """The head of the method's network."""
-        return "softmax" if self.method == "baseline" else "sigmoid"
+        return "softmax" if self.method in ("baseline", "marginal") else "sigmoid"
 
     def of_cohort(self, organs: tuple[str, ...], spacings: Sequence[Sequence[float]]) -> "TrainConfig":
         """The settings of a run: the network gets the method's head, and organs and pixel size of its cohort.
@@ -271,6 +274,8 @@ class TrainConfig(Settings):
         """The inverse of `to_json`; see `Settings.from_json`."""
         if isinstance(record, dict) and "model" in record:
             record = {**record, "model": ModelConfig.from_json(record["model"])}
+        if isinstance(record, dict):  # a run from before there were brakes has none
+            record = {**record, "brakes": Brakes.from_json(record["brakes"]) if "brakes" in record else Brakes()}
         return super().from_json(record)
 
     @classmethod
@@ -280,4 +285,5 @@ class TrainConfig(Settings):
             name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
         }
         model: dict[str, Any] = {name: values.pop(name) for name in declared(ModelConfig) if name in values}
-        return cls(model=ModelConfig(**model), **values)
+        brakes: dict[str, Any] = {name: values.pop(name) for name in declared(Brakes) if name in values}
+        return cls(model=ModelConfig(**model), brakes=Brakes(**brakes), **values)

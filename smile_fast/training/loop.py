@@ -13,6 +13,7 @@ from smile_fast.data.same_scans import leak_warning
 from smile_fast.models import Segmenter
 from smile_fast.training.batches import BatchSource
 from smile_fast.training.checkpoint import Checkpoint
+from smile_fast.training.curriculum.conduct import judge_of, round_of, warnings_of_round
 from smile_fast.training.execution import DEFAULT_EXECUTION, Execution
 from smile_fast.training.interrupt import Interrupted, Stop, stop_signals
 from smile_fast.training.learnable import check_learnable
@@ -152,11 +153,13 @@ class Trainer:
                 "so are the weights that its pseudo-labels belong to; restore the folder from a copy, or train again"
             )
         if self.position.step == 0:
-            this = Round(number, self.config.gamma(number), self.config.scope)
+            this = round_of(self.config, human_view, rounds, number)
             self._relabel(human_view, this)
             totals = open_round(rounds, number).totals()
             kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in totals.items()) or "none"
             print(f"round {number} (gamma {this.gamma:.3g}), pseudo-label voxels kept: {kept}", file=sys.stderr)
+            for sentence in warnings_of_round(human_view, rounds, number, self.config.brakes.growth):
+                print(f"warning: {sentence}", file=sys.stderr)
         return self.run.view("train", number)
 
     def _relabel(self, human_view: TrainingView, this: Round) -> None:
@@ -168,7 +171,7 @@ class Trainer:
         relabel_share(model, human_view, rounds, this, lambda: ranks.check(self.stop), ranks.share)
         ranks.wait()
         if ranks.first:
-            finish_round(rounds, this, human_view.cases)
+            finish_round(rounds, this, human_view.cases, judge=judge_of(human_view, rounds, this))
         ranks.wait()
 
     def train_round(self, view: TrainingView) -> None:

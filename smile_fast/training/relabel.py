@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from smile_fast.models import Segmenter
 from smile_fast.pipeline import in_order, worker_thread
 from smile_fast.supervision import State
+from smile_fast.training.curriculum.conduct import judge_of, limits_of
+from smile_fast.training.curriculum.selection import braked_pseudo_labels
 from smile_fast.training.inference import predict_logits
 from smile_fast.training.pseudo_labels import PseudoLabeller
 from smile_fast.training.rounds import COUNTED, OrganCounts, Round, StoredRound
@@ -86,7 +88,7 @@ def relabel(
     """
     with write_round(rounds, this, view.organs, weights_digest(model)) as unfinished:
         _add_cases(unfinished, model, view, view.cases, this, check)
-        return unfinished.finish(view.cases)
+        return unfinished.finish(view.cases, judge_of(view, rounds, this))
 
 
 def relabel_share(
@@ -186,8 +188,21 @@ def _selection(
     logits = predict_logits(model, case.image, box=box, spacing=spacing)  # [n, K, h, w]
     labels = torch.from_numpy(box.crop(case.human)[list(box.slices)])  # [n, H', W']
     stride = model.config.scan_stride(spacing)
-    overlay, numbers = labeller(logits, labels, case.organs, this.gamma, stride, this.scope)
-    return _Selection(case.organs, box, shape, overlay, numbers)
+    if this.braking is None:
+        overlay, numbers = labeller(logits, labels, case.organs, this.gamma, stride, this.scope)
+        return _Selection(case.organs, box, shape, overlay, numbers)
+    overlay, numbers = braked_pseudo_labels(
+        logits,
+        labels.to(logits.device),
+        case.organs,
+        this.gamma,
+        stride,
+        this.scope,
+        limits=[limits_of(this.braking, view, case.name, organ) for organ in case.organs],
+        positions=np.array(list(box.slices)),
+        negatives=this.braking.negatives,
+    )
+    return _Selection(case.organs, box, shape, overlay.cpu(), numbers.cpu())
 
 
 def _whole(selection: _Selection | None, organs: tuple[str, ...]) -> tuple[NDArray[np.uint8] | None, OrganCounts]:

@@ -12,6 +12,7 @@ from smile_fast import __version__
 from smile_fast.data.case_info import Digest, SliceCounts
 from smile_fast.records import read_record
 from smile_fast.text_table import listed
+from smile_fast.training.curriculum.braking import Braking
 from smile_fast.training.rounds import UNFINISHED, OrganCounts, Round, check_counted
 from smile_runtime.errors import InputError
 
@@ -28,6 +29,7 @@ class Plan:
         organs: K names.
         weights: digest of the network's weights.
         version: of the program.
+        braking: see `Round`.
     """
 
     number: int
@@ -37,11 +39,12 @@ class Plan:
     weights: str
     version: str
     schema: Literal[1] = SCHEMA
+    braking: Braking | None = None
 
     @property
     def round(self) -> Round:
         """What the round says of itself."""
-        return Round(self.number, self.gamma, self.scope)
+        return Round(self.number, self.gamma, self.scope, self.braking)
 
     @cached_property
     def digest(self) -> str:
@@ -65,7 +68,7 @@ class DoneCase:
 
 def plan_of(this: Round, organs: Sequence[str], weights: str) -> Plan:
     """The plan of this version of the program."""
-    return Plan(this.number, this.gamma, this.scope, tuple(organs), weights, __version__)
+    return Plan(this.number, this.gamma, this.scope, tuple(organs), weights, __version__, braking=this.braking)
 
 
 def read_plan(folder: Path) -> Plan:
@@ -92,6 +95,8 @@ def lock_of(number: int) -> str:
 
 def other_round(path: Path, found: Round, this: Round) -> InputError:
     """What to say of a round that has another gamma or scope than the one that is asked for."""
+    if (found.gamma, found.scope) == (this.gamma, this.scope):
+        return InputError(f"{path}: has other brakes than those that are asked for; finish it with its own, or undo it")
     return InputError(
         f"{path}: has gamma {found.gamma:g} and scope {found.scope}, not {this.gamma:g} and {this.scope}; finish it "
         "with its own, or undo it"

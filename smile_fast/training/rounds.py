@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from smile_fast.data.arrays import array_name, read_slices
 from smile_fast.data.case_info import Digest, SliceCounts, counts_fit, spread_counts
 from smile_fast.records import read_record, write_sealed
+from smile_fast.training.curriculum.braking import Braking
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason
 
@@ -43,11 +44,13 @@ class Round:
 
     Attributes:
         number: t, counted from 1. gamma: share of the candidates. scope: "volume" or "slice".
+        braking: what the brakes say; None without any.
     """
 
     number: int
     gamma: float
     scope: str
+    braking: Braking | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class StoredRound:
         slices: case -> pseudo-labels in each slice; the same cases.
         digests: case -> digest of its overlay; the same cases.
         weights: digest of the weights that it was computed with, see `weights_digest`.
+        stopped: organs whose pseudo-labels were dropped, since their candidates ran away, in this round or before.
     """
 
     folder: Path
@@ -69,6 +73,7 @@ class StoredRound:
     slices: dict[str, SliceCounts]
     digests: dict[str, str]
     weights: str
+    stopped: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -122,7 +127,9 @@ class StoredRound:
     def write(self) -> None:
         """Write the round's description into its folder, a line a case."""
         this = self.round
-        head = {"schema": SCHEMA, "round": this.number, "gamma": this.gamma, "scope": this.scope}
+        head: dict[str, Any] = {"schema": SCHEMA, "round": this.number, "gamma": this.gamma, "scope": this.scope}
+        if this.braking is not None:
+            head |= {"braking": msgspec.to_builtins(this.braking), "stopped": list(self.stopped)}
         slices: Mapping[str, Any] = msgspec.to_builtins(self.slices)
         parts: dict[str, Mapping[str, Any]] = {"cases": self.cases, "slices": slices, "digests": self.digests}
         text = json.dumps({**head, "weights": self.weights})[:-1]
@@ -142,6 +149,8 @@ class _RoundRecord:
     cases: dict[str, OrganCounts]
     slices: dict[str, SliceCounts]
     digests: dict[str, Digest]
+    braking: Braking | None = None
+    stopped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.cases.keys() == self.slices.keys() == self.digests.keys():
@@ -171,8 +180,8 @@ def open_round(rounds: Path, number: int) -> StoredRound:
     record = read_record(path, _RoundRecord, SCHEMA, _REMEDY)
     if record.round != number:
         raise InputError(f"{path}: says that it is round {record.round}; {_REMEDY}")
-    this = Round(record.round, record.gamma, record.scope)
-    return StoredRound(folder, this, record.cases, record.slices, record.digests, record.weights)
+    this = Round(record.round, record.gamma, record.scope, record.braking)
+    return StoredRound(folder, this, record.cases, record.slices, record.digests, record.weights, record.stopped)
 
 
 def existing_rounds(rounds: Path) -> list[int]:

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.data.arrays import array_name, verify_array, write_array
+from smile_fast.data.arrays import array_name, read_slices, verify_array, write_array
 from smile_fast.data.case_info import SliceCounts, gather_counts
 from smile_fast.data.folder_lock import locked, shared
 from smile_fast.records import read_record, write_record
@@ -50,12 +50,17 @@ from smile_fast.training.rounds import (
 )
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import flush, reason
-from smile_runtime.label_map import ORGAN_BITS
+from smile_runtime.label_map import ORGAN_BITS, PSEUDO_BIT
 from smile_runtime.volume.histograms import slice_histograms
 
 PATIENCE = 10.0  # seconds that somebody else may take to begin a round anew; it takes a moment
 _PAUSE = 0.05
 _REMEDY = "relabel again"
+Judge = Callable[[dict[str, OrganCounts]], tuple[str, ...]]
+
+
+def _nobody(found: dict[str, OrganCounts]) -> tuple[str, ...]:
+    return ()
 
 
 class UnfinishedRound:
@@ -146,11 +151,12 @@ class UnfinishedRound:
             write_record(self._record_path(case), msgspec.to_builtins(done))
             self._written.add(case)
 
-    def finish(self, cases: Sequence[str]) -> StoredRound:
+    def finish(self, cases: Sequence[str], judge: Judge = _nobody) -> StoredRound:
         """Make the round appear, in place of an older one of the same number.
 
         Args:
             cases: those of the round.
+            judge: which organs get no pseudo-labels, by what all cases found.
 
         Raises:
             InputError: one is not done, or the round cannot be written.
@@ -159,6 +165,8 @@ class UnfinishedRound:
         done = {case: record for case, record in found.items() if record is not None}
         if missing := [case for case in cases if case not in done]:
             raise missing_cases(self._target, missing, cases)
+        stopped = judge({case: record.organs for case, record in done.items() if record.overlay is not None})
+        done = {case: self._without(case, record, stopped) for case, record in done.items()}
         made = self._folder / ROUND
         digests = {case: record.overlay for case, record in done.items() if record.overlay is not None}
         stored = StoredRound(
@@ -168,6 +176,7 @@ class UnfinishedRound:
             {case: done[case].slices for case in digests},
             digests,
             self._plan.weights,
+            stopped,
         )
         with _writing(self._target):
             named = {made / array_name(case, digest) for case, digest in digests.items()}
@@ -177,6 +186,22 @@ class UnfinishedRound:
             stored.write()
             self._replace(made)
         return replace(stored, folder=self._target)
+
+    def _without(self, case: str, record: DoneCase, stopped: Sequence[str]) -> DoneCase:
+        """Drop the pseudo-labels of some organs from a case that is done; its candidates stay in the record."""
+        gone = [organ for organ in stopped if record.organs.get(organ, {}).get("selected")]
+        if record.overlay is None or not gone:
+            return record
+        values = [PSEUDO_BIT | (self._plan.organs.index(organ) + 1) for organ in gone]
+        path = self._folder / ROUND / array_name(case, record.overlay)
+        overlay = read_slices(path, record.overlay, slice(None)).copy()
+        overlay[np.isin(overlay, values)] = 0
+        counts = {
+            organ: {**numbers, "selected": 0, "kept": 0} if organ in gone else numbers
+            for organ, numbers in record.organs.items()
+        }
+        self.add(case, overlay, counts)
+        return read_record(self._record_path(case), DoneCase, SCHEMA, _REMEDY)
 
     def _replace(self, made: Path) -> None:
         old = self._rounds / f".{self._plan.number}.{DROPPED}"
@@ -285,7 +310,9 @@ def _got(stack: ExitStack, lock: AbstractContextManager[bool]) -> bool:
     return True
 
 
-def finish_round(rounds: Path, this: Round, cases: Sequence[str], weights: str | None = None) -> StoredRound:
+def finish_round(
+    rounds: Path, this: Round, cases: Sequence[str], weights: str | None = None, judge: Judge = _nobody
+) -> StoredRound:
     """Make a round appear that others have written, part by part; if somebody has done so already, open it.
 
     Args:
@@ -293,6 +320,7 @@ def finish_round(rounds: Path, this: Round, cases: Sequence[str], weights: str |
         this: number, gamma and scope of the round.
         cases: all of its cases, whether an organ is missing in them or not.
         weights: digest of those that it has to be of, if they may have changed since.
+        judge: see `UnfinishedRound.finish`.
 
     Raises:
         InputError: cases are missing, what is unfinished is another round or one of other weights, the round cannot be
@@ -315,7 +343,7 @@ def finish_round(rounds: Path, this: Round, cases: Sequence[str], weights: str |
                 f"{folder}: was begun with other weights than those of the run now; run 'smile-fast relabel' again for "
                 "all its shards, or undo it"
             )
-        return UnfinishedRound(rounds, plan).finish(cases)
+        return UnfinishedRound(rounds, plan).finish(cases, judge)
 
 
 def begun_round(rounds: Path, number: int) -> Round | None:

@@ -27,6 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "naive": {"policy": "naive"},
     "channel-drop": {"policy": "channel-drop"},
     "baseline": {"method": "baseline"},
+    "marginal": {"method": "marginal"},
     "frozen": {"batch_norm": "frozen"},
     "clipped": {"clip_norm": 0.01},
 }

@@ -156,9 +156,10 @@ def test_a_fold_needs_more_folds():
         TrainConfig(fold=3, folds=3)
 
 
-def test_the_baseline_has_no_policy():
-    with pytest.raises(InputError, match=r"^--policy: 'naive' cannot be used, the baseline has none; leave it out$"):
-        TrainConfig(method="baseline", policy="naive")
+@pytest.mark.parametrize("method", ["baseline", "marginal"])
+def test_a_softmax_has_no_policy(method):
+    with pytest.raises(InputError, match=f"^--policy: 'naive' cannot be used, the {method} has none; leave it out$"):
+        TrainConfig(method=method, policy="naive")
 
 
 def test_settings_survive_json():
@@ -173,12 +174,13 @@ def test_options_name_the_settings_of_the_network_too():
     assert config == TrainConfig(ModelConfig(width=8, rates=(1, 2), window=(-1.0, 1.0)), lr=0.5)
 
 
-@pytest.mark.parametrize("method", ["baseline", "smile", "smiler"])
+@pytest.mark.parametrize("method", ["baseline", "marginal", "smile", "smiler"])
 def test_a_store_completes_the_network(method):
     config = TrainConfig(ModelConfig(width=16), method=method).of_cohort(("liver",), [(3.0, 0.8, 0.8)])
-    head = "softmax" if method == "baseline" else "sigmoid"
+    softmax = method in ("baseline", "marginal")
+    head = "softmax" if softmax else "sigmoid"
     assert config.model == ModelConfig(("liver",), width=16, head=head, pixel_mm=0.8)
-    other = "sigmoid" if method == "baseline" else "softmax"
+    other = "sigmoid" if softmax else "softmax"
     with pytest.raises(
         InputError, match=f"--method: '{method}' cannot be used; give one whose network ends in a {other}"
     ):

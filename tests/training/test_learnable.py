@@ -43,7 +43,7 @@ def test_what_can_be_learned_is_not_spoken_of(tmp_path):
     assert said(tmp_path, [A, M], [H, A]) == []
 
 
-@pytest.mark.parametrize("method", ["baseline", "smile", "smiler"])
+@pytest.mark.parametrize("method", ["baseline", "marginal", "smile", "smiler"])
 @pytest.mark.parametrize(
     ("liver", "pancreas", "without"),
     [([M, M], [M, M], (1, 2)), ([H, H], [H, H], ()), ([M, H], [X, M], (1, 2)), ([A, A], [A, A], (1, 2))],
@@ -54,7 +54,7 @@ def test_nothing_annotated_is_refused(tmp_path, method, liver, pancreas, without
         said(tmp_path, liver, pancreas, without, method=method)
 
 
-@pytest.mark.parametrize("method", ["baseline", "smile", "smiler"])
+@pytest.mark.parametrize("method", ["baseline", "marginal", "smile", "smiler"])
 @pytest.mark.parametrize(
     ("pancreas", "without"),
     [([H, H], ()), ([M, M], (2,)), ([X, X], (2,)), ([A, A], (2,))],
@@ -70,6 +70,8 @@ def test_a_partial_drawing_is_something_to_learn_from(tmp_path):
     assert warning.startswith(f"pancreas {IN_PART}")
     assert said(tmp_path / "n", [A, A], [M, M], policy="naive") == []  # all the rest is its background
     assert said(tmp_path / "p", [A, A], [M, M], method="baseline") == []
+    (warning,) = said(tmp_path / "m", [A, A], [M, M], method="marginal")  # background and it are not told apart
+    assert warning.startswith(f"pancreas {IN_PART}")
     (warning,) = said(tmp_path / "b", [A, A], [M, M], policy="channel-drop")  # this policy looks at annotated ones only
     assert warning.startswith(UNSEEN)
     with pytest.raises(InputError, match="nothing is annotated"):

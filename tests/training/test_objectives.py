@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from smile_fast.supervision import Policy, State, build_tables
-from smile_fast.training.objectives import MaskedHeads, MissingIsBackground
+from smile_fast.training.objectives import MarginalSoftmax, MaskedHeads, MissingIsBackground
 from smile_runtime.label_map import PSEUDO_BIT, VOID
 from tests.tolerances import CROSS_ENTROPY_GRADIENT, FLOAT32_SUMS, LOSS_OF_HALF_LOGITS, LOSS_RELATIVE
 
@@ -113,9 +113,52 @@ def test_baseline_learns_that_an_undrawn_organ_is_background():
     assert logits.grad[:, 1:].min() > 0
 
 
+def marginal(states=STATES):
+    return MarginalSoftmax(torch.tensor([[state in (M, H) for state in case] for case in states]), CPU)
+
+
+def test_marginal_softmax_is_the_formula_voxel_by_voxel():
+    """Background or any missing organ at a 0; at an organ its own class, and none of the missing others."""
+    logits, labels, cases = problem(4)
+    probabilities, expected, known = upsampled(logits).softmax(dim=1), torch.zeros((), dtype=torch.float64), 0
+    for p, label, case in zip(probabilities, labels, cases, strict=True):
+        missing = [k + 1 for k in range(3) if STATES[case][k] in (M, H)]
+        for value in range(4):
+            here = p[:, label == value]  # [4, voxels]
+            right = here[[0, *missing]].sum(dim=0) if value == 0 else here[value]
+            wrong = [torch.log(1 + here[k]).sum() for k in missing if k != value and value > 0]
+            expected = expected - right.log().sum() + sum(wrong)
+            known += here.shape[1]
+    loss, sums, counts = marginal()(logits, labels, cases)
+    assert loss.item() == pytest.approx((expected / known).item(), rel=LOSS_RELATIVE)
+    (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (exact,) = torch.autograd.grad(expected / known, logits)
+    torch.testing.assert_close(gradient, exact, **CROSS_ENTROPY_GRADIENT)
+    assert counts.tolist() == [(labels == organ).sum() for organ in (1, 2, 3)]
+    assert not sums.requires_grad
+
+
+def test_marginal_softmax_of_complete_labels_is_the_baseline():
+    logits, labels, cases = problem(4)
+    ours = marginal([(A, X, A)] * 3)(logits, labels, cases).loss
+    baseline = MissingIsBackground()(logits, labels, cases).loss
+    assert ours.item() == pytest.approx(baseline.item(), rel=LOSS_RELATIVE)
+
+
+def test_marginal_softmax_does_not_learn_that_an_undrawn_organ_is_background():
+    """Where nothing is labelled, background and the missing organs are not told apart, but the annotated one falls."""
+    logits, labels, cases = problem(4)
+    with torch.no_grad():
+        logits[:, 1:] = logits[:, :1]
+    labels.zero_()
+    marginal([(A, M, H)] * 3)(logits, labels, cases).loss.backward()
+    assert logits.grad[:, 1].min() > 0
+    assert logits.grad[:, [0, 2, 3]].max() < 0
+
+
 def test_logits_in_half_precision_give_a_loss_in_full():
     logits, labels, cases = problem(4)
-    for loss_of, channels in ((heads(), 3), (MissingIsBackground(), 4)):
+    for loss_of, channels in ((heads(), 3), (MissingIsBackground(), 4), (marginal(), 4)):
         half = logits[:, :channels].detach().bfloat16().requires_grad_()
         loss = loss_of(half, labels, cases).loss
         assert loss.dtype in (torch.float32, torch.float64)

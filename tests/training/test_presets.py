@@ -1,5 +1,7 @@
 """Methods by name: what a comparison trains under each."""
 
+from dataclasses import asdict
+
 import pytest
 
 from smile_fast.training.presets import PRESETS
@@ -8,8 +10,24 @@ from smile_fast.training.schedule import Course
 
 def test_smile_as_long_as_smiler_has_its_number_of_steps() -> None:
     options = {"epochs": 7.0, "rounds": 3, "round_share": 0.4}
-    lengths = {name: Course(PRESETS[name].config(options), 10).length for name in ("smile", "smile-long", "smiler")}
-    assert lengths["smile-long"] == lengths["smiler"] == pytest.approx(2.2 * lengths["smile"])
+    lengths = {
+        name: Course(PRESETS[name].config(options), 10).length
+        for name in ("smile", "smile-long", "smiler", "smiler-plain", "fill")
+    }
+    once = lengths.pop("smile")
+    assert list(lengths.values()) == pytest.approx([2.2 * once] * 4)
+
+
+def test_published_smiler_has_no_brakes() -> None:
+    """Whatever brakes there are, and whatever the options of the comparison say of them."""
+    options = {"negatives": 0.5, "limit_volume": True, "one_component": True, "limit_slices": True, "stop": True}
+    brakes = asdict(PRESETS["smiler-plain"].config(options).brakes)
+    assert not any(value for name, value in brakes.items() if name != "growth")  # of the warning alone without a stop
+
+
+def test_fill_takes_every_candidate_and_all_else_as_background_at_once() -> None:
+    config = PRESETS["fill"].config({"rounds": 3, "gamma_max": 0.5})
+    assert (config.last_round, config.gamma(1), config.brakes.negatives) == (1, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -29,7 +29,7 @@ def two(store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def four(store, tmp_path_factory):
-    return found_by(4, store, tmp_path_factory.mktemp("four"), ["smile", "baseline"])
+    return found_by(4, store, tmp_path_factory.mktemp("four"), ["smile", "baseline", "marginal"])
 
 
 @pytest.fixture(params=["two", pytest.param("four", marks=pytest.mark.slow)])
@@ -64,7 +64,7 @@ def test_the_step_is_that_of_one_process(store, two, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["smile", "baseline"])
+@pytest.mark.parametrize("method", ["smile", "baseline", "marginal"])
 def test_the_step_of_four_is_that_of_one_process(store, four, method):
     assert_same_step(store, four, method)
 

@@ -127,7 +127,7 @@ def test_a_loss_that_waits_for_the_device_is_found(store, tmp_path):
         trainer.learner.compute(Waits(), *inputs, changes)
 
 
-@pytest.mark.parametrize("method", ["smile", "baseline"])
+@pytest.mark.parametrize("method", ["smile", "baseline", "marginal"])
 def test_a_step_on_the_cpu_reads_nothing_from_its_tensors(store, tmp_path, method):
     """Without a graph, too: what the loop does between two steps cannot make a device wait."""
     run = new_run(tmp_path / "run", store, method=method, ema=0.9, clip_norm=0.5, optimizer="sgd")

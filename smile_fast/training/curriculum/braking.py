@@ -1,0 +1,24 @@
+"""What the brakes say of one round, in plain numbers: the plan and the record of the round keep them."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Braking:
+    """The brakes of one round.
+
+    Attributes:
+        negatives: share of the negatives that become pseudo-background.
+        one_component: whether one component of an organ's candidates is kept.
+        most_ml: organ -> the largest volume of its candidates, ml; organs without an entry have no limit.
+        most_mm: organ -> the largest extent of its candidates along z, mm; likewise.
+        barred: organs that get no pseudo-labels, since an earlier round stopped them.
+        growth: factor between two rounds that stops an organ; 0 stops none.
+    """
+
+    negatives: float = 0.0
+    one_component: bool = False
+    most_ml: dict[str, float] = field(default_factory=dict)
+    most_mm: dict[str, float] = field(default_factory=dict)
+    barred: tuple[str, ...] = ()
+    growth: float = 0.0

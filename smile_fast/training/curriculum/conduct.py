@@ -1,0 +1,87 @@
+"""What the settings of the brakes come to in a round: the same in every process, from the index and earlier rounds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smile_fast.training.config import TrainConfig
+from smile_fast.training.curriculum.braking import Braking
+from smile_fast.training.curriculum.growth import Candidates, growth_warnings, runaway_organs
+from smile_fast.training.curriculum.limits import Limits
+from smile_fast.training.curriculum.ranges import annotated_ranges, voxel_ml
+from smile_fast.training.rounds import Round, existing_rounds, open_round
+
+if TYPE_CHECKING:
+    from smile_fast.training.view import TrainingView
+
+Judge = Callable[[Candidates], tuple[str, ...]]
+"""What the cases of a round found, to the organs that get no pseudo-labels."""
+
+
+def round_of(
+    config: TrainConfig, view: "TrainingView", rounds: Path, number: int, gamma: float | None = None, scope: str = ""
+) -> Round:
+    """A round of a run's curriculum under the run's brakes.
+
+    Args:
+        config: of the run.
+        view: its training cases, human labels only.
+        rounds: folder of its rounds, with the one before.
+        number: t.
+        gamma: share of the candidates; None for that of the curriculum.
+        scope: what the share is selected from; "" for the run's.
+    """
+    gamma, scope = config.gamma(number) if gamma is None else gamma, scope or config.scope
+    brakes, organs = config.brakes, view.organs
+    limited, stop = brakes.limit_volume or brakes.limit_slices, brakes.stop
+    if not (limited or stop or brakes.one_component or brakes.negatives):
+        return Round(number, gamma, scope)
+    ranges = annotated_ranges(view) if limited else {}
+    barred = open_round(rounds, number - 1).stopped if stop and number - 1 in existing_rounds(rounds) else ()
+    braking = Braking(
+        negatives=min(1.0, number / config.rounds) * brakes.negatives,
+        one_component=brakes.one_component,
+        most_ml={organ: ranges[organ].ml for organ in organs if brakes.limit_volume and organ in ranges},
+        most_mm={organ: ranges[organ].mm for organ in organs if brakes.limit_slices and organ in ranges},
+        barred=barred,
+        growth=brakes.growth if stop else 0.0,
+    )
+    return Round(number, gamma, scope, braking)
+
+
+def limits_of(braking: Braking, view: "TrainingView", case: str, organ: int) -> Limits | None:
+    """The limits of an organ in a case; None if it gets no pseudo-labels."""
+    name = view.organs[organ]
+    if name in braking.barred:
+        return None
+    mm, ml = braking.most_mm.get(name), braking.most_ml.get(name)
+    return Limits.of(braking.one_component, mm, ml, view.spacing(case)[0], voxel_ml(view, case))
+
+
+def judge_of(view: "TrainingView", rounds: Path, this: Round) -> Judge:
+    """What decides, once all candidates of a round are known, which organs get no pseudo-labels in it."""
+
+    def judge(found: Candidates) -> tuple[str, ...]:
+        braking = this.braking
+        if braking is None or not braking.growth:
+            return ()
+        known = _before(rounds, this.number)
+        earlier = [known[number] for number in sorted(known)]
+        sizes = {case: voxel_ml(view, case) for case in view.cases}
+        runaway = runaway_organs([*earlier, found], sizes, annotated_ranges(view), braking.growth)
+        return tuple(organ for organ in view.organs if organ in runaway or organ in braking.barred)
+
+    return judge
+
+
+def warnings_of_round(view: "TrainingView", rounds: Path, number: int, growth: float) -> list[str]:
+    """What is to be said about the candidates of a finished round, whatever the brakes did."""
+    found = {**_before(rounds, number), number: open_round(rounds, number).cases}
+    sizes = {case: voxel_ml(view, case) for case in view.cases}
+    sentences = growth_warnings(found, sizes, annotated_ranges(view), growth)
+    return [sentence for sentence in sentences if sentence.startswith(f"round {number}: ")]
+
+
+def _before(rounds: Path, number: int) -> dict[int, Candidates]:
+    """What the round before found, if there is one."""
+    return {number - 1: open_round(rounds, number - 1).cases} if number - 1 in existing_rounds(rounds) else {}

@@ -1,0 +1,75 @@
+"""The pseudo-labels of a case under brakes: organ by organ, in a few volumes of the case's own size."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from smile_fast.ops import select_top_fraction
+from smile_fast.ops.reference import scores_by_stride
+from smile_fast.training.curriculum.limits import Limits, limited
+from smile_runtime.label_map import PSEUDO_BACKGROUND, PSEUDO_BIT
+
+
+def braked_pseudo_labels(
+    logits: Tensor,  # [D, K, h, w]
+    labels: Tensor,  # [D, H, W]
+    organs: Sequence[int],
+    gamma: float,
+    stride: int,
+    scope: str,
+    *,
+    limits: Sequence[Limits | None],
+    positions: NDArray[np.int64],  # [D]
+    negatives: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Select pseudo-labels as `pseudo_labels_upsampled` does, among the candidates that the limits leave.
+
+    Where every missing organ has p < 0.5 and no human label lies, the surest share of the voxels becomes
+    pseudo-background: those whose largest logit of a missing organ is lowest.
+
+    Args:
+        logits: low resolution.
+        labels: uint8, on the same device.
+        organs: those that are missing.
+        gamma: share of the candidates.
+        stride: pixels of a low pixel.
+        scope: "volume" or "slice".
+        limits: of each missing organ; None for one that gets no pseudo-labels.
+        positions: where the slices lie in the volume.
+        negatives: share of the negatives.
+
+    Returns:
+        Overlay [D, H, W] uint8, and counts [n, 3] int64 of candidates (before the limits), selected and kept voxels.
+    """
+    labels = labels.contiguous()
+    free, overlay = labels == 0, torch.zeros_like(labels)
+    counts = torch.zeros((len(organs), 3), dtype=torch.int64, device=labels.device)
+    step = labels[0].numel() if scope == "slice" else labels.numel()
+    segments = torch.arange(0, labels.numel() + 1, step, device=labels.device)
+
+    def select(scores: Tensor, among: Tensor, share: float) -> Tensor:
+        return select_top_fraction(scores.flatten(), among.flatten(), share, segments).view(labels.shape)
+
+    best: Tensor | None = None  # score of the organ that has a voxel
+    likeliest: Tensor | None = None  # largest score of a missing organ
+    for number, (organ, limit) in enumerate(zip(organs, limits, strict=True)):
+        scores = scores_by_stride(logits[:, organ], labels.shape, stride)
+        candidates = free & (scores > 0)
+        counts[number, 0] = candidates.sum()
+        likeliest = scores if likeliest is None else torch.maximum(likeliest, scores)
+        if limit is None:
+            continue
+        selected = select(scores, limited(candidates, scores, positions, limit), gamma)
+        best = torch.full_like(scores, -torch.inf) if best is None else best
+        wins = selected & (scores > best)  # at equal scores the lower organ keeps the voxel
+        best = torch.where(wins, scores, best)
+        overlay.masked_fill_(wins, PSEUDO_BIT | (organ + 1))
+        counts[number, 1] = selected.sum()
+    for number, organ in enumerate(organs):
+        counts[number, 2] = (overlay == (PSEUDO_BIT | (organ + 1))).sum()
+    if negatives > 0 and likeliest is not None:
+        overlay.masked_fill_(select(-likeliest, free & (likeliest < 0), negatives), PSEUDO_BACKGROUND)
+    return overlay, counts

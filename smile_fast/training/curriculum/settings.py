@@ -1,0 +1,46 @@
+"""The settings of the brakes; each can be used alone or beside the others, and all are off by default."""
+
+from dataclasses import dataclass
+from math import inf
+
+from smile_fast.settings import Settings, documented, setting
+
+
+@documented
+@dataclass(frozen=True)
+class Brakes(Settings):
+    """What a round of smiler may take for a pseudo-label, beside gamma.
+
+    Source:
+        the schedule t / T is that of Petit et al., DLMIA 2018; the brakes are this program's own.
+    """
+
+    negatives: float = setting(
+        0.0,
+        "share of the surest negatives of all missing organs that the last round takes as background (0: none)",
+        "a number in [0, 1]",
+        lambda share: 0 <= share <= 1,
+        group="curriculum",
+    )
+    limit_volume: bool = setting(
+        False, "keep no more candidates of an organ than the annotated cases' volumes allow", group="curriculum"
+    )
+    one_component: bool = setting(
+        False, "keep the connected component of an organ's candidates with the most evidence", group="curriculum"
+    )
+    limit_slices: bool = setting(
+        False, "keep an organ's candidates within the annotated cases' largest extent along z", group="curriculum"
+    )
+    stop: bool = setting(
+        False,
+        "give an organ no pseudo-labels, in this round and later ones, once its candidates grow or exceed the "
+        "annotated cases' volumes",
+        group="curriculum",
+    )
+    growth: float = setting(
+        1.5,
+        "from which factor between two rounds on candidates are said to grow",
+        "a number above 1",
+        lambda factor: 1 < factor < inf,
+        group="curriculum",
+    )
