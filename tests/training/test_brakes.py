@@ -9,6 +9,7 @@ import torch
 
 from smile_fast.ops import pseudo_labels_upsampled
 from smile_fast.training.config import TrainConfig
+from smile_fast.training.curriculum.agreement import PERTURBATIONS, agreeing_logits
 from smile_fast.training.curriculum.conduct import judge_of, round_of
 from smile_fast.training.curriculum.growth import growth_warnings
 from smile_fast.training.curriculum.limits import Limits, limited
@@ -109,9 +110,8 @@ def test_the_slices_with_the_most_evidence_are_kept(positions, most):
     candidates = scores > 0
     kept = limited(candidates, scores, np.array(positions), Limits(slices=most))
     evidence = (scores * candidates).double().sum(dim=(1, 2)).tolist()
-    windows = [
-        [p for p in positions if first <= p < first + most] for first in range(min(positions), max(positions) + 1)
-    ]
+    starts = range(min(positions), max(positions) + 1)
+    windows = [[p for p in positions if first <= p < first + most] for first in starts]
     best = max(windows, key=lambda window: sum(evidence[positions.index(p)] for p in window))
     wanted = candidates & torch.tensor([p in best for p in positions])[:, None, None]
     assert torch.equal(kept, wanted)
@@ -225,3 +225,31 @@ def test_settings_are_flat_options_and_a_run_without_them_is_read():
     record = given.to_json()
     del record["brakes"]
     assert TrainConfig.from_json(record).brakes == Brakes()
+
+
+def test_agreement_is_the_mean_less_the_spread_of_perturbed_images():
+    image = np.random.default_rng(0).integers(-100, 100, (2, 8, 6)).astype(np.int16)
+
+    def predict(changed):  # sees the place, too: no shift leaves it alone
+        low = torch.from_numpy(changed[:, ::2, ::2].astype(np.float32))
+        return (low + 10 * torch.arange(12).view(4, 3))[:, None]
+
+    found = agreeing_logits(predict, image, 2)
+    for d, h, w in np.ndindex(2, 4, 3):
+        seen = []
+        for rows, columns, hu in PERTURBATIONS:
+            place = ((h + rows) % 4) * 3 + (w + columns) % 3
+            seen.append(float(image[d, 2 * h, 2 * w]) + hu + 10 * place)
+        expected = np.mean(seen) - np.std(seen), np.mean(seen) + np.std(seen)
+        assert [each[d, 0, h, w].item() for each in found] == pytest.approx(expected, rel=1e-3, abs=1e-2)
+
+
+def test_doubt_makes_no_negative():
+    logits, labels = scored()
+    overlay = braked(logits, labels, negatives=1.0)[0]
+    doubted = braked_pseudo_labels(
+        logits, labels, [0, 2], 0.5, 1, "volume", limits=(FREE, FREE), positions=np.arange(4), negatives=1.0,
+        upper=logits + 0.5,
+    )[0]  # fmt: skip
+    largest = logits[:, [0, 2]].amax(dim=1)
+    assert torch.equal(doubted == PSEUDO_BACKGROUND, (overlay == PSEUDO_BACKGROUND) & (largest < -0.5))
