@@ -22,6 +22,7 @@ from smile_fast.training.unfinished_round import finish_round
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import PSEUDO_BACKGROUND, PSEUDO_BIT
 from tests.runs import SHAPE
+from tests.tolerances import SPREAD_OF_SQUARES
 from tests.training.relabelling import A, H, M, answering, distinct, one_case
 
 FREE = Limits()
@@ -241,7 +242,7 @@ def test_agreement_is_the_mean_less_the_spread_of_perturbed_images():
             place = ((h + rows) % 4) * 3 + (w + columns) % 3
             seen.append(float(image[d, 2 * h, 2 * w]) + hu + 10 * place)
         expected = np.mean(seen) - np.std(seen), np.mean(seen) + np.std(seen)
-        assert [each[d, 0, h, w].item() for each in found] == pytest.approx(expected, rel=1e-3, abs=1e-2)
+        assert [each[d, 0, h, w].item() for each in found] == pytest.approx(expected, **SPREAD_OF_SQUARES)
 
 
 def test_doubt_makes_no_negative():
