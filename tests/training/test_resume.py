@@ -388,25 +388,3 @@ def test_a_process_that_is_stopped_saves_and_says_so(store, tmp_path, workers, n
     found, wanted = Checkpoint.load(run.checkpoint_path), Checkpoint.load(other.checkpoint_path)
     for group in wanted.tensors:
         assert_same_bits(found.tensors[group], wanted.tensors[group])
-
-
-# While cases are relabelled, and while the pseudo-labels of organs that were stopped are dropped.
-@pytest.mark.parametrize("killed_at", [1, 4])
-def test_a_round_with_brakes_that_was_killed_is_finished_alike(store, tmp_path, monkeypatch, killed_at):
-    brakes = {"negatives": 0.2, "one_component": True, "limit_volume": True, "limit_slices": True, "stop": True}
-    settings = {**CURRICULUM, **brakes, "score": "agreement"}
-    expected = trained(tmp_path / "expected", store, **settings)
-    run, adds, add = new_run(tmp_path / "run", store, **settings), count(), unfinished_round.UnfinishedRound.add
-
-    def dies(*arguments):
-        if next(adds) == killed_at:  # the round has three cases
-            raise RuntimeError("killed")
-        add(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(unfinished_round.UnfinishedRound, "add", dies)
-        with pytest.raises(RuntimeError, match="killed"):
-            train(run, device=CPU)
-    assert unfinished_rounds(run.rounds_path) == [1]
-    train(run, device=CPU, resume=True)
-    assert_same_outcome(run, expected)
