@@ -245,3 +245,8 @@ OTHER_DROPOUT = {"rel": 0.1}
 def within_seeds(dice: list[float]) -> float:
     """How far one more training may be from the mean of some that differ in their seed alone: four deviations."""
     return 4 * statistics.stdev(dice)
+
+
+# Mean and standard deviation of a few float32 numbers of up to some 200, from their sum and the sum of their squares:
+# the mean square, 4e4, is known to 4e-3, and a spread of 20 to a fraction of that.
+SPREAD_OF_SQUARES = {"abs": 1e-2}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from smile_fast.models import Segmenter
 from smile_fast.pipeline import in_order, worker_thread
 from smile_fast.supervision import State
+from smile_fast.training.curriculum.agreement import agreeing_logits
 from smile_fast.training.curriculum.conduct import judge_of, limits_of
 from smile_fast.training.curriculum.selection import braked_pseudo_labels
 from smile_fast.training.inference import predict_logits
@@ -185,9 +186,16 @@ def _selection(
         nothing = torch.zeros((len(case.organs), len(COUNTED)), dtype=torch.int64)
         return _Selection(case.organs, box, shape, torch.empty(0), nothing)
     spacing = view.spacing(case.name)
-    logits = predict_logits(model, case.image, box=box, spacing=spacing)  # [n, K, h, w]
     labels = torch.from_numpy(box.crop(case.human)[list(box.slices)])  # [n, H', W']
     stride = model.config.scan_stride(spacing)
+
+    def predict(image: NDArray[np.int16]) -> Tensor:  # [n, K, h, w]
+        return predict_logits(model, image, box=box, spacing=spacing)
+
+    if this.braking is not None and this.braking.score == "agreement":
+        logits, upper = agreeing_logits(predict, case.image, stride)
+    else:
+        logits, upper = predict(case.image), None
     if this.braking is None:
         overlay, numbers = labeller(logits, labels, case.organs, this.gamma, stride, this.scope)
         return _Selection(case.organs, box, shape, overlay, numbers)
@@ -201,6 +209,7 @@ def _selection(
         limits=[limits_of(this.braking, view, case.name, organ) for organ in case.organs],
         positions=np.array(list(box.slices)),
         negatives=this.braking.negatives,
+        upper=upper,
     )
     return _Selection(case.organs, box, shape, overlay.cpu(), numbers.cpu())
 

@@ -10,6 +10,7 @@ from smile_fast.cli.main import main
 from smile_fast.models import ModelConfig
 from smile_fast.settings import declared, option_of
 from smile_fast.training.config import TrainConfig
+from smile_fast.training.curriculum.settings import Brakes
 from smile_runtime.errors import InputError
 
 NAN, INF = float("nan"), float("inf")
@@ -79,9 +80,14 @@ WRONG = [
     ("amp", "float16"),
     ("validate_every", -1.0),
     ("validate_every", INF),
+    ("negatives", -0.1),
+    ("negatives", 1.1),
+    ("growth", 1.0),
+    ("growth", INF),
+    ("score", "entropy"),
 ]
 # Without a rule beside their type.
-SWITCHES = {"body_crop", "pseudo_negative", "tensorboard"}
+SWITCHES = {"body_crop", "limit_slices", "limit_volume", "one_component", "pseudo_negative", "stop", "tensorboard"}
 # Settings that the store and the method decide.
 FROM_THE_STORE = {"organs", "head", "pixel_mm"}
 
@@ -120,15 +126,15 @@ def test_whole_numbers_are_numbers():
 
 
 def test_every_setting_with_a_rule_has_a_wrong_value_above():
-    names = {field.name for cls in (TrainConfig, ModelConfig) for field in fields(cls)} - {"model"}
+    names = {field.name for cls in (TrainConfig, Brakes, ModelConfig) for field in fields(cls)} - {"model", "brakes"}
     assert {name for name, _ in WRONG} - FROM_THE_STORE == names - SWITCHES - FROM_THE_STORE
 
 
 def test_every_setting_but_those_of_the_store_is_declared_with_help_and_a_group():
-    groups = {name: entry.group for cls in (TrainConfig, ModelConfig) for name, entry in declared(cls).items()}
+    groups = {name: entry.group for cls in (TrainConfig, Brakes, ModelConfig) for name, entry in declared(cls).items()}
     assert {name for name, group in groups.items() if group is None} == FROM_THE_STORE
-    for cls in (TrainConfig, ModelConfig):
-        assert {field.name for field in fields(cls)} - {"model"} == set(declared(cls))
+    for cls in (TrainConfig, Brakes, ModelConfig):
+        assert {field.name for field in fields(cls)} - {"model", "brakes"} == set(declared(cls))
         for name, entry in declared(cls).items():
             assert len(entry.help) > 10, name
             assert not entry.help.endswith(".")
@@ -138,7 +144,7 @@ def test_every_setting_but_those_of_the_store_is_declared_with_help_and_a_group(
 def test_every_setting_is_an_option_that_help_shows(capsys):
     assert main(["train", "--help"]) == 0
     shown = " ".join(re.sub(r"-\n\s+", "-", capsys.readouterr().out).split())  # as if no line was broken
-    for cls in (TrainConfig, ModelConfig):
+    for cls in (TrainConfig, Brakes, ModelConfig):
         for name, entry in declared(cls).items():
             choices = f"{{{','.join(map(str, entry.choices))}}} " if entry.choices else ""
             assert (f" {choices}{entry.help}" in shown) == (name not in FROM_THE_STORE), name

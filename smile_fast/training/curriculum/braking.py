@@ -13,6 +13,7 @@ class Braking:
         most_ml: organ -> the largest volume of its candidates, ml; organs without an entry have no limit.
         most_mm: organ -> the largest extent of its candidates along z, mm; likewise.
         barred: organs that get no pseudo-labels, since an earlier round stopped them.
+        score: what ranks the voxels, "probability" or "agreement".
         growth: factor between two rounds that stops an organ; 0 stops none.
     """
 
@@ -22,3 +23,4 @@ class Braking:
     most_mm: dict[str, float] = field(default_factory=dict)
     barred: tuple[str, ...] = ()
     growth: float = 0.0
+    score: str = "probability"

@@ -34,7 +34,7 @@ def round_of(
     gamma, scope = config.gamma(number) if gamma is None else gamma, scope or config.scope
     brakes, organs = config.brakes, view.organs
     limited, stop = brakes.limit_volume or brakes.limit_slices, brakes.stop
-    if not (limited or stop or brakes.one_component or brakes.negatives):
+    if not (limited or stop or brakes.one_component or brakes.negatives or brakes.score != "probability"):
         return Round(number, gamma, scope)
     ranges = annotated_ranges(view) if limited else {}
     barred = open_round(rounds, number - 1).stopped if stop and number - 1 in existing_rounds(rounds) else ()
@@ -45,6 +45,7 @@ def round_of(
         most_mm={organ: ranges[organ].mm for organ in organs if brakes.limit_slices and organ in ranges},
         barred=barred,
         growth=brakes.growth if stop else 0.0,
+        score=brakes.score,
     )
     return Round(number, gamma, scope, braking)
 

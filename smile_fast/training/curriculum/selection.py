@@ -24,6 +24,7 @@ def braked_pseudo_labels(
     limits: Sequence[Limits | None],
     positions: NDArray[np.int64],  # [D]
     negatives: float = 0.0,
+    upper: Tensor | None = None,  # [D, K, h, w]
 ) -> tuple[Tensor, Tensor]:
     """Select pseudo-labels as `pseudo_labels_upsampled` does, among the candidates that the limits leave.
 
@@ -40,6 +41,7 @@ def braked_pseudo_labels(
         limits: of each missing organ; None for one that gets no pseudo-labels.
         positions: where the slices lie in the volume.
         negatives: share of the negatives.
+        upper: logits that the negatives are judged by, where doubt speaks for an organ; None for `logits`.
 
     Returns:
         Overlay [D, H, W] uint8, and counts [n, 3] int64 of candidates (before the limits), selected and kept voxels.
@@ -59,7 +61,9 @@ def braked_pseudo_labels(
         scores = scores_by_stride(logits[:, organ], labels.shape, stride)
         candidates = free & (scores > 0)
         counts[number, 0] = candidates.sum()
-        likeliest = scores if likeliest is None else torch.maximum(likeliest, scores)
+        if negatives > 0:
+            most = scores if upper is None else scores_by_stride(upper[:, organ], labels.shape, stride)
+            likeliest = most if likeliest is None else torch.maximum(likeliest, most)
         if limit is None:
             continue
         selected = select(scores, limited(candidates, scores, positions, limit), gamma)
@@ -70,6 +74,7 @@ def braked_pseudo_labels(
         counts[number, 1] = selected.sum()
     for number, organ in enumerate(organs):
         counts[number, 2] = (overlay == (PSEUDO_BIT | (organ + 1))).sum()
-    if negatives > 0 and likeliest is not None:
+    if likeliest is not None:
+        # With an upper bound a voxel of the overlay is above 0 in both.
         overlay.masked_fill_(select(-likeliest, free & (likeliest < 0), negatives), PSEUDO_BACKGROUND)
     return overlay, counts

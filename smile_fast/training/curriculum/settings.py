@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
+from typing import Literal
 
 from smile_fast.settings import Settings, documented, setting
 
@@ -36,6 +37,13 @@ class Brakes(Settings):
         "give an organ no pseudo-labels, in this round and later ones, once its candidates grow or exceed the "
         "annotated cases' volumes",
         group="curriculum",
+    )
+    score: Literal["probability", "agreement"] = setting(
+        "probability",
+        "what ranks the voxels: the network's probability, or how surely it says so of perturbed images, too "
+        "(5 times the work)",
+        group="curriculum",
+        choices=("probability", "agreement"),
     )
     growth: float = setting(
         1.5,
