@@ -13,7 +13,7 @@ from smile_fast.data.folder_lock import locked
 from smile_fast.evaluation import NSD_TOLERANCE_MM, evaluate_run, write_evaluation
 from smile_fast.evaluation.scores import PairScore
 from smile_fast.records import read_record, write_record
-from smile_fast.sweep.grid import Cell, Sweep
+from smile_fast.sweep.grid import ROUNDS_ONLY, Cell, Sweep
 from smile_fast.training.execution import Execution
 from smile_fast.training.loop import train
 from smile_fast.training.presets import PRESETS
@@ -23,7 +23,6 @@ from smile_runtime.errors import InputError
 
 RESULT, PLAN = "cell.json", "plan.json"
 _SCHEMA: Literal[1] = 1
-_ROUNDS_ONLY = ("method", "rounds", "gamma_max", "scope", "round_share", "pseudo_negative", "brakes")
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def begins_like(sweep: Sweep, cell: Cell) -> Cell | None:
     own = PRESETS[cell.method]
     for method in (name for name, preset in PRESETS.items() if preset.all_annotations == own.all_annotations):
         plain = sweep.config(other := replace(cell, method=method))
-        alike = replace(config, **{name: getattr(plain, name) for name in _ROUNDS_ONLY}) == plain
+        alike = replace(config, **{name: getattr(plain, name) for name in ROUNDS_ONLY}) == plain
         if alike and plain.method == "smile":
             return other
     return None

@@ -20,6 +20,8 @@ from smile_fast.training.presets import PRESETS
 from smile_runtime.errors import InputError
 
 CELLS = "cells"
+ROUNDS_ONLY = ("method", "rounds", "gamma_max", "scope", "round_share", "pseudo_negative", "brakes")
+"""Settings that decide nothing in a training without rounds."""
 _HELD_OUT = 0.2  # the paper's random 80/20 splits
 
 
@@ -138,12 +140,16 @@ class Sweep:
         return simulate_missing(self.store.declarations(), alpha, self.seed + cell.fold, training)
 
     def plan(self, cell: Cell) -> str:
-        """Digest of all that decides a cell's result."""
+        """Digest of all that decides a cell's result; what only rounds are set by does not, where there are none."""
+        config = self.config(cell)
+        unused = () if config.last_round else ROUNDS_ONLY
+        settings = {name: value for name, value in config.to_json().items() if name not in unused}
         plan = {
             "cell": asdict(cell),
             "cases": {name: [case.arrays, case.states] for name, case in self.store.cases.items()},
             "split": self.split(cell).folds[0],
-            "settings": self.config(cell).to_json(),
+            "method": config.method,
+            "settings": settings,
             "seed": self.seed,
             "surfaces": self.surfaces,
             "version": __version__,
