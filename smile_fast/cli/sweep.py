@@ -65,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="start no cell after this time, e.g. 8h (0: no end)",
     )
+    parser.add_argument(
+        "--as-declared",
+        action="store_true",
+        help="train on what the store declares, e.g. what each source drew; --alphas has no say then",
+    )
     parser.add_argument("--surfaces", action="store_true", help="score NSD and HD95 beside Dice")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells side by side (default: %(default)s)")
     add_shares(parser, "cells", "write the tables and the figure")
@@ -111,10 +116,13 @@ def _planned(arguments: argparse.Namespace) -> tuple[Any, list[Any]]:
     from smile_fast.sweep.grid import Sweep, cells_of
 
     options, _ = settings_given(arguments)
-    cells = cells_of(arguments.methods.split(","), arguments.alphas, arguments.splits_drawn)
+    alphas = (0.0,) if arguments.as_declared else arguments.alphas
+    cells = cells_of(arguments.methods.split(","), alphas, arguments.splits_drawn)
     store = Store.open(arguments.store)
     splits = read_splits(arguments.splits, store)
-    sweep = Sweep(store, arguments.out, options, arguments.first_seed, arguments.surfaces, splits)
+    sweep = Sweep(
+        store, arguments.out, options, arguments.first_seed, arguments.surfaces, splits, arguments.as_declared
+    )
     return sweep, cells if arguments.shard is None else arguments.shard.of(cells)
 
 

@@ -112,6 +112,7 @@ class Sweep:
         seed: of splits, of what is hidden, and of the trainings; each fold has its own.
         surfaces: score NSD and HD95, too.
         splits: which cases are held out, None for random fifths.
+        as_declared: train on what the store declares, e.g. what each source drew, and hide nothing beside it.
     """
 
     store: Store
@@ -120,6 +121,7 @@ class Sweep:
     seed: int = 0
     surfaces: bool = False
     splits: SplitsFile | None = None
+    as_declared: bool = False
 
     def path(self, cell: Cell) -> Path:
         """Folder of the run of a cell."""
@@ -135,6 +137,8 @@ class Sweep:
 
     def declarations(self, cell: Cell) -> Declarations:
         """The store's, with a share hidden in the training cases: the same for all methods of a share and a fold."""
+        if self.as_declared and not PRESETS[cell.method].all_annotations:
+            return self.store.declarations()
         training = [case for case, part in self.split(cell).folds[0].items() if part == "train"]
         alpha = 0.0 if PRESETS[cell.method].all_annotations else cell.alpha
         return simulate_missing(self.store.declarations(), alpha, self.seed + cell.fold, training)
@@ -152,6 +156,7 @@ class Sweep:
             "settings": settings,
             "seed": self.seed,
             "surfaces": self.surfaces,
+            "as_declared": self.as_declared,
             "version": __version__,
         }
         return hashlib.sha256(json.dumps(plan, sort_keys=True, default=str).encode()).hexdigest()

@@ -12,6 +12,7 @@ import pytest
 from smile_fast.cli.main import main
 from smile_fast.data.store import Store
 from smile_fast.sweep.cell import finished, run_cell
+from smile_fast.supervision import State
 from smile_fast.sweep.grid import Cell, Sweep, cells_of
 from smile_fast.training.execution import DEFAULT_EXECUTION
 from smile_fast.training.run import Run
@@ -84,6 +85,17 @@ def test_folds_differ_and_what_is_hidden_is_nested(store: Store, tmp_path: Path)
     held_out = {tuple(sweep.split(Cell("smile", 0.5, fold)).folds[0].items()) for fold in range(6)}
     assert len(held_out) > 1
     assert len(cells_of(["smile", "baseline"], np.linspace(0, 0.9, 10).round(2).tolist(), 3)) == 60
+
+
+def test_what_a_store_declares_can_stay_as_it_is(tmp_path: Path) -> None:
+    """The sources of a cohort decide what is drawn; full annotation shows all of it nevertheless."""
+    hidden = {("train_0", "liver"): State.HIDDEN, ("train_1", "pancreas"): State.HIDDEN}
+    store = make_store(tmp_path / "store", {f"train_{n}": truth() for n in range(3)}, hidden)
+    sweep = Sweep(store, tmp_path, OPTIONS, as_declared=True)
+    assert sweep.declarations(Cell("smile", 0.0, 0)) == store.declarations()
+    training = next(case for case, part in sweep.split(Cell("full", 0.0, 0)).folds[0].items() if part == "train")
+    assert set(sweep.declarations(Cell("full", 0.0, 0))[training].values()) == {State.ANNOTATED}
+    assert sweep.plan(Cell("smile", 0.0, 0)) != Sweep(store, tmp_path, OPTIONS).plan(Cell("smile", 0.0, 0))
 
 
 @pytest.mark.slow
