@@ -11,8 +11,8 @@ import pytest
 
 from smile_fast.cli.main import main
 from smile_fast.data.store import Store
-from smile_fast.sweep.cell import finished, run_cell
 from smile_fast.supervision import State
+from smile_fast.sweep.cell import finished, run_cell
 from smile_fast.sweep.grid import Cell, Sweep, cells_of
 from smile_fast.training.execution import DEFAULT_EXECUTION
 from smile_fast.training.run import Run
