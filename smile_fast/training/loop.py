@@ -14,6 +14,7 @@ from smile_fast.models import Segmenter
 from smile_fast.training.batches import BatchSource
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.curriculum.conduct import judge_of, round_of, warnings_of_round
+from smile_fast.training.curriculum.fit import Fit, fit_round, fits
 from smile_fast.training.execution import DEFAULT_EXECUTION, Execution
 from smile_fast.training.interrupt import Interrupted, Stop, stop_signals
 from smile_fast.training.learnable import check_learnable
@@ -154,7 +155,8 @@ class Trainer:
             )
         if self.position.step == 0:
             this = round_of(self.config, human_view, rounds, number)
-            self._relabel(human_view, this)
+            this, fit = self._learned(human_view, this)
+            self._relabel(human_view, this, fit)
             totals = open_round(rounds, number).totals()
             kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in totals.items()) or "none"
             print(f"round {number} (gamma {this.gamma:.3g}), pseudo-label voxels kept: {kept}", file=sys.stderr)
@@ -162,13 +164,25 @@ class Trainer:
                 print(f"warning: {sentence}", file=sys.stderr)
         return self.run.view("train", number)
 
-    def _relabel(self, human_view: TrainingView, this: Round) -> None:
+    def _learned(self, human_view: TrainingView, this: Round) -> tuple[Round, Fit]:
+        """What a round learns from annotated organs before it relabels; rank 0 does, and tells the others."""
+        model, ranks, organs = self.final_model, self.ranks, human_view.organs
+        fit = Fit.empty(model, len(organs))
+        if fits(self.config):
+            if ranks.first:
+                held_out, check = self.validation_view, partial(ranks.check, self.stop)
+                fit = fit_round(self.config, model, human_view, held_out, this.number, check)
+            ranks.wait()
+            ranks.copy_first(fit.tensors)
+        return fit.of(this, organs), fit
+
+    def _relabel(self, human_view: TrainingView, this: Round, fit: Fit) -> None:
         """Write a round; the ranks share out its cases, and none waits for another before all are done.
 
         Cases that are finished stay when a signal, a kill or an error ends it: a resumed training does the others.
         """
         model, rounds, ranks = self.final_model, self.run.rounds_path, self.ranks
-        relabel_share(model, human_view, rounds, this, lambda: ranks.check(self.stop), ranks.share)
+        relabel_share(model, human_view, rounds, this, lambda: ranks.check(self.stop), ranks.share, fit.heads)
         ranks.wait()
         if ranks.first:
             finish_round(rounds, this, human_view.cases, judge=judge_of(human_view, rounds, this))

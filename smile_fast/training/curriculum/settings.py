@@ -38,12 +38,18 @@ class Brakes(Settings):
         "annotated cases' volumes",
         group="curriculum",
     )
-    score: Literal["probability", "agreement"] = setting(
+    score: Literal["probability", "agreement", "confidence"] = setting(
         "probability",
-        "what ranks the voxels: the network's probability, or how surely it says so of perturbed images, too "
-        "(5 times the work)",
+        "what ranks the voxels: the network's probability, how surely it says so of perturbed images, too (agreement: "
+        "5 times the work), or how likely it is right by a head that learns that on annotated organs (confidence)",
         group="curriculum",
-        choices=("probability", "agreement"),
+        choices=("probability", "agreement", "confidence"),
+    )
+    calibrate: bool = setting(
+        False,
+        "divide the logits of each organ by a temperature that fits its annotated cases (validation cases if there are "
+        "some) before organs are compared",
+        group="curriculum",
     )
     growth: float = setting(
         1.5,
