@@ -60,8 +60,8 @@ def as_begun(this: Round, begun: Round | None) -> Round:
     """The round with what was learned when it was begun, so that the two can be compared; nothing is learned again."""
     if this.braking is None or begun is None or begun.braking is None:
         return this
-    learned = {"judged": begun.braking.judged, "temperatures": begun.braking.temperatures}
-    return replace(this, braking=replace(this.braking, **learned))
+    judged, temperatures = begun.braking.judged, begun.braking.temperatures
+    return replace(this, braking=replace(this.braking, judged=judged, temperatures=temperatures))
 
 
 def limits_of(braking: Braking, view: "TrainingView", case: str, organ: int) -> Limits | None:

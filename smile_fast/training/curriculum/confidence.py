@@ -91,7 +91,7 @@ def fit_logistic(
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimizer.step(loss)
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
     found = own.detach()
     weights = found[:-1] / std
     return torch.cat([weights, (found[-1] - (weights * mean).sum())[None]])

@@ -16,7 +16,7 @@ from smile_fast.supervision import State
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.curriculum.calibration import temperature_of
 from smile_fast.training.curriculum.confidence import FEWEST, Heads, fit_heads
-from smile_fast.training.curriculum.samples import BUDGET, CONTEXT, draw_samples
+from smile_fast.training.curriculum.samples import BUDGET, CONTEXT, channels_of, draw_samples
 from smile_fast.training.rounds import Round
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Fit:
     @classmethod
     def empty(cls, model: Segmenter, organs: int) -> "Fit":
         """Nothing was learned."""
-        numbers = int(model.classifier[-1].in_channels) + CONTEXT + 1
+        numbers = channels_of(model) + CONTEXT + 1
         weights = torch.full((organs, 2, numbers), torch.nan, dtype=torch.float64)
         return cls(Heads(weights), torch.zeros(organs, dtype=torch.float64))
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smile_fast.models import Segmenter
@@ -65,6 +65,11 @@ class OrganSample:
         """Below which key a voxel is taken in."""
         keys = self.keys[kind]
         return float(keys[-1]) if len(keys) == BUDGET else 2.0
+
+
+def channels_of(model: Segmenter) -> int:
+    """C, how many features the 1x1 classifier reads."""
+    return cast(nn.Conv2d, model.classifier[-1]).in_channels
 
 
 @contextmanager
@@ -149,8 +154,7 @@ def draw_samples(
         [K] samples, on the model's device.
     """
     device = next(model.parameters()).device
-    features = model.classifier[-1].in_channels
-    samples = [OrganSample.empty(int(features) + CONTEXT, device) for _ in view.organs]
+    samples = [OrganSample.empty(channels_of(model) + CONTEXT, device) for _ in view.organs]
     with features_of(model) as last:
         for number, case in enumerate(cases):
             check()

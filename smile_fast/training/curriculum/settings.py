@@ -35,7 +35,14 @@ class Brakes(Settings):
     stop: bool = setting(
         False,
         "give an organ no pseudo-labels, in this round and later ones, once its candidates grow or exceed the "
-        "annotated cases' volumes",
+        "annotated cases' volumes; and undo a round that makes the validation cases' Dice worse, and end with it",
+        group="curriculum",
+    )
+    stop_tolerance: float = setting(
+        0.01,
+        "by how much the validation cases' mean Dice may fall in a round before --stop undoes it",
+        "a number in [0, 1]",
+        lambda fall: 0 <= fall <= 1,
         group="curriculum",
     )
     score: Literal["probability", "agreement", "confidence"] = setting(
