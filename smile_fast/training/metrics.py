@@ -326,6 +326,15 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
     return lines
 
 
+def undone_rounds(run: Run) -> list[int]:
+    """The rounds of a run that made it worse, and whose weights were given up; see `curriculum.held_out`.
+
+    Raises:
+        InputError: see `read_metrics`.
+    """
+    return [line["round"] for line in read_metrics(run) if line.get("undone")]
+
+
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     try:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from smile_fast.cli.main import main
 from smile_fast.supervision import State
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.curriculum.calibration import RANGE, fit_temperature, temperature_of
@@ -24,7 +25,7 @@ from smile_runtime.label_map import PSEUDO_BACKGROUND, PSEUDO_BIT, VOID
 from smile_runtime.sharding import Shard
 from tests.runs import SHAPE, make_store
 from tests.tolerances import INTERPOLATED_LOGITS, ROUNDED_TEMPERATURE
-from tests.trainings import scramble_hidden
+from tests.trainings import CURRICULUM, overlays, scramble_hidden, trained
 
 A, M, H = State.ANNOTATED, State.MISSING, State.HIDDEN
 TRAIN = ["train_0", "train_1", "train_2"]
@@ -171,6 +172,20 @@ def test_shares_that_learn_by_themselves_give_the_round_of_one(store, smiler, tm
     one, other = ({f.name: f.read_bytes() for f in each.folder.iterdir()} for each in (expected, written))
     assert one == other
     assert open_round(tmp_path / "shares", 1).round.braking.fitted_to
+
+
+def test_relabel_by_shares_writes_the_round_of_one_command(store, tmp_path):
+    settings = {**CURRICULUM, "rounds": 1, "epochs": 0.5, "score": "confidence", "calibrate": True}
+    run, found = trained(tmp_path / "run", store, **settings), []
+    command = ["relabel", str(run.path), "--round", "2", "--device", "cpu"]
+    for parts in ([["--gamma", "0.5"]], [["--gamma", "0.5", "--shard", f"{n}/2"] for n in (2, 1)] + [["--finish"]]):
+        for part in parts:
+            assert main([*command, *part]) == 0
+        found.append({name: content for name, content in overlays(run).items() if name.startswith("2/")})
+        if len(parts) > 1:  # of a round that is there nothing is left to do
+            assert main([*command, *parts[0]]) == 0
+        assert main(["relabel", str(run.path), "--undo", "1"]) == 0
+    assert found[0] == found[1] != {}
 
 
 def test_a_share_with_heads_of_another_seed_is_refused(tmp_path):

@@ -1,17 +1,21 @@
 """A round that makes the network worse on held-out annotated organs is undone, whoever is killed on the way."""
 
+import signal
 from itertools import count
 
 import pytest
 
+from smile_fast.cli.main import main
+from smile_fast.supervision import State
 from smile_fast.training import loop
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.curriculum.held_out import fell, goes_back, without_held_out
 from smile_fast.training.loop import train
-from smile_fast.training.metrics import MetricsLog
+from smile_fast.training.metrics import MetricsLog, undone_rounds
 from smile_fast.training.rounds import existing_rounds
+from smile_fast.training.run import Run
 from tests.training.rank_processes import successful
-from tests.training.test_ranks_training import QUIET, assert_same_outcome, options, spoiled
+from tests.training.test_ranks_training import assert_same_outcome, options, spoiled
 from tests.training.test_ranks_training import train as train_ranks
 from tests.trainings import (
     CPU,
@@ -23,6 +27,7 @@ from tests.trainings import (
     metrics,
     new_run,
     overlays,
+    tiny_store,
     trained,
     weights,
 )
@@ -68,6 +73,12 @@ def test_a_round_that_makes_it_worse_is_undone_and_the_last(store, undone, tmp_p
         (10, 2, 0.6),
     ]
     assert [line.get("undone", False) for line in lines] == [False, False, False, True]
+
+
+def test_the_report_says_it(undone, tmp_path):
+    assert undone_rounds(undone) == [2]
+    assert main(["report", str(undone.path), "--output", str(tmp_path / "page.html")]) == 0
+    assert "Round 2 was undone" in (tmp_path / "page.html").read_text()
 
 
 def test_it_is_said_in_one_sentence(store, tmp_path, monkeypatch, capsys):
@@ -148,13 +159,17 @@ def test_the_mean_over_the_organs_decides_and_a_fall_within_the_tolerance_is_non
 
 
 @pytest.mark.slow
-def test_ranks_learn_and_go_back_together(store, tmp_path):
-    """Stopped in a round and gone on with; the real score decides."""
-    settings = {**TINY, **SETTINGS, "batch_size": 5, "score": "confidence", "stop_tolerance": 0}
+def test_ranks_learn_and_go_back_together(tmp_path):
+    """By the real score, which falls by 0.1 in round 2; stopped in it and gone on with, too."""
+    hidden = dict.fromkeys([("train_0", "pancreas"), ("train_2", "liver")], State.HIDDEN)
+    store = tiny_store(tmp_path / "store", hidden)
+    longer = {"batch_size": 5, "epochs": 8.0, "lr": 0.05, "ema": 0.0}
+    settings = {**TINY, **SETTINGS, **longer, "score": "confidence", "stop_tolerance": 0}
     arguments = [each for each in options(settings) if each != "True"]
     successful(train_ranks(2, store, tmp_path / "whole", *arguments))
-    results = spoiled(2, 0, 4, 15, store, tmp_path / "run", *arguments)
+    lines = [line for line in metrics(Run.open(tmp_path / "whole")) if line.get("undone")]
+    assert [line["round"] for line in lines] == [2]
+    results = spoiled(2, 0, 38, signal.SIGTERM, store, tmp_path / "run", *arguments)
     assert [status for status, *_ in results] == [143] * 2
     successful(train_ranks(2, store, tmp_path / "run", "--resume"))
     assert_same_outcome(tmp_path / "run", tmp_path / "whole")
-    assert QUIET
