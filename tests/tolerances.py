@@ -49,6 +49,12 @@ NEAR_TIE = 1e-5
 # at most 5e-4.
 RECORDED_RATIO = {"rel": 2e-3}
 
+# Logits of size 10 that are interpolated in float32 by other products and sums: some eight roundings of 10 * 2^-24.
+INTERPOLATED_LOGITS = {"rtol": 0.0, "atol": 1e-5}
+
+# A temperature of four digits, and the end of a search that has halved its range far below that.
+ROUNDED_TEMPERATURE = {"rel": 1e-3}
+
 # A logit read back from its probability: one rounding of p, 6e-8, divided by p (1 - p), at most 57 for |z| <= 4.
 LOGIT_OF_SIGMOID = {"rtol": 0.0, "atol": 1e-5}
 

@@ -84,22 +84,29 @@ def _undo(run: "Run", arguments: argparse.Namespace) -> None:
 
 def _relabel(run: "Run", arguments: argparse.Namespace) -> None:
     from smile_fast.cli.train import choose_device
+    from smile_fast.training.curriculum.conduct import as_begun
+    from smile_fast.training.curriculum.fit import Fit, fit_round, fits
     from smile_fast.training.relabel import relabel, relabel_share
     from smile_fast.training.rounds import existing_rounds, open_round
 
     this = _round(run, arguments)
     if this.number in existing_rounds(run.rounds_path):
-        if arguments.shard is not None and open_round(run.rounds_path, this.number).round == this:
+        done_before = open_round(run.rounds_path, this.number).round
+        if arguments.shard is not None and done_before == as_begun(this, done_before):
             print(f"round {this.number} is finished already: nothing is left to do for share {arguments.shard}")
             return
         raise InputError(f"{run.path}: has a round {this.number} already; drop it with --undo {this.number - 1} first")
     warn_of_unfinished(run, but=this.number)
     device = choose_device(device_of(arguments), arguments.threads)
     view, model = run.view("train"), run.load_model().to(device)
+    fit = Fit.empty(model, len(run.organs))
+    if fits(run.config):
+        fit = fit_round(run.config, model, view, run.view("validation"), this.number)
+        this = fit.of(this, run.organs)
     if arguments.shard is None:
-        _print(run, relabel(model, view, run.rounds_path, this))
+        _print(run, relabel(model, view, run.rounds_path, this, heads=fit.heads))
         return
-    done = relabel_share(model, view, run.rounds_path, this, shard=arguments.shard)
+    done = relabel_share(model, view, run.rounds_path, this, shard=arguments.shard, heads=fit.heads)
     print(
         f"share {arguments.shard} of round {this.number} is done, {done} cases now; when all are: smile-fast relabel "
         f"{run.path} --round {this.number} --finish"
@@ -118,7 +125,7 @@ def _finish(run: "Run", arguments: argparse.Namespace) -> None:
 
 def _round(run: "Run", arguments: argparse.Namespace) -> "Round":
     """The round that the options name; what they leave out is the next number, and the run's own curriculum."""
-    from smile_fast.training.curriculum.conduct import round_of
+    from smile_fast.training.curriculum.conduct import as_begun, round_of
     from smile_fast.training.rounds import existing_rounds
     from smile_fast.training.unfinished_round import begun_round
 
@@ -134,7 +141,7 @@ def _round(run: "Run", arguments: argparse.Namespace) -> "Round":
     if not 0 <= gamma <= 1:
         raise InputError(f"--gamma: {gamma} is not a share; give a number in 0..1")
     scope = arguments.scope or (begun.scope if begun else run.config.scope)
-    return round_of(run.config, run.view("train"), run.rounds_path, number, gamma, scope)
+    return as_begun(round_of(run.config, run.view("train"), run.rounds_path, number, gamma, scope), begun)
 
 
 def _print(run: "Run", written: "StoredRound") -> None:

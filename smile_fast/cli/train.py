@@ -219,6 +219,9 @@ def _create_run(arguments: argparse.Namespace, device: str, ranks: Any) -> Any:
             print(f"weights: {start_from(run, arguments.weights)}")
 
     config = TrainConfig.from_options(_given(arguments, *_RECORDED))
+    if not config.last_round and (brakes := _given(arguments, Brakes)):
+        option = option_of(next(iter(brakes)))
+        raise InputError(f"{option}: {config.method} has no relabelling rounds; leave it out, or take --method smiler")
     if config.batch_norm == "frozen" and arguments.weights is None:
         raise InputError(
             "--batch-norm: frozen keeps statistics that only --weights brings; give --weights, or take synchronised"

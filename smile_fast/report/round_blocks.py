@@ -7,6 +7,7 @@ from smile_fast.report.collect import RunRecord
 from smile_fast.report.figures import volume_chart
 from smile_fast.report.review import Finding, growth_sentences, review_first
 from smile_fast.report.rounds import AnnotatedRange, RoundRow, millilitres
+from smile_fast.training.metrics import undone_rounds
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class RoundBlock:
     """The rounds of one run.
 
     Attributes:
-        record: the run. warnings: what grows, or is larger than in annotated cases.
+        record: the run. warnings: what grows, is larger than in annotated cases, or was undone.
         charts: one an organ. review: (round, what to look at, heaviest first), the newest round first.
         background: whether some round has pseudo-background.
     """
@@ -41,13 +42,20 @@ def round_blocks(records: Sequence[RunRecord], colours: Mapping[str, str]) -> li
     return [
         RoundBlock(
             record=record,
-            warnings=growth_sentences(record.rounds, record.ranges),
+            warnings=[*growth_sentences(record.rounds, record.ranges), *_undone(record)],
             charts=list(_charts(record, colours)),
             review=_by_round(record),
             background=any(row.background for row in record.rounds),
         )
         for record in records
         if record.rounds
+    ]
+
+
+def _undone(record: RunRecord) -> list[str]:
+    return [
+        f"Round {number} was undone: it made the validation cases' Dice worse, and the network is that from before it."
+        for number in undone_rounds(record.run)
     ]
 
 

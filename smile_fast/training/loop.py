@@ -4,16 +4,19 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smile_fast.data.same_scans import leak_warning
 from smile_fast.models import Segmenter
 from smile_fast.training.batches import BatchSource
 from smile_fast.training.checkpoint import Checkpoint
 from smile_fast.training.curriculum.conduct import judge_of, round_of, warnings_of_round
+from smile_fast.training.curriculum.fit import Fit, fit_round, fits
+from smile_fast.training.curriculum.held_out import Dice, RoundStart, fell, goes_back, without_held_out
 from smile_fast.training.execution import DEFAULT_EXECUTION, Execution
 from smile_fast.training.interrupt import Interrupted, Stop, stop_signals
 from smile_fast.training.learnable import check_learnable
@@ -70,7 +73,8 @@ def train(
     config = run.config
     human_view = run.view("train")
     leak = leak_warning(run.store, run.cases("train"), [*run.cases("validation"), *run.cases("test")])
-    for warning in filter(None, [*check_learnable(human_view, config), leak]):
+    unseen = without_held_out(config, run.view("validation")) if config.brakes.stop else None
+    for warning in filter(None, [*check_learnable(human_view, config), leak, unseen]):
         print(f"warning: {warning}", file=sys.stderr)
     model = start_network(run, human_view)
     if ranks.first:
@@ -123,6 +127,8 @@ class Trainer:
         captured = self.capturer is not None
         self.learner = Learner(model, self.config, device, compiled=execution.compile, captured=captured, ranks=ranks)
         self.position = Position()
+        self.start: RoundStart | None = None  # of the round, on rank 0, where a round may be undone
+        self._scored: tuple[int, Dice] | None = None  # after which step
         pending = self._restore() if ranks.any(resume and run.has_checkpoint) else {}
         ranks.copy_first(self.learner.tensors())
         self.metrics: MetricsLog | SilentLog = (
@@ -142,6 +148,18 @@ class Trainer:
         """The validation cases, without any pseudo-label."""
         return self.run.view("validation")
 
+    @cached_property
+    def goes_back(self) -> bool:
+        """Whether a round that makes the network worse is undone."""
+        return self.config.brakes.stop and goes_back(self.config, self.validation_view)
+
+    @property
+    def _networks(self) -> dict[str, nn.Module]:
+        """What is delivered and what is trained, by the names of a checkpoint."""
+        learner = self.learner
+        averages: dict[str, nn.Module] = {} if learner.average is None else {"average": learner.average}
+        return {"model": learner.model, **averages}
+
     def relabelled(self, human_view: TrainingView) -> TrainingView:
         """The training cases with the pseudo-labels of this round, which are computed if they have to be."""
         number, rounds = self.position.round, self.run.rounds_path
@@ -153,8 +171,12 @@ class Trainer:
                 "so are the weights that its pseudo-labels belong to; restore the folder from a copy, or train again"
             )
         if self.position.step == 0:
+            if self.goes_back:
+                dice = self._held_out_dice(replace(self.position, round=number - 1))
+                self.start = RoundStart.of(self._networks, dice) if self.ranks.first else None
             this = round_of(self.config, human_view, rounds, number)
-            self._relabel(human_view, this)
+            this, fit = self._learned(human_view, this)
+            self._relabel(human_view, this, fit)
             totals = open_round(rounds, number).totals()
             kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in totals.items()) or "none"
             print(f"round {number} (gamma {this.gamma:.3g}), pseudo-label voxels kept: {kept}", file=sys.stderr)
@@ -162,13 +184,25 @@ class Trainer:
                 print(f"warning: {sentence}", file=sys.stderr)
         return self.run.view("train", number)
 
-    def _relabel(self, human_view: TrainingView, this: Round) -> None:
+    def _learned(self, human_view: TrainingView, this: Round) -> tuple[Round, Fit]:
+        """What a round learns from annotated organs before it relabels; rank 0 does, and tells the others."""
+        model, ranks, organs = self.final_model, self.ranks, human_view.organs
+        fit = Fit.empty(model, len(organs))
+        if fits(self.config):
+            if ranks.first:
+                held_out, check = self.validation_view, partial(ranks.check, self.stop)
+                fit = fit_round(self.config, model, human_view, held_out, this.number, check)
+            ranks.wait()
+            ranks.copy_first(fit.tensors)
+        return fit.of(this, organs), fit
+
+    def _relabel(self, human_view: TrainingView, this: Round, fit: Fit) -> None:
         """Write a round; the ranks share out its cases, and none waits for another before all are done.
 
         Cases that are finished stay when a signal, a kill or an error ends it: a resumed training does the others.
         """
         model, rounds, ranks = self.final_model, self.run.rounds_path, self.ranks
-        relabel_share(model, human_view, rounds, this, lambda: ranks.check(self.stop), ranks.share)
+        relabel_share(model, human_view, rounds, this, lambda: ranks.check(self.stop), ranks.share, fit.heads)
         ranks.wait()
         if ranks.first:
             finish_round(rounds, this, human_view.cases, judge=judge_of(human_view, rounds, this))
@@ -208,11 +242,32 @@ class Trainer:
                 self.save()
                 raise Interrupted(stopped)
         self.metrics.end_round(position)
+        undone = self.goes_back and self._undo_if_worse()
         # Relabelling that is cut short begins again from these weights.
-        self.position = Position(position.round + 1, 0, position.total_steps)
+        following = config.last_round + 1 if undone else position.round + 1
+        self.position, self.start = Position(following, 0, position.total_steps), None
         # Processors of other kinds may round in another way, and a round is made with the same weights by all.
         self.ranks.copy_first(self.learner.tensors())
         self.save()
+
+    def _held_out_dice(self, position: Position) -> Dice:
+        """Dice of the validation cases now, which the metrics have once; empty on the other ranks than 0."""
+        if self._scored is None or self._scored[0] != position.total_steps:
+            self._scored = position.total_steps, validate(self.final_model, self.validation_view, self.ranks)
+            self.ranks.wait()
+            self.metrics.write_validation(position, self._scored[1])
+        return self._scored[1]
+
+    def _undo_if_worse(self) -> bool:
+        """At the end of a round go back to its start if that was better; rank 0 decides, and its weights are copied."""
+        position, start = self.position, self.start
+        dice = self._held_out_dice(position)
+        reason = None if start is None else fell(start.dice, dice, self.config.brakes.stop_tolerance)
+        if start is not None and reason is not None:
+            start.restore(self._networks)
+            self.metrics.write_undone(position, start.dice)
+            print(f"round {position.round}: undone: {reason}", file=sys.stderr)
+        return self.ranks.any(reason is not None)
 
     def step_of(self, view: TrainingView) -> StepGraph:
         """What runs the steps of a round: their shapes and tables are the round's."""
@@ -244,6 +299,8 @@ class Trainer:
         if learner.average is not None:
             tensors["average"] = dict(learner.average.state_dict())
         tensors["metrics"] = self.metrics.pending()
+        if self.start is not None:
+            tensors.update(self.start.groups())
         Checkpoint(tensors, vars(self.position)).save(self.run.checkpoint_path, before=self.run.previous_path)
 
     def _next(self, inputs: Iterator[Inputs], started: float) -> tuple[Inputs | None, int]:
@@ -292,6 +349,7 @@ class Trainer:
             self.position = Position(**checkpoint.state)
             if self.learner.average is not None:
                 self.learner.average.load_state_dict(checkpoint.tensors["average"])
+            self.start = RoundStart.from_groups(checkpoint.tensors) if self.ranks.first else None
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: it does not fit the settings of its run ({error!r}); train again") from None
         self._check_position()

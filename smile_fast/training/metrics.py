@@ -76,6 +76,8 @@ class MetricsLog:
             for line in read_metrics(run)
             if line["iteration"] <= (keep_until if "validation" in line else losses_until)
         ]
+        self._validated = max((line["iteration"] for line in kept if "validation" in line), default=-1)
+        self._undone = any("undone" in line for line in kept)
         self._board = _tensorboard(run) if run.config.tensorboard else None
         self._path = run.metrics_path
         with atomic_path(self._path) as temporary:  # a kill in the middle must not cost the curve
@@ -162,9 +164,19 @@ class MetricsLog:
         self._note = f"{rate:.3g} steps/s, loss {loss:.4f}"
 
     def write_validation(self, position: Position, dice: dict[str, float]) -> None:
-        """Write the Dice of the validation cases as one line."""
+        """Write the Dice of the validation cases as one line, unless there is one of this step."""
+        if self._validated == position.total_steps:
+            return
+        self._validated = position.total_steps
         self._write_arrived()
         self._write({"iteration": position.total_steps, "round": position.round, "validation": dice})
+
+    def write_undone(self, position: Position, dice: dict[str, float]) -> None:
+        """Write that the weights are those from before the round again, and their Dice of the validation cases."""
+        if not self._undone:
+            self._undone = True
+            line = {"iteration": position.total_steps, "round": position.round, "validation": dice, "undone": True}
+            self._write(line)
 
     def end_round(self, position: Position) -> None:
         """Write what is left of the round, close its bar, and say how much was done; after the last round, in all."""
@@ -258,6 +270,9 @@ class SilentLog:
     def write_validation(self, position: Position, dice: dict[str, float]) -> None:
         """Write nothing."""
 
+    def write_undone(self, position: Position, dice: dict[str, float]) -> None:
+        """Write nothing."""
+
     def end_round(self, position: Position) -> None:
         """Say nothing."""
 
@@ -270,7 +285,7 @@ class SilentLog:
 
 @dataclass(frozen=True)
 class _Line:
-    """What a line may hold: losses, or the Dice of the validation cases."""
+    """What a line may hold: losses, or the Dice of the validation cases, once more if a round was undone."""
 
     iteration: int
     round: int | None = None
@@ -280,6 +295,7 @@ class _Line:
     seconds: float | None = None
     steps_per_second: float | None = None
     validation: dict[str, float] | None = None
+    undone: bool | None = None
 
 
 def read_metrics(run: Run) -> list[dict[str, Any]]:
@@ -308,6 +324,15 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
                 f"{path}: line {number} is damaged ({error}); restore the file from a copy, or remove the line"
             ) from None
     return lines
+
+
+def undone_rounds(run: Run) -> list[int]:
+    """The rounds of a run that made it worse, and whose weights were given up; see `curriculum.held_out`.
+
+    Raises:
+        InputError: see `read_metrics`.
+    """
+    return [line["round"] for line in read_metrics(run) if line.get("undone")]
 
 
 @contextmanager

@@ -37,7 +37,15 @@ class Preset:
         return replace(config, epochs=config.epochs * (1 + config.rounds * config.round_share))
 
 
-_NO_BRAKES = {"negatives": 0.0, "limit_volume": False, "one_component": False, "limit_slices": False, "stop": False}
+_NO_BRAKES = {
+    "negatives": 0.0,
+    "limit_volume": False,
+    "one_component": False,
+    "limit_slices": False,
+    "stop": False,
+    "score": "probability",
+    "calibrate": False,
+}
 
 PRESETS = {
     "baseline": Preset({"method": "baseline"}),

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from smile_fast.models import Segmenter
 from smile_fast.pipeline import in_order, worker_thread
 from smile_fast.supervision import State
-from smile_fast.training.curriculum.agreement import agreeing_logits
 from smile_fast.training.curriculum.conduct import judge_of, limits_of
+from smile_fast.training.curriculum.confidence import Heads
+from smile_fast.training.curriculum.scores import scored_logits
 from smile_fast.training.curriculum.selection import braked_pseudo_labels
 from smile_fast.training.inference import predict_logits
 from smile_fast.training.pseudo_labels import PseudoLabeller
@@ -60,7 +61,12 @@ class _Selection:
 
 
 def relabel(
-    model: Segmenter, view: TrainingView, rounds: Path, this: Round, check: Callable[[], None] = lambda: None
+    model: Segmenter,
+    view: TrainingView,
+    rounds: Path,
+    this: Round,
+    check: Callable[[], None] = lambda: None,
+    heads: Heads | None = None,
 ) -> StoredRound:
     """Run one round over all cases of a view and write its overlays.
 
@@ -80,6 +86,7 @@ def relabel(
         this: number, gamma and scope.
         check: called before each case; may raise to give up the round, of which nothing is left then; after a
             KeyboardInterrupt the cases that are finished are.
+        heads: what judges the network's decisions, for rounds whose score is confidence.
 
     Returns:
         The round, with an overlay of every case in which an organ was not annotated.
@@ -88,7 +95,7 @@ def relabel(
         InputError: other processes write shares of the round, or it cannot be written.
     """
     with write_round(rounds, this, view.organs, weights_digest(model)) as unfinished:
-        _add_cases(unfinished, model, view, view.cases, this, check)
+        _add_cases(unfinished, model, view, view.cases, this, check, heads)
         return unfinished.finish(view.cases, judge_of(view, rounds, this))
 
 
@@ -99,6 +106,7 @@ def relabel_share(
     this: Round,
     check: Callable[[], None] = lambda: None,
     shard: Shard = WHOLE,
+    heads: Heads | None = None,
 ) -> int:
     """Do a share of a round, beside other processes; `finish_round` makes it appear when all are done.
 
@@ -109,6 +117,7 @@ def relabel_share(
         this: number, gamma and scope.
         check: called before each case; may raise to give up, and the cases that are finished stay.
         shard: which of the view's cases; those that are finished already are not done again.
+        heads: see `relabel`.
 
     Returns:
         Number of cases that were done now.
@@ -117,7 +126,7 @@ def relabel_share(
         InputError: somebody writes a round of this number with other weights or settings, or it cannot be written.
     """
     with share_round(rounds, this, view.organs, weights_digest(model)) as unfinished:
-        return _add_cases(unfinished, model, view, shard.of(view.cases), this, check)
+        return _add_cases(unfinished, model, view, shard.of(view.cases), this, check, heads)
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -136,9 +145,12 @@ def _add_cases(
     cases: Sequence[str],
     this: Round,
     check: Callable[[], None],
+    heads: Heads | None,
 ) -> int:
     if view.overlay is not None:
         raise ValueError("view must show human labels only: rounds do not accumulate")
+    if this.braking is not None and this.braking.score == "confidence" and heads is None:
+        raise ValueError("heads must be given: the score of the round is confidence")
     todo = [case for case in cases if not unfinished.has(case)]
     if len(todo) < len(cases):
         done = len(cases) - len(todo)
@@ -154,7 +166,7 @@ def _add_cases(
 
     # The threads end before the round does: nothing is written into a round that was given up.
     with worker_thread("read") as reader, worker_thread("write") as writer:
-        selections = _select(model, view, todo, in_order(read, todo, reader, ahead=1), this, check)
+        selections = _select(model, view, todo, in_order(read, todo, reader, ahead=1), this, check, heads)
         written = in_order(write, zip(todo, selections, strict=True), writer, ahead=1)
         for _ in progress(written, total=len(todo), label=f"relabel, round {this.number}"):
             pass
@@ -168,16 +180,22 @@ def _select(
     cases: Iterable[_Case | None],
     this: Round,
     check: Callable[[], None],
+    heads: Heads | None,
 ) -> Iterator[_Selection | None]:
     """Infer and select, case after case, on the model's device; None for a case in which every organ was annotated."""
     labeller, given = PseudoLabeller(), iter(cases)
     for _ in names:
         check()
-        yield _selection(model, view, next(given), this, labeller)
+        yield _selection(model, view, next(given), this, labeller, heads)
 
 
 def _selection(
-    model: Segmenter, view: TrainingView, case: _Case | None, this: Round, labeller: PseudoLabeller
+    model: Segmenter,
+    view: TrainingView,
+    case: _Case | None,
+    this: Round,
+    labeller: PseudoLabeller,
+    heads: Heads | None,
 ) -> _Selection | None:
     if case is None:
         return None
@@ -189,16 +207,11 @@ def _selection(
     labels = torch.from_numpy(box.crop(case.human)[list(box.slices)])  # [n, H', W']
     stride = model.config.scan_stride(spacing)
 
-    def predict(image: NDArray[np.int16]) -> Tensor:  # [n, K, h, w]
-        return predict_logits(model, image, box=box, spacing=spacing)
-
-    if this.braking is not None and this.braking.score == "agreement":
-        logits, upper = agreeing_logits(predict, case.image, stride)
-    else:
-        logits, upper = predict(case.image), None
     if this.braking is None:
+        logits = predict_logits(model, case.image, box=box, spacing=spacing)
         overlay, numbers = labeller(logits, labels, case.organs, this.gamma, stride, this.scope)
         return _Selection(case.organs, box, shape, overlay, numbers)
+    logits, ranks, upper = scored_logits(model, case.image, this.braking, view.organs, heads, box=box, spacing=spacing)
     overlay, numbers = braked_pseudo_labels(
         logits,
         labels.to(logits.device),
@@ -209,6 +222,7 @@ def _selection(
         limits=[limits_of(this.braking, view, case.name, organ) for organ in case.organs],
         positions=np.array(list(box.slices)),
         negatives=this.braking.negatives,
+        ranks=ranks,
         upper=upper,
     )
     return _Selection(case.organs, box, shape, overlay.cpu(), numbers.cpu())

@@ -147,6 +147,8 @@ BAD = [
     Bad("no device", f"{TRAIN} --device toaster", "--device: toaster is no device"),
     Bad("a device of another maker", f"{TRAIN} --device mps", "--device: mps is not supported"),
     Bad("threads", f"{TRAIN} --threads -2", "--threads: -2 cannot be used; give 0 or more"),
+    Bad("a brake without rounds", f"{TRAIN} --method smile --score confidence", "--score: smile has no relabelling ro"),
+    Bad("brakes without a method", f"{TRAIN} --stop --negatives 0", "--negatives: smile has no relabelling rounds; "),
     Bad("more folds than cases", f"{TRAIN} --folds 4", "4 folds need at least as many training cases, the store has 3"),
     Bad("loss is lost", f"{TRAIN} --optimizer sgd --lr 1e30 --epochs 1", "new: the loss became"),
     Bad("no tensorboard", f"{TRAIN} --tensorboard", "the package tensorboard is not installed"),

@@ -161,17 +161,29 @@ def test_every_option_arrives(store, tmp_path):
         "tensorboard": True,
         "body_crop": False,
     }
+    brakes = {
+        "negatives": 0.25,
+        "limit_volume": True,
+        "one_component": True,
+        "limit_slices": True,
+        "stop": True,
+        "stop_tolerance": 0.125,
+        "score": "confidence",
+        "calibrate": True,
+        "growth": 2.0,
+    }
     seen, network = [], Segmenter(ModelConfig(organs=store.organs, backbone="resnet34", width=16, channels=3))
     save_file(network.backbone.state_dict(prefix="backbone."), tmp_path / "w.safetensors")  # what is frozen
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train", lambda run, **arguments: seen.append((run.config, arguments)))
-        assert train(store, tmp_path / "run", weights=tmp_path / "w.safetensors", **settings) == 0
+        assert train(store, tmp_path / "run", weights=tmp_path / "w.safetensors", **settings, **brakes) == 0
     ((config, arguments),) = seen
     # The store adds its organs and its pixel size, the method the head.
-    assert config == TrainConfig.from_options({**settings, "organs": store.organs, "pixel_mm": 0.75})
+    assert config == TrainConfig.from_options({**settings, **brakes, "organs": store.organs, "pixel_mm": 0.75})
     assert {**config.to_json(), **config.model.to_json()} == {
         **settings,
         "model": config.model.to_json(),
+        "brakes": brakes,
         "organs": store.organs,
         "pixel_mm": 0.75,
         "head": "sigmoid",

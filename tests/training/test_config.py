@@ -85,9 +85,11 @@ WRONG = [
     ("growth", 1.0),
     ("growth", INF),
     ("score", "entropy"),
+    ("stop_tolerance", 1.5),
 ]
 # Without a rule beside their type.
-SWITCHES = {"body_crop", "limit_slices", "limit_volume", "one_component", "pseudo_negative", "stop", "tensorboard"}
+SWITCHES = {"body_crop", "calibrate", "limit_slices", "limit_volume", "one_component"}
+SWITCHES |= {"pseudo_negative", "stop", "tensorboard"}
 # Settings that the store and the method decide.
 FROM_THE_STORE = {"organs", "head", "pixel_mm"}
 

@@ -21,8 +21,9 @@ def test_smile_as_long_as_smiler_has_its_number_of_steps() -> None:
 def test_published_smiler_has_no_brakes() -> None:
     """Whatever brakes there are, and whatever the options of the comparison say of them."""
     options = {"negatives": 0.5, "limit_volume": True, "one_component": True, "limit_slices": True, "stop": True}
+    options |= {"score": "confidence", "calibrate": True}
     brakes = asdict(PRESETS["smiler-plain"].config(options).brakes)
-    del brakes["growth"]  # of the warning alone without a stop
+    del brakes["growth"], brakes["stop_tolerance"]  # of the warning alone without a stop, and of the stop
     assert brakes.pop("score") == "probability"
     assert not any(brakes.values())
 

@@ -13,8 +13,11 @@ class Braking:
         most_ml: organ -> the largest volume of its candidates, ml; organs without an entry have no limit.
         most_mm: organ -> the largest extent of its candidates along z, mm; likewise.
         barred: organs that get no pseudo-labels, since an earlier round stopped them.
-        score: what ranks the voxels, "probability" or "agreement".
+        score: what ranks the voxels, "probability", "agreement" or "confidence".
         growth: factor between two rounds that stops an organ; 0 stops none.
+        fitted_to: digest of what the confidence heads were fitted to, beside the weights; "" without any.
+        judged: organs whose candidates a confidence head ranks; those of the others are ranked by probability.
+        temperatures: organ -> what its logits are divided by before they are compared with those of other organs.
     """
 
     negatives: float = 0.0
@@ -24,3 +27,6 @@ class Braking:
     barred: tuple[str, ...] = ()
     growth: float = 0.0
     score: str = "probability"
+    fitted_to: str = ""
+    judged: tuple[str, ...] = ()
+    temperatures: dict[str, float] = field(default_factory=dict)

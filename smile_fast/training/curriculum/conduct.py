@@ -1,11 +1,13 @@
 """What the settings of the brakes come to in a round: the same in every process, from the index and earlier rounds."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.curriculum.braking import Braking
+from smile_fast.training.curriculum.fit import digest_of, fits
 from smile_fast.training.curriculum.growth import Candidates, growth_warnings, runaway_organs
 from smile_fast.training.curriculum.limits import Limits
 from smile_fast.training.curriculum.ranges import annotated_ranges, voxel_ml
@@ -23,6 +25,8 @@ def round_of(
 ) -> Round:
     """A round of a run's curriculum under the run's brakes.
 
+    What a round learns first, see `fit_round`, is not in it yet.
+
     Args:
         config: of the run.
         view: its training cases, human labels only.
@@ -34,7 +38,8 @@ def round_of(
     gamma, scope = config.gamma(number) if gamma is None else gamma, scope or config.scope
     brakes, organs = config.brakes, view.organs
     limited, stop = brakes.limit_volume or brakes.limit_slices, brakes.stop
-    if not (limited or stop or brakes.one_component or brakes.negatives or brakes.score != "probability"):
+    ranked = brakes.score != "probability" or brakes.calibrate
+    if not (limited or stop or brakes.one_component or brakes.negatives or ranked):
         return Round(number, gamma, scope)
     ranges = annotated_ranges(view) if limited else {}
     barred = open_round(rounds, number - 1).stopped if stop and number - 1 in existing_rounds(rounds) else ()
@@ -46,8 +51,17 @@ def round_of(
         barred=barred,
         growth=brakes.growth if stop else 0.0,
         score=brakes.score,
+        fitted_to=digest_of(view, config.seed, number) if fits(config) else "",
     )
     return Round(number, gamma, scope, braking)
+
+
+def as_begun(this: Round, begun: Round | None) -> Round:
+    """The round with what was learned when it was begun, so that the two can be compared; nothing is learned again."""
+    if this.braking is None or begun is None or begun.braking is None:
+        return this
+    judged, temperatures = begun.braking.judged, begun.braking.temperatures
+    return replace(this, braking=replace(this.braking, judged=judged, temperatures=temperatures))
 
 
 def limits_of(braking: Braking, view: "TrainingView", case: str, organ: int) -> Limits | None:

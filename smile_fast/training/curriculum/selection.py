@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from smile_fast.ops import select_top_fraction
 from smile_fast.ops.reference import scores_by_stride
@@ -24,6 +25,7 @@ def braked_pseudo_labels(
     limits: Sequence[Limits | None],
     positions: NDArray[np.int64],  # [D]
     negatives: float = 0.0,
+    ranks: Tensor | None = None,  # [D, K, h, w]
     upper: Tensor | None = None,  # [D, K, h, w]
 ) -> tuple[Tensor, Tensor]:
     """Select pseudo-labels as `pseudo_labels_upsampled` does, among the candidates that the limits leave.
@@ -41,6 +43,7 @@ def braked_pseudo_labels(
         limits: of each missing organ; None for one that gets no pseudo-labels.
         positions: where the slices lie in the volume.
         negatives: share of the negatives.
+        ranks: log-odds that the candidates are ranked by; None for `logits`.
         upper: logits that the negatives are judged by, where doubt speaks for an organ; None for `logits`.
 
     Returns:
@@ -57,15 +60,20 @@ def braked_pseudo_labels(
 
     best: Tensor | None = None  # score of the organ that has a voxel
     likeliest: Tensor | None = None  # largest score of a missing organ
+    found = torch.zeros_like(free)  # a candidate of a missing organ
     for number, (organ, limit) in enumerate(zip(organs, limits, strict=True)):
         scores = scores_by_stride(logits[:, organ], labels.shape, stride)
         candidates = free & (scores > 0)
         counts[number, 0] = candidates.sum()
+        found |= candidates
         if negatives > 0:
             most = scores if upper is None else scores_by_stride(upper[:, organ], labels.shape, stride)
             likeliest = most if likeliest is None else torch.maximum(likeliest, most)
         if limit is None:
             continue
+        if ranks is not None:
+            # Monotone and above 0, as the limits want the evidence for a candidate to be.
+            scores = softplus(scores_by_stride(ranks[:, organ], labels.shape, stride))
         selected = select(scores, limited(candidates, scores, positions, limit), gamma)
         best = torch.full_like(scores, -torch.inf) if best is None else best
         wins = selected & (scores > best)  # at equal scores the lower organ keeps the voxel
@@ -75,6 +83,5 @@ def braked_pseudo_labels(
     for number, organ in enumerate(organs):
         counts[number, 2] = (overlay == (PSEUDO_BIT | (organ + 1))).sum()
     if likeliest is not None:
-        # With an upper bound a voxel of the overlay is above 0 in both.
-        overlay.masked_fill_(select(-likeliest, free & (likeliest < 0), negatives), PSEUDO_BACKGROUND)
+        overlay.masked_fill_(select(-likeliest, free & ~found & (likeliest < 0), negatives), PSEUDO_BACKGROUND)
     return overlay, counts

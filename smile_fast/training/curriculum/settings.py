@@ -35,15 +35,28 @@ class Brakes(Settings):
     stop: bool = setting(
         False,
         "give an organ no pseudo-labels, in this round and later ones, once its candidates grow or exceed the "
-        "annotated cases' volumes",
+        "annotated cases' volumes; and undo a round that makes the validation cases' Dice worse, and end with it",
         group="curriculum",
     )
-    score: Literal["probability", "agreement"] = setting(
-        "probability",
-        "what ranks the voxels: the network's probability, or how surely it says so of perturbed images, too "
-        "(5 times the work)",
+    stop_tolerance: float = setting(
+        0.01,
+        "by how much the validation cases' mean Dice may fall in a round before --stop undoes it",
+        "a number in [0, 1]",
+        lambda fall: 0 <= fall <= 1,
         group="curriculum",
-        choices=("probability", "agreement"),
+    )
+    score: Literal["probability", "agreement", "confidence"] = setting(
+        "probability",
+        "what ranks the voxels: the network's probability, how surely it says so of perturbed images, too (agreement: "
+        "5 times the work), or how likely it is right by a head that learns that on annotated organs (confidence)",
+        group="curriculum",
+        choices=("probability", "agreement", "confidence"),
+    )
+    calibrate: bool = setting(
+        False,
+        "divide the logits of each organ by a temperature that fits its annotated cases (validation cases if there are "
+        "some) before organs are compared",
+        group="curriculum",
     )
     growth: float = setting(
         1.5,
