@@ -77,7 +77,12 @@ def summarise(
     Args:
         pairs: the scores.
         organs: [K] names.
-        split, nsd_tolerance_mm, predictions, weights, plan, label_maps: see `Evaluation`.
+        split: test, validation or train.
+        nsd_tolerance_mm: see `score_case`.
+        predictions: folder of label maps that was scored, None for the run's own network.
+        weights: SHA-256 of the network's file.
+        plan: see `Inputs`.
+        label_maps: likewise.
         raters: folders of the raters beside the store's labels.
         rater_pairs: agreement with all raters, where there are any.
     """

@@ -92,8 +92,8 @@ def score_case(
     Raises:
         InputError: the two arrays differ in shape.
 
-    Source: NSD, Nikolov et al. 2018, arXiv:1809.04430; HD95 as the larger of both directions' percentiles. A missed organ
-    has the volume's diagonal for its HD95, as in BraTS (373 mm there): left out, a miss would improve the mean.
+    Source: NSD, Nikolov et al. 2018, arXiv:1809.04430; HD95 as the larger of both directions' percentiles. A
+    missed organ has the volume's diagonal as its HD95, as in BraTS (373 mm there): left out, it would improve the mean.
     """
     if truth.shape != prediction.shape:
         raise InputError(

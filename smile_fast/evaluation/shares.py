@@ -188,7 +188,7 @@ def finish_evaluation(run: "Run", scoring: Scoring, write: Path | None = None) -
     Scores that were put together before, of the same weights, truth, label maps and settings, are read again.
 
     Raises:
-        InputError: cases are missing, others are still at work on scores of the split, or the scores or label maps cannot be
+        InputError: cases are missing, others are still at work on scores of the split, or what was made cannot be
             written.
     """
     parts = EvaluationParts(run, scoring, write)

@@ -36,9 +36,9 @@ def format_table(evaluation: Evaluation) -> str:
     lines = text_table(rows, rules=(1, len(rows) - 1))
     lines += [
         "",
-        "Dice: mean over the pairs whose truth holds the organ (scored, missed). pooled, volume: Dice and predicted/true",
-        "volume of all drawn pairs as one; median: predicted/true of the median case. false alarms: pairs with a",
-        "prediction / pairs without the organ, and the median volume of such predictions",
+        "Dice: mean over the pairs whose truth holds the organ (scored, missed). pooled, volume: Dice and predicted /",
+        "true volume of all drawn pairs together; median: predicted/true of the median case. false alarms: pairs with",
+        "a prediction / pairs without the organ, and the median volume of such predictions",
     ]
     if surfaces and any(pair.outcome is Outcome.MISSED for pair in evaluation.pairs):
         lines.append("A missed pair has Dice 0, NSD 0, and the diagonal of the volume as its HD95")
@@ -92,8 +92,8 @@ def _rater_lines(raters: RaterScores) -> list[str]:
         rows.append([row.organ, *to_each, format_spread(row.between), format_number(row.lowest), *counts])
     return [
         "",
-        "Dice of the prediction to each rater, and of raters to each other (mean, and the two who agree least), over the",
-        "pairs that every rater has drawn:",
+        "Dice of the prediction to each rater, and of raters to each other (mean, and the two who agree least), over",
+        "the pairs that every rater has drawn:",
         *text_table(rows),
     ]
 
