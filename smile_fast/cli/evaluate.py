@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Score a run on the (case, organ) pairs whose truth is drawn. Mean Dice, NSD and HD95 run over the pairs whose "
         "truth holds the organ, the same ones for all methods; a missed organ has Dice 0, NSD 0 and the diagonal of "
-        "the volume as its HD95. Where the truth does not hold the organ, what is predicted is a false alarm: their rate "
-        "and median volume stand apart. Pooled Dice and predicted/true volume run over both. Cases whose sources are known "
-        "(sources.csv) are scored by source, too. 'smile-fast compare' says whether runs differ."
+        "the volume as its HD95. Where the truth does not hold the organ, what is predicted is a false alarm: their "
+        "rate and median volume stand apart. Pooled Dice and predicted/true volume run over both. Cases whose sources "
+        "are known (sources.csv) are scored by source, too. 'smile-fast compare' says whether runs differ."
     )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a trained run")
     parser.add_argument(

@@ -57,7 +57,7 @@ class Comparison:
     """Runs over their common pairs.
 
     Attributes:
-        runs: name -> its scores, of the common pairs alone.
+        runs: name -> its scores, of the common pairs alone, and the counts of those that nobody has drawn.
         left_out: name -> number of its pairs with a complete truth that another run has not.
         unlike: pairs whose truth has another volume in another run: it is not the same truth. They are left out.
         differences: of each two runs, for each organ and `MEAN`.
@@ -81,7 +81,7 @@ class Comparison:
     @property
     def empty(self) -> int:
         """Number of common pairs whose truth does not hold the organ: those that may be false alarms."""
-        return len(next(iter(self.runs.values())).pairs) - self.pairs
+        return sum(pair.outcome in WITHOUT_ORGAN for pair in next(iter(self.runs.values())).pairs)
 
     def winner(self, organ: str) -> str | None:
         """The run that beats every other one on an organ, or on `MEAN`, each with an interval that excludes 0."""
@@ -134,8 +134,9 @@ def compare_evaluations(evaluations: Mapping[str, Evaluation]) -> Comparison:
     shared = [key for key in first if all(key in own for own in drawn.values())]
     unlike = tuple(key for key in shared if not all(_same_truth(first[key], own[key]) for own in drawn.values()))
     common = set(shared) - set(unlike)
+    undrawn = set.intersection(*(_undrawn(evaluation.pairs) for evaluation in evaluations.values()))
     organs = list(dict.fromkeys(row.organ for each in evaluations.values() for row in each.organs))
-    runs = {name: _restricted(evaluation, common, organs) for name, evaluation in evaluations.items()}
+    runs = {name: _restricted(evaluation, common | undrawn, organs) for name, evaluation in evaluations.items()}
     dice = {name: _dice(evaluation.pairs) for name, evaluation in runs.items()}
     found = []
     for one, other in combinations(runs, 2):
@@ -176,9 +177,13 @@ def _same_truth(one: PairScore, other: PairScore) -> bool:
     return abs(both[0] - both[1]) <= _SAME_VOLUME * max(both)
 
 
-def _restricted(evaluation: Evaluation, common: set[Key], organs: Sequence[str]) -> Evaluation:
+def _undrawn(pairs: Iterable[PairScore]) -> set[Key]:
+    return {Key(pair.case, pair.organ) for pair in pairs if pair.outcome not in (*WITH_ORGAN, *WITHOUT_ORGAN)}
+
+
+def _restricted(evaluation: Evaluation, kept: set[Key], organs: Sequence[str]) -> Evaluation:
     """The same evaluation, of some of its pairs, in one order for all runs."""
-    own = [pair for pair in evaluation.pairs if (pair.case, pair.organ) in common]
+    own = [pair for pair in evaluation.pairs if (pair.case, pair.organ) in kept]
     pairs = sorted(own, key=lambda pair: (pair.case, pair.organ))
     return summarise(pairs, organs, split=evaluation.split, nsd_tolerance_mm=evaluation.nsd_tolerance_mm)
 
@@ -207,8 +212,8 @@ def format_comparison(comparison: Comparison) -> str:
         [
             *lines,
             "",
-            "interval: bootstrap over pairs, of the mean over cases with all of their organs; p: Wilcoxon's signed-rank",
-            "test, two-sided; higher: the run whose Dice is higher, where the interval excludes 0",
+            "interval: bootstrap over pairs, of the mean over cases with all of their organs; p: Wilcoxon's",
+            "signed-rank test, two-sided; higher: the run whose Dice is higher, where the interval excludes 0",
         ]
     )
 
