@@ -4,8 +4,8 @@ They are written beside it, .NAME.PLAN.maps/CASE.nii.gz, by any number of proces
 are there. What label-maps.json does not name is foreign: a folder that holds such files is refused.
 """
 
-import glob
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -126,8 +126,10 @@ class KeptMaps:
             os.rename(self._target, old)
         os.rename(self._hidden, self._target)
         flush(self._target.parent)
-        for left in (old, *self._target.parent.glob(f".{glob.escape(self._target.name)}.*.maps")):
-            shutil.rmtree(left, ignore_errors=True)  # of earlier plans that nobody has finished
+        ours = re.compile(rf"\.{re.escape(self._target.name)}\.[0-9a-f]{{16}}\.maps")
+        unfinished = [entry for entry in self._target.parent.iterdir() if ours.fullmatch(entry.name)]
+        for left in (old, *unfinished):  # of other plans
+            shutil.rmtree(left, ignore_errors=True)
 
     def _missing(self) -> list[str]:
         return [case for case in self._cases if not (self._target / f"{case}.nii.gz").is_file()]
