@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,18 @@ from smile_fast.cli.run_options import add_shares, add_store, add_threads, devic
 if TYPE_CHECKING:
     from smile_fast.training.run import Run
 
-HELP = "score a run: Dice, NSD and HD95 per organ, over the (case, organ) pairs whose truth is drawn"
+HELP = "score a run: Dice, NSD, HD95, volumes and false alarms per organ, over the (case, organ) pairs that are drawn"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.description = (
+        "Score a run on the (case, organ) pairs whose truth is drawn. Mean Dice, NSD and HD95 run over the pairs whose "
+        "truth holds the organ, the same ones for all methods; a missed organ has Dice 0, NSD 0 and the diagonal of "
+        "the volume as its HD95. Where the truth does not hold the organ, what is predicted is a false alarm: their "
+        "rate and median volume stand apart. Pooled Dice and predicted/true volume run over both. Cases whose sources "
+        "are known (sources.csv) are scored by source, too. 'smile-fast compare' says whether runs differ."
+    )
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="folder of a trained run")
     parser.add_argument(
         "--split",
@@ -36,6 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="score the label maps DIR/CASE.nii.gz, e.g. of smile-predict, instead of the run's own network",
+    )
+    parser.add_argument(
+        "--raters",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="label maps DIR/CASE.nii.gz that other raters drew: the Dice of the prediction to each of them and to the "
+        "store's labels, beside the Dice of raters to each other",
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="DIR",
+        help="keep the predicted label maps as DIR/CASE.nii.gz; DIR is new, empty, or of an earlier evaluation, and "
+        "appears when all cases are there",
     )
     add_shares(parser, "cases", "put the scores together")
     add_store(parser)
@@ -82,10 +105,10 @@ def _evaluate(run: "Run", arguments: argparse.Namespace) -> None:
     )
 
     tolerance = None if arguments.no_surface else arguments.nsd_tolerance
-    scoring = Scoring(arguments.split, tolerance, arguments.predictions)
+    scoring = Scoring(arguments.split, tolerance, arguments.predictions, tuple(arguments.raters))
     work = {"device": choose_device(device_of(arguments), arguments.threads), "workers": arguments.workers}
     if arguments.shard is not None:
-        done = evaluate_share(run, scoring, arguments.shard, **work)
+        done = evaluate_share(run, scoring, arguments.shard, write=arguments.write, **work)
         whose = f"share {arguments.shard} of the {arguments.split} cases"
         if done is None:
             print(f"the scores of split {arguments.split} are finished already: nothing is left to do for {whose}")
@@ -93,14 +116,17 @@ def _evaluate(run: "Run", arguments: argparse.Namespace) -> None:
             print(f"{whose} is scored, {done} now; when all are: --finish")
         return
     if arguments.finish:
-        evaluation = finish_evaluation(run, scoring)
+        evaluation = finish_evaluation(run, scoring, arguments.write)
     else:
-        evaluation = evaluate_run(run, **asdict(scoring), **work)
+        keywords = {field.name: getattr(scoring, field.name) for field in fields(scoring)}
+        evaluation = evaluate_run(run, **keywords, write=arguments.write, **work)
     _warn(run, arguments.split)
     if not arguments.finish:
         write_evaluation(evaluation, run.path)
     path = run.path / score_file(arguments.split, of_predictions=arguments.predictions is not None)
     print(format_table(evaluation))
+    if arguments.write is not None:
+        print(f"kept {len(evaluation.cases)} label maps in {arguments.write}")
     print(f"wrote the scores of split {arguments.split} to {path} and {path.stem}.csv")
 
 

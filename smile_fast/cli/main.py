@@ -27,6 +27,7 @@ COMMANDS = (
     "train",
     "relabel",
     "evaluate",
+    "compare",
     "sweep",
     "figures",
     "export",

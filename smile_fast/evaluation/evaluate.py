@@ -14,7 +14,15 @@ from smile_fast import __version__
 from smile_fast.data.case_info import LABELS
 from smile_fast.data.processes import this_process, worker_processes
 from smile_fast.data.store import Store
-from smile_fast.evaluation.predictions import LabelMap, folder_predictions, network_predictions, prediction_files
+from smile_fast.evaluation.kept_maps import KeptMaps, write_label_map
+from smile_fast.evaluation.predictions import (
+    FolderLabelMap,
+    LabelMap,
+    folder_predictions,
+    network_predictions,
+    prediction_files,
+)
+from smile_fast.evaluation.raters import RaterPair, rater_files, score_raters
 from smile_fast.evaluation.results import Evaluation, summarise
 from smile_fast.evaluation.scores import NSD_TOLERANCE_MM, PairScore, score_case
 from smile_fast.pipeline import in_order
@@ -40,11 +48,13 @@ class Scoring:
         split: test, validation or train.
         nsd_tolerance_mm: see `score_case`.
         predictions: folder of NIfTI label maps named CASE.nii.gz to score instead of the run's network.
+        raters: folders of label maps that other raters drew, named likewise, to compare with as well.
     """
 
     split: str = "test"
     nsd_tolerance_mm: float | None = NSD_TOLERANCE_MM
     predictions: Path | None = None
+    raters: tuple[Path, ...] = ()
 
     def cases(self, run: "Run") -> list[str]:
         """The cases that are scored.
@@ -65,7 +75,8 @@ class Scoring:
 
     def described(self) -> dict[str, Any]:
         """What the scores say of it."""
-        return {**asdict(self), "predictions": None if self.predictions is None else str(self.predictions)}
+        predictions = None if self.predictions is None else str(self.predictions)
+        return {**asdict(self), "predictions": predictions, "raters": tuple(map(str, self.raters))}
 
 
 def evaluate_run(
@@ -74,6 +85,8 @@ def evaluate_run(
     split: str = "test",
     nsd_tolerance_mm: float | None = NSD_TOLERANCE_MM,
     predictions: Path | None = None,
+    raters: tuple[Path, ...] = (),
+    write: Path | None = None,
     device: "torch.device | str" = "cpu",
     workers: int | None = None,
 ) -> Evaluation:
@@ -87,18 +100,31 @@ def evaluate_run(
         split: test, validation or train.
         nsd_tolerance_mm: see `score_case`.
         predictions: folder of NIfTI label maps named CASE.nii.gz to score instead of the run's network.
+        raters: see `Scoring`.
+        write: folder that keeps the label maps, see `KeptMaps`; None keeps none.
         device: where the network runs.
         workers: processes that score; 1 is this one; by default one a CPU, fewer for little work.
 
     Raises:
-        InputError: the split is empty, a prediction is missing or lies on another grid, the store is damaged, or a
-            process was killed.
+        InputError: the split is empty, a prediction is missing or lies on another grid, the store is damaged, a
+            process was killed, or label maps cannot be kept.
     """
-    scoring = Scoring(split, nsd_tolerance_mm, predictions)
+    scoring = Scoring(split, nsd_tolerance_mm, predictions, raters)
     cases = scoring.cases(run)
     made_of = Inputs.of(run, scoring)  # as they are before they are read
-    pairs = [pair for _, of_case in scores_of(run, cases, scoring, device, workers) for pair in of_case]
-    return summarise(pairs, run.organs, **scoring.described(), **asdict(made_of))
+    kept = KeptMaps.of(write, scoring, made_of, cases)
+    scores = [of_case for _, of_case in scores_of(run, cases, scoring, device, workers, kept)]
+    if kept is not None:
+        kept.finish()
+    return summarise_cases(scores, run, scoring, made_of)
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """The scores of a case: one pair an organ, and those that every rater has drawn."""
+
+    pairs: tuple[PairScore, ...]
+    raters: tuple[RaterPair, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +133,8 @@ class Inputs:
 
     Attributes:
         weights: SHA-256 of the network's file, None for label maps of a folder.
-        plan: digest of the split, the settings, the weights, the truth and the version of the program.
+        plan: digest of the split, the settings, the weights, the truth and its sources, the label maps of raters and
+            the version of the program.
         label_maps: case -> SHA-256 of its label map, wherever their folder is; None for the network's own, and an
             empty text for one that is not there.
     """
@@ -128,11 +155,14 @@ class Inputs:
         if scoring.predictions is not None:
             files = prediction_files(cases, scoring.predictions)
             label_maps = {case: sha256(file) if file.is_file() else "" for case, file in files.items()}
+        raters = rater_files(cases, scoring.raters)
         plan = {
             "split": scoring.split,
             "nsd_tolerance_mm": scoring.nsd_tolerance_mm,
             "weights": weights,
             "truth": {case: [store.cases[case].arrays[LABELS], states[case]] for case in cases},
+            "sources": [store.cases[case].source for case in cases],
+            "raters": [{case: sha256(file) for case, file in files.items()} for files in raters],
             "version": __version__,
         }
         return cls(weights, hashlib.sha256(json.dumps(plan, default=str).encode()).hexdigest(), label_maps)
@@ -147,9 +177,25 @@ def scored_weights(run: "Run", scoring: Scoring) -> str | None:
     return sha256(run.model_path)
 
 
+def summarise_cases(scores: Sequence[CaseScores], run: "Run", scoring: Scoring, made_of: Inputs) -> Evaluation:
+    """Put the scores of all cases together."""
+    return summarise(
+        [pair for of_case in scores for pair in of_case.pairs],
+        run.organs,
+        rater_pairs=[pair for of_case in scores for pair in of_case.raters],
+        **scoring.described(),
+        **asdict(made_of),
+    )
+
+
 def scores_of(
-    run: "Run", cases: Sequence[str], scoring: Scoring, device: "torch.device | str", workers: int | None
-) -> Iterator[tuple[str, list[PairScore]]]:
+    run: "Run",
+    cases: Sequence[str],
+    scoring: Scoring,
+    device: "torch.device | str",
+    workers: int | None,
+    kept: KeptMaps | None = None,
+) -> Iterator[tuple[str, CaseScores]]:
     """Predict and score some cases of a run; see `evaluate_run`.
 
     Yields:
@@ -166,7 +212,7 @@ def scores_of(
         source = nullcontext(folder_predictions(run, cases, scoring.predictions))
     count = min(workers or _enough_workers(run.store, cases), len(cases))
     with _scorers(count) as pool, source as label_maps:
-        jobs = _jobs(run, cases, label_maps, scoring.nsd_tolerance_mm)
+        jobs = _jobs(run, cases, label_maps, scoring, kept)
         scores = in_order(_score, jobs, pool, ahead=count, at_once=True)
         yield from zip(cases, progress(scores, total=len(cases), label=f"evaluate {scoring.split}"), strict=True)
 
@@ -191,27 +237,39 @@ class _Job:
     case: str
     label_map: LabelMap
     states: Mapping[str, State]
+    raters: tuple[LabelMap, ...]
     nsd_tolerance_mm: float | None
+    keep: Path | None  # the file that the label map becomes
 
 
 def _jobs(
-    run: "Run", cases: Sequence[str], label_maps: Iterator[LabelMap], nsd_tolerance_mm: float | None
+    run: "Run", cases: Sequence[str], label_maps: Iterator[LabelMap], scoring: Scoring, kept: KeptMaps | None
 ) -> Iterator[_Job]:
     store, states = run.store, run.declarations()
+    raters = rater_files(cases, scoring.raters)
     for case, label_map in zip(cases, label_maps, strict=True):
-        alone = Store(store.path, run.organs, {case: store.cases[case]})
-        yield _Job(alone, case, label_map, states[case], nsd_tolerance_mm)
+        info = store.cases[case]
+        alone = Store(store.path, run.organs, {case: info})
+        others = tuple(FolderLabelMap(files[case], info, len(run.organs), by_rater=True) for files in raters)
+        keep = None if kept is None else kept.path(case)
+        yield _Job(alone, case, label_map, states[case], others, scoring.nsd_tolerance_mm, keep)
 
 
-def _score(job: _Job) -> list[PairScore]:
-    info = job.store.cases[job.case]
-    return score_case(
+def _score(job: _Job) -> CaseScores:
+    info, organs = job.store.cases[job.case], job.store.organs
+    labels, label_map = job.store.read_labels(job.case), job.label_map()
+    pairs = score_case(
         job.case,
-        job.store.read_labels(job.case),
-        job.label_map(),
+        labels,
+        label_map,
         job.states,
-        job.store.organs,
+        organs,
         info.spacing,
         nsd_tolerance_mm=job.nsd_tolerance_mm,
         directions=info.directions,
+        source=info.source,
     )
+    raters = score_raters(job.case, labels, label_map, job.raters, job.states, organs)
+    if job.keep is not None:
+        write_label_map(job.keep, label_map, info, organs)
+    return CaseScores(tuple(pairs), tuple(raters))

@@ -16,6 +16,7 @@ from smile_fast.data.label_grid import resampling_advice
 from smile_fast.pipeline import in_order, worker_thread
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import reason
+from smile_runtime.label_map import VOID
 from smile_runtime.names import normal_name
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def folder_predictions(run: "Run", cases: Sequence[str], folder: Path) -> Iterat
         InputError: see `prediction_files`.
     """
     known = run.store.cases
-    return (_File(path, known[case], len(run.organs)) for case, path in prediction_files(cases, folder).items())
+    return (
+        FolderLabelMap(path, known[case], len(run.organs)) for case, path in prediction_files(cases, folder).items()
+    )
 
 
 def prediction_files(cases: Sequence[str], folder: Path) -> dict[str, Path]:
@@ -82,16 +85,18 @@ def prediction_files(cases: Sequence[str], folder: Path) -> dict[str, Path]:
 
 
 @dataclass(frozen=True)
-class _File:
+class FolderLabelMap:
     """A label map on the grid of a case, whatever its orientation.
 
     Attributes:
         path: the file. case: whose it should be. organs: the highest value that it may hold.
+        by_rater: a human drew it, and may have called voxels void.
     """
 
     path: Path
     case: CaseInfo
     organs: int
+    by_rater: bool = False
 
     def __call__(self) -> NDArray[np.uint8]:
         """Read it and bring it into slices order."""
@@ -102,14 +107,14 @@ class _File:
         try:
             labels = onto_grid(volume.data, volume.affine, np.array(self.case.affine), self.case.shape[::-1])
         except OtherGridError as error:
+            done = "draw on" if self.by_rater else "predict"
             raise InputError(
-                f"{volume.path}: lies on another grid than case {self.case.name} ({error}); predict the case's own "
+                f"{volume.path}: lies on another grid than case {self.case.name} ({error}); {done} the case's own "
                 f"image, or {resampling_advice(volume)}"
             ) from None
         slices = labels.transpose(2, 1, 0)  # [D, H, W]
-        if int(slices.max(initial=0)) > self.organs:
-            raise InputError(
-                f"{volume.path}: holds label {int(slices.max())}, the run knows 1 to {self.organs}; predict with its "
-                "model"
-            )
+        known = np.where(slices == VOID, 0, slices) if self.by_rater else slices
+        if (highest := int(known.max(initial=0))) > self.organs:
+            advice = f"give 0, these, and {VOID} for void" if self.by_rater else "predict with its model"
+            raise InputError(f"{volume.path}: holds label {highest}, the run knows 1 to {self.organs}; {advice}")
         return np.ascontiguousarray(slices)

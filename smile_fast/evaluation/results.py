@@ -1,4 +1,4 @@
-"""Scores of a whole split: averages, files and the text table."""
+"""Scores of a whole split: averages, and the files that hold them."""
 
 import csv
 import hashlib
@@ -8,53 +8,29 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final, Literal
 
-import numpy as np
-
 import smile_fast
 from smile_fast.data.folder_lock import locked, patiently
-from smile_fast.evaluation.scores import WITHOUT_HD95, Outcome, PairScore
+from smile_fast.evaluation.raters import RaterPair, RaterScores, summarise_raters
+from smile_fast.evaluation.scores import WITH_ORGAN, PairScore
+from smile_fast.evaluation.summary import OrganScore, SourceScore, organ_means, organ_score, source_scores
 from smile_fast.records import read_record, write_record
-from smile_fast.text_table import text_table
 from smile_runtime.errors import InputError
 from smile_runtime.io.files import atomic_path, flush, sha256
 
 WORST_PAIRS = 5
-_SCHEMA: Final = 2
+_SCHEMA: Final = 3
 _AGAIN = "run smile-fast evaluate again"
+_OLDER = f"its means run over false alarms, too: {_AGAIN}"
 SPLITS = ("test", "validation", "train")
 """In the order in which a page that shows one of them chooses."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation over pairs; std is 0 for one pair, both are None for none."""
-
-    mean: float | None
-    std: float | None
-    pairs: int
-
-    def __post_init__(self) -> None:
-        """Refuse, as `ValueError`, one of them without the other."""
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("a mean without a standard deviation")
-
-
-@dataclass(frozen=True)
-class OrganScore:
-    """One organ's row of the table; `outcomes` counts its pairs by outcome."""
-
-    organ: str
-    dice: Spread
-    nsd: Spread
-    hd95_mm: Spread
-    outcomes: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """All scores of one split of one run.
 
-    `dice`, `nsd` and `hd95_mm` average the organs' means: a frequent organ weighs no more than a rare one.
+    `dice`, `nsd` and `hd95_mm` average the organs' means: a frequent organ weighs no more than a rare one. `sources` is
+    empty where no case says where it comes from, `raters` is None where there are none but the store's labels.
     """
 
     split: str
@@ -71,18 +47,16 @@ class Evaluation:
     weights: str | None  # SHA-256 of the network's file, None for a folder of label maps
     plan: str | None = None  # digest of all that decides the scores but label maps, see `plan_of`
     label_maps: dict[str, str] | None = None  # case -> SHA-256 of the label map that was scored, where a folder was
+    sources: tuple[SourceScore, ...] = ()
+    raters: RaterScores | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _EvaluationRecord(Evaluation):
     """What the file holds."""
 
-    schema: Literal[2]
+    schema: Literal[3]
     csv: str  # SHA-256 of the table that was written with it
-
-    def __post_init__(self) -> None:
-        if any(row.outcomes.keys() != {outcome.value for outcome in Outcome} for row in self.organs):
-            raise ValueError("other outcomes")
 
 
 def summarise(
@@ -95,21 +69,26 @@ def summarise(
     weights: str | None = None,
     plan: str | None = None,
     label_maps: Mapping[str, str] | None = None,
+    raters: Sequence[str] = (),
+    rater_pairs: Iterable[RaterPair] = (),
 ) -> Evaluation:
-    """Average pairs into one row an organ and the mean over organs."""
+    """Average pairs into one row an organ and the mean over organs.
+
+    Args:
+        pairs: the scores.
+        organs: [K] names.
+        split: test, validation or train.
+        nsd_tolerance_mm: see `score_case`.
+        predictions: folder of label maps that was scored, None for the run's own network.
+        weights: SHA-256 of the network's file.
+        plan: see `Inputs`.
+        label_maps: likewise.
+        raters: folders of the raters beside the store's labels.
+        rater_pairs: agreement with all raters, where there are any.
+    """
     pairs = tuple(pairs)
-    rows = []
-    for organ in organs:
-        own = [pair for pair in pairs if pair.organ == organ]
-        rows.append(
-            OrganScore(
-                organ=organ,
-                dice=_spread(pair.dice for pair in own),
-                nsd=_spread(pair.nsd for pair in own),
-                hd95_mm=_spread(pair.hd95_mm for pair in own),
-                outcomes={outcome.value: sum(pair.outcome is outcome for pair in own) for outcome in Outcome},
-            )
-        )
+    rows = tuple(organ_score(organ, pairs) for organ in organs)
+    dice, nsd, hd95_mm = organ_means(rows)
     ranked = sorted(
         (pair for pair in pairs if pair.dice is not None), key=lambda pair: (pair.dice, pair.case, pair.organ)
     )
@@ -119,16 +98,22 @@ def summarise(
         nsd_tolerance_mm=nsd_tolerance_mm,
         version=smile_fast.__version__,
         cases=tuple(dict.fromkeys(pair.case for pair in pairs)),
-        dice=_spread(row.dice.mean for row in rows).mean,
-        nsd=_spread(row.nsd.mean for row in rows).mean,
-        hd95_mm=_spread(row.hd95_mm.mean for row in rows).mean,
-        organs=tuple(rows),
+        dice=dice,
+        nsd=nsd,
+        hd95_mm=hd95_mm,
+        organs=rows,
         worst=tuple(ranked[:WORST_PAIRS]),
         pairs=pairs,
         weights=weights,
         plan=plan,
         label_maps=None if label_maps is None else dict(label_maps),
+        sources=source_scores(pairs, organs),
+        raters=summarise_raters(rater_pairs, organs, raters, _with_organ(pairs, organs)) if raters else None,
     )
+
+
+def _with_organ(pairs: Sequence[PairScore], organs: Sequence[str]) -> dict[str, int]:
+    return {organ: sum(pair.organ == organ and pair.outcome in WITH_ORGAN for pair in pairs) for organ in organs}
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
@@ -223,55 +208,4 @@ def read_scores(folder: Path, split: str, *, of_predictions: bool) -> Evaluation
 
 
 def _read(path: Path) -> _EvaluationRecord:
-    return read_record(path, _EvaluationRecord, _SCHEMA, _AGAIN)
-
-
-def format_table(evaluation: Evaluation) -> str:
-    """Return the evaluation as a plain text table, one row an organ, then the mean and the worst pairs."""
-    surfaces = evaluation.nsd_tolerance_mm is not None
-    head = ["organ", "Dice"]
-    if surfaces:
-        head += [f"NSD {evaluation.nsd_tolerance_mm:g} mm", "HD95 mm"]
-    counted = [outcome.value for outcome in Outcome]
-    rows = [[*head, *counted]]
-    for row in evaluation.organs:
-        cells = [row.organ, format_spread(row.dice)]
-        if surfaces:
-            cells += [format_spread(row.nsd), format_spread(row.hd95_mm, 1)]
-        rows.append([*cells, *(str(row.outcomes[name]) for name in counted)])
-    means = [(evaluation.dice, 3), (evaluation.nsd, 3), (evaluation.hd95_mm, 1)][: len(head) - 1]
-    total = [str(sum(row.outcomes[name] for row in evaluation.organs)) for name in counted]
-    rows.append(["mean of organs", *(format_number(mean, digits) for mean, digits in means), *total])
-
-    lines = text_table(rows, rules=(1, len(rows) - 1))
-    infinite = sum(pair.outcome in WITHOUT_HD95 for pair in evaluation.pairs)
-    if surfaces and infinite:
-        pairs = "pair" if infinite == 1 else "pairs"
-        lines += ["", f"HD95 leaves out {infinite} missed or false-alarm {pairs}, where it is infinite"]
-    if evaluation.worst:
-        lines += ["", "lowest Dice:"]
-        lines += [
-            f"  {format_number(pair.dice)}  {pair.case}, {pair.organ}"
-            + ("" if pair.outcome is Outcome.SCORED else f" ({pair.outcome.value})")
-            for pair in evaluation.worst
-        ]
-    return "\n".join(lines)
-
-
-def format_number(value: float | None, digits: int = 3) -> str:
-    """Return a number with so many decimals, a dash for one that does not exist."""
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def format_spread(spread: Spread, digits: int = 3) -> str:
-    """Return mean ± standard deviation; without the latter for one pair."""
-    if spread.mean is None:
-        return format_number(None)
-    return format_number(spread.mean, digits) + (f" ± {spread.std:.{digits}f}" if spread.pairs > 1 else "")
-
-
-def _spread(values: Iterable[float | None]) -> Spread:
-    known = [value for value in values if value is not None]
-    if not known:
-        return Spread(None, None, 0)
-    return Spread(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else 0.0, len(known))
+    return read_record(path, _EvaluationRecord, _SCHEMA, _AGAIN, older=_OLDER)

@@ -22,9 +22,9 @@ class Outcome(StrEnum):
     SCORED = "scored"
     """Truth and prediction both hold voxels."""
     MISSED = "missed"
-    """Truth holds voxels, the prediction none: Dice 0, NSD 0, HD95 infinite, stored as None."""
+    """Truth holds voxels, the prediction none: Dice 0, NSD 0, HD95 the diagonal of the volume."""
     FALSE_ALARM = "false alarm"
-    """The prediction holds voxels, truth none: Dice 0, NSD 0, HD95 infinite, stored as None."""
+    """The prediction holds voxels, truth none: there is no overlap to measure, hence counted, and not scored."""
     BOTH_EMPTY = "both empty"
     """Neither holds voxels: right, but there is no overlap to measure, hence not scored."""
     NOT_DRAWN = "not drawn"
@@ -33,13 +33,21 @@ class Outcome(StrEnum):
     """Declared missing with some voxels drawn: the truth is incomplete, hence not scored."""
 
 
-WITHOUT_HD95 = (Outcome.MISSED, Outcome.FALSE_ALARM)
-WITH_DICE = (Outcome.SCORED, *WITHOUT_HD95)
+WITH_ORGAN = (Outcome.SCORED, Outcome.MISSED)
+"""Pairs whose truth holds the organ. Dice, NSD and HD95 are of these alone, so that all methods have the same ones."""
+WITHOUT_ORGAN = (Outcome.FALSE_ALARM, Outcome.BOTH_EMPTY)
+"""Pairs whose truth is complete and does not hold it. The share of false alarms among them is a rate of its own."""
 
 
 @dataclass(frozen=True)
 class PairScore:
-    """The scores of one (case, organ) pair; None where a score does not exist or, HD95 only, is infinite."""
+    """The scores of one (case, organ) pair; None where a score does not exist.
+
+    Attributes:
+        truth_ml, predicted_ml: volumes without void voxels.
+        dice, nsd, hd95_mm: of the pairs `WITH_ORGAN`.
+        source: the dataset that the case comes from; "" where nothing says it.
+    """
 
     case: str
     organ: str
@@ -50,6 +58,7 @@ class PairScore:
     dice: float | None
     nsd: float | None
     hd95_mm: float | None
+    source: str = ""
 
 
 def score_case(
@@ -62,6 +71,7 @@ def score_case(
     *,
     nsd_tolerance_mm: float | None = NSD_TOLERANCE_MM,
     directions: NDArray[np.float64] | None = None,  # [3, 3]
+    source: str = "",
 ) -> list[PairScore]:
     """Score every organ of one case.
 
@@ -74,6 +84,7 @@ def score_case(
         spacing: (z, y, x) mm.
         nsd_tolerance_mm: distance in mm up to which two surfaces agree; None leaves NSD and HD95 out.
         directions: [3, 3] unit columns, where the axes z, y, x of the arrays point to; None for axes at right angles.
+        source: the dataset that the case comes from, for the result.
 
     Returns:
         [K] scores in the order of `organs`.
@@ -81,7 +92,8 @@ def score_case(
     Raises:
         InputError: the two arrays differ in shape.
 
-    Source: NSD, Nikolov et al. 2018, arXiv:1809.04430; HD95 as the larger of both directions' percentiles.
+    Source: NSD, Nikolov et al. 2018, arXiv:1809.04430; HD95 as the larger of both directions' percentiles. A
+    missed organ has the volume's diagonal as its HD95, as in BraTS (373 mm there): left out, it would improve the mean.
     """
     if truth.shape != prediction.shape:
         raise InputError(
@@ -100,9 +112,10 @@ def score_case(
         in_truth, in_prediction = int(joint[value].sum()), int(joint[:, value].sum())
         outcome = _outcome(states[organ], in_truth, in_prediction)
         dice = nsd = hd95 = None
-        if outcome in WITH_DICE:
+        if outcome in WITH_ORGAN:
             dice = organ_dice(joint, value)
-            nsd = 0.0 if nsd_tolerance_mm is not None else None
+        if outcome is Outcome.MISSED and nsd_tolerance_mm is not None:
+            nsd, hd95 = 0.0, diagonal_mm(truth.shape, steps)
         if outcome is Outcome.SCORED and nsd_tolerance_mm is not None and boxes is not None:
             box = boxes[index]
             known = truth[box] != VOID
@@ -118,9 +131,21 @@ def score_case(
                 dice=dice,
                 nsd=nsd,
                 hd95_mm=hd95,
+                source=source,
             )
         )
     return scores
+
+
+def diagonal_mm(shape: Sequence[int], steps: NDArray[np.float64]) -> float:
+    """The longest diagonal of a volume, which no distance in it exceeds.
+
+    Args:
+        shape: (D, H, W) voxels.
+        steps: [3, 3] mm; column k is one step along axis k.
+    """
+    edges = steps * np.array(shape)  # [3, 3] mm
+    return max(float(np.linalg.norm(edges @ (1, sign, other))) for sign in (1, -1) for other in (1, -1))
 
 
 def _outcome(state: State, in_truth: int, in_prediction: int) -> Outcome:

@@ -8,21 +8,21 @@ score, and held alone by who puts the scores together and drops all parts.
 
 import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from smile_fast.data.folder_lock import locked, patiently, shared
-from smile_fast.evaluation.evaluate import Inputs, Scoring, scores_of
+from smile_fast.evaluation.evaluate import CaseScores, Inputs, Scoring, scores_of, summarise_cases
+from smile_fast.evaluation.kept_maps import KeptMaps
+from smile_fast.evaluation.raters import RaterPair
 from smile_fast.evaluation.results import (
     Evaluation,
     check_pair,
     read_scores,
     score_file,
-    summarise,
     write_evaluation,
 )
 from smile_fast.evaluation.scores import PairScore
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from smile_fast.training.run import Run
 
-_SCHEMA: Final = 1
+_SCHEMA: Final = 2
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,13 @@ class _Part:
 
     Attributes:
         label_map: SHA-256 of the file that was scored, None for the network's own.
-        pairs: one an organ.
+        pairs: one an organ. raters: one an organ that every rater has drawn.
     """
 
-    schema: Literal[1]
+    schema: Literal[2]
     label_map: str | None
     pairs: tuple[PairScore, ...]
+    raters: tuple[RaterPair, ...]
 
 
 class EvaluationParts:
@@ -60,14 +61,16 @@ class EvaluationParts:
     Args:
         run: a trained run.
         scoring: what is scored, and how.
+        write: folder that keeps the label maps, see `KeptMaps`; None keeps none.
 
     Raises:
-        InputError: there is nothing to score, or what it is made of cannot be read.
+        InputError: there is nothing to score, what it is made of cannot be read, or label maps cannot be kept.
     """
 
-    def __init__(self, run: "Run", scoring: Scoring) -> None:
+    def __init__(self, run: "Run", scoring: Scoring, write: Path | None = None) -> None:
         self.run, self.scoring, self.cases = run, scoring, scoring.cases(run)
         self._inputs = Inputs.of(run, scoring)
+        self.kept = KeptMaps.of(write, scoring, self._inputs, self.cases)
         self._of_predictions = scoring.predictions is not None
         stem = Path(score_file(scoring.split, of_predictions=self._of_predictions)).stem
         self._all_plans = run.path / f".{stem}.parts"
@@ -86,12 +89,15 @@ class EvaluationParts:
         return found if same else None
 
     def has(self, case: str) -> bool:
-        """Whether a case is scored; one whose part is damaged, or whose label map was replaced since, is not."""
-        return self._read(case) is not None
+        """Whether a case is scored, and its label map kept where it is to be.
 
-    def write(self, case: str, pairs: Sequence[PairScore]) -> None:
+        One whose part is damaged, or whose label map was replaced since, is not.
+        """
+        return self._read(case) is not None and (self.kept is None or self.kept.has(case))
+
+    def write(self, case: str, scores: CaseScores) -> None:
         """Write the scores of a case."""
-        part = _Part(_SCHEMA, self._label_map(case), tuple(pairs))
+        part = _Part(_SCHEMA, self._label_map(case), scores.pairs, scores.raters)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -112,8 +118,8 @@ class EvaluationParts:
                 f"{self.run.path}: {len(missing)} of {len(parts)} {self.scoring.split} cases are not scored "
                 f"({listed(missing, 3)}); run 'smile-fast evaluate' for their shards, with the same options"
             )
-        pairs = (pair for part in parts.values() if part is not None for pair in part.pairs)
-        evaluation = summarise(pairs, self.run.organs, **self.scoring.described(), **asdict(self._inputs))
+        scores = [CaseScores(part.pairs, part.raters) for part in parts.values() if part is not None]
+        evaluation = summarise_cases(scores, self.run, self.scoring, self._inputs)
         write_evaluation(evaluation, self.run.path)
         return evaluation
 
@@ -142,7 +148,13 @@ class EvaluationParts:
 
 
 def evaluate_share(
-    run: "Run", scoring: Scoring, shard: Shard, *, device: "torch.device | str" = "cpu", workers: int | None = None
+    run: "Run",
+    scoring: Scoring,
+    shard: Shard,
+    *,
+    write: Path | None = None,
+    device: "torch.device | str" = "cpu",
+    workers: int | None = None,
 ) -> int | None:
     """Score a share of a split's cases, beside other processes; `finish_evaluation` puts all of them together.
 
@@ -150,6 +162,7 @@ def evaluate_share(
         run: a trained run.
         scoring: what is scored, and how; the same for all shares.
         shard: which of the cases; those that are scored already are not scored again.
+        write: folder that keeps the label maps, the same for all shares; see `KeptMaps`.
         device: where the network runs.
         workers: see `evaluate_run`.
 
@@ -159,26 +172,29 @@ def evaluate_share(
     Raises:
         InputError: see `evaluate_run`.
     """
-    parts = EvaluationParts(run, scoring)
+    parts = EvaluationParts(run, scoring, write)
     with patiently(lambda: shared(run.path, parts.lock)):
-        if parts.finished() is not None:
+        if parts.finished() is not None and (parts.kept is None or parts.kept.finished()):
             return None
         todo = [case for case in shard.of(parts.cases) if not parts.has(case)]
-        for case, pairs in scores_of(run, todo, scoring, device, workers):
-            parts.write(case, pairs)
+        for case, scores in scores_of(run, todo, scoring, device, workers, parts.kept):
+            parts.write(case, scores)
     return len(todo)
 
 
-def finish_evaluation(run: "Run", scoring: Scoring) -> Evaluation:
+def finish_evaluation(run: "Run", scoring: Scoring, write: Path | None = None) -> Evaluation:
     """Put together what all shares have scored, as `evaluate_run` and `write_evaluation` would; see there.
 
     Scores that were put together before, of the same weights, truth, label maps and settings, are read again.
 
     Raises:
-        InputError: cases are missing, others are still at work on scores of the split, or the scores cannot be written.
+        InputError: cases are missing, others are still at work on scores of the split, or what was made cannot be
+            written.
     """
-    parts = EvaluationParts(run, scoring)
+    parts = EvaluationParts(run, scoring, write)
     with locked(run.path, parts.lock) as alone:
+        if parts.kept is not None:
+            parts.kept.finish()
         evaluation = parts.finished() or parts.merge()
         if alone:
             parts.sweep()

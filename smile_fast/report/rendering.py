@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from smile_fast.evaluation import format_number, format_spread
+from smile_fast.evaluation import format_alarms, format_number, format_spread
 from smile_fast.report.audit_text import audit_sentence
 from smile_fast.report.rounds import millilitres
 
@@ -24,6 +24,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         sentence=audit_sentence,
         spread=format_spread,
         number=format_number,
+        alarms=format_alarms,
         percent=format_percent,
         count=format_count,
         hu=format_hu,

@@ -1,24 +1,40 @@
-"""The scores of a page: one block a split, each with a table and a chart of its own."""
+"""The scores of a page: one block a split, each with a table and a chart of its own.
+
+Several runs are shown over the (case, organ) pairs that all of them have scored: a number of other pairs says nothing
+about which run is better.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smile_fast.evaluation import SPLITS, Evaluation, Outcome, Spread
+from smile_fast.evaluation import SPLITS, Evaluation, OrganScore, Outcome
+from smile_fast.evaluation.compared import MEAN, Comparison, compare_evaluations
+from smile_fast.evaluation.raters import RaterScores
+from smile_fast.evaluation.summary import mean
 from smile_fast.report.collect import RunRecord
 from smile_fast.report.figures import dice_chart
+
+_IN_FALSE_ALARMS = (Outcome.FALSE_ALARM, Outcome.BOTH_EMPTY)
 
 
 @dataclass(frozen=True)
 class ScoreLine:
-    """One run's scores of one organ; `best` marks the highest Dice among the runs."""
+    """One run's scores of one organ; `best` marks a Dice that is higher than that of every other run, beyond chance."""
 
     run: str
-    dice: Spread
-    nsd: Spread
-    hd95_mm: Spread
-    outcomes: Mapping[str, int]
+    score: OrganScore
     best: bool
+
+
+@dataclass(frozen=True)
+class SourceLine:
+    """One run's scores of one organ in the cases of one source."""
+
+    source: str
+    cases: int
+    run: str
+    score: OrganScore
 
 
 @dataclass(frozen=True)
@@ -27,13 +43,16 @@ class ScoreBlock:
 
     Attributes:
         split: test, validation or train.
-        evaluations: run name -> scores.
+        evaluations: run name -> scores; of several runs those of their common pairs, if there are any.
         scores: organ, and one line a run.
         means: per run the means over organs.
         outcomes: those that get a column.
         tolerances: of the NSD, mm; none when no run measured surfaces.
         chart: every case's Dice, SVG as a data URI.
-        comparable: whether all runs were scored on the same cases; those of two folds were not.
+        comparison: of the runs over their common pairs; None of one run, or where no pair is common.
+        comparable: whether the numbers can be compared: one run, or several with common pairs.
+        sources: lines by organ and source; none where no case says where it comes from.
+        raters: run name -> agreement with several raters, of the runs that were compared with them.
         without: runs that were not scored on this split, but on another.
     """
 
@@ -44,7 +63,10 @@ class ScoreBlock:
     outcomes: list[Outcome]
     tolerances: list[float]
     chart: str
+    comparison: Comparison | None
     comparable: bool
+    sources: list[tuple[str, list[SourceLine]]]
+    raters: Mapping[str, RaterScores]
     without: list[str]
 
 
@@ -55,59 +77,91 @@ def score_blocks(records: Sequence[RunRecord], organs: Sequence[str], colours: M
         found = {record.name: record.evaluations[split] for record in records if split in record.evaluations}
         if not found:
             continue
+        comparison = _comparison(found)
+        shown = found if comparison is None else comparison.runs
         blocks.append(
             ScoreBlock(
                 split=split,
-                evaluations=found,
-                scores=_scores(found, organs),
-                means=_means(found),
-                outcomes=_outcomes(found),
+                evaluations=shown,
+                scores=_scores(shown, organs, comparison),
+                means=_means(shown, comparison),
+                outcomes=_outcomes(shown),
                 tolerances=sorted({e.nsd_tolerance_mm for e in found.values() if e.nsd_tolerance_mm is not None}),
-                chart=dice_chart(found, organs, colours),
-                comparable=len({evaluation.cases for evaluation in found.values()}) == 1,
+                chart=dice_chart(shown, organs, colours),
+                comparison=comparison,
+                comparable=comparison is not None or len(found) == 1,
+                sources=_sources(shown, organs),
+                raters={name: each.raters for name, each in found.items() if each.raters is not None},
                 without=[record.name for record in records if record.evaluations and split not in record.evaluations],
             )
         )
     return blocks
 
 
-def _scores(evaluations: Mapping[str, Evaluation], organs: Sequence[str]) -> list[tuple[str, list[ScoreLine]]]:
-    """Per organ one line a run, the best Dice marked when there is something to compare."""
+def _comparison(evaluations: Mapping[str, Evaluation]) -> Comparison | None:
+    """Runs over their common pairs; None of one run, or where none is common whose truth holds the organ."""
+    if len(evaluations) < 2:
+        return None
+    comparison = compare_evaluations(evaluations)
+    return comparison if comparison.pairs else None
+
+
+def _scores(
+    evaluations: Mapping[str, Evaluation], organs: Sequence[str], comparison: Comparison | None
+) -> list[tuple[str, list[ScoreLine]]]:
+    """Per organ one line a run, the best Dice marked where the common pairs tell it from every other one."""
     table = []
     for organ in organs:
-        rows = {
-            name: row for name, evaluation in evaluations.items() for row in evaluation.organs if row.organ == organ
-        }
-        means = [row.dice.mean for row in rows.values() if row.dice.mean is not None]
-        top = max(means) if len(means) > 1 else None
-        lines = [
-            ScoreLine(name, row.dice, row.nsd, row.hd95_mm, row.outcomes, top is not None and row.dice.mean == top)
-            for name, row in rows.items()
+        best = comparison.winner(organ) if comparison else None
+        rows = [
+            (name, row) for name, evaluation in evaluations.items() for row in evaluation.organs if row.organ == organ
         ]
-        table.append((organ, lines))
+        table.append((organ, [ScoreLine(name, row, name == best) for name, row in rows]))
     return table
 
 
 def _outcomes(evaluations: Mapping[str, Evaluation]) -> list[Outcome]:
-    """The outcomes that get a column."""
+    """The outcomes that get a column of their own."""
     met = {pair.outcome for evaluation in evaluations.values() for pair in evaluation.pairs}
-    return [outcome for outcome in Outcome if outcome in met or outcome in (Outcome.SCORED, Outcome.MISSED)]
+    shown = [outcome for outcome in Outcome if outcome not in _IN_FALSE_ALARMS]
+    return [outcome for outcome in shown if outcome in met or outcome in (Outcome.SCORED, Outcome.MISSED)]
 
 
-def _means(evaluations: Mapping[str, Evaluation]) -> list[dict[str, Any]]:
+def _means(evaluations: Mapping[str, Evaluation], comparison: Comparison | None) -> list[dict[str, Any]]:
     """Per run the means over organs and the summed outcomes."""
-    top = max((e.dice for e in evaluations.values() if e.dice is not None), default=None)
+    best = comparison.winner(MEAN) if comparison else None
     return [
         {
             "run": name,
             "dice": evaluation.dice,
+            "pooled_dice": mean(row.pooled_dice for row in evaluation.organs),
             "nsd": evaluation.nsd,
             "hd95_mm": evaluation.hd95_mm,
             "outcomes": {
                 outcome.value: sum(row.outcomes[outcome.value] for row in evaluation.organs) for outcome in Outcome
             },
             "cases": len(evaluation.cases),
-            "best": len(evaluations) > 1 and evaluation.dice is not None and evaluation.dice == top,
+            "best": name == best,
         }
         for name, evaluation in evaluations.items()
+    ]
+
+
+def _sources(evaluations: Mapping[str, Evaluation], organs: Sequence[str]) -> list[tuple[str, list[SourceLine]]]:
+    """Per organ one line a source and run."""
+    names = sorted({each.source for evaluation in evaluations.values() for each in evaluation.sources})
+    return [
+        (
+            organ,
+            [
+                SourceLine(name, each.cases, run, row)
+                for name in names
+                for run, evaluation in evaluations.items()
+                for each in evaluation.sources
+                for row in each.organs
+                if each.source == name and row.organ == organ
+            ],
+        )
+        for organ in organs
+        if names
     ]

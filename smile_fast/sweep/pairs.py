@@ -6,11 +6,10 @@ is counted apart, and a right empty prediction is not counted, whatever the meth
 
 from typing import NamedTuple
 
-from smile_fast.evaluation.scores import Outcome
+from smile_fast.evaluation.scores import WITH_ORGAN, Outcome
 from smile_fast.sweep.cell import CellRecord
 
 MEAN = "mean"
-_WITH_TRUTH = (Outcome.SCORED, Outcome.MISSED)
 
 
 class Pair(NamedTuple):
@@ -22,7 +21,7 @@ class Pair(NamedTuple):
 
 def dice_of_pairs(record: CellRecord) -> dict[Pair, float]:
     """Dice of every pair of a cell that counts."""
-    return {Pair(pair.case, pair.organ): pair.dice or 0.0 for pair in record.pairs if pair.outcome in _WITH_TRUTH}
+    return {Pair(pair.case, pair.organ): pair.dice or 0.0 for pair in record.pairs if pair.outcome in WITH_ORGAN}
 
 
 def false_alarms(record: CellRecord, organ: str) -> int:

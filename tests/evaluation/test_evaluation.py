@@ -97,8 +97,9 @@ def test_outcomes(state, in_truth, in_prediction, outcome):
     label, prediction = (np.where(truth() == 1, there, truth()).astype(np.uint8) for there in (in_truth, in_prediction))
     found = score(label, prediction, {**ANNOTATED, "liver": state})["liver"]
     assert found.outcome is outcome
-    if outcome in (Outcome.MISSED, Outcome.FALSE_ALARM):
-        assert (found.dice, found.nsd, found.hd95_mm) == (0.0, 0.0, None)
+    if outcome is Outcome.MISSED:
+        assert (found.dice, found.nsd) == (0.0, 0.0)
+        assert found.hd95_mm == pytest.approx(math.hypot(6 * 4, 40 * 2, 48 * 1))  # the diagonal of the volume
     elif outcome is Outcome.SCORED:
         assert found.dice == 1.0
     else:
@@ -182,18 +183,16 @@ def test_summary_of_nothing_scored_has_no_mean():
     assert "mean of organs     –" in format_table(found)
 
 
-@pytest.mark.parametrize(("missed", "false_alarms"), [(0, 0), (1, 0), (1, 2)])
-def test_table_says_that_hd95_leaves_out_what_is_infinite(missed, false_alarms):
-    """Missing an organ improves the mean HD95: the number alone would mislead."""
+@pytest.mark.parametrize(("missed", "false_alarms"), [(0, 0), (1, 0), (0, 2)])
+def test_table_says_what_the_hd95_of_a_missed_organ_is(missed, false_alarms):
     pairs = [pair("a", "liver", 0.9, nsd=0.5, hd95=4.0)]
-    pairs += [pair(f"b{n}", "liver", 0.0, Outcome.MISSED, nsd=0.0) for n in range(missed)]
-    pairs += [pair(f"c{n}", "pancreas", 0.0, Outcome.FALSE_ALARM, nsd=0.0) for n in range(false_alarms)]
+    pairs += [pair(f"b{n}", "liver", 0.0, Outcome.MISSED, nsd=0.0, hd95=100.0) for n in range(missed)]
+    pairs += [pair(f"c{n}", "pancreas", None, Outcome.FALSE_ALARM) for n in range(false_alarms)]
     pairs += [pair("d", "pancreas", None, Outcome.NOT_DRAWN)]
     table = format_table(summarise(pairs, ORGANS, split="test", nsd_tolerance_mm=3.0))
-    count = {0: None, 1: "1 missed or false-alarm pair, ", 3: "3 missed or false-alarm pairs, "}[missed + false_alarms]
-    said = [line for line in table.splitlines() if line.startswith("HD95 leaves out")]
-    assert said == ([f"HD95 leaves out {count}where it is infinite"] if count else [])
-    assert "leaves out" not in format_table(summarise(pairs, ORGANS, split="test", nsd_tolerance_mm=None))
+    assert ("the diagonal of the volume as its HD95" in table) == bool(missed)
+    assert ("2/2 (1.0 ml)" in table) == bool(false_alarms)
+    assert "diagonal" not in format_table(summarise(pairs, ORGANS, split="test", nsd_tolerance_mm=None))
 
 
 def test_five_worst_pairs_ties_in_order_of_the_names():
@@ -219,10 +218,10 @@ def test_a_run_is_scored_over_its_drawn_pairs(run, perfect, capsys):
     found = evaluate_run(run)
     assert found.cases == ("test_0", "test_1", "test_2")
     liver, pancreas = found.organs
-    assert liver.dice.mean == pytest.approx(np.mean([2 * 15 / 31, 2 * 15 / 31, 0.0]))
+    assert liver.dice.mean == pytest.approx(2 * 15 / 31)
     assert liver.outcomes == dict.fromkeys(Outcome, 0) | {"scored": 2, "false alarm": 1}
     assert pancreas.outcomes == dict.fromkeys(Outcome, 0) | {"scored": 1, "not drawn": 1, "false alarm": 1}
-    assert (pancreas.dice.mean, found.nsd_tolerance_mm) == (0.5, 3.0)
+    assert (pancreas.dice.mean, found.nsd_tolerance_mm) == (1.0, 3.0)
     assert "evaluate test: 3/3" in capsys.readouterr().err
 
 
@@ -298,6 +297,15 @@ def changed(record, path, value):
     return copy
 
 
+def test_an_evaluation_whose_means_run_over_other_pairs_is_refused(run, tmp_path):
+    path = write_evaluation(evaluate_run(run), tmp_path)
+    record = json.loads(path.read_text())
+    record.pop("sha256")
+    write_record(path, record | {"schema": 2})
+    with pytest.raises(InputError, match=r"evaluation\.json: is of schema 2.*over false alarms, too: run "):
+        read_evaluation(tmp_path)
+
+
 def test_an_evaluation_of_another_structure_is_refused_or_shown(run, tmp_path):
     """Every value of it replaced by others, under a seal that fits: one sentence, or a table."""
     write_evaluation(evaluate_run(run, nsd_tolerance_mm=None), tmp_path)
@@ -344,7 +352,7 @@ def test_label_maps_of_a_folder_are_scored_whatever_their_orientation(run, tmp_p
         write_prediction(tmp_path, case, truth())
     found = evaluate_run(run, predictions=tmp_path)
     assert found.predictions == str(tmp_path)
-    assert [pair.dice for pair in found.pairs] == [1.0, 1.0, 1.0, None, 0.0, 0.0]
+    assert [pair.dice for pair in found.pairs] == [1.0, 1.0, 1.0, None, None, None]
 
 
 def test_label_maps_of_a_folder_are_found_however_they_are_spelled(run, tmp_path):
@@ -352,7 +360,7 @@ def test_label_maps_of_a_folder_are_found_however_they_are_spelled(run, tmp_path
     for case, name in zip(cases, ("{} .NII.GZ", " {}.Nii", "{}.nii"), strict=False):
         write_prediction(tmp_path, case, truth())
         (tmp_path / f"{case}.nii.gz").rename(tmp_path / name.format(case))
-    assert [pair.dice for pair in evaluate_run(run, predictions=tmp_path).pairs] == [1.0, 1.0, 1.0, None, 0.0, 0.0]
+    assert [pair.dice for pair in evaluate_run(run, predictions=tmp_path).pairs] == [1.0, 1.0, 1.0, None, None, None]
 
 
 def two_of_one_name(folder):
@@ -392,7 +400,7 @@ def test_command_prints_the_table_and_writes_the_files(run, perfect, capsys):
     out = capsys.readouterr().out
     assert "liver" in out
     assert "NSD" not in out
-    assert "(false alarm)" in out
+    assert "1/1 (" in out  # a false alarm
     assert main(["evaluate", str(run.path), "--nsd-tolerance", "2", "--device", "cpu"]) == 0
     assert "NSD 2 mm" in capsys.readouterr().out
     assert build_parser().parse_args(["evaluate", "RUN"]).nsd_tolerance == NSD_TOLERANCE_MM
