@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from smile_fast.models import Segmenter
 from smile_fast.pipeline import in_order, worker_thread
 from smile_fast.supervision import State
-from smile_fast.training.curriculum.conduct import judge_of, limits_of
+from smile_fast.training.curriculum.conduct import judge_of, limits_of, rooms_of
 from smile_fast.training.curriculum.confidence import Heads
 from smile_fast.training.curriculum.scores import scored_logits
 from smile_fast.training.curriculum.selection import braked_pseudo_labels
@@ -219,6 +219,7 @@ def _selection(
         this.gamma,
         stride,
         this.scope,
+        rooms=rooms_of(this.braking, view, case.name, case.organs),
         limits=[limits_of(this.braking, view, case.name, organ) for organ in case.organs],
         positions=np.array(list(box.slices)),
         negatives=this.braking.negatives,

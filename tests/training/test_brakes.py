@@ -36,9 +36,9 @@ def scored(seed=0):
     return logits, labels
 
 
-def braked(logits, labels, *, limits=(FREE, FREE), gamma=0.5, scope="volume", negatives=0.0):
+def braked(logits, labels, *, limits=(FREE, FREE), gamma=0.5, scope="volume", **brakes):
     return braked_pseudo_labels(
-        logits, labels, [0, 2], gamma, 1, scope, limits=limits, positions=np.arange(4), negatives=negatives
+        logits, labels, [0, 2], gamma, 1, scope, limits=limits, positions=np.arange(4), **brakes
     )
 
 
@@ -64,6 +64,25 @@ def test_the_surest_negatives_of_all_missing_organs_become_background(share):
     assert {place for place in np.ndindex(SIZE) if overlay[place] == PSEUDO_BACKGROUND} == wanted
     rest = np.where(overlay == PSEUDO_BACKGROUND, 0, overlay)
     np.testing.assert_array_equal(rest, braked(logits, labels)[0].numpy())
+
+
+def test_what_no_missing_organ_has_room_for_becomes_background():
+    """The organ without a room keeps its candidates open; a label of the round is none of the background."""
+    logits, labels = scored()
+    overlay, counts = braked(logits, labels, rooms=(15, None), limits=(None, FREE))
+    plain, wanted = braked(logits, labels, limits=(None, FREE))[0].numpy(), np.zeros(SIZE, np.uint8)
+    free = [place for place in np.ndindex(SIZE) if labels[place] == 0]
+    likely = sorted(free, key=lambda place: float(logits[place[0], 0, place[1], place[2]]))[-15:]
+    for place in free:
+        candidate = logits[place[0], 2, place[1], place[2]] > 0
+        wanted[place] = plain[place] or (0 if place in likely or candidate else PSEUDO_BACKGROUND)
+    np.testing.assert_array_equal(overlay.numpy(), wanted)
+    assert counts.tolist() == braked(logits, labels, limits=(None, FREE))[1].tolist()
+
+
+def test_a_room_is_the_ball_of_the_mean_volume_with_a_larger_radius():
+    ball = 4 / 3 * math.pi * 30**3 / 1000  # ml, of a radius of 30 mm
+    assert OrganRange(2 * ball, 90.0, ball).room_ml(15) == pytest.approx(4 / 3 * math.pi * 45**3 / 1000)
 
 
 def test_an_organ_that_is_barred_gets_nothing_and_is_still_counted():
@@ -147,7 +166,7 @@ def test_candidates_that_grow_or_are_too_large_are_said():
     def candidates(voxels):
         return {"a": {"liver": {"candidates": voxels, "selected": 0, "kept": 0}}}
 
-    ranges, rounds = {"liver": OrganRange(3.0, 1.0)}, {1: candidates(10), 2: candidates(14), 3: candidates(40)}
+    ranges, rounds = {"liver": OrganRange(3.0, 1.0, 2.0)}, {1: candidates(10), 2: candidates(14), 3: candidates(40)}
     assert growth_warnings(rounds, {"a": 0.1}, ranges, 1.5) == [
         "round 3: liver: its candidates grew from 1.4 to 4 ml a case and are 4 ml a case, annotated cases at most 3 ml"
     ]

@@ -9,6 +9,7 @@ class Braking:
 
     Attributes:
         negatives: share of the negatives that become pseudo-background.
+        room_ml: organ -> the volume of its likeliest voxels that do not become pseudo-background; empty for no margin.
         one_component: whether one component of an organ's candidates is kept.
         most_ml: organ -> the largest volume of its candidates, ml; organs without an entry have no limit.
         most_mm: organ -> the largest extent of its candidates along z, mm; likewise.
@@ -30,3 +31,4 @@ class Braking:
     fitted_to: str = ""
     judged: tuple[str, ...] = ()
     temperatures: dict[str, float] = field(default_factory=dict)
+    room_ml: dict[str, float] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """What the settings of the brakes come to in a round: the same in every process, from the index and earlier rounds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ def round_of(
     """
     gamma, scope = config.gamma(number) if gamma is None else gamma, scope or config.scope
     brakes, organs = config.brakes, view.organs
-    limited, stop = brakes.limit_volume or brakes.limit_slices, brakes.stop
+    limited, stop = brakes.limit_volume or brakes.limit_slices or brakes.margin > 0, brakes.stop
     ranked = brakes.score != "probability" or brakes.calibrate
     if not (limited or stop or brakes.one_component or brakes.negatives or ranked):
         return Round(number, gamma, scope)
@@ -45,6 +45,7 @@ def round_of(
     barred = open_round(rounds, number - 1).stopped if stop and number - 1 in existing_rounds(rounds) else ()
     braking = Braking(
         negatives=min(1.0, number / config.rounds) * brakes.negatives,
+        room_ml={organ: ranges[organ].room_ml(brakes.margin) for organ in organs if brakes.margin and organ in ranges},
         one_component=brakes.one_component,
         most_ml={organ: ranges[organ].ml for organ in organs if brakes.limit_volume and organ in ranges},
         most_mm={organ: ranges[organ].mm for organ in organs if brakes.limit_slices and organ in ranges},
@@ -71,6 +72,14 @@ def limits_of(braking: Braking, view: "TrainingView", case: str, organ: int) -> 
         return None
     mm, ml = braking.most_mm.get(name), braking.most_ml.get(name)
     return Limits.of(braking.one_component, mm, ml, view.spacing(case)[0], voxel_ml(view, case))
+
+
+def rooms_of(braking: Braking, view: "TrainingView", case: str, organs: Sequence[int]) -> list[int | None] | None:
+    """How many voxels of a case may be an organ at all, None for one that nobody has drawn; None without a margin."""
+    if not braking.room_ml:
+        return None
+    volumes = [braking.room_ml.get(view.organs[organ]) for organ in organs]
+    return [None if ml is None else max(1, int(ml / voxel_ml(view, case))) for ml in volumes]
 
 
 def judge_of(view: "TrainingView", rounds: Path, this: Round) -> Judge:

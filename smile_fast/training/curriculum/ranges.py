@@ -1,6 +1,7 @@
 """How large each organ is in the cases in which it was annotated; read from the index, no array is."""
 
 from dataclasses import dataclass
+from math import pi
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,11 +18,18 @@ class OrganRange:
 
     Attributes:
         ml: volume: the largest one, or the mean and two standard deviations, whichever is more.
+        mean_ml: mean volume.
         mm: extent along z, from its first slice to its last one, of the case that shows the most.
     """
 
     ml: float
     mm: float
+    mean_ml: float
+
+    def room_ml(self, margin: float) -> float:
+        """The mean volume as a ball whose radius has grown by a margin in mm, ml."""
+        radius = float(np.cbrt(3 * 1000 * self.mean_ml / (4 * pi)))  # mm
+        return self.mean_ml * (1 + margin / radius) ** 3
 
 
 def voxel_ml(view: "TrainingView", case: str) -> float:
@@ -50,5 +58,5 @@ def annotated_ranges(view: "TrainingView") -> dict[str, OrganRange]:
             extents.append(float(shown[-1] - shown[0] + 1) * view.spacing(case)[0])
         if volumes:
             likely = float(np.mean(volumes) + 2 * np.std(volumes))
-            ranges[organ] = OrganRange(max(max(volumes), likely), max(extents))
+            ranges[organ] = OrganRange(max(max(volumes), likely), max(extents), float(np.mean(volumes)))
     return ranges

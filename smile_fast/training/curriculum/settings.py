@@ -23,6 +23,14 @@ class Brakes(Settings):
         lambda share: 0 <= share <= 1,
         group="curriculum",
     )
+    margin: float = setting(
+        0.0,
+        "mm: take as background, in every round, what lies beyond the likeliest voxels of all missing organs, as many "
+        "as a ball of an organ's mean annotated volume holds when its radius grows by this (0: do not)",
+        "0 or more",
+        lambda mm: 0 <= mm < inf,
+        group="curriculum",
+    )
     limit_volume: bool = setting(
         False, "keep no more candidates of an organ than the annotated cases' volumes allow", group="curriculum"
     )
