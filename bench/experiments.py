@@ -2,10 +2,13 @@
 
 python -m bench.experiments figure3 OUT --labelmaps DIR       # -> bench/results/figure3.csv, figure3.png, figure3.json
 python -m bench.experiments by_source OUT --labelmaps DIR     # -> bench/results/by_source.json, README.md
+python -m bench.experiments brakes OUT --labelmaps DIR        # -> bench/results/brakes.json
 
 `figure3` hides annotations at random, as the paper does, and compares the methods over ten shares and three splits.
 `by_source` has two and three sources with scanners of their own, each of which draws some of the organs only, with
-three seeds of each; SMILEr is compared with SMILE trained for as many steps. Both go on where they were stopped.
+three seeds of each; SMILEr is compared with SMILE trained for as many steps. `brakes` measures each brake of the
+curriculum alone, and some together, on the first cohort of three sources and where 90% of the annotations are hidden at
+random; it needs the stores of the other two. All go on where they were stopped.
 Everything is trained alike: a small network, 600 steps before the rounds, bfloat16 where the processor has it.
 """
 
@@ -18,15 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from bench.machine import ROOT, commit, cpu
+from smile_fast.cli.train import add_settings, settings_given
 from smile_fast.data.store import Store
 from smile_fast.demo.timed_commands import Commands
 from smile_fast.evaluation.comparison import paired_difference
 from smile_fast.evaluation.scores import PairScore
 from smile_fast.supervision import State
-from smile_fast.sweep.grid import Cell
+from smile_fast.sweep.grid import Cell, Sweep
 from smile_fast.sweep.tables import finished_cells
+from smile_fast.sweep.work import Budget, work
+from smile_fast.training.execution import DEFAULT_EXECUTION
+from smile_fast.training.presets import NO_BRAKES, PRESETS, Preset
 from smile_fast.training.rounds import existing_rounds
 from smile_fast.training.run import Run
 from smile_runtime.io.files import atomic_path, read_json, write_json
@@ -38,18 +46,38 @@ TRAIN = (
     *("--backbone", "resnet18", "--width", "16", "--rates", "3", "6", "9", "--batch-size", "8", "--lr", "0.003"),
     *("--ema", "0.98", "--amp", "bfloat16", "--epochs", "6", "--round-share", "0.6"),
 )
-METHODS = ("baseline", "smile", "smiler", "smiler-plain", "smile-long")  # of Figure 3
-COMPARED = ("smile-long", "smiler-plain", "smiler", "full-long")  # by source
+METHODS = ("baseline", "smile", "smiler")  # of Figure 3
+AS_LONG = ("smile-long", "smiler-plain")  # beside them, at some shares
+COMPARED = ("smile", "smile-long", "smiler-plain", "smiler")  # by source
 SOURCES = {"two sources": "liver;pancreas,stomach", "three sources": "liver;pancreas;stomach"}
 SEEDS = (10, 11, 12)
+MARGIN = {"margin": 20.0}
+BRAKES: Mapping[str, Mapping[str, Any]] = {
+    "no brake": {},
+    "margin": MARGIN,
+    "negatives": {"negatives": 0.95},
+    "volume": {"limit_volume": True},
+    "component": {"one_component": True},
+    "slices": {"limit_slices": True},
+    "stop": {"stop": True},
+    "calibrate": {"calibrate": True},
+    "agreement": {"score": "agreement"},
+    "confidence": {"score": "confidence"},
+    "margin, volume": {**MARGIN, "limit_volume": True},
+    "margin, agreement": {**MARGIN, "score": "agreement"},
+    "margin, confidence": {**MARGIN, "score": "confidence", "calibrate": True},
+}
+"""Name -> settings; all else is as the paper has it."""
+AT_RANDOM = ("no brake", "margin", "agreement", "confidence", "margin, agreement", "margin, confidence")
 
 
 def figure3(commands: Commands, labelmaps: Path, jobs: int) -> None:
     """Make the cohort and sweep it; keep the table and the figure."""
     out = commands.out
     cohort(commands, "figure3", labelmaps, 0, ())
-    sweep = ("sweep", out / "figure3-store", out / "figure3", "--methods", ",".join(METHODS), *TRAIN, "--threads", "1")
-    commands.smile_fast("sweep figure3", *sweep, "--jobs", jobs)
+    sweep = ("sweep", out / "figure3-store", out / "figure3", *TRAIN, "--threads", "1")
+    commands.smile_fast("sweep figure3", *sweep, "--methods", ",".join(METHODS), "--jobs", jobs)
+    commands.smile_fast("sweep as long", *sweep, "--methods", ",".join(AS_LONG), "--alphas", "0.7,0.9", "--jobs", jobs)
     for name in ("figure3.csv", "figure3.png"):
         with atomic_path(RESULTS / name) as path:
             shutil.copyfile(out / "figure3" / name, path)
@@ -73,6 +101,52 @@ def by_source(commands: Commands, labelmaps: Path, jobs: int) -> None:
     record = {**commit(), "cpu": cpu(), "train": list(TRAIN), "compared": compared, "rows": rows}
     write_json(RESULTS / "by_source.json", record)
     write_table(record)
+
+
+def brakes(commands: Commands, labelmaps: Path, jobs: int) -> None:
+    """Train under each brake from one start, and record Dice, volumes and what the rounds added; `jobs` has no say."""
+    out, seed = commands.out, SEEDS[0]
+    cohort(commands, "figure3", labelmaps, 0, ())
+    cohort(
+        commands,
+        f"three-sources-{seed}",
+        labelmaps,
+        seed,
+        ("--sources", 3, "--source-organs", SOURCES["three sources"]),
+    )
+    presets = {
+        "smile": PRESETS["smile"],
+        "smile-long": PRESETS["smile-long"],
+        **{name: Preset({"method": "smiler", **NO_BRAKES, **settings}) for name, settings in BRAKES.items()},
+    }
+    options = training_options()
+    declared = Sweep(
+        Store.open(out / f"three-sources-{seed}-store"),
+        out / "brakes-sources",
+        options,
+        seed,
+        as_declared=True,
+        presets=presets,
+    )
+    hidden = Sweep(Store.open(out / "figure3-store"), out / "brakes-random", options, presets=presets)
+    for sweep, cells in (
+        (declared, [Cell(name, 0.0, 0) for name in presets]),
+        (hidden, [Cell(name, 0.9, fold) for fold in range(3) for name in ("smile", "smile-long", *AT_RANDOM)]),
+    ):
+        work(sweep, cells, torch.device("cpu"), DEFAULT_EXECUTION, Budget())
+    found = {
+        name: list(rows_of(out / store, out / f"brakes-{name}"))
+        for name, store in (("sources", f"three-sources-{seed}-store"), ("random", "figure3-store"))
+    }
+    settings = {name: dict(each) for name, each in BRAKES.items()}
+    write_json(RESULTS / "brakes.json", {**commit(), "cpu": cpu(), "train": list(TRAIN), "brakes": settings, **found})
+
+
+def training_options() -> dict[str, Any]:
+    """`TRAIN` as settings."""
+    parser = argparse.ArgumentParser()
+    add_settings(parser)
+    return settings_given(parser.parse_args(TRAIN))[0]
 
 
 def cohort(commands: Commands, name: str, labelmaps: Path, seed: int, options: Sequence[object]) -> None:
@@ -101,9 +175,11 @@ def rows_of(store_path: Path, sweep: Path) -> Iterator[dict[str, Any]]:
             never = [pair for pair in pairs if (source[pair.case], organ) not in drawn]
             yield {
                 "method": record.cell.method,
+                "fold": record.cell.fold,
                 "organ": organ,
                 "dice": {pair.case: round(pair.dice or 0.0, 4) for pair in pairs},
                 "never_drawn": volumes(never),
+                "volume_ratio": volumes(pairs)["volume_ratio"],
                 "rounds": rounds.get(organ, []),
             }
 
@@ -189,7 +265,7 @@ def write_table(record: Mapping[str, Any]) -> None:
         path.write_text(before + BEGIN + table(record) + END + rest.split(END)[1], encoding="utf-8")
 
 
-EXPERIMENTS = {"figure3": figure3, "by_source": by_source}
+EXPERIMENTS = {"figure3": figure3, "by_source": by_source, "brakes": brakes}
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ from smile_fast.records import read_record, write_record
 from smile_fast.sweep.grid import ROUNDS_ONLY, Cell, Sweep
 from smile_fast.training.execution import Execution
 from smile_fast.training.loop import train
-from smile_fast.training.presets import PRESETS
 from smile_fast.training.run import Run
 from smile_fast.training.run_record import is_run
 from smile_runtime.errors import InputError
@@ -119,8 +118,8 @@ def begins_like(sweep: Sweep, cell: Cell) -> Cell | None:
     config = sweep.config(cell)
     if not config.last_round:
         return None
-    own = PRESETS[cell.method]
-    for method in (name for name, preset in PRESETS.items() if preset.all_annotations == own.all_annotations):
+    own = sweep.presets[cell.method]
+    for method in (name for name, preset in sweep.presets.items() if preset.all_annotations == own.all_annotations):
         plain = sweep.config(other := replace(cell, method=method))
         alike = replace(config, **{name: getattr(plain, name) for name in ROUNDS_ONLY}) == plain
         if alike and plain.method == "smile":

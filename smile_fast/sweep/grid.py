@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from smile_fast.data.simulate import simulate_missing
 from smile_fast.data.splits import SplitsFile
 from smile_fast.data.store import Store
 from smile_fast.training.config import TrainConfig
-from smile_fast.training.presets import PRESETS
+from smile_fast.training.presets import PRESETS, Preset
 from smile_runtime.errors import InputError
 
 CELLS = "cells"
@@ -113,6 +113,7 @@ class Sweep:
         surfaces: score NSD and HD95, too.
         splits: which cases are held out, None for random fifths.
         as_declared: train on what the store declares, e.g. what each source drew, and hide nothing beside it.
+        presets: methods by name.
     """
 
     store: Store
@@ -122,6 +123,7 @@ class Sweep:
     surfaces: bool = False
     splits: SplitsFile | None = None
     as_declared: bool = False
+    presets: Mapping[str, Preset] = field(default_factory=lambda: PRESETS)
 
     def path(self, cell: Cell) -> Path:
         """Folder of the run of a cell."""
@@ -129,7 +131,7 @@ class Sweep:
 
     def config(self, cell: Cell) -> TrainConfig:
         """Settings of a cell's training."""
-        return PRESETS[cell.method].config({**self.options, "seed": self.seed + cell.fold})
+        return self.presets[cell.method].config({**self.options, "seed": self.seed + cell.fold})
 
     def split(self, cell: Cell) -> SplitsFile:
         """The cases of a cell: the same for all methods and shares of a fold."""
@@ -137,10 +139,10 @@ class Sweep:
 
     def declarations(self, cell: Cell) -> Declarations:
         """The store's, with a share hidden in the training cases: the same for all methods of a share and a fold."""
-        if self.as_declared and not PRESETS[cell.method].all_annotations:
+        if self.as_declared and not self.presets[cell.method].all_annotations:
             return self.store.declarations()
         training = [case for case, part in self.split(cell).folds[0].items() if part == "train"]
-        alpha = 0.0 if PRESETS[cell.method].all_annotations else cell.alpha
+        alpha = 0.0 if self.presets[cell.method].all_annotations else cell.alpha
         return simulate_missing(self.store.declarations(), alpha, self.seed + cell.fold, training)
 
     def plan(self, cell: Cell) -> str:

@@ -37,7 +37,8 @@ class Preset:
         return replace(config, epochs=config.epochs * (1 + config.rounds * config.round_share))
 
 
-_NO_BRAKES = {
+NO_BRAKES: Mapping[str, Any] = {
+    "margin": 0.0,
     "negatives": 0.0,
     "limit_volume": False,
     "one_component": False,
@@ -56,8 +57,8 @@ PRESETS = {
     "smile": Preset({"method": "smile"}),
     "smile-long": Preset({"method": "smile"}, as_long_as_smiler=True),
     "smiler": Preset({"method": "smiler"}),
-    "smiler-plain": Preset({"method": "smiler", **_NO_BRAKES}),
-    "fill": Preset({"method": "smiler", **_NO_BRAKES, "gamma_max": 1.0, "negatives": 1.0}, one_round=True),
+    "smiler-plain": Preset({"method": "smiler", **NO_BRAKES}),
+    "fill": Preset({"method": "smiler", **NO_BRAKES, "gamma_max": 1.0, "negatives": 1.0}, one_round=True),
     "full": Preset({"method": "smile"}, all_annotations=True),
     "full-long": Preset({"method": "smile"}, as_long_as_smiler=True, all_annotations=True),
 }

@@ -1,4 +1,4 @@
-"""The settings of the brakes; each can be used alone or beside the others, and all are off by default."""
+"""The settings of the brakes; each can be used alone or beside the others; the margin alone is on by default."""
 
 from dataclasses import dataclass
 from math import inf
@@ -24,7 +24,7 @@ class Brakes(Settings):
         group="curriculum",
     )
     margin: float = setting(
-        0.0,
+        20.0,
         "mm: take as background, in every round, what lies beyond the likeliest voxels of all missing organs, as many "
         "as a ball of an organ's mean annotated volume holds when its radius grows by this (0: do not)",
         "0 or more",
