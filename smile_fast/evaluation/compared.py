@@ -216,8 +216,8 @@ def format_comparison(comparison: Comparison) -> str:
             *lines,
             "",
             "interval: bootstrap over pairs, of the mean over cases with all of their organs; p: Wilcoxon's",
-            f"signed-rank test, two-sided; higher: the run whose Dice is higher, where there are {FEWEST} or more and the",
-            "interval excludes 0",
+            "signed-rank test, two-sided; higher: the run whose Dice is higher, where the interval excludes 0 and there",
+            f"are {FEWEST} or more",
         ]
     )
 

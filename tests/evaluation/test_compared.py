@@ -27,10 +27,8 @@ def liver(values, **options):
 
 def test_runs_are_compared_on_the_pairs_that_all_have():
     """The first run looks better on its own pairs: one is easy and its own."""
-    first = evaluation([*liver([0.5, 0.6, 0.4, 0.5, 0.6, 0.4]), pair("easy", "liver", 1.0), pair("x", "spleen", 0.3)])
-    second = evaluation(
-        [*liver([0.55, 0.66, 0.47, 0.55, 0.66, 0.47]), pair("hard", "liver", 0.0), pair("hard", "spleen", 0.0)]
-    )
+    first = evaluation([*liver([0.5, 0.6, 0.4] * 2), pair("easy", "liver", 1.0), pair("x", "spleen", 0.3)])
+    second = evaluation([*liver([0.55, 0.66, 0.47] * 2), pair("hard", "liver", 0.0), pair("hard", "spleen", 0.0)])
     assert first.dice > second.dice
     found = compare_evaluations({"first": first, "second": second})
     assert (found.pairs, found.empty, found.left_out) == (6, 0, {"first": 2, "second": 2})
@@ -70,7 +68,8 @@ def test_of_few_pairs_no_run_is_better():
         found = compare_evaluations(runs)
         assert found.differences[0].low == pytest.approx(-0.2)
         assert found.winner("liver") == winner
-        assert ("too few" in format_comparison(found)) == (winner is None)
+        lines = [line for line in format_comparison(found).splitlines() if line.startswith("liver")]
+        assert lines[-1].endswith(winner or "too few")
 
 
 def test_another_truth_is_no_common_pair():
