@@ -216,8 +216,8 @@ def format_comparison(comparison: Comparison) -> str:
             *lines,
             "",
             "interval: bootstrap over pairs, of the mean over cases with all of their organs; p: Wilcoxon's",
-            "signed-rank test, two-sided; higher: the run whose Dice is higher, where the interval excludes 0 and there",
-            f"are {FEWEST} or more",
+            "signed-rank test, two-sided; higher: the run whose Dice is higher, where the interval excludes 0 and",
+            f"there are {FEWEST} or more",
         ]
     )
 
