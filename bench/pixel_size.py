@@ -108,6 +108,8 @@ def by_scale(evaluation: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Scale -> organ -> mean Dice."""
     found: dict[str, dict[str, list[float]]] = {}
     for pair in evaluation["pairs"]:
+        if pair["dice"] is None:  # the truth does not hold the organ
+            continue
         scale = int(pair["case"].rpartition("_x")[2]) / 100
         found.setdefault(f"{scale:g}", {}).setdefault(pair["organ"], []).append(pair["dice"])
     return {

@@ -14,6 +14,9 @@ from smile_fast.evaluation.tables import format_alarms, format_number
 from smile_fast.text_table import text_table
 
 MEAN = "mean of organs"
+FEWEST = 6
+"""Pairs or cases below which no run is called better: resampled intervals of fewer are too narrow, and even if all
+differences had one sign, chance would give that in more than 5% of all comparisons (2 / 2^5)."""
 _SAME_VOLUME = 1e-6  # relative: sums of the same voxels in another order
 
 
@@ -46,8 +49,8 @@ class Difference:
 
     @property
     def winner(self) -> str | None:
-        """The run whose Dice is higher, if the interval excludes 0."""
-        if self.low is None or self.high is None:
+        """The run whose Dice is higher, if the interval excludes 0 and there are at least `FEWEST` units."""
+        if self.low is None or self.high is None or self.units < FEWEST:
             return None
         return self.first if self.low > 0 else self.second if self.high < 0 else None
 
@@ -213,7 +216,8 @@ def format_comparison(comparison: Comparison) -> str:
             *lines,
             "",
             "interval: bootstrap over pairs, of the mean over cases with all of their organs; p: Wilcoxon's",
-            "signed-rank test, two-sided; higher: the run whose Dice is higher, where the interval excludes 0",
+            "signed-rank test, two-sided; higher: the run whose Dice is higher, where the interval excludes 0 and",
+            f"there are {FEWEST} or more",
         ]
     )
 
@@ -233,7 +237,7 @@ def _difference_cells(found: Difference) -> list[str]:
     unit = "case" if found.organ == MEAN else "pair"
     units = f"{found.units} {unit}{'s' * (found.units != 1)}"
     interval = f"{_signed(found.low)} to {_signed(found.high)}"
-    winner = found.winner or "not told apart"
+    winner = found.winner or ("too few" if found.units < FEWEST else "not told apart")
     return [found.organ, _signed(found.difference), interval, format_number(found.p, 4), units, winner]
 
 

@@ -27,16 +27,16 @@ def liver(values, **options):
 
 def test_runs_are_compared_on_the_pairs_that_all_have():
     """The first run looks better on its own pairs: one is easy and its own."""
-    first = evaluation([*liver([0.5, 0.6, 0.4]), pair("easy", "liver", 1.0), pair("x", "spleen", 0.3)])
-    second = evaluation([*liver([0.55, 0.66, 0.47]), pair("hard", "liver", 0.0), pair("hard", "spleen", 0.0)])
+    first = evaluation([*liver([0.5, 0.6, 0.4] * 2), pair("easy", "liver", 1.0), pair("x", "spleen", 0.3)])
+    second = evaluation([*liver([0.55, 0.66, 0.47] * 2), pair("hard", "liver", 0.0), pair("hard", "spleen", 0.0)])
     assert first.dice > second.dice
     found = compare_evaluations({"first": first, "second": second})
-    assert (found.pairs, found.empty, found.left_out) == (3, 0, {"first": 2, "second": 2})
+    assert (found.pairs, found.empty, found.left_out) == (6, 0, {"first": 2, "second": 2})
     of_liver = found.differences[0]
     assert of_liver.difference == pytest.approx(-0.06)
     assert (of_liver.winner, found.winner("liver"), found.winner(MEAN)) == ("second",) * 3
     assert found.differences[1].difference is None  # no spleen is common
-    assert "3 common pairs whose truth holds the organ" in format_comparison(found)
+    assert "6 common pairs whose truth holds the organ" in format_comparison(found)
 
 
 def test_false_alarms_are_counted_and_not_compared():
@@ -61,6 +61,17 @@ def test_a_winner_beats_every_other_run_beyond_chance():
     assert (two.winner("liver"), two.winner(MEAN)) == ("high", "high")
 
 
+def test_of_few_pairs_no_run_is_better():
+    """Five that all rise are no proof, whatever their bootstrap interval."""
+    for count, winner in ((5, None), (6, "high")):
+        runs = {"low": evaluation(liver([0.4] * count)), "high": evaluation(liver([0.6] * count))}
+        found = compare_evaluations(runs)
+        assert found.differences[0].low == pytest.approx(-0.2)
+        assert found.winner("liver") == winner
+        lines = [line for line in format_comparison(found).splitlines() if line.startswith("liver")]
+        assert lines[-1].endswith(winner or "too few")
+
+
 def test_another_truth_is_no_common_pair():
     first, second = (evaluation([*liver([0.5, 0.6]), pair("new", "liver", 0.9, truth=ml)]) for ml in (1.0, 1.5))
     found = compare_evaluations({"first": first, "second": second})
@@ -78,7 +89,7 @@ def test_the_mean_of_what_a_case_has_is_the_mean_of_the_organs_means():
 def runs(tmp_path):
     """Two folders with scores and nothing else: no store or network is needed."""
     paths = [tmp_path / "one", tmp_path / "two"]
-    for path, values in zip(paths, ([0.8, 0.9, 0.7, 0.85], [0.5, 0.55, 0.45, 0.5]), strict=True):
+    for path, values in zip(paths, ([0.8, 0.9, 0.7] * 2, [0.5, 0.55, 0.45] * 2), strict=True):
         path.mkdir()
         write_evaluation(evaluation(liver(values)), path)
     return [str(path) for path in paths]
@@ -91,10 +102,10 @@ def test_the_command_prints_the_table_and_writes_json(runs, tmp_path, capsys):
     assert "one - two" in printed
     assert f"wrote the comparison to {out}" in printed
     found = json.loads(out.read_text())
-    assert (found["pairs"], found["left_out"]) == (4, {"one": 0, "two": 0})
+    assert (found["pairs"], found["left_out"]) == (6, {"one": 0, "two": 0})
     row = found["differences"][0]
-    assert (row["organ"], row["winner"], row["units"]) == ("liver", "one", 4)
-    assert row["difference"] == pytest.approx(0.3125)
+    assert (row["organ"], row["winner"], row["units"]) == ("liver", "one", 6)
+    assert row["difference"] == pytest.approx(0.3)
     assert f"{row['difference']:+.3f}" in printed
 
 

@@ -102,15 +102,21 @@ SCENARIOS = [
         "evaluate by shards",
         PREPARED + TRAINED,
         words(
-            "evaluate run --split train --workers 1 --device cpu --shard 2/2",
-            "evaluate run --split train --workers 1 --device cpu --shard 1/2",
-            "evaluate run --split train --finish",
+            "evaluate run --split train --workers 1 --device cpu --write maps --shard 2/2",
+            "evaluate run --split train --workers 1 --device cpu --write maps --shard 1/2",
+            "evaluate run --split train --write maps --finish",
         ),
         again,
-        ("run",),
+        ("run", "maps"),
     ),
     Scenario("merge", [], words("merge cohort changed merged --prefix"), again, ("merged",)),
-    Scenario("evaluate", PREPARED + TRAINED, words("evaluate run --workers 1 --device cpu"), again, ("store", "run")),
+    Scenario(
+        "evaluate",
+        PREPARED + TRAINED,
+        words("evaluate run --workers 1 --device cpu --write maps"),
+        again,
+        ("store", "run", "maps"),
+    ),
 ]
 
 

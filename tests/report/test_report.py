@@ -179,7 +179,7 @@ def test_page_compares_the_scores(page, smiler, baseline):
     assert "not drawn" in text
     assert "both empty" not in text  # it did not occur
     best = [attrs for attrs in page.attributes("td") if attrs.get("class") == "top"]
-    assert best == []  # of three cases no interval tells the runs apart
+    assert best == []  # three cases are too few to call a run better
     assert "over the 5 pairs that all runs have scored; the Dice over the 5 of them" in text
 
 
