@@ -1,4 +1,4 @@
-"""Dice of the validation cases while training goes on, for the curve only: no decision depends on it."""
+"""Dice of the validation cases while training goes on: for the curve, and for --stop, which undoes a worse round."""
 
 from collections.abc import Callable, Sequence
 

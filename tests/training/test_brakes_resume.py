@@ -13,9 +13,9 @@ BRAKES = {"negatives": 0.2, "one_component": True, "limit_volume": True, "limit_
 
 
 # While cases are relabelled, and while the pseudo-labels of organs that were stopped are dropped.
-@pytest.mark.parametrize("killed_at", [1, 4])
-def test_a_round_with_brakes_that_was_killed_is_finished_alike(store, tmp_path, monkeypatch, killed_at):
-    settings = {**CURRICULUM, **BRAKES, "score": "agreement"}
+@pytest.mark.parametrize(("killed_at", "score"), [(1, "agreement"), (4, "agreement"), (1, "confidence")])
+def test_a_round_with_brakes_that_was_killed_is_finished_alike(store, tmp_path, monkeypatch, killed_at, score):
+    settings = {**CURRICULUM, **BRAKES, "score": score, "calibrate": score == "confidence"}
     expected = trained(tmp_path / "expected", store, **settings)
     run, adds, add = new_run(tmp_path / "run", store, **settings), count(), unfinished_round.UnfinishedRound.add
 

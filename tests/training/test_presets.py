@@ -35,7 +35,8 @@ def test_fill_takes_every_candidate_and_all_else_as_background_at_once() -> None
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_keeps_what_all_methods_share(name: str) -> None:
-    config = PRESETS[name].config({"seed": 5, "width": 16, "lr": 0.01})
+    brakes = {"stop": True, "score": "confidence"}  # of methods with rounds, and yet all methods are given them
+    config = PRESETS[name].config({"seed": 5, "width": 16, "lr": 0.01, **brakes})
     assert (config.seed, config.model.width, config.lr) == (5, 16, 0.01)
 
 

@@ -16,7 +16,7 @@ class Braking:
         barred: organs that get no pseudo-labels, since an earlier round stopped them.
         score: what ranks the voxels, "probability", "agreement" or "confidence".
         growth: factor between two rounds that stops an organ; 0 stops none.
-        fitted_to: digest of what the confidence heads were fitted to, beside the weights; "" without any.
+        fitted_to: digest of what heads and temperatures were fitted to, beside the weights; "" without any.
         judged: organs whose candidates a confidence head ranks; those of the others are ranked by probability.
         temperatures: organ -> what its logits are divided by before they are compared with those of other organs.
     """
