@@ -86,7 +86,7 @@ ALLOWED: dict[str, set[str]] = {
     "smile_fast.training.curriculum.settings": {"smile_fast.settings"},
     "smile_fast.evaluation": BESIDE_TRAINING | {"msgspec", "numpy", "scipy", "surface_distance", "torch"},
     "smile_fast.exporter": BESIDE_TRAINING | {"numpy", "onnx", "onnxruntime", "onnxscript", "torch"},
-    "smile_fast.report": BESIDE_TRAINING | {"PIL", "jinja2", "matplotlib", "numpy", "scipy"},
+    "smile_fast.report": BESIDE_TRAINING | {"PIL", "jinja2", "matplotlib", "numpy", "scipy", "smile_fast.sweep"},
     "smile_fast.sweep": BESIDE_TRAINING | {"matplotlib", "numpy", "scipy", "torch"},
     "smile_fast.cli": EVERYTHING | {"numpy", "smile_runtime", "torch"},
     "smile_fast.demo": EVERYTHING | {"nibabel", "numpy", "scipy", "smile_runtime", "torch"},

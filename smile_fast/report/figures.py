@@ -17,7 +17,8 @@ from smile_fast.evaluation import Evaluation, PairScore
 from smile_fast.report.collect import Curve, Curves
 from smile_fast.report.palette import INK, MUTED
 from smile_fast.report.rounds import AnnotatedRange, RoundRow
-from smile_fast.report.sweep_curves import Estimate
+from smile_fast.report.sweep_curves import Estimates
+from smile_fast.sweep.statistics import Row
 
 WIDTH = 11.2  # inches at 100 dots: the page's column
 SMALL = (3.7, 2.6)  # inches of a chart that shares its row with two others, and has a phone's width for itself
@@ -140,7 +141,7 @@ def volume_chart(rows: Sequence[RoundRow], annotated: AnnotatedRange, colour: st
         return _svg(figure)
 
 
-def sweep_chart(organ: str, estimates: Mapping[str, Mapping[float, Estimate]], colours: Mapping[str, str]) -> str:
+def sweep_chart(organ: str, estimates: Estimates, colours: Mapping[str, str]) -> str:
     """Draw the Dice of methods over the share of missing annotations, with intervals as shades.
 
     Args:
@@ -170,12 +171,10 @@ def sweep_chart(organ: str, estimates: Mapping[str, Mapping[float, Estimate]], c
         return _svg(figure)
 
 
-def _sweep_line(axes: Axes, own: Mapping[float, Estimate], colour: str, marker: str) -> None:
+def _sweep_line(axes: Axes, own: Mapping[float, Row], colour: str, marker: str) -> None:
     alphas = sorted(own)
-    shaded = [(alpha, own[alpha].low, own[alpha].high) for alpha in alphas if own[alpha].low is not None]
-    if shaded:
-        places, low, high = (np.array(column, dtype=float) for column in zip(*shaded, strict=True))
-        axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+    low, high = [own[alpha].low for alpha in alphas], [own[alpha].high for alpha in alphas]
+    axes.fill_between(alphas, low, high, color=colour, alpha=0.15, linewidth=0)
     means = [own[alpha].mean for alpha in alphas]
     axes.plot(alphas, means, color=colour, linewidth=1.8, marker=marker, markersize=4)
 

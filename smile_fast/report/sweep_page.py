@@ -10,7 +10,9 @@ from smile_fast.report.figures import sweep_chart
 from smile_fast.report.methods import preset_sentence
 from smile_fast.report.palette import organ_colours
 from smile_fast.report.rendering import render
-from smile_fast.report.sweep_curves import FIGURE3, MEAN, Sweep, read_sweep, what_to_see
+from smile_fast.report.sweep_curves import SweepCurves, read_curves, what_to_see
+from smile_fast.sweep.pairs import MEAN
+from smile_fast.sweep.summary import SUMMARY
 from smile_runtime.io.files import atomic_path, refuse_overwrite
 
 
@@ -35,10 +37,10 @@ def write_sweep_report(folder: Path, out: Path) -> None:
     """
     refuse_overwrite(out, (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".html"))
     with atomic_path(out) as path:
-        path.write_text(sweep_page(read_sweep(folder), folder.resolve().name), encoding="utf-8")
+        path.write_text(sweep_page(read_curves(folder), folder.resolve().name), encoding="utf-8")
 
 
-def sweep_page(sweep: Sweep, name: str) -> str:
+def sweep_page(sweep: SweepCurves, name: str) -> str:
     """Return the page of a sweep as HTML."""
     colours = organ_colours(sweep.methods)
     means = sweep.estimates(MEAN)
@@ -51,18 +53,16 @@ def sweep_page(sweep: Sweep, name: str) -> str:
             "methods": {method: preset_sentence(method) for method in sweep.methods},
             "charts": _charts(sweep, [MEAN, *sweep.organs] if len(sweep.organs) > 1 else sweep.organs),
             "means": means,
-            "differences": sweep.differences(),
+            "differences": {organ: sweep.differences(organ) for organ in (MEAN, *sweep.organs)},
             "missing": sweep.missing(),
-            "pairs": len(sweep.folds) * len(sweep.organs),
-            "smallest_p": 2.0 ** (1 - len(sweep.folds) * len(sweep.organs)),
-            "file": FIGURE3,
+            "file": SUMMARY,
             "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
             "version": smile_fast.__version__,
         },
     )
 
 
-def _charts(sweep: Sweep, organs: Sequence[str]) -> list[SweepChart]:
+def _charts(sweep: SweepCurves, organs: Sequence[str]) -> list[SweepChart]:
     colours = organ_colours(sweep.methods)
     charts = []
     for organ in organs:

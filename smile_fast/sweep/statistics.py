@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -42,20 +42,33 @@ class Row:
 
 @dataclass(frozen=True)
 class Test:
-    """Paired Wilcoxon signed-rank test of two methods over the (fold, case, organ) pairs that both have.
+    """Two methods on the held-out cases that both have scored, at one share of missing annotations.
+
+    The unit is the case: pairs of one case are not independent. A case that several folds hold out counts once, by its
+    mean over them, and for `MEAN` by the mean of its organs.
 
     Attributes:
-        difference: mean Dice of the first less that of the second over those pairs.
-        p: two-sided; 1 where no pair differs, or there is one alone.
+        cases: how many.
+        difference: mean Dice of the first less that of the second.
+        low, high: its 95% bootstrap interval, None of one case.
+        p: two-sided Wilcoxon signed-rank test; 1 where no case differs, or there is one alone. Of the organs it is
+            corrected for their number (Holm), since each has a chance to differ; `MEAN` is one test.
     """
 
     first: str
     second: str
     alpha: float
     organ: str
-    pairs: int
+    cases: int
     difference: float
+    low: float | None
+    high: float | None
     p: float
+
+    def turned(self) -> "Test":
+        """The second method against the first one."""
+        low, high = (None if self.high is None else -self.high), (None if self.low is None else -self.low)
+        return replace(self, first=self.second, second=self.first, difference=-self.difference, low=low, high=high)
 
 
 def summary_rows(records: Sequence[CellRecord]) -> list[Row]:
@@ -103,12 +116,50 @@ def tests(records: Sequence[CellRecord]) -> list[Test]:
         for first, second in combinations([each for each in methods if (each, alpha) in scores], 2):
             one, two = scores[first, alpha], scores[second, alpha]
             both = sorted(one.keys() & two.keys())
-            for organ in [*dict.fromkeys(pair.organ for _, pair in both), MEAN]:
-                keys = [key for key in both if organ in (MEAN, key[1].organ)]
-                compared = paired_difference([one[key] for key in keys], [two[key] for key in keys])
-                p = compared.p if len(keys) > 1 else 1.0
-                found.append(Test(first, second, alpha, organ, len(keys), compared.mean, p))
+            organs = list(dict.fromkeys(pair.organ for _, pair in both))
+            compared = [_test(first, second, alpha, organ, one, two, both) for organ in organs]
+            corrected = holm([test.p for test in compared])
+            found += [replace(test, p=p) for test, p in zip(compared, corrected, strict=True)]
+            if both:
+                found.append(_test(first, second, alpha, MEAN, one, two, both))
     return found
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """P values of several tests corrected for their number, in the given order.
+
+    Source: Holm 1979, Scandinavian Journal of Statistics 6.
+    """
+    corrected, largest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=lambda each: values[each])):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def _test(
+    first: str,
+    second: str,
+    alpha: float,
+    organ: str,
+    one: Mapping[tuple[int, Pair], float],
+    two: Mapping[tuple[int, Pair], float],
+    both: Sequence[tuple[int, Pair]],
+) -> Test:
+    keys = [key for key in both if organ in (MEAN, key[1].organ)]
+    a, b = _of_cases(one, keys), _of_cases(two, keys)
+    compared = paired_difference(list(a.values()), list(b.values()))
+    if len(a) < 2:
+        return Test(first, second, alpha, organ, len(a), compared.mean, None, None, 1.0)
+    return Test(first, second, alpha, organ, len(a), compared.mean, compared.low, compared.high, compared.p)
+
+
+def _of_cases(scores: Mapping[tuple[int, Pair], float], keys: Sequence[tuple[int, Pair]]) -> dict[str, float]:
+    """Case -> mean over its folds of the mean of its organs; both methods have the same keys, so the same cases."""
+    folds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for fold, pair in keys:
+        folds[pair.case][fold].append(scores[fold, pair])
+    return {case: float(np.mean([np.mean(dice) for dice in own.values()])) for case, own in sorted(folds.items())}
 
 
 def _organ_only(score: Mapping[Pair, float], organ: str) -> dict[Pair, float]:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from smile_fast.records import write_record
 from smile_fast.sweep.cell import RESULT, CellRecord, read_cell
 from smile_fast.sweep.figure3 import draw_figure3
 from smile_fast.sweep.grid import CELLS
 from smile_fast.sweep.pairs import dice_of_pairs
 from smile_fast.sweep.statistics import Row, summary_rows, tests
+from smile_fast.sweep.summary import write_summary
 from smile_fast.training.presets import PRESETS
 from smile_runtime.io.files import atomic_path
 
@@ -52,18 +52,11 @@ def write_tables(out: Path) -> list[Path]:
             organs[pair.organ].append(dice)
         means += [(*key, organ, float(np.mean(values))) for organ, values in organs.items()]
     rows = summary_rows(records)
-    summary = {
-        "schema": 1,
-        "counts": "pairs whose truth holds voxels; false alarms apart",
-        "rows": [asdict(row) for row in rows],
-        "wilcoxon": [asdict(test) for test in tests(records)],
-    }
-    write_record(out / "summary.json", summary)
     names = [field.name for field in fields(Row)]
     return [
         write_csv(out / "figure3.csv", ("method", "alpha", "fold", "organ", "dice"), means),
         write_csv(out / "figure3_cases.csv", ("method", "alpha", "fold", "organ", "case", "dice"), cases),
-        out / "summary.json",
+        write_summary(out, rows, tests(records)),
         write_csv(out / "summary.csv", names, [list(asdict(row).values()) for row in rows]),
         *draw_figure3(rows, out),
     ]

@@ -6,7 +6,7 @@ from smile_fast.evaluation.scores import Outcome, PairScore
 from smile_fast.supervision import State
 from smile_fast.sweep.cell import CellRecord
 from smile_fast.sweep.grid import Cell
-from smile_fast.sweep.statistics import summary_rows
+from smile_fast.sweep.statistics import holm, summary_rows
 from smile_fast.sweep.statistics import tests as method_tests
 
 
@@ -35,11 +35,34 @@ def test_std_is_over_the_means_of_folds() -> None:
     assert rows[0].std == pytest.approx(0.2 * 2**0.5)
 
 
-def test_methods_are_tested_on_the_pairs_that_both_have() -> None:
+def test_methods_are_tested_on_the_cases_that_both_have() -> None:
     one = record("smile", 0, *(pair(f"case_{n}", "liver", 0.5 + 0.01 * n) for n in range(8)))
     two = record("baseline", 0, *(pair(f"case_{n}", "liver", 0.4 - 0.01 * n) for n in range(7)))
     liver, _ = method_tests([one, two])
-    assert (liver.first, liver.second, liver.pairs) == ("smile", "baseline", 7)
+    assert (liver.first, liver.second, liver.cases) == ("smile", "baseline", 7)
     assert liver.p == pytest.approx(2 / 2**7)  # exact: all seven differences have one sign
+    assert liver.turned().difference == -liver.difference
     same, _ = method_tests([one, record("baseline", 0, *one.pairs)])
     assert (same.difference, same.p) == (0.0, 1.0)
+
+
+def test_a_case_of_several_folds_and_organs_counts_once() -> None:
+    """Case a differs by 0.1 and 0.3 in two folds, case b by 0.2; the pancreas of a by 0.6 in the first fold."""
+    ours = [
+        record("smile", 0, pair("a", "liver", 0.5), pair("a", "pancreas", 0.9)),
+        record("smile", 1, pair("a", "liver", 0.6), pair("b", "liver", 0.7)),
+    ]
+    theirs = [
+        record("baseline", 0, pair("a", "liver", 0.4), pair("a", "pancreas", 0.3)),
+        record("baseline", 1, pair("a", "liver", 0.3), pair("b", "liver", 0.5)),
+    ]
+    liver, pancreas, mean = method_tests([*ours, *theirs])
+    assert (liver.cases, pancreas.cases, mean.cases) == (2, 1, 2)
+    assert liver.difference == pytest.approx((0.2 + 0.2) / 2)
+    assert mean.difference == pytest.approx(((0.35 + 0.3) / 2 + 0.2) / 2)
+    assert (pancreas.low, pancreas.high, pancreas.p) == (None, None, 1.0)
+
+
+def test_p_of_several_organs_is_corrected_for_their_number() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 x 0.01, then 2 x 0.03, never falling
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
