@@ -20,7 +20,7 @@ from smile_fast.training.presets import PRESETS, Preset
 from smile_runtime.errors import InputError
 
 CELLS = "cells"
-ROUNDS_ONLY = ("method", "rounds", "gamma_max", "scope", "round_share", "pseudo_negative", "brakes")
+ROUNDS_ONLY = ("method", "rounds", "gamma_max", "scope", "round_share", "pseudo_negative", "keep_rounds", "brakes")
 """Settings that decide nothing in a training without rounds."""
 _HELD_OUT = 0.2  # the paper's random 80/20 splits
 

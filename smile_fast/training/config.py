@@ -96,6 +96,9 @@ class TrainConfig(Settings):
     pseudo_negative: bool = setting(
         False, "take a pseudo-label as a negative for the other missing organs", group="method"
     )
+    keep_rounds: bool = setting(
+        False, "keep the weights that each round begins with, for the predictions of Figure 4", group="method"
+    )
 
     epochs: float = _positive(20.0, "passes over the training slices, in the training on human labels", "schedule")
     budget: float = setting(

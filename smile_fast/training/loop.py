@@ -177,9 +177,12 @@ class Trainer:
             this = round_of(self.config, human_view, rounds, number)
             this, fit = self._learned(human_view, this)
             self._relabel(human_view, this, fit)
+            if self.config.keep_rounds and self.ranks.first:
+                kept = {"model": dict(self.final_model.state_dict())}
+                Checkpoint(kept, {"round": number}).save(self.run.round_weights_path(number))
             totals = open_round(rounds, number).totals()
-            kept = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in totals.items()) or "none"
-            print(f"round {number} (gamma {this.gamma:.3g}), pseudo-label voxels kept: {kept}", file=sys.stderr)
+            found = ", ".join(f"{total['kept']:,} of {organ}" for organ, total in totals.items()) or "none"
+            print(f"round {number} (gamma {this.gamma:.3g}), pseudo-label voxels kept: {found}", file=sys.stderr)
             for sentence in warnings_of_round(human_view, rounds, number, self.config.brakes.growth):
                 print(f"warning: {sentence}", file=sys.stderr)
         return self.run.view("train", number)

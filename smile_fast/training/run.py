@@ -90,10 +90,15 @@ class Run:
         """The final weights."""
         return self.path / "model.safetensors"
 
+    def round_weights_path(self, number: int) -> Path:
+        """The weights that a round began with, where they are kept."""
+        return self.path / f"round-{number}.safetensors"
+
     @property
     def weight_files(self) -> list[Path]:
-        """Those files of checkpoints and final weights that are there."""
-        return [path for path in (self.checkpoint_path, self.previous_path, self.model_path) if path.exists()]
+        """Those files of checkpoints, kept weights of rounds and final weights that are there."""
+        own = (self.checkpoint_path, self.previous_path, self.model_path)
+        return [*(path for path in own if path.exists()), *sorted(self.path.glob("round-*.safetensors"))]
 
     @property
     def metrics_path(self) -> Path:
@@ -306,16 +311,20 @@ class Run:
             with atomic_path(self.checkpoint_path) as temporary:
                 shutil.copyfile(path, temporary)
 
-    def load_model(self) -> Segmenter:
+    def load_model(self, before_round: int | None = None) -> Segmenter:
         """The trained network in evaluation mode, on the CPU.
+
+        Args:
+            before_round: as it was at the start of this round, which `keep_rounds` keeps; None for the final one.
 
         Raises:
             InputError: if training has not finished, or the file is damaged or of another network.
         """
+        path = self.model_path if before_round is None else self.round_weights_path(before_round)
         if not self.model_path.exists() and self.has_checkpoint:
             raise InputError(f"{self.path}: the run has not finished training; go on with --resume first")
         model = Segmenter(self.config.model)
-        load_model_state(model, Checkpoint.load(self.model_path), self.model_path)
+        load_model_state(model, Checkpoint.load(path), path)
         return model.eval()
 
 

@@ -153,6 +153,7 @@ def test_every_option_arrives(store, tmp_path):
         "scope": "slice",
         "round_share": 0.75,
         "pseudo_negative": True,
+        "keep_rounds": True,
         "fold": 1,
         "folds": 2,
         "seed": 5,
@@ -163,6 +164,7 @@ def test_every_option_arrives(store, tmp_path):
     }
     brakes = {
         "negatives": 0.25,
+        "margin": 7.5,
         "limit_volume": True,
         "one_component": True,
         "limit_slices": True,

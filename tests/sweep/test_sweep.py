@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from smile_fast.cli.main import main
 from smile_fast.data.store import Store
@@ -66,6 +67,22 @@ def test_a_smiler_cell_that_starts_from_the_smile_cell_has_the_same_bits(store: 
     one, two = (Run.open(sweep.path(smiler)).model_path.read_bytes() for sweep in (short, whole))
     assert one == two
     assert one != Run.open(short.path(smile)).model_path.read_bytes()
+
+
+def test_the_weights_that_a_round_begins_with_are_kept_if_they_are_wanted(store: Store, tmp_path: Path) -> None:
+    sweep = Sweep(store, tmp_path, {**OPTIONS, "keep_rounds": True})
+    for method in ("smile", "smiler"):
+        run_cell(sweep, Cell(method, 0.5, 0), CPU, DEFAULT_EXECUTION)
+    smile, smiler = (Run.open(sweep.path(Cell(method, 0.5, 0))) for method in ("smile", "smiler"))
+    begun, first = smile.load_model().state_dict(), smiler.load_model(before_round=1).state_dict()
+    assert all(torch.equal(begun[name], first[name]) for name in begun)
+    last = smiler.load_model(before_round=2).state_dict()
+    assert any(not torch.equal(first[name], last[name]) for name in first)
+    assert not list(smile.path.glob("round-*"))
+    assert [path.name for path in smiler.weight_files if path.name.startswith("round")] == [
+        "round-1.safetensors",
+        "round-2.safetensors",
+    ]
 
 
 def test_folds_differ_and_what_is_hidden_is_nested(store: Store, tmp_path: Path) -> None:

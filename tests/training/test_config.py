@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import subprocess
 import sys
@@ -80,6 +81,8 @@ WRONG = [
     ("amp", "float16"),
     ("validate_every", -1.0),
     ("validate_every", INF),
+    ("margin", -1.0),
+    ("margin", math.inf),
     ("negatives", -0.1),
     ("negatives", 1.1),
     ("growth", 1.0),
@@ -88,7 +91,7 @@ WRONG = [
     ("stop_tolerance", 1.5),
 ]
 # Without a rule beside their type.
-SWITCHES = {"body_crop", "calibrate", "limit_slices", "limit_volume", "one_component"}
+SWITCHES = {"body_crop", "calibrate", "keep_rounds", "limit_slices", "limit_volume", "one_component"}
 SWITCHES |= {"pseudo_negative", "stop", "tensorboard"}
 # Settings that the store and the method decide.
 FROM_THE_STORE = {"organs", "head", "pixel_mm"}
