@@ -119,6 +119,8 @@ class KeptMaps:
         self._there = self._refuse_foreign()
 
     def _appear(self) -> None:
+        for cut_short in self._hidden.glob(".tmp-*"):  # by processes that were killed
+            cut_short.unlink()
         flush(self._hidden)
         old = self._target.with_name(f".{self._target.name}.old.maps")
         shutil.rmtree(old, ignore_errors=True)
