@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--write",
         type=Path,
         metavar="DIR",
-        help="keep the predicted label maps as DIR/CASE.nii.gz; DIR is new, empty, or of an earlier evaluation, and "
-        "appears when all cases are there",
+        help="keep the predicted label maps as DIR/CASE.nii.gz; DIR is new, empty, or of an earlier evaluation and "
+        "unchanged since, and appears when all cases are there",
     )
     add_shares(parser, "cases", "put the scores together")
     add_store(parser)

@@ -21,7 +21,7 @@ from smile_fast.data.folder_lock import LOCK, locked, patiently
 from smile_fast.records import read_record, write_record
 from smile_fast.text_table import listed
 from smile_runtime.errors import InputError
-from smile_runtime.io.files import flush, reason
+from smile_runtime.io.files import flush, reason, sha256
 
 if TYPE_CHECKING:
     from smile_fast.evaluation.evaluate import Inputs, Scoring
@@ -36,12 +36,12 @@ class _Record:
 
     Attributes:
         plan: what the label maps were made of, see `Inputs`.
-        cases: whose they are.
+        digests: case -> SHA-256 of its label map: one that somebody corrected since is not replaced.
     """
 
     schema: Literal[1]
     plan: str
-    cases: tuple[str, ...]
+    digests: dict[str, str]
 
 
 class KeptMaps:
@@ -85,7 +85,7 @@ class KeptMaps:
     def finished(self) -> bool:
         """Whether the folder holds all label maps of this plan."""
         there = self._there
-        return there is not None and (there.plan, there.cases) == (self._plan, self._cases) and not self._missing()
+        return there is not None and (there.plan, tuple(there.digests)) == (self._plan, self._cases)
 
     def path(self, case: str) -> Path | None:
         """The file that a process writes; None where the folder is finished already."""
@@ -109,7 +109,8 @@ class KeptMaps:
                 f"{self.folder}: {len(missing)} of {len(self._cases)} label maps are not written "
                 f"({listed(missing, 3)}); run 'smile-fast evaluate' for their shards, with the same options"
             )
-        write_record(self._hidden / RECORD, {"schema": _SCHEMA, "plan": self._plan, "cases": list(self._cases)})
+        digests = {case: sha256(self._hidden / f"{case}.nii.gz") for case in self._cases}
+        write_record(self._hidden / RECORD, {"schema": _SCHEMA, "plan": self._plan, "digests": digests})
         with patiently(lambda: locked(self._target.parent, f".{self._target.name}.writing")):
             self._refuse_foreign()  # once more: it is about to be replaced
             try:
@@ -119,6 +120,8 @@ class KeptMaps:
         self._there = self._refuse_foreign()
 
     def _appear(self) -> None:
+        for cut_short in self._hidden.glob(".tmp-*"):  # by processes that were killed
+            cut_short.unlink()
         flush(self._hidden)
         old = self._target.with_name(f".{self._target.name}.old.maps")
         shutil.rmtree(old, ignore_errors=True)
@@ -130,9 +133,6 @@ class KeptMaps:
         unfinished = [entry for entry in self._target.parent.iterdir() if ours.fullmatch(entry.name)]
         for left in (old, *unfinished):  # of other plans
             shutil.rmtree(left, ignore_errors=True)
-
-    def _missing(self) -> list[str]:
-        return [case for case in self._cases if not (self._target / f"{case}.nii.gz").is_file()]
 
     def _refuse_foreign(self) -> _Record | None:
         """What the folder holds; None of a folder that is empty or not there."""
@@ -148,13 +148,23 @@ class KeptMaps:
         if RECORD in names:
             with suppress(InputError):  # a record that is damaged names nothing
                 found = read_record(self._target / RECORD, _Record, _SCHEMA, "give another folder")
-        known = {RECORD, *(f"{case}.nii.gz" for case in (found.cases if found else ()))}
+        written = {f"{case}.nii.gz": digest for case, digest in (found.digests if found else {}).items()}
+        known = {RECORD, *written}
         if foreign := sorted(names - known if found else names):
             raise InputError(
                 f"{self.folder}: holds files that no evaluation has written there ({listed(foreign, 3)}); give a new "
                 "folder"
             )
+        if changed := [name for name, digest in written.items() if self._changed(name, digest)]:
+            raise InputError(
+                f"{self.folder}: holds label maps that were changed since they were written ({listed(changed, 3)}); "
+                "give a new folder"
+            )
         return found
+
+    def _changed(self, name: str, digest: str) -> bool:
+        file = self._target / name
+        return not file.is_file() or sha256(file) != digest
 
     def _cannot(self, error: OSError) -> InputError:
         return InputError(f"{self.folder}: the label maps cannot be kept ({reason(error)}); give another folder")

@@ -101,6 +101,19 @@ def test_scores_of_other_weights_or_settings_are_none_of_it(run, change):
     assert read_evaluation(run.path) == evaluate_run(run, nsd_tolerance_mm=asked.nsd_tolerance_mm)
 
 
+def test_scores_know_their_source_and_those_of_another_source_are_none_of_it(run):
+    evaluate_share(run, TEST, WHOLE)
+    run.store.cases["test_1"] = replace(run.store.cases["test_1"], source="north")  # as sources.csv may say one day
+    with pytest.raises(InputError, match="3 of 3 test cases are not scored"):
+        finish_evaluation(run, TEST)
+    evaluate_share(run, TEST, WHOLE)
+    found = finish_evaluation(run, TEST)
+    assert {pair.case: pair.source for pair in found.pairs} == {"test_0": "", "test_1": "north", "test_2": ""}
+    assert [source.source for source in read_evaluation(run.path).sources] == ["", "north"]
+    assert "test_1,liver" in (run.path / "evaluation.csv").read_text()
+    assert ",north" in (run.path / "evaluation.csv").read_text()
+
+
 def test_an_evaluation_of_other_weights_does_not_count_as_finished(run):
     write_evaluation(evaluate_run(run), run.path)
     assert finish_evaluation(run, TEST) == read_evaluation(run.path)

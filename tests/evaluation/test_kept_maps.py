@@ -107,6 +107,17 @@ def test_a_file_that_was_put_beside_them_is_not_lost(run, tmp_path):
         evaluate_run(run, nsd_tolerance_mm=None, write=out)
 
 
+@pytest.mark.parametrize("change", [lambda file: file.write_bytes(b"corrected"), lambda file: file.unlink()])
+def test_a_label_map_that_somebody_corrected_is_not_replaced(run, tmp_path, change):
+    out = tmp_path / "maps"
+    evaluate_run(run, nsd_tolerance_mm=None, write=out)
+    change(out / "test_1.nii.gz")
+    before = content(out)
+    with pytest.raises(InputError, match=r"that were changed since they were written \(test_1.nii.gz\); give"):
+        evaluate_run(run, nsd_tolerance_mm=None, write=out)
+    assert content(out) == before
+
+
 def test_places_and_options_that_do_not_go_are_one_sentence(run, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="maps: the label maps cannot be kept"):
