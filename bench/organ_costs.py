@@ -42,20 +42,7 @@ COUNTS = (3, 13, 64)
 REPETITIONS = 4
 PHANTOM = ("--train", "6", "--test", "2", "--size", "112", "--slices", "20", "--workers", "1")
 SETTINGS = {"backbone": "resnet18", "width": 16, "rates": [3, 6, 9], "batch_size": 8, "crop_size": 96, "epochs": 2.0}
-COMMAND = (
-    "--backbone",
-    "resnet18",
-    "--width",
-    "16",
-    "--rates",
-    "3",
-    "6",
-    "9",
-    "--batch-size",
-    "8",
-    "--crop-size",
-    "96",
-)
+OPTIONS = "--backbone resnet18 --width 16 --rates 3 6 9 --batch-size 8 --crop-size 96 --epochs 1 --device cpu".split()
 _CALLED = 0.02  # share of pixels that the shifted classifier calls each organ
 _LOSSES = 20  # in one measurement of the loss
 _CPU = torch.device("cpu")
