@@ -25,7 +25,6 @@ _LOADED = (
     "smile_fast.data.prepare",
     "smile_fast.evaluation.evaluate",
     "smile_fast.evaluation.predictions",
-    "smile_fast.sweep.tables",
     "smile_fast.sweep.work",
     "smile_fast.training.loop",
     "smile_fast.training.relabel",
