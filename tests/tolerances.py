@@ -82,6 +82,13 @@ BRIGHT_DISC_DICE = 0.93
 # Distances of below 100 mm in the phantoms' float32 fields: some hundred roundings of 100 * 2^-24 = 6e-6 mm.
 FIELD_MM = 1e-3
 
+# Noise of a written phantom: a source's cases differ by 10% of it, and HU are whole numbers.
+MEASURED_NOISE = {"rel": 0.2, "abs": 1.0}
+
+# HU of a phantom on another machine: exp and sin may differ in the last place, and a value near a half rounds
+# elsewhere. Another draw of its noise, of 9 HU or more, is far outside.
+REPEATED_HU = {"rtol": 0.0, "atol": 1.0}
+
 # Share of a grid's voxels that may change sides when an ellipsoid is built along another axis: those on its surface.
 VOXELS_ON_A_SURFACE = 1e-3
 

@@ -2,6 +2,7 @@
 
 import argparse
 import multiprocessing
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -148,12 +149,25 @@ def _in_processes(arguments: argparse.Namespace) -> int:
     children = [context.Process(target=_one_of_several, args=(arguments, threads)) for _ in range(arguments.jobs)]
     for child in children:
         child.start()
-    for child in children:
-        child.join()
+
+    def stop(number: int, _: object) -> None:
+        for child in children:
+            child.terminate()  # each saves where it is, as this process would do
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for child in children:
+            child.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return max(abs(child.exitcode or 0) for child in children)
 
 
 def _one_of_several(arguments: argparse.Namespace, threads: int) -> None:
+    from smile_fast.data.processes import end_with_parent
+
+    end_with_parent()
     try:
         sys.exit(_work(arguments, threads))
     except InputError as error:

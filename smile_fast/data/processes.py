@@ -211,6 +211,11 @@ def start_worker(threads: int) -> None:
     """Take a share of the threads; leave Ctrl-C to the parent, and end with it even when it was killed."""
     set_threads(threads)  # numpy is not loaded before the first job arrives
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """End this process at once when the one that started it is gone, however that ended."""
     parent = multiprocessing.parent_process()
     if parent is not None:
 

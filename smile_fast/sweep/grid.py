@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ class Sweep:
     splits: SplitsFile | None = None
     as_declared: bool = False
     presets: Mapping[str, Preset] = field(default_factory=lambda: PRESETS)
+    _drawn: dict[int, SplitsFile] = field(default_factory=dict, repr=False, compare=False)
 
     def path(self, cell: Cell) -> Path:
         """Folder of the run of a cell."""
@@ -135,7 +137,9 @@ class Sweep:
 
     def split(self, cell: Cell) -> SplitsFile:
         """The cases of a cell: the same for all methods and shares of a fold."""
-        return draw_split(self.store, cell.fold, self.seed, self.splits)
+        if cell.fold not in self._drawn:
+            self._drawn[cell.fold] = draw_split(self.store, cell.fold, self.seed, self.splits)
+        return self._drawn[cell.fold]
 
     def declarations(self, cell: Cell) -> Declarations:
         """The store's, with a share hidden in the training cases: the same for all methods of a share and a fold."""
@@ -150,9 +154,9 @@ class Sweep:
         config = self.config(cell)
         unused = () if config.last_round else ROUNDS_ONLY
         settings = {name: value for name, value in config.to_json().items() if name not in unused}
+        digest = self._of_cohort.copy()
         plan = {
             "cell": asdict(cell),
-            "cases": {name: [case.arrays, case.states] for name, case in self.store.cases.items()},
             "split": self.split(cell).folds[0],
             "method": config.method,
             "settings": settings,
@@ -161,4 +165,15 @@ class Sweep:
             "as_declared": self.as_declared,
             "version": __version__,
         }
-        return hashlib.sha256(json.dumps(plan, sort_keys=True, default=str).encode()).hexdigest()
+        digest.update(f", {_json(plan)[1:]}".encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def _of_cohort(self) -> "hashlib._Hash":
+        """The begin of every plan, a JSON object: a cohort may be large, and each look at a cell asks for its plan."""
+        cases = {name: [case.arrays, case.states] for name, case in self.store.cases.items()}
+        return hashlib.sha256(f'{{"cases": {_json(cases)}'.encode())
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

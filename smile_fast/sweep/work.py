@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -17,9 +17,10 @@ from smile_runtime.errors import InputError
 
 @dataclass(frozen=True)
 class Budget:
-    """How long cells may be started: until `ends`, a reading of the monotonic clock, if there is an end."""
+    """How long cells may be started: until `ends`, a reading of the clock, if there is an end."""
 
     ends: float | None = None
+    clock: Callable[[], float] = time.monotonic
 
     @classmethod
     def of(cls, seconds: float) -> "Budget":
@@ -29,7 +30,7 @@ class Budget:
     @property
     def over(self) -> bool:
         """Whether no cell is to be started any more."""
-        return self.ends is not None and time.monotonic() >= self.ends
+        return self.ends is not None and self.clock() >= self.ends
 
 
 def missing(sweep: Sweep, cells: Sequence[Cell]) -> list[Cell]:

@@ -2,6 +2,7 @@ import hashlib
 import json
 import stat
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -19,6 +20,7 @@ from smile_runtime.errors import InputError
 from smile_runtime.io.nifti import read_image, read_labels
 from smile_runtime.volume.preprocessing import to_slices
 from tests.cohorts import ThreadsForProcesses
+from tests.tolerances import REPEATED_HU, VOXELS_ON_A_SURFACE
 
 SMALL = PhantomOptions(train=4, test=2, size=48, slices=12)
 
@@ -48,6 +50,20 @@ def test_same_seed_same_bytes_whatever_the_workers(cohort, tmp_path):
     write_cohort(tmp_path / "again", SMALL, workers=2)
     assert digests(tmp_path / "again") == digests(cohort)
     assert len(digests(cohort)) == 2 * 6 + 2
+
+
+def test_a_phantom_without_sources_is_the_one_that_it_always_was():
+    """Recorded before there were sources: voxels of every label, and one of twelve HU in both directions."""
+    image, labels, grid = make_case(replace(SMALL, train=1, test=0), 0, 0)
+    assert grid.spacing == pytest.approx((12.5, 7.415170138453575, 7.415170138453575))
+    counts = np.bincount(labels.ravel())
+    assert np.abs(counts - [25482, 1550, 255, 361]).max() <= VOXELS_ON_A_SURFACE * labels.size
+    recorded = [
+        [[-995, -1003, -1021, -984], [26, 33, 20, -33], [73, -22, 102, 93], [-1013, -929, -922, -1006]],
+        [[-996, -990, -989, -1004], [9, 51, -39, -64], [65, 15, -43, 40], [-1011, -920, -916, -967]],
+        [[-1000, -995, -1009, -994], [73, 71, 54, -15], [-14, 39, -54, -359], [-997, -907, -916, -983]],
+    ]
+    np.testing.assert_allclose(image[2::4, 5::12, 5::12], recorded, **REPEATED_HU)
 
 
 def test_a_killed_worker_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys):

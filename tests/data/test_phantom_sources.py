@@ -15,6 +15,9 @@ from smile_fast.data.phantom.scanners import Scanner, deal_organs
 from smile_fast.data.prepare import prepare
 from smile_fast.data.store import Store
 from smile_fast.supervision.states import State
+from smile_runtime.io.nifti import read_image, read_labels
+from smile_runtime.volume.preprocessing import to_slices
+from tests.tolerances import MEASURED_NOISE
 
 SMALL = {"train": 4, "test": 2, "size": 48, "slices": 12, "sources": 2}
 ORGANS = ("liver", "pancreas", "stomach")
@@ -45,6 +48,47 @@ def test_two_scanners_lie_at_opposite_ends():
         assert max(one.pixel, other.pixel) / min(one.pixel, other.pixel) > 1.5
         assert max(one.step, other.step) / min(one.step, other.step) > 2
         assert (one.portal, one.arterial) != (other.portal, other.arterial)
+
+
+def measured(folder, name):
+    """What a written scan shows of its scanner, with the names of `Scanner`; a table outside of the scan is inf."""
+    split = "Ts" if name.startswith("test") else "Tr"
+    image = read_image(folder / f"images{split}" / f"{name}_0000.nii.gz")
+    truth = read_labels(folder / f"labels{split}" / f"{name}.nii.gz")
+    (hu, geometry), (labels, _) = (to_slices(volume.data, volume.affine) for volume in (image, truth))
+    step, pixel, _ = geometry.spacing
+    air, middle = hu[:, :5], hu[:, :, hu.shape[2] // 2 - 3 : hu.shape[2] // 2 + 3].astype(float)
+    level, above = np.quantile(air, [0.5, 0.84])  # above the median: what is below may be cut off at -1024
+    skin = np.diff(middle, axis=1)[:, : hu.shape[1] // 2].max(axis=1).mean()
+    column = middle.mean(axis=(0, 2))
+    top = np.flatnonzero(np.diff(column) > 60)[-1] + 1  # the last step up to the back is the table's, if it is in air
+    behind = column[top - 1] < -300
+    back = np.flatnonzero(column[:top] > -300)[-1]
+    return {
+        "noise": above - level,
+        "offset": level + 1000,
+        "blur": 1000 / skin,
+        "pixel": pixel,
+        "step": step,
+        "arterial": np.median(hu[labels == 2]) - level,
+        "table": (top - back) * pixel if behind else np.inf,
+        "field": pixel * hu.shape[2],
+    }
+
+
+def test_written_scans_show_the_scanner_of_their_source(tmp_path):
+    """Three sources: every property has the order that the scanners have, in each case alone."""
+    options = PhantomOptions(train=3, test=3, size=96, slices=24, sources=3, organs=("liver", "aorta"))
+    write_cohort(tmp_path / "cohort", options)
+    scanners = [Scanner.draw(0, source, 3) for source in range(3)]
+    for prefix in ("case", "test"):
+        scans = [measured(tmp_path / "cohort", f"{prefix}_{source:04d}") for source in range(3)]
+        for name in scans[0]:
+            wanted = [getattr(scanner, {"field": "pixel"}.get(name, name)) for scanner in scanners]
+            found = [scan[name] for scan in scans]
+            assert np.argsort(found).tolist() == np.argsort(wanted).tolist(), f"{prefix} {name}: {found}, {wanted}"
+        for scan, scanner in zip(scans, scanners, strict=True):
+            assert scan["noise"] == pytest.approx(scanner.noise, **MEASURED_NOISE)
 
 
 def test_a_source_scans_all_of_its_cases_alike():

@@ -185,6 +185,15 @@ def test_a_store_of_schema_1_is_refused_with_what_to_do(path):
     )
 
 
+def test_an_index_without_sources_opens(path):
+    """As it was written before cases had a source."""
+    index = (Path(__file__).parent / "without_sources" / INDEX).read_bytes()
+    assert b'"source"' not in index
+    (path / INDEX).write_bytes(index)
+    assert Store.open(path).cases == {"case": INFO}
+    assert INFO.source == ""
+
+
 def counts(*voxels):
     return msgspec.to_builtins(np.array(voxels, "<u4").tobytes())
 

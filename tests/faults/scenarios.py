@@ -34,6 +34,11 @@ PREPARED = words("prepare cohort store --workers 1")
 SOURCE = words(f"train store source {NETWORK} --seed 5")
 TRAINED = words(f"train store run {NETWORK} {CURRICULUM}")
 
+SWEPT = words(
+    "sweep store out --shard 1/1 --methods smile,smiler --alphas .5 --folds 1 --rounds 1 --optimizer sgd "
+    + NETWORK.replace("--lr 0.01", "--lr 0.3")
+)
+
 
 def again(work: Path, commands: list[Command]) -> list[Command]:
     return commands
@@ -117,6 +122,7 @@ SCENARIOS = [
         again,
         ("store", "run", "maps"),
     ),
+    Scenario("sweep", PREPARED, SWEPT, again, ("out",)),
 ]
 
 
@@ -178,7 +184,7 @@ class Bench:
 
     def assert_whole(self, label: str) -> None:
         """Whatever is visible of runs and rounds is whole; of scores and their table one may be older, and is said."""
-        for folder in (self.work / "run", self.work / "source"):
+        for folder in (self.work / "run", self.work / "source", *(self.work / "out").glob("cells/*/*/fold-*")):
             if folder.exists():
                 faults = verify_run(folder, workers=1).faults
                 tables = [fault for fault in faults if Path(fault.partition(".csv: ")[0]).name.startswith("evaluation")]
@@ -222,7 +228,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in stored(folder).items()}
 
 
-_OTHERWISE = ("environment.json", "metrics.jsonl", "case.json")
+_OTHERWISE = ("environment.json", "metrics.jsonl", "case.json", "cell.json")
 """Files with a clock in them, or with the inodes of what they were made from."""
 
 

@@ -25,6 +25,7 @@ _LOADED = (
     "smile_fast.data.prepare",
     "smile_fast.evaluation.evaluate",
     "smile_fast.evaluation.predictions",
+    "smile_fast.sweep.work",
     "smile_fast.training.loop",
     "smile_fast.training.relabel",
     "smile_fast.training.weights",

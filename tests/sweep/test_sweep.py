@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from smile_fast.cli.main import main
+from smile_fast.data.folder_lock import locked
 from smile_fast.data.store import Store
 from smile_fast.supervision import State
 from smile_fast.sweep.cell import finished, run_cell
@@ -136,3 +137,37 @@ def test_a_killed_sweep_goes_on_and_ends_in_the_same_bits(store: Store, tmp_path
     assert first.stat().st_mtime_ns == made
     for name in ("figure3_cases.csv", "cells/smiler/alpha-0.50/fold-0/model.safetensors"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_cells_side_by_side_end_with_a_killed_parent_and_are_gone_on_with(store: Store, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "smile_fast", "sweep", str(store.path), str(tmp_path), "--jobs", "2", *COMMAND]
+    command += ["--methods", "baseline,smile", "--epochs", "300"]
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert parent.stderr is not None
+    begun = 0
+    while begun < 2:
+        begun += parent.stderr.readline().startswith("cell: ")
+    parent.kill()
+    parent.stderr.read()  # ends when nobody holds the other end: both children are gone
+    assert parent.wait() == -signal.SIGKILL
+    for method in ("baseline", "smile"):
+        folder = tmp_path / "cells" / method / "alpha-0.50"
+        with locked(folder, ".fold-0.lock"):  # nobody has it
+            assert not (folder / "fold-0" / "cell.json").exists()
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_stops_its_cells_side_by_side(store: Store, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "smile_fast", "sweep", str(store.path), str(tmp_path), "--jobs", "2", *COMMAND]
+    parent = subprocess.Popen(
+        [*command, "--methods", "baseline,smile", "--epochs", "300"], stderr=subprocess.PIPE, text=True
+    )
+    assert parent.stderr is not None
+    begun = 0
+    while begun < 2:
+        begun += "steps/s" in parent.stderr.readline()
+    parent.terminate()
+    parent.stderr.read()
+    assert parent.wait() == 128 + signal.SIGTERM
+    assert len(list(tmp_path.glob("cells/*/alpha-0.50/fold-0/checkpoint.safetensors"))) == 2
