@@ -122,34 +122,34 @@ def brakes(commands: Commands, labelmaps: Path, jobs: int) -> None:
         "smile-long": PRESETS["smile-long"],
         **{name: Preset({"method": "smiler", **NO_BRAKES, **settings}) for name, settings in BRAKES.items()},
     }
-    options = training_options()
+    by_source, random = f"three-sources-{seed}-store", "figure3-store"
     declared = Sweep(
-        Store.open(out / f"three-sources-{seed}-store"),
+        Store.open(out / by_source),
         out / "brakes-sources",
-        options,
+        training_options(TRAIN_BY_SOURCE),
         seed,
         as_declared=True,
         presets=presets,
     )
-    hidden = Sweep(Store.open(out / "figure3-store"), out / "brakes-random", options, presets=presets)
+    hidden = Sweep(Store.open(out / random), out / "brakes-random", training_options(TRAIN), presets=presets)
     for sweep, cells in (
         (declared, [Cell(name, 0.0, 0) for name in presets]),
         (hidden, [Cell(name, 0.9, fold) for fold in range(3) for name in ("smile", "smile-long", *AT_RANDOM)]),
     ):
         work(sweep, cells, torch.device("cpu"), DEFAULT_EXECUTION, Budget())
     found = {
-        name: list(rows_of(out / store, out / f"brakes-{name}"))
-        for name, store in (("sources", f"three-sources-{seed}-store"), ("random", "figure3-store"))
+        "sources": list(rows_of(out / by_source, declared.out)),
+        "random": list(rows_of(out / random, hidden.out)),
     }
     settings = {name: dict(each) for name, each in BRAKES.items()}
-    write_json(RESULTS / "brakes.json", {**commit(), "cpu": cpu(), "train": list(TRAIN_BY_SOURCE), "brakes": settings, **found})
+    write_json(RESULTS / "brakes.json", {**commit(), "cpu": cpu(), "brakes": settings, **found})
 
 
-def training_options() -> dict[str, Any]:
-    """`TRAIN` as settings."""
+def training_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """Arguments of a command as settings."""
     parser = argparse.ArgumentParser()
     add_settings(parser)
-    return settings_given(parser.parse_args(TRAIN))[0]
+    return settings_given(parser.parse_args(arguments))[0]
 
 
 def cohort(commands: Commands, name: str, labelmaps: Path, seed: int, options: Sequence[object]) -> None:
