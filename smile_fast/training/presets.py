@@ -14,14 +14,15 @@ class Preset:
     Attributes:
         settings: those of `TrainConfig` in which it differs from the others.
         as_long_as_smiler: its training has as many steps as that of SMILEr with all rounds.
-        one_round: it has one round, which is as long as all of SMILEr's together.
+        filled_by: the method whose network, of the same cell, labels the missing organs before the training; that
+            network is there already, as in practice, and its steps are not counted.
         all_annotations: nothing is hidden from it, whatever the share of missing annotations is.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     as_long_as_smiler: bool = False
     all_annotations: bool = False
-    one_round: bool = False
+    filled_by: str = ""
 
     def config(self, options: Mapping[str, Any]) -> TrainConfig:
         """Settings of its training, by the options that all methods share.
@@ -30,8 +31,6 @@ class Preset:
             InputError: one of them cannot be used.
         """
         config = TrainConfig.from_options({**options, **self.settings})
-        if self.one_round:
-            return replace(config, rounds=1, round_share=config.rounds * config.round_share)
         if not self.as_long_as_smiler:
             return config
         return replace(config, epochs=config.epochs * (1 + config.rounds * config.round_share))
@@ -58,7 +57,7 @@ PRESETS = {
     "smile-long": Preset({"method": "smile"}, as_long_as_smiler=True),
     "smiler": Preset({"method": "smiler"}),
     "smiler-plain": Preset({"method": "smiler", **NO_BRAKES}),
-    "fill": Preset({"method": "smiler", **NO_BRAKES, "gamma_max": 1.0, "negatives": 1.0}, one_round=True),
+    "fill": Preset({"method": "smile"}, as_long_as_smiler=True, filled_by="smile"),
     "full": Preset({"method": "smile"}, all_annotations=True),
     "full-long": Preset({"method": "smile"}, as_long_as_smiler=True, all_annotations=True),
 }
