@@ -1,12 +1,11 @@
 """The method's experiments on phantoms that are painted on real label maps: what SMILE and SMILEr gain, and where.
 
 python -m bench.experiments figure3 OUT --labelmaps DIR       # -> bench/results/figure3.csv, figure3.png, figure3.json
-python -m bench.experiments competitors OUT --labelmaps DIR   # -> bench/results/competitors.json, README.md
 python -m bench.experiments by_source OUT --labelmaps DIR     # -> bench/results/by_source.json, README.md
 python -m bench.experiments brakes OUT --labelmaps DIR        # -> bench/results/brakes.json
 
 `figure3` hides annotations at random, as the paper does, and compares the methods over ten shares and three splits.
-`competitors` adds what others do about missing annotations to the same sweep, at a share of 70%. `by_source` has two and three sources with scanners of their own, each of which draws some of the organs only, with
+`by_source` has two and three sources with scanners of their own, each of which draws some of the organs only, with
 three seeds of each; SMILEr is compared with SMILE trained for as many steps. `brakes` measures each brake of the
 curriculum alone, and some together, on the first cohort of three sources and where 90% of the annotations are hidden at
 random; it needs the stores of the other two. All go on where they were stopped.
@@ -33,7 +32,6 @@ from smile_fast.evaluation.comparison import paired_difference
 from smile_fast.evaluation.scores import PairScore
 from smile_fast.supervision import State
 from smile_fast.sweep.grid import Cell, Sweep
-from smile_fast.sweep.summary import read_summary
 from smile_fast.sweep.tables import finished_cells
 from smile_fast.sweep.work import Budget, work
 from smile_fast.training.execution import DEFAULT_EXECUTION
@@ -43,6 +41,7 @@ from smile_fast.training.run import Run
 from smile_runtime.io.files import atomic_path, read_json, write_json
 
 RESULTS = ROOT / "bench" / "results"
+BEGIN, END = "<!-- sources:begin -->\n", "<!-- sources:end -->\n"
 PHANTOM = ("--train", "50", "--test", "0", "--size", "112", "--slices", "20")
 _ALL = (
     *("--backbone", "resnet18", "--width", "16", "--rates", "3", "6", "9", "--batch-size", "8", "--lr", "0.003"),
@@ -52,11 +51,6 @@ TRAIN = (*_ALL, "--epochs", "6", "--round-share", "0.6")
 TRAIN_BY_SOURCE = (*_ALL, "--epochs", "12", "--round-share", "0.3")  # scanners that differ take longer
 METHODS = ("baseline", "smile", "smiler")  # of Figure 3
 AS_LONG = ("smile-long", "smiler-plain")  # beside them, at some shares
-COMPETITORS = (
-    *("full", "baseline", "marginal", "naive", "channel-drop", "no-epsilon", "smile", "smile-long", "fill"),
-    *("smiler-plain", "smiler"),
-)
-SHARE = 0.7  # of the annotations that is hidden from the competitors
 COMPARED = ("smile", "smile-long", "smiler-plain", "smiler")  # by source
 SOURCES = {"two sources": "liver;pancreas,stomach", "three sources": "liver;pancreas;stomach"}
 SEEDS = (10, 11, 12)
@@ -94,39 +88,6 @@ def figure3(commands: Commands, labelmaps: Path, jobs: int) -> None:
     write_json(RESULTS / "figure3.json", {**commit(), "cpu": cpu(), "train": list(TRAIN), **summary})
 
 
-def competitors(commands: Commands, labelmaps: Path, jobs: int) -> None:
-    """Add the competitors to the sweep of Figure 3, and compare all with SMILE trained as long as SMILEr."""
-    out = commands.out
-    cohort(commands, "figure3", labelmaps, 0, ())
-    sweep = ("sweep", out / "figure3-store", out / "figure3", *TRAIN, "--threads", "1", "--jobs", jobs)
-    commands.smile_fast("sweep competitors", *sweep, "--methods", ",".join(COMPETITORS), "--alphas", SHARE)
-    found = read_summary(out / "figure3")
-    rows = [asdict(row) for row in found.rows if row.alpha == SHARE and row.method in COMPETITORS]
-    tests = [asdict(own) for test in found.tests if test.alpha == SHARE for own in (test, test.turned())]
-    tests = [test for test in tests if test["second"] == "smile-long" and test["first"] in COMPETITORS]
-    record = {**commit(), "cpu": cpu(), "train": list(TRAIN), "alpha": SHARE, "rows": rows, "tests": tests}
-    write_json(RESULTS / "competitors.json", record)
-    into_readme("competitors", table_of_competitors(record))
-
-
-def table_of_competitors(record: Mapping[str, Any]) -> str:
-    """The figures as Markdown."""
-    organs = list(dict.fromkeys(row["organ"] for row in record["rows"]))
-    lines = [
-        f"| {record['alpha']:.0%} missing | {' | '.join(organs)} | `smile-long` is |",
-        "|---|" + "---|" * (len(organs) + 1),
-    ]
-    for method in COMPETITORS:
-        own = {row["organ"]: row for row in record["rows"] if row["method"] == method}
-        cells = [f"{own[organ]['mean']:.3f} ± {own[organ]['std']:.3f}" for organ in organs if organ in own]
-        said = [test for test in record["tests"] if test["first"] == method and test["organ"] == "mean"]
-        compared = "".join(f"{-100 * test['difference']:+.1f} points better (p = {test['p']:.2g})" for test in said)
-        if own:
-            lines.append(f"| `{method}` | {' | '.join(cells)} | {compared} |")
-    said = "Mean Dice ± standard deviation over three splits; p of the mean over the held-out cases."
-    return "\n".join([*lines, "", f"{said} {record['cpu']}, commit {record['commit']}.", ""])
-
-
 def by_source(commands: Commands, labelmaps: Path, jobs: int) -> None:
     """Make the cohorts, sweep what each of them declares, and record what the methods make of it."""
     out, rows = commands.out, list[dict[str, Any]]()
@@ -142,7 +103,7 @@ def by_source(commands: Commands, labelmaps: Path, jobs: int) -> None:
     compared = {title: list(comparisons([row for row in rows if row["cohort"] == title])) for title in SOURCES}
     record = {**commit(), "cpu": cpu(), "train": list(TRAIN_BY_SOURCE), "compared": compared, "rows": rows}
     write_json(RESULTS / "by_source.json", record)
-    into_readme("sources", table(record))
+    write_table(record)
 
 
 def brakes(commands: Commands, labelmaps: Path, jobs: int) -> None:
@@ -299,16 +260,15 @@ def _cell(row: Mapping[str, Any]) -> str:
     return f"{dice} ({100 * row['mean']:+.1f}, {100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
 
 
-def into_readme(name: str, text: str) -> None:
-    """Put a table between its marks in the README."""
-    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->\n"
+def write_table(record: Mapping[str, Any]) -> None:
+    """Put the table of sources into the README."""
     readme = ROOT / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(begin)
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
     with atomic_path(readme) as path:
-        path.write_text(before + begin + text + end + rest.split(end)[1], encoding="utf-8")
+        path.write_text(before + BEGIN + table(record) + END + rest.split(END)[1], encoding="utf-8")
 
 
-EXPERIMENTS = {"figure3": figure3, "competitors": competitors, "by_source": by_source, "brakes": brakes}
+EXPERIMENTS = {"figure3": figure3, "by_source": by_source, "brakes": brakes}
 
 
 def main() -> None:
