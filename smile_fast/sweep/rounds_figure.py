@@ -19,7 +19,6 @@ from smile_runtime.io.files import atomic_path
 from smile_runtime.label_map import PSEUDO_BIT
 
 HEAD = ("round", "gamma", "organ", "added", "right", "hidden_truth", "precision", "recall")
-_COLOURS = "tab10"
 
 
 def added_labels(run: Run) -> list[tuple[object, ...]]:
@@ -88,4 +87,5 @@ def draw_rounds(run: Run, out: Path) -> list[Path]:
 def _overlay(panel: Axes, pseudo: NDArray[np.uint8], organs: int) -> None:
     labels = np.where(pseudo > PSEUDO_BIT, pseudo.astype(int) - PSEUDO_BIT, 0)
     masked = np.ma.masked_equal(labels, 0)
-    panel.imshow(masked, cmap=_COLOURS, vmin=0, vmax=max(9, organs), alpha=0.7, interpolation="nearest")
+    count = 10 if organs < 10 else 20  # colours, background included
+    panel.imshow(masked, cmap=f"tab{count}", vmin=0, vmax=count - 1, alpha=0.7, interpolation="nearest")
