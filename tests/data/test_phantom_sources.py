@@ -57,7 +57,8 @@ def measured(folder, name):
     truth = read_labels(folder / f"labels{split}" / f"{name}.nii.gz")
     (hu, geometry), (labels, _) = (to_slices(volume.data, volume.affine) for volume in (image, truth))
     step, pixel, _ = geometry.spacing
-    air, middle = hu[:, :5], hu[:, :, hu.shape[2] // 2 - 3 : hu.shape[2] // 2 + 3].astype(float)
+    air = np.concatenate([hu[:, :5, :8], hu[:, :5, -8:]], axis=2)  # the corners: a narrow field holds skin between them
+    middle = hu[:, :, hu.shape[2] // 2 - 3 : hu.shape[2] // 2 + 3].astype(float)
     level, above = np.quantile(air, [0.5, 0.84])  # above the median: what is below may be cut off at -1024
     skin = np.diff(middle, axis=1)[:, : hu.shape[1] // 2].max(axis=1).mean()
     column = middle.mean(axis=(0, 2))
