@@ -92,7 +92,7 @@ def test_the_weights_that_a_round_begins_with_are_kept_if_they_are_wanted(store:
 
 def test_a_cell_that_is_filled_needs_the_one_that_fills_it(store: Store, tmp_path: Path) -> None:
     sweep = Sweep(store, tmp_path, OPTIONS)
-    with pytest.raises(InputError, match="is filled by smile, alpha 0.50, fold 0, which is not finished"):
+    with pytest.raises(InputError, match=r"is filled by smile, alpha 0\.50, fold 0, which is not finished"):
         run_cell(sweep, Cell("fill", 0.5, 0), CPU, DEFAULT_EXECUTION)
     cells = [Cell("fill", 0.5, 0), Cell("smile", 0.5, 0)]
     work(sweep, cells, CPU, DEFAULT_EXECUTION, Budget())
