@@ -12,7 +12,7 @@ from smile_fast import __version__
 from smile_fast.data.case_info import CaseInfo
 from smile_fast.data.store import Store
 from smile_fast.sweep.cell import finished
-from smile_fast.sweep.grid import Cell, Sweep, cells_of
+from smile_fast.sweep.grid import ROUNDS_ONLY, Cell, Sweep, cells_of
 from smile_fast.sweep.work import Budget, missing, work
 from smile_fast.training.execution import DEFAULT_EXECUTION
 from tests.runs import make_store, truth
@@ -58,7 +58,7 @@ def test_a_plan_is_a_digest_of_one_object_and_the_cohort_is_digested_once(store:
     assert len(set(plans.values())) == 8
     cell = Cell("baseline", 0.5, 1)
     settings = sweep.config(cell).to_json()
-    for name in ("method", "rounds", "gamma_max", "scope", "round_share", "pseudo_negative", "brakes"):
+    for name in ROUNDS_ONLY:
         settings.pop(name)
     whole = {
         "cell": asdict(cell),
@@ -68,6 +68,7 @@ def test_a_plan_is_a_digest_of_one_object_and_the_cohort_is_digested_once(store:
         "settings": settings,
         "seed": 3,
         "surfaces": False,
+        "as_declared": False,
         "version": __version__,
     }
     assert plans[cell] == hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()

@@ -22,7 +22,7 @@ from smile_fast.training.rounds import open_round
 from smile_fast.training.run import Run
 from smile_fast.training.schedule import average_weight, learning_rate
 from smile_runtime.errors import InputError
-from smile_runtime.label_map import PSEUDO_BIT
+from smile_runtime.label_map import PSEUDO_BACKGROUND, PSEUDO_BIT
 from tests.runs import ORGANS, SHAPE, make_store, truth
 from tests.tolerances import CLIPPED_NORM_RELATIVE
 from tests.trainings import (
@@ -92,7 +92,8 @@ def test_rounds_are_recorded(smiler):
     for number, gamma in ((1, 0.33), (2, 0.66)):
         folder = smiler.rounds_path / str(number)
         record = json.loads((folder / "round.json").read_text())
-        assert list(record) == ["schema", "round", "gamma", "scope", "weights", "cases", "slices", "digests", "sha256"]
+        head = ["schema", "round", "gamma", "scope", "braking", "stopped", "weights"]
+        assert list(record) == [*head, "cases", "slices", "digests", "sha256"]
         assert (record["round"], record["gamma"], record["scope"]) == (number, pytest.approx(gamma), "volume")
         assert {case: list(organs) for case, organs in record["cases"].items()} == expected
         for case, organs in record["cases"].items():
@@ -104,7 +105,7 @@ def test_rounds_are_recorded(smiler):
                 assert counts["kept"] <= counts["selected"] <= counts["candidates"]
                 assert counts["selected"] == int(np.ceil(round(record["gamma"] * counts["candidates"], 9)))
             values = {PSEUDO_BIT | (ORGANS.index(organ) + 1) for organ in organs}
-            assert set(np.unique(overlay)) <= {0, *values}
+            assert set(np.unique(overlay)) <= {0, PSEUDO_BACKGROUND, *values}
         kept = {
             organ: sum(case[organ]["kept"] for case in record["cases"].values() if organ in case) for organ in ORGANS
         }
