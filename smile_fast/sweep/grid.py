@@ -162,7 +162,7 @@ class Sweep:
             "settings": settings,
             "seed": self.seed,
             "surfaces": self.surfaces,
-            "as_declared": self.as_declared,
+            "declared": self.as_declared,
             "version": __version__,
         }
         digest.update(f", {_json(plan)[1:]}".encode())

@@ -68,7 +68,7 @@ def test_a_plan_is_a_digest_of_one_object_and_the_cohort_is_digested_once(store:
         "settings": settings,
         "seed": 3,
         "surfaces": False,
-        "as_declared": False,
+        "declared": False,
         "version": __version__,
     }
     assert plans[cell] == hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
