@@ -47,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN|FILE",
         help="what to start from: a trained run, or a .safetensors file (a run's, or one with ImageNet or COCO names)",
     )
+    parser.add_argument(
+        "--fill",
+        type=Path,
+        metavar="RUN|DIR",
+        help="label missing organs once before the training, by a trained run or by any model's label maps CASE.nii.gz "
+        "with the store's values; all else is their background then",
+    )
     parser.add_argument("--resume", action="store_true", help="go on where RUN stopped, under its own settings")
     parser.add_argument(
         "--resume-if-started",
@@ -211,12 +218,15 @@ def _given(arguments: argparse.Namespace, *classes: type) -> dict[str, Any]:
 
 def _create_run(arguments: argparse.Namespace, device: str, ranks: Any) -> Any:
     from smile_fast.data.store import Store
+    from smile_fast.training.fill import fill
     from smile_fast.training.run import Run
     from smile_fast.training.weights import start_from
 
     def begin(run: Run) -> None:
         if arguments.weights is not None:
             print(f"weights: {start_from(run, arguments.weights)}")
+        if arguments.fill is not None:
+            fill(run, arguments.fill, choose_device(arguments.device, arguments.threads))
 
     config = TrainConfig.from_options(_given(arguments, *_RECORDED))
     if not config.last_round and (brakes := _given(arguments, Brakes)):
@@ -262,10 +272,10 @@ def _open_run(arguments: argparse.Namespace) -> Any:
         run = Run.open(arguments.run_folder, arguments.store)
         _refuse_other_settings(run, arguments)
         return run
-    if any(path is not None for path in (arguments.weights, arguments.annotations, arguments.splits)):
+    if any(path is not None for path in (arguments.weights, arguments.annotations, arguments.splits, arguments.fill)):
         raise InputError(
-            f"--resume: {arguments.run_folder} goes on with its own weights, annotations and splits; leave --weights, "
-            "--annotations and --splits out"
+            f"--resume: {arguments.run_folder} goes on with its own weights, annotations, splits and labels; leave "
+            "--weights, --annotations, --splits and --fill out"
         )
     if given := _given(arguments, *_RECORDED):
         options = ", ".join(map(option_of, given))

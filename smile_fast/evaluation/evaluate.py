@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from smile_fast import __version__
 from smile_fast.data.case_info import LABELS
+from smile_fast.data.label_folder import FolderLabelMap, LabelMap, label_files
 from smile_fast.data.processes import this_process, worker_processes
 from smile_fast.data.store import Store
 from smile_fast.evaluation.kept_maps import KeptMaps, write_label_map
 from smile_fast.evaluation.predictions import (
-    FolderLabelMap,
-    LabelMap,
     folder_predictions,
     network_predictions,
-    prediction_files,
 )
 from smile_fast.evaluation.raters import RaterPair, rater_files, score_raters
 from smile_fast.evaluation.results import Evaluation, summarise
@@ -153,7 +151,7 @@ class Inputs:
         cases, store, states = scoring.cases(run), run.store, run.declarations()
         weights, label_maps = scored_weights(run, scoring), None
         if scoring.predictions is not None:
-            files = prediction_files(cases, scoring.predictions)
+            files = label_files(cases, scoring.predictions)
             label_maps = {case: sha256(file) if file.is_file() else "" for case, file in files.items()}
         raters = rater_files(cases, scoring.raters)
         plan = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smile_fast.evaluation.predictions import LabelMap, prediction_files
+from smile_fast.data.label_folder import LabelMap, label_files
 from smile_fast.evaluation.summary import Spread, mean, spread
 from smile_fast.supervision import State
 from smile_fast.supervision.overlap import joint_histogram, organ_dice
@@ -82,7 +82,7 @@ def rater_files(cases: Sequence[str], folders: Sequence[Path]) -> list[dict[str,
     for number, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:number]]:
             raise InputError(f"{folder}: given twice to --raters; name every folder once")
-        files = prediction_files(cases, folder)
+        files = label_files(cases, folder)
         for case, file in files.items():
             if not file.is_file():
                 raise InputError(f"{file}: there is no such file, the rater lacks case {case}; add its label map")

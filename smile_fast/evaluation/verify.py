@@ -34,9 +34,11 @@ def verify_run(path: Path, workers: int | None = None) -> Verified:
         if file.suffix in _READ:
             found.read(file)
     jobs = []
-    for round_number in existing_rounds(path / "rounds"):
-        folder = path / "rounds" / str(round_number)
-        this = found.check(folder / "round.json", partial(open_round, path / "rounds", round_number))
+    rounds = [(path / "rounds", number) for number in existing_rounds(path / "rounds")]
+    rounds += [(path / "fill", 0)] if (path / "fill" / "0").is_dir() else []
+    for parent, number_of_round in rounds:
+        folder = parent / str(number_of_round)
+        this = found.check(folder / "round.json", partial(open_round, parent, number_of_round))
         jobs += [] if this is None else [_Overlay(folder, case, digest) for case, digest in this.digests.items()]
     done = run_jobs(_verify_overlay, jobs, number, advice="run it again with fewer --workers")
     for overlay in progress(done, total=len(jobs), label="verifying overlays"):

@@ -43,8 +43,8 @@ _PRESETS = {
     "smile-long": "SMILE, trained for as many steps as SMILEr with its rounds: what the rounds alone bring is the "
     "difference to it.",
     "smiler-plain": "SMILEr as it was published: rounds without anything that stops mistakes from growing.",
-    "fill": "SMILE, and then one round in which all its findings at once become labels of the organs that nobody drew, "
-    "and everything else their background.",
+    "fill": "What many do today: a network that is there already (here SMILE's) labels all organs that nobody drew, "
+    "once, and a new one is trained as if humans had drawn them.",
     "full": "SMILE trained with all annotations, whatever α is: what could be reached if nothing were missing.",
 }
 

@@ -15,6 +15,7 @@ from smile_fast.evaluation.scores import PairScore
 from smile_fast.records import read_record, write_record
 from smile_fast.sweep.grid import ROUNDS_ONLY, Cell, Sweep
 from smile_fast.training.execution import Execution
+from smile_fast.training.fill import fill
 from smile_fast.training.loop import train
 from smile_fast.training.run import Run
 from smile_fast.training.run_record import is_run
@@ -99,11 +100,17 @@ def _create(sweep: Sweep, cell: Cell, device: torch.device) -> Run:
     other = begins_like(sweep, cell)
     same = None if other is None or finished(sweep, other) is None else Run.open(sweep.path(other), sweep.store)
 
+    filler = filled_by(sweep, cell)
+    if filler is not None and finished(sweep, filler) is None:
+        raise InputError(f"{cell}: is filled by {filler}, which is not finished; add {filler.method} to --methods")
+
     def begin(run: Run) -> None:
         if same is not None and same.checkpoint_path.exists():
             shutil.copyfile(same.checkpoint_path, run.checkpoint_path)
             shutil.copyfile(same.metrics_path, run.metrics_path)
             print(f"{cell}: starts from the end of {same.path}", file=sys.stderr)
+        if filler is not None:
+            fill(run, sweep.path(filler), device)
         write_record(run.path / PLAN, asdict(PlanRecord(_SCHEMA, sweep.plan(cell))))
 
     path = sweep.path(cell)
@@ -111,6 +118,12 @@ def _create(sweep: Sweep, cell: Cell, device: torch.device) -> Run:
     return Run.create(
         path, sweep.config(cell), sweep.store, sweep.declarations(cell), str(device), begin, sweep.split(cell)
     )
+
+
+def filled_by(sweep: Sweep, cell: Cell) -> Cell | None:
+    """The cell whose network labels the missing organs of this one before its training; None if none does."""
+    method = sweep.presets[cell.method].filled_by
+    return replace(cell, method=method) if method else None
 
 
 def begins_like(sweep: Sweep, cell: Cell) -> Cell | None:

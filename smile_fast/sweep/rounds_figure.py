@@ -18,7 +18,6 @@ from smile_runtime.io.files import atomic_path
 from smile_runtime.label_map import PSEUDO_BIT
 
 HEAD = ("round", "gamma", "organ", "added", "right", "hidden_truth", "precision", "recall")
-_COLOURS = "tab10"
 
 
 def added_labels(run: Run) -> list[tuple[object, ...]]:
@@ -66,8 +65,9 @@ def draw_rounds(run: Run, out: Path) -> list[Path]:
 
     def show(panel: Axes, labels: NDArray[np.uint8], title: str) -> None:
         panel.imshow(hu[z], cmap="gray", vmin=low, vmax=high)
+        count = 10 if len(run.organs) < 10 else 20  # colours, background included
         colours = np.ma.masked_equal(labels, 0)
-        panel.imshow(colours, cmap=_COLOURS, vmin=0, vmax=max(9, len(run.organs)), alpha=0.6, interpolation="nearest")
+        panel.imshow(colours, cmap=f"tab{count}", vmin=0, vmax=count - 1, alpha=0.6, interpolation="nearest")
         panel.set_title(title)
 
     for column, labels in enumerate(predictions):

@@ -38,7 +38,8 @@ def draw_predictions(runs: Mapping[str, Run], out: Path) -> Path:
     ):
         panel.imshow(hu[z], cmap="gray", vmin=low, vmax=high)
         colours = np.ma.masked_equal(labels, 0)
-        panel.imshow(colours, cmap="tab10", vmin=0, vmax=max(9, len(first.organs)), alpha=0.6, interpolation="nearest")
+        count = 10 if len(first.organs) < 10 else 20  # colours, background included
+        panel.imshow(colours, cmap=f"tab{count}", vmin=0, vmax=count - 1, alpha=0.6, interpolation="nearest")
         panel.set_title(title)
         panel.set_axis_off()
     figure.suptitle(f"{case}, slice {z + 1}")

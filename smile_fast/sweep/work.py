@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from smile_fast.data.folder_lock import locked
-from smile_fast.sweep.cell import begins_like, finished, run_cell
+from smile_fast.sweep.cell import begins_like, filled_by, finished, run_cell
 from smile_fast.sweep.grid import Cell, Sweep
 from smile_fast.training.execution import Execution
 from smile_runtime.errors import InputError
@@ -45,21 +45,22 @@ def missing(sweep: Sweep, cells: Sequence[Cell]) -> list[Cell]:
 def work(sweep: Sweep, cells: Sequence[Cell], device: torch.device, execution: Execution, budget: Budget) -> None:
     """Compute what is not finished; a cell that another process has in hand is left to it.
 
-    A cell that can start from the end of another one comes last, if that one is not there yet.
+    A cell that can start from the end of another one comes last, if that one is not there yet. One that is filled
+    by another one is left out while that is in other hands.
 
     Raises:
         InputError: see `run_cell`.
     """
     times: list[float] = []
-    later = [cell for cell in cells if begins_like(sweep, cell) in cells]
+    later = [cell for cell in cells if _before(sweep, cell) in cells]
     queue = [*missing(sweep, cells), *missing(sweep, later)]
     for number, cell in enumerate(queue):
         again = cell in queue[number + 1 :]
         if budget.over:
             return
-        other = begins_like(sweep, cell) if again else None
+        other = _before(sweep, cell) if again or filled_by(sweep, cell) in cells else None
         if other is not None and finished(sweep, other) is None:
-            continue
+            continue  # whoever has the other one in hand is waited for by the next call
         with ExitStack() as held:
             folder = sweep.path(cell).parent
             folder.mkdir(parents=True, exist_ok=True)
@@ -74,3 +75,8 @@ def work(sweep: Sweep, cells: Sequence[Cell], device: torch.device, execution: E
         left = len(missing(sweep, cells))
         minutes = sum(times) / len(times) * left / 60
         print(f"{left} cells are left, about {minutes:.0f} min for one process", file=sys.stderr)
+
+
+def _before(sweep: Sweep, cell: Cell) -> Cell | None:
+    """The cell that this one starts from, or is filled by."""
+    return filled_by(sweep, cell) or begins_like(sweep, cell)

@@ -83,7 +83,7 @@ def train(
         trainer = Trainer(run, model, device, stop, resume=resume, execution=execution, ranks=ranks)
         with closing(trainer.metrics):
             while trainer.position.round <= config.last_round:
-                view = human_view if trainer.position.round == 0 else trainer.relabelled(human_view)
+                view = run.first_view() if trainer.position.round == 0 else trainer.relabelled(human_view)
                 trainer.train_round(view)
     final = {"model": dict(trainer.final_model.state_dict())}
     if ranks.first:

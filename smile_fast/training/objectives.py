@@ -156,5 +156,5 @@ def loss_of_method(config: TrainConfig, view: TrainingView, device: torch.device
         undrawn = (State.MISSING, State.HIDDEN)
         missing = [[state in undrawn for state in view.states[case]] for case in view.cases]
         return MarginalSoftmax(torch.tensor(missing), device, ranks)
-    tables = view.tables(Policy(config.policy), pseudo_negative=config.pseudo_negative)
+    tables = view.tables(Policy(config.policy), pseudo_negative=config.pseudo_negative or view.filled)
     return MaskedHeads(tables, device, ranks)

@@ -15,7 +15,8 @@ class Preset:
         settings: those of `TrainConfig` in which it differs from the others.
         line: what the voxels of a missing organ teach under it, for tables.
         as_long_as_smiler: its training has as many steps as that of SMILEr with all rounds.
-        one_round: it has one round, which is as long as all of SMILEr's together.
+        filled_by: the method whose network, of the same cell, labels the missing organs before the training; that
+            network is there already, as in practice, and its steps are not counted.
         all_annotations: nothing is hidden from it, whatever the share of missing annotations is.
     """
 
@@ -23,7 +24,7 @@ class Preset:
     line: str = ""
     as_long_as_smiler: bool = False
     all_annotations: bool = False
-    one_round: bool = False
+    filled_by: str = ""
 
     def config(self, options: Mapping[str, Any]) -> TrainConfig:
         """Settings of its training, by the options that all methods share.
@@ -32,8 +33,6 @@ class Preset:
             InputError: one of them cannot be used.
         """
         config = TrainConfig.from_options({**options, **self.settings})
-        if self.one_round:
-            return replace(config, rounds=1, round_share=config.rounds * config.round_share)
         if not self.as_long_as_smiler:
             return config
         return replace(config, epochs=config.epochs * (1 + config.rounds * config.round_share))
@@ -79,9 +78,10 @@ PRESETS: Mapping[str, Preset] = {
     "smiler": Preset({"method": "smiler"}, "as smile, and the most confident findings, from round to round"),
     "smiler-plain": Preset({"method": "smiler", **NO_BRAKES}, "as smiler was published: rounds without brakes"),
     "fill": Preset(
-        {"method": "smiler", **NO_BRAKES, "gamma_max": 1.0, "negatives": 1.0},
-        "once, all that a trained smile network finds is the organ, and all else its background",
-        one_round=True,
+        {"method": "smile"},
+        "before the training, all that another model finds is the organ, and all else its background",
+        as_long_as_smiler=True,
+        filled_by="smile",
     ),
     **_and_as_long(
         "full", Preset({"method": "smile"}, "they are annotated after all: what could be reached", all_annotations=True)

@@ -110,6 +110,11 @@ class Run:
         """One folder per relabelling round."""
         return self.path / "rounds"
 
+    @property
+    def fill_path(self) -> Path:
+        """The labels that missing organs were filled with before the first step, where they were; see `fill`."""
+        return self.path / "fill"
+
     @classmethod
     def create(
         cls,
@@ -281,6 +286,14 @@ class Run:
         """
         overlay = open_round(self.rounds_path, round_number) if round_number else None
         return TrainingView(self.store, self.declarations(), self.cases(split), overlay, self.config.body)
+
+    def first_view(self) -> TrainingView:
+        """What the training on human labels sees: with what missing organs were filled with, if they were."""
+        human = self.view("train")
+        if not (self.fill_path / "0").is_dir():
+            return human
+        filled = open_round(self.fill_path, 0)
+        return TrainingView(self.store, human.declarations, human.cases, filled, self.config.body)
 
     def cases(self, split: str) -> list[str]:
         """Names of the cases of "train", "validation" or "test"."""

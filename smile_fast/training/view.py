@@ -50,6 +50,11 @@ class TrainingView:
         self._luts = {case: visible_lut(states) for case, states in self.states.items()}
         self.counts = {case: self._count(case) for case in self.cases}
 
+    @property
+    def filled(self) -> bool:
+        """Whether the overlay is what missing organs were filled with: then it says of a voxel what it is not, too."""
+        return self.overlay is not None and self.overlay.round.number == 0
+
     def image(self, case: str, slices: slice | Sequence[int] = slice(None)) -> NDArray[np.int16]:
         """HU of some axial slices, [n, H, W]."""
         return self.store.read_image(case, slices)

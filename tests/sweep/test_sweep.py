@@ -16,8 +16,12 @@ from smile_fast.data.store import Store
 from smile_fast.supervision import State
 from smile_fast.sweep.cell import finished, run_cell
 from smile_fast.sweep.grid import Cell, Sweep, cells_of
+from smile_fast.sweep.work import Budget, work
 from smile_fast.training.execution import DEFAULT_EXECUTION
+from smile_fast.training.relabel import weights_digest
+from smile_fast.training.rounds import open_round
 from smile_fast.training.run import Run
+from smile_runtime.errors import InputError
 from tests.runs import make_store, truth
 from tests.trainings import CPU, TINY
 
@@ -84,6 +88,18 @@ def test_the_weights_that_a_round_begins_with_are_kept_if_they_are_wanted(store:
         "round-1.safetensors",
         "round-2.safetensors",
     ]
+
+
+def test_a_cell_that_is_filled_needs_the_one_that_fills_it(store: Store, tmp_path: Path) -> None:
+    sweep = Sweep(store, tmp_path, OPTIONS)
+    with pytest.raises(InputError, match=r"is filled by smile, alpha 0\.50, fold 0, which is not finished"):
+        run_cell(sweep, Cell("fill", 0.5, 0), CPU, DEFAULT_EXECUTION)
+    cells = [Cell("fill", 0.5, 0), Cell("smile", 0.5, 0)]
+    work(sweep, cells, CPU, DEFAULT_EXECUTION, Budget())
+    assert all(finished(sweep, cell) is not None for cell in cells)
+    filled = Run.open(sweep.path(cells[0]), store)
+    teacher = Run.open(sweep.path(cells[1]), store).load_model()
+    assert open_round(filled.fill_path, 0).weights == weights_digest(teacher)
 
 
 def test_folds_differ_and_what_is_hidden_is_nested(store: Store, tmp_path: Path) -> None:

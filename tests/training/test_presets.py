@@ -32,11 +32,6 @@ def test_published_smiler_has_no_brakes() -> None:
     assert not any(brakes.values())
 
 
-def test_fill_takes_every_candidate_and_all_else_as_background_at_once() -> None:
-    config = PRESETS["fill"].config({"rounds": 3, "gamma_max": 0.5})
-    assert (config.last_round, config.gamma(1), config.brakes.negatives) == (1, 1.0, 1.0)
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_keeps_what_all_methods_share(name: str) -> None:
     brakes = {"stop": True, "score": "confidence"}  # of methods with rounds, and yet all methods are given them
