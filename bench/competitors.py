@@ -98,11 +98,14 @@ def _mean_of(dice: Mapping[str, Mapping[str, float]], organ: str) -> str:
 def _gain(gain: Mapping[str, Any] | None) -> str:
     if gain is None:
         return ""
-    points = f"{100 * gain['mean']:+.1f}"
     if gain["low"] is None:  # of one case
-        return points
+        return _points(gain["mean"])
     p = f"p < {_HIGHEST_P}" if gain["p"] < _HIGHEST_P else f"p = {gain['p']:.3f}"
-    return f"{points} ({100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}), {p}"
+    return f"{_points(gain['mean'])} ({_points(gain['low'])} to {_points(gain['high'])}), {p}"
+
+
+def _points(dice: float) -> str:
+    return f"{100 * dice + 0.0:+.1f}"  # -0.0 + 0.0 is 0.0
 
 
 def write_table(readme: Path, text: str) -> None:
@@ -128,7 +131,7 @@ def main(arguments: Sequence[str] | None = None, record_path: Path = RECORD, rea
     write_json(record_path, record)
     text = table(record)
     write_table(readme, text)
-    print(text)
+    print(text, end="")
 
 
 if __name__ == "__main__":
