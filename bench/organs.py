@@ -20,6 +20,7 @@ import numpy as np
 
 from bench.machine import ROOT, commit, describe, instruction_set
 from bench.organ_costs import COUNTS, measure_costs
+from bench.prepare_scale import Memory
 from smile_fast.demo.timed_commands import fresh_folder
 from smile_fast.evaluation.results import read_evaluation
 from smile_fast.text_table import text_table
@@ -79,14 +80,18 @@ def run_command(*arguments: object) -> dict[str, float]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    memory = Memory([process.pid])  # ru_maxrss of a child counts what its parent held when it was started
+    memory.start()
     _, status, used = os.wait4(process.pid, 0)
+    memory.ended.set()
+    memory.join()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise CommandFailed(f"smile-fast {' '.join(map(str, arguments))} ended with {process.returncode}")
     return {
         "seconds": round(time.perf_counter() - started, 1),
         "CPU seconds": round(used.ru_utime + used.ru_stime, 1),
-        "peak MB": round(used.ru_maxrss / 1000),
+        "peak MB": round(memory.parent),
     }
 
 
