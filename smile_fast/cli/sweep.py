@@ -29,6 +29,8 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # the table keeps its lines
+    parser.epilog = _table_of_methods()
     parser.add_argument("store", type=Path, metavar="STORE", help="folder that smile-fast prepare wrote")
     parser.add_argument(
         "out", type=Path, metavar="OUT", help="folder of the sweep; later calls add cells to it, and go on"
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods",
         default="baseline,smile,smiler",
         metavar="NAME,...",
-        help=f"some of {', '.join(PRESETS)} (default: %(default)s)",
+        help="some of those below (default: %(default)s)",
     )
     parser.add_argument(
         "--alphas",
@@ -77,6 +79,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA when it is there")
     add_threads(parser)
     add_settings(parser, without=_OWN)
+
+
+def _table_of_methods() -> str:
+    names: dict[str, list[str]] = {}
+    for name, preset in PRESETS.items():
+        names.setdefault(preset.line, []).append(name)
+    width = max(len(", ".join(each)) for each in names.values())
+    head = "methods, by what the voxels of an organ teach where it is missing (-long: in as many steps as smiler):"
+    return "\n".join([head, *(f"  {', '.join(each):<{width}}  {line}" for line, each in names.items())])
 
 
 def run(arguments: argparse.Namespace) -> int:

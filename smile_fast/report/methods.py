@@ -46,7 +46,6 @@ _PRESETS = {
     "fill": "What many do today: a network that is there already (here SMILE's) labels all organs that nobody drew, "
     "once, and a new one is trained as if humans had drawn them.",
     "full": "SMILE trained with all annotations, whatever α is: what could be reached if nothing were missing.",
-    "full-long": "The same, trained for as many steps as SMILEr with its rounds.",
 }
 
 
@@ -65,5 +64,7 @@ def preset_sentence(name: str) -> str:
     """What a preset of a sweep does with missing annotations; a name that is not known says so."""
     if name in _PRESETS:
         return _PRESETS[name]
+    if name.endswith("-long"):
+        return f"The same as {name.removesuffix('-long')}, trained for as many steps as SMILEr with its rounds."
     _, sentence = {**_METHODS, **_POLICIES}.get(name, ("", "Settings of its own, see the folder of the sweep."))
     return sentence

@@ -96,7 +96,11 @@ class MarginalSoftmax:
       one labelled 0;
     - exclusion cross-entropy: at a voxel labelled organ o, log(1 + p_k) summed over the missing organs k other than o.
 
-    The Dice forms of both terms are left out, for all methods here minimise a cross-entropy.
+    The exclusion loss of the source is the sum over classes k of e_k log(p_k + eps) with eps = 1, where e_k says that a
+    class which excludes k is labelled; which classes those are is a choice. Here k runs over the missing organs alone:
+    background and drawn organs are pushed down by the marginal term already. The authors' program lets k run over all
+    classes, and takes the Dice form of the exclusion loss alone, with weight 2. Dice forms are left out here, for all
+    methods here minimise a cross-entropy.
 
     Args:
         missing: bool [cases, K], which organs are missing or hidden in which case.

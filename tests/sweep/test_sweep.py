@@ -166,6 +166,7 @@ def test_cells_side_by_side_end_with_a_killed_parent_and_are_gone_on_with(store:
         begun += parent.stderr.readline().startswith("cell: ")
     parent.kill()
     parent.stderr.read()  # ends when nobody holds the other end: both children are gone
+    parent.stderr.close()
     assert parent.wait() == -signal.SIGKILL
     for method in ("baseline", "smile"):
         folder = tmp_path / "cells" / method / "alpha-0.50"
@@ -185,5 +186,6 @@ def test_a_stopped_sweep_stops_its_cells_side_by_side(store: Store, tmp_path: Pa
         begun += "steps/s" in parent.stderr.readline()
     parent.terminate()
     parent.stderr.read()
+    parent.stderr.close()
     assert parent.wait() == 128 + signal.SIGTERM
     assert len(list(tmp_path.glob("cells/*/alpha-0.50/fold-0/checkpoint.safetensors"))) == 2

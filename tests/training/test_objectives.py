@@ -1,5 +1,7 @@
 """What training minimises against plain formulas in float64."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -136,6 +138,24 @@ def test_marginal_softmax_is_the_formula_voxel_by_voxel():
     torch.testing.assert_close(gradient, exact, **CROSS_ENTROPY_GRADIENT)
     assert counts.tolist() == [(labels == organ).sum() for organ in (1, 2, 3)]
     assert not sums.requires_grad
+
+
+def test_marginal_softmax_by_hand():
+    """Two pixels with p = (1/2, 1/4, 1/4); organ 1 was drawn in both, organ 2 in none.
+
+    Labelled 0: -log(1/2 + 1/4) = log 4/3. Labelled 1: -log 1/4 + log(1 + 1/4) = log 5. With q = 1/2 + 1/4 the
+    gradient of the first is (1/2 - (1/2)/q, 1/4, 1/4 - (1/4)/q); that of the second is p - (0, 1, 0) and, of the
+    exclusion, (1/4)/(1 + 1/4) ((0, 0, 1) - p).
+    """
+    logits = torch.tensor([0.5, 0.25, 0.25]).log().repeat(2, 1)[:, :, None, None].requires_grad_()  # [2, 3, 1, 1]
+    labels = torch.tensor([0, 1], dtype=torch.uint8)[:, None, None]
+    loss, sums, counts = marginal([(A, M)])(logits, labels, torch.tensor([0, 0]))
+    assert loss.item() == pytest.approx((math.log(4 / 3) + math.log(5)) / 2, rel=LOSS_RELATIVE)
+    assert sums.tolist() == pytest.approx([math.log(5), 0], rel=LOSS_RELATIVE)
+    assert counts.tolist() == [1, 0]
+    loss.backward()
+    expected = torch.tensor([[-1 / 6, 1 / 4, -1 / 12], [0.4, -0.8, 0.4]]) / 2
+    torch.testing.assert_close(logits.grad[:, :, 0, 0], expected, **CROSS_ENTROPY_GRADIENT)
 
 
 def test_marginal_softmax_of_complete_labels_is_the_baseline():

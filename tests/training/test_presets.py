@@ -1,11 +1,15 @@
 """Methods by name: what a comparison trains under each."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
+from smile_fast.cli.main import main
 from smile_fast.training.presets import PRESETS
 from smile_fast.training.schedule import Course
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 def test_smile_as_long_as_smiler_has_its_number_of_steps() -> None:
@@ -43,3 +47,23 @@ def test_policies_of_the_presets() -> None:
         "no-epsilon",
         "smile",
     ]
+
+
+def test_every_method_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line of the sweep's help and of the README; the longer training of a method stands beside it."""
+    assert main(["sweep", "--help"]) == 0
+    said, readme = capsys.readouterr().out.splitlines(), README.read_text(encoding="utf-8")
+    lines = {each.line: [name for name in PRESETS if PRESETS[name].line == each.line] for each in PRESETS.values()}
+    assert all(set(names) <= {names[0], f"{names[0]}-long"} for names in lines.values())
+    for line, names in lines.items():
+        assert [each.split("  ")[1] for each in said if each.endswith(f"  {line}")] == [", ".join(names)]
+        assert f"| {', '.join(f'`{name}`' for name in names)} | {line} |\n" in readme
+
+
+def test_methods_are_compared_at_equal_steps() -> None:
+    """Every method without rounds has a twin that differs from it by its length alone."""
+    options = {"epochs": 10.0, "rounds": 3, "round_share": 0.4}
+    for name in ("baseline", "marginal", "naive", "channel-drop", "no-epsilon", "smile", "full"):
+        short, long = (PRESETS[each].config(options) for each in (name, f"{name}-long"))
+        assert replace(short, epochs=22.0) == long
+        assert PRESETS[name].all_annotations == PRESETS[f"{name}-long"].all_annotations
