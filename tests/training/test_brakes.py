@@ -8,20 +8,23 @@ import pytest
 import torch
 
 from smile_fast.ops import pseudo_labels_upsampled
+from smile_fast.ops.reference import scores_by_stride
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.curriculum.agreement import PERTURBATIONS, agreeing_logits
 from smile_fast.training.curriculum.conduct import judge_of, round_of
 from smile_fast.training.curriculum.growth import growth_warnings
 from smile_fast.training.curriculum.limits import Limits, limited
 from smile_fast.training.curriculum.ranges import OrganRange, annotated_ranges
+from smile_fast.training.curriculum.rooms import beyond_rooms
 from smile_fast.training.curriculum.selection import braked_pseudo_labels
 from smile_fast.training.curriculum.settings import Brakes
 from smile_fast.training.relabel import relabel, relabel_share, weights_digest
 from smile_fast.training.rounds import open_round
 from smile_fast.training.unfinished_round import finish_round
+from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import PSEUDO_BACKGROUND, PSEUDO_BIT
-from tests.runs import SHAPE
+from tests.runs import SHAPE, make_store
 from tests.tolerances import SPREAD_OF_SQUARES
 from tests.training.relabelling import A, H, M, answering, distinct, one_case
 
@@ -66,18 +69,56 @@ def test_the_surest_negatives_of_all_missing_organs_become_background(share):
     np.testing.assert_array_equal(rest, braked(logits, labels)[0].numpy())
 
 
-def test_what_no_missing_organ_has_room_for_becomes_background():
-    """The organ without a room keeps its candidates open; a label of the round is none of the background."""
-    logits, labels = scored()
-    overlay, counts = braked(logits, labels, rooms=(15, None), limits=(None, FREE))
-    plain, wanted = braked(logits, labels, limits=(None, FREE))[0].numpy(), np.zeros(SIZE, np.uint8)
-    free = [place for place in np.ndindex(SIZE) if labels[place] == 0]
-    likely = sorted(free, key=lambda place: float(logits[place[0], 0, place[1], place[2]]))[-15:]
-    for place in free:
-        candidate = logits[place[0], 2, place[1], place[2]] > 0
-        wanted[place] = plain[place] or (0 if place in likely or candidate else PSEUDO_BACKGROUND)
-    np.testing.assert_array_equal(overlay.numpy(), wanted)
-    assert counts.tolist() == braked(logits, labels, limits=(None, FREE))[1].tolist()
+def bumps(depth=6, size=12):
+    """Logits [D, 3, h, w] of three round organs, each most likely at a place of its own."""
+    z, y, x = np.meshgrid(np.arange(depth), np.arange(size), np.arange(size), indexing="ij")
+    places = ((2, 3, 4), (3, 8, 8), (4, 5, 9))
+    far = [np.sqrt((z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2) for at in places]
+    return torch.tensor(np.stack([3.0 - each for each in far], axis=1), dtype=torch.float32)
+
+
+def test_a_room_is_what_is_likeliest_and_as_much_as_there_is_room_for():
+    logits, room = bumps(), 2000
+    labels = torch.zeros((6, 48, 48), dtype=torch.uint8)
+    labels[:, :, :16] = 2  # a human drew something here
+    outside = beyond_rooms(logits, labels, [0], [room], 4)
+    free, scores = labels == 0, scores_by_stride(logits[:, 0], labels.shape, 4)
+    inside = free & ~outside
+    assert scores[inside].min() > scores[outside].max()
+    assert 0.9 * room < int(inside.sum()) < 1.1 * room
+    assert not outside[labels > 0].any()
+    assert not beyond_rooms(logits, labels, [0], [labels.numel()], 4).any()
+
+
+def test_what_any_missing_organ_has_room_for_is_no_background_and_an_undrawn_one_keeps_its_candidates():
+    logits, labels = bumps(), torch.zeros((6, 48, 48), dtype=torch.uint8)
+    alone = [beyond_rooms(logits, labels, [organ], [room], 4) for organ, room in ((0, 700), (2, None))]
+    assert torch.equal(alone[1], scores_by_stride(logits[:, 2], labels.shape, 4) <= 0)
+    assert torch.equal(beyond_rooms(logits, labels, [0, 2], [700, None], 4), alone[0] & alone[1])
+
+
+def test_the_margin_adds_background_to_what_a_round_selects_without_it(tmp_path):
+    """On both ways to select: the fused operator with the margin alone, and organ by organ beside other brakes."""
+    drawn = np.zeros(SHAPE, np.uint8)
+    drawn[2, 10:20, 10:20] = 2
+    hidden = {("a", "pancreas"): H}
+    store = make_store(tmp_path / "store", {"a": drawn, "b": drawn}, hidden)
+    view = TrainingView(store, store.declarations(), ["a"])
+    both = TrainingView(store, store.declarations(), ["a", "b"])
+    scores = np.linspace(-2.0, 3.0, math.prod(SHAPE)).reshape(SHAPE)
+    for other in ({}, {"one_component": True}):
+        found = []
+        for margin in (0.0, 1.0):
+            rounds = tmp_path / f"{margin}-{len(other)}"
+            this = round_of(config(margin=margin, **other), both, rounds, 1)
+            relabel(answering(-1.0, scores), view, rounds, this)
+            found.append(open_round(rounds, 1).pseudo_labels("a"))
+        plain, braked = found
+        np.testing.assert_array_equal(np.where(braked == PSEUDO_BACKGROUND, 0, braked), plain)
+        assert not (braked == PSEUDO_BACKGROUND)[scores > 2.9].any()
+        assert (braked == PSEUDO_BACKGROUND)[scores < 2.0].sum() > 0.3 * (scores < 2.0).sum()
+    found = [open_round(tmp_path / f"1.0-{number}", 1).pseudo_labels("a") == PSEUDO_BACKGROUND for number in (0, 1)]
+    np.testing.assert_array_equal(*found)
 
 
 def test_a_room_is_the_ball_of_the_mean_volume_with_a_larger_radius():

@@ -32,3 +32,8 @@ class Braking:
     judged: tuple[str, ...] = ()
     temperatures: dict[str, float] = field(default_factory=dict)
     room_ml: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def only_rooms(self) -> bool:
+        """Whether pseudo-labels are selected as without brakes, and nothing but background is added to them."""
+        return self == Braking(room_ml=self.room_ml)

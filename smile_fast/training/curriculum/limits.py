@@ -53,7 +53,7 @@ def limited(
     if limits.slices is not None:
         candidates = _within_slices(candidates, scores, positions, limits.slices)
     if limits.voxels is not None:
-        candidates = most_confident(candidates, scores, limits.voxels)
+        candidates = _most_confident(candidates, scores, limits.voxels)
     return candidates
 
 
@@ -83,8 +83,7 @@ def _within_slices(candidates: Tensor, scores: Tensor, positions: NDArray[np.int
     return candidates & inside[:, None, None]
 
 
-def most_confident(candidates: Tensor, scores: Tensor, most: int) -> Tensor:
-    """Return the candidates [D, H, W] bool with the highest scores, `most` of them at most."""
+def _most_confident(candidates: Tensor, scores: Tensor, most: int) -> Tensor:
     found = int(candidates.sum())
     if found <= most:
         return candidates

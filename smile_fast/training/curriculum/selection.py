@@ -10,7 +10,8 @@ from torch.nn.functional import softplus
 
 from smile_fast.ops import select_top_fraction
 from smile_fast.ops.reference import scores_by_stride
-from smile_fast.training.curriculum.limits import Limits, limited, most_confident
+from smile_fast.training.curriculum.limits import Limits, limited
+from smile_fast.training.curriculum.rooms import beyond_rooms
 from smile_runtime.label_map import PSEUDO_BACKGROUND, PSEUDO_BIT
 
 
@@ -32,8 +33,7 @@ def braked_pseudo_labels(
     """Select pseudo-labels as `pseudo_labels_upsampled` does, among the candidates that the limits leave.
 
     Where every missing organ has p < 0.5 and no human label lies, the surest share of the voxels becomes
-    pseudo-background: those whose largest logit of a missing organ is lowest. So does what is not among the likeliest
-    voxels of any missing organ, as many as there is room for.
+    pseudo-background: those whose largest logit of a missing organ is lowest. So does what lies `beyond_rooms`.
 
     Args:
         logits: low resolution.
@@ -45,7 +45,7 @@ def braked_pseudo_labels(
         limits: of each missing organ; None for one that gets no pseudo-labels.
         positions: where the slices lie in the volume.
         negatives: share of the negatives.
-        rooms: how many voxels may be each missing organ, None for its candidates; None for any number.
+        rooms: see `beyond_rooms`; None for no limit of any organ.
         ranks: log-odds that the candidates are ranked by; None for `logits`.
         upper: logits that the negatives are judged by, where doubt speaks for an organ; None for `logits`.
 
@@ -64,18 +64,14 @@ def braked_pseudo_labels(
     best: Tensor | None = None  # score of the organ that has a voxel
     likeliest: Tensor | None = None  # largest score of a missing organ
     found = torch.zeros_like(free)  # a candidate of a missing organ
-    outside = free.clone()  # of the room of every missing organ
     for number, (organ, limit) in enumerate(zip(organs, limits, strict=True)):
         scores = scores_by_stride(logits[:, organ], labels.shape, stride)
         candidates = free & (scores > 0)
         counts[number, 0] = candidates.sum()
         found |= candidates
-        if negatives > 0 or rooms is not None:
+        if negatives > 0:
             most = scores if upper is None else scores_by_stride(upper[:, organ], labels.shape, stride)
             likeliest = most if likeliest is None else torch.maximum(likeliest, most)
-            if rooms is not None:
-                room = rooms[number]
-                outside &= ~(candidates if room is None else most_confident(free, most, room))
         if limit is None:
             continue
         if ranks is not None:
@@ -90,7 +86,8 @@ def braked_pseudo_labels(
     for number, organ in enumerate(organs):
         counts[number, 2] = (overlay == (PSEUDO_BIT | (organ + 1))).sum()
     if rooms is not None:
+        outside = beyond_rooms(logits if upper is None else upper, labels, organs, rooms, stride)
         overlay.masked_fill_(outside & (overlay == 0), PSEUDO_BACKGROUND)
-    if likeliest is not None and negatives > 0:
+    if likeliest is not None:
         overlay.masked_fill_(select(-likeliest, free & ~found & (likeliest < 0), negatives), PSEUDO_BACKGROUND)
     return overlay, counts
