@@ -56,7 +56,10 @@ def test_the_mean_probability_is_that_of_the_upsampled_logits_where_the_pseudo_l
     overlay[3:35, 5:20, 1:9] = PSEUDO_BIT | 2
     overlay[20, :, 20:] = PSEUDO_BIT | 3
     expected = {
-        organ: scores_by_stride(logits[:, organ], shape, stride)[overlay == PSEUDO_BIT | organ + 1].sigmoid().mean()
+        organ: scores_by_stride(logits[:, organ], shape, stride)[overlay == PSEUDO_BIT | organ + 1]
+        .sigmoid()
+        .mean()
+        .item()
         for organ in (1, 2)
     }
     assert mean_confidences(logits, overlay, [0, 1, 2], stride) == pytest.approx(expected)
