@@ -38,7 +38,7 @@ def mean_confidences(
         value = PSEUDO_BIT | (organ + 1)
         shown = (overlay == value).flatten(1).any(dim=1).nonzero().flatten()
         total, voxels = 0.0, 0
-        for positions in shown.split(_SLICES):
+        for positions in torch.split(shown, _SLICES):
             part = (overlay[positions] == value).to(logits.device)
             low = logits.detach()[positions.to(logits.device), organ]
             probabilities = scores_by_stride(low, part.shape, stride)[part].sigmoid()
