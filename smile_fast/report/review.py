@@ -20,6 +20,7 @@ GROWTH = 0.5  # weight of a doubling since the round before; up to the range it 
 NOT_FOUND = 2.0  # weight of an organ that every annotated patient has and the round does not find
 FARTHEST = 5.0  # weight of a volume that is 32 times too large or too small, or more
 DROPPED = 0.2  # share of the selected voxels that went to other organs
+DOUBT = 0.75  # mean probability below which a network doubts what it selected; 0.5 is a guess, and none is lower
 SECOND_PIECE = 0.2  # share of the largest piece that makes another one large
 
 
@@ -140,6 +141,12 @@ def _reasons(pair: PairRow, annotated: AnnotatedRange) -> Iterator[tuple[float, 
     dropped = 1 - pair.kept / pair.selected if pair.selected else 0.0
     if dropped >= DROPPED:
         yield dropped, f"{dropped:.0%} of the selected voxels went to another organ that wanted them, too"
+    if pair.confidence is not None and pair.confidence < DOUBT:
+        yield (
+            2 * (1 - pair.confidence),
+            f"low mean confidence: the network gives its pseudo-labels a probability of {pair.confidence:.2f} on "
+            "average, where 0.50 is a guess",
+        )
     if pair.second_piece >= SECOND_PIECE:
         yield pair.second_piece, f"in pieces: the second has {pair.second_piece:.0%} of the largest's voxels"
 

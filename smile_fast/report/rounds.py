@@ -50,6 +50,7 @@ class PairRow:
         before: candidates of the round before; None if there is none.
         checked, correct, hidden: pseudo-labels of an organ whose truth is drawn but hidden, those of them that the
             truth confirms, and the voxels of that truth; 0 where there is none, or nobody may look.
+        confidence: mean probability of the pseudo-labels; None without any, and of rounds that do not say.
         second_piece: voxels of the second largest connected piece of the pseudo-labels, a share of the largest's.
     """
 
@@ -65,6 +66,7 @@ class PairRow:
     correct: int
     hidden: int
     second_piece: float
+    confidence: float | None = None
 
     @property
     def candidates_ml(self) -> float:
@@ -236,6 +238,7 @@ def _case_rows(
             correct=correct,
             hidden=drawn,
             second_piece=_second_piece(pseudo),
+            confidence=stored.confidences.get(case, {}).get(organ),
         )
 
 

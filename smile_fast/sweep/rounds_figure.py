@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from smile_fast.supervision import State
+from smile_fast.sweep.slice_panel import name_colours, show_slice
 from smile_fast.sweep.tables import write_csv
 from smile_fast.training.inference import predict_labels
 from smile_fast.training.rounds import StoredRound, existing_rounds, open_round
@@ -57,18 +58,13 @@ def draw_rounds(run: Run, out: Path) -> list[Path]:
     rows = added_labels(run)
     overlays = [open_round(run.rounds_path, number) for number in numbers]
     case, z = _most_hidden(run, overlays[-1])
-    low, high = run.config.model.window
     hu, truth = run.store.read_image(case), run.store.read_labels(case, [z])[0]
     predictions = _predictions(run, numbers, case, hu, z)
     figure = Figure(figsize=(3.0 * (len(numbers) + 1), 9.0 if predictions else 6.2), layout="constrained")
     panels = figure.subplots(3 if predictions else 2, len(numbers) + 1, squeeze=False)
 
     def show(panel: Axes, labels: NDArray[np.uint8], title: str) -> None:
-        panel.imshow(hu[z], cmap="gray", vmin=low, vmax=high)
-        count = 10 if len(run.organs) < 10 else 20  # colours, background included
-        colours = np.ma.masked_equal(labels, 0)
-        panel.imshow(colours, cmap=f"tab{count}", vmin=0, vmax=count - 1, alpha=0.6, interpolation="nearest")
-        panel.set_title(title)
+        show_slice(panel, hu[z], labels, run.organs, run.config.model.window, title)
 
     for column, labels in enumerate(predictions):
         when = f"before round {numbers[column]}" if column < len(numbers) else "at the end"
@@ -79,10 +75,11 @@ def draw_rounds(run: Run, out: Path) -> list[Path]:
         show(panels[-2, column], added, f"added in round {stored.round.number}, gamma {stored.round.gamma:.2f}")
         _bars(panels[-1, column], [row for row in rows if row[0] == stored.round.number])
     show(panels[-2, -1], np.where(truth <= len(run.organs), truth, 0), "truth")
-    for panel in panels[:-1].ravel():
+    for panel in panels[:-1].ravel():  # those without a picture, too
         panel.set_axis_off()
-    panels[-1, 0].legend(frameon=False, fontsize="small")
     panels[-1, -1].set_axis_off()
+    panels[-1, -1].legend(*panels[-1, 0].get_legend_handles_labels(), frameon=False, fontsize="small", loc="center")
+    name_colours(figure, run.organs)
     hidden = ", ".join(organ for organ, state in run.declarations()[case].items() if state is State.HIDDEN)
     figure.suptitle(f"{case}, slice {z + 1}; hidden from training: {hidden or 'nothing'}")
     path = out / "figure4.png"
@@ -116,7 +113,9 @@ def _predictions(run: Run, numbers: Sequence[int], case: str, hu: NDArray[np.int
 
 def _bars(panel: Axes, rows: Sequence[tuple[object, ...]]) -> None:
     places = np.arange(len(rows))
-    for shift, name, at in ((-0.2, "precision", 6), (0.2, "recall", 7)):
-        panel.bar(places + shift, [float(str(row[at] or 0)) for row in rows], 0.4, label=name)
+    names = ("precision: share of the added that is right", "recall: share of the organ that was added")
+    # Greys: colours are organs here.
+    for shift, name, at, grey in ((-0.2, names[0], 6, "0.25"), (0.2, names[1], 7, "0.7")):
+        panel.bar(places + shift, [float(str(row[at] or 0)) for row in rows], 0.4, label=name, color=grey)
     panel.set_xticks(places, [str(row[2]) for row in rows], rotation=30)
     panel.set_ylim(0, 1)

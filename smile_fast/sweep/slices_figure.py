@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from smile_fast.sweep.slice_panel import name_colours, show_slice
 from smile_fast.training.inference import predict_labels
 from smile_fast.training.run import Run
 from smile_runtime.io.files import atomic_path
@@ -31,17 +32,12 @@ def draw_predictions(runs: Mapping[str, Run], out: Path) -> Path:
     for title, run in runs.items():
         box, spacing = run.store.body_box(case, run.config.body), run.store.cases[case].spacing
         pictures[title] = predict_labels(run.load_model(), hu, box=box, spacing=spacing)[z]
-    figure = Figure(figsize=(3.2 * len(pictures), 3.5), layout="constrained")
-    low, high = first.config.model.window
+    figure = Figure(figsize=(3.2 * len(pictures), 3.8), layout="constrained")
     for panel, (title, labels) in zip(
         figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True
     ):
-        panel.imshow(hu[z], cmap="gray", vmin=low, vmax=high)
-        colours = np.ma.masked_equal(labels, 0)
-        count = 10 if len(first.organs) < 10 else 20  # colours, background included
-        panel.imshow(colours, cmap=f"tab{count}", vmin=0, vmax=count - 1, alpha=0.6, interpolation="nearest")
-        panel.set_title(title)
-        panel.set_axis_off()
+        show_slice(panel, hu[z], labels, first.organs, first.config.model.window, title)
+    name_colours(figure, first.organs)
     figure.suptitle(f"{case}, slice {z + 1}")
     path = out / "figure5.png"
     with atomic_path(path) as temporary:

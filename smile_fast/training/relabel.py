@@ -20,8 +20,9 @@ from smile_fast.training.curriculum.rooms import beyond_rooms
 from smile_fast.training.curriculum.scores import scored_logits
 from smile_fast.training.curriculum.selection import braked_pseudo_labels
 from smile_fast.training.inference import predict_logits
+from smile_fast.training.mean_confidence import mean_confidences
 from smile_fast.training.pseudo_labels import PseudoLabeller
-from smile_fast.training.rounds import COUNTED, OrganCounts, Round, StoredRound
+from smile_fast.training.rounds import COUNTED, Confidences, OrganCounts, Round, StoredRound
 from smile_fast.training.unfinished_round import UnfinishedRound, share_round, write_round
 from smile_fast.training.view import TrainingView
 from smile_runtime.label_map import PSEUDO_BACKGROUND
@@ -53,6 +54,7 @@ class _Selection:
     Attributes:
         organs, box: see `_Case`. shape: (D, H, W) of the case.
         overlay: [n, H', W'] uint8, of the box. numbers: [organs, 3] voxels, see `COUNTED`.
+        confidences: organ -> mean probability of its pseudo-labels, of the organs that have some.
     """
 
     organs: list[int]
@@ -60,6 +62,7 @@ class _Selection:
     shape: tuple[int, ...]
     overlay: Tensor
     numbers: Tensor
+    confidences: dict[int, float]
 
 
 def relabel(
@@ -204,23 +207,20 @@ def _selection(
     box, shape = case.box, case.human.shape
     if not box.slices:  # nothing but air
         nothing = torch.zeros((len(case.organs), len(COUNTED)), dtype=torch.int64)
-        return _Selection(case.organs, box, shape, torch.empty(0), nothing)
+        return _Selection(case.organs, box, shape, torch.empty(0), nothing, {})
     spacing = view.spacing(case.name)
     labels = torch.from_numpy(box.crop(case.human)[list(box.slices)])  # [n, H', W']
     stride = model.config.scan_stride(spacing)
 
-    if this.braking is None:
+    if this.braking is None or this.braking.only_rooms:
         logits = predict_logits(model, case.image, box=box, spacing=spacing)
         overlay, numbers = labeller(logits, labels, case.organs, this.gamma, stride, this.scope)
-        return _Selection(case.organs, box, shape, overlay, numbers)
-    if this.braking.only_rooms:
-        logits = predict_logits(model, case.image, box=box, spacing=spacing)
-        overlay, numbers = labeller(logits, labels, case.organs, this.gamma, stride, this.scope)
-        rooms = rooms_of(this.braking, view, case.name, case.organs)
+        rooms = None if this.braking is None else rooms_of(this.braking, view, case.name, case.organs)
         if rooms is not None:
             outside = beyond_rooms(logits, labels.to(logits.device), case.organs, rooms, stride).cpu()
             overlay = overlay.masked_fill(outside & (overlay == 0), PSEUDO_BACKGROUND)
-        return _Selection(case.organs, box, shape, overlay, numbers)
+        sure = mean_confidences(logits, overlay, case.organs, stride)
+        return _Selection(case.organs, box, shape, overlay, numbers, sure)
     logits, ranks, upper = scored_logits(model, case.image, this.braking, view.organs, heads, box=box, spacing=spacing)
     overlay, numbers = braked_pseudo_labels(
         logits,
@@ -236,15 +236,19 @@ def _selection(
         ranks=ranks,
         upper=upper,
     )
-    return _Selection(case.organs, box, shape, overlay.cpu(), numbers.cpu())
+    sure = mean_confidences(logits, overlay, case.organs, stride)
+    return _Selection(case.organs, box, shape, overlay.cpu(), numbers.cpu(), sure)
 
 
-def _whole(selection: _Selection | None, organs: tuple[str, ...]) -> tuple[NDArray[np.uint8] | None, OrganCounts]:
-    """The overlay [D, H, W] of a case, and per organ the numbers of candidates, selected and kept voxels."""
+def _whole(
+    selection: _Selection | None, organs: tuple[str, ...]
+) -> tuple[NDArray[np.uint8] | None, OrganCounts, Confidences]:
+    """The overlay [D, H, W] of a case, and per organ the numbers of its voxels and their mean probability."""
     if selection is None:
-        return None, {}
+        return None, {}, {}
     whole, box = np.zeros(selection.shape, np.uint8), selection.box
     if box.slices:
         box.crop(whole)[list(box.slices)] = selection.overlay.numpy()
     rows = zip(selection.organs, selection.numbers.tolist(), strict=True)
-    return whole, {organs[k]: dict(zip(COUNTED, row, strict=True)) for k, row in rows}
+    counts = {organs[k]: dict(zip(COUNTED, row, strict=True)) for k, row in rows}
+    return whole, counts, {organs[k]: mean for k, mean in selection.confidences.items()}

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
@@ -13,7 +13,7 @@ from smile_fast.data.case_info import Digest, SliceCounts
 from smile_fast.records import read_record
 from smile_fast.text_table import listed
 from smile_fast.training.curriculum.braking import Braking
-from smile_fast.training.rounds import UNFINISHED, OrganCounts, Round, check_counted
+from smile_fast.training.rounds import UNFINISHED, Confidences, OrganCounts, Round, check_confidences, check_counted
 from smile_runtime.errors import InputError
 
 SCHEMA: Final = 1
@@ -61,9 +61,11 @@ class DoneCase:
     organs: OrganCounts
     slices: SliceCounts
     overlay: Digest | None
+    confidences: Confidences = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_counted([self.organs])
+        check_confidences([self.confidences])
 
 
 def plan_of(this: Round, organs: Sequence[str], weights: str) -> Plan:

@@ -10,7 +10,7 @@ A round appears as a whole or not at all, and goes likewise. Human labels are ne
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,8 @@ from smile_runtime.io.files import reason
 COUNTED = ("candidates", "selected", "kept")
 OrganCounts = dict[str, dict[str, int]]
 """organ -> numbers of candidates, selected and kept voxels."""
+Confidences = dict[str, float]
+"""organ -> mean probability of its pseudo-labels."""
 
 SCHEMA = 2
 _REMEDY = (
@@ -65,6 +67,7 @@ class StoredRound:
         digests: case -> digest of its overlay; the same cases.
         weights: digest of the weights that it was computed with, see `weights_digest`.
         stopped: organs whose pseudo-labels were dropped, since their candidates ran away, in this round or before.
+        confidences: case -> organ -> mean probability of its pseudo-labels; where that is known.
     """
 
     folder: Path
@@ -74,6 +77,7 @@ class StoredRound:
     digests: dict[str, str]
     weights: str
     stopped: tuple[str, ...] = ()
+    confidences: dict[str, Confidences] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -132,6 +136,8 @@ class StoredRound:
             head |= {"braking": msgspec.to_builtins(this.braking), "stopped": list(self.stopped)}
         slices: Mapping[str, Any] = msgspec.to_builtins(self.slices)
         parts: dict[str, Mapping[str, Any]] = {"cases": self.cases, "slices": slices, "digests": self.digests}
+        if self.confidences:
+            parts["confidences"] = self.confidences
         text = json.dumps({**head, "weights": self.weights})[:-1]
         text += "".join(f',\n"{name}": {_by_line(entries)}' for name, entries in parts.items())
         write_sealed(self.path, text + "}")
@@ -151,11 +157,13 @@ class _RoundRecord:
     digests: dict[str, Digest]
     braking: Braking | None = None
     stopped: tuple[str, ...] = ()
+    confidences: dict[str, Confidences] = field(default_factory=dict)  # rounds of before they were written have none
 
     def __post_init__(self) -> None:
-        if not self.cases.keys() == self.slices.keys() == self.digests.keys():
+        if not self.cases.keys() == self.slices.keys() == self.digests.keys() >= self.confidences.keys():
             raise ValueError("its lists are of different cases")
         check_counted(self.cases.values())
+        check_confidences(self.confidences.values())
 
 
 def check_counted(cases: Iterable[OrganCounts]) -> None:
@@ -163,6 +171,12 @@ def check_counted(cases: Iterable[OrganCounts]) -> None:
     every = [counts for organs in cases for counts in organs.values()]
     if any(tuple(counts) != COUNTED or min(counts.values()) < 0 for counts in every):
         raise ValueError("numbers of voxels")
+
+
+def check_confidences(cases: Iterable[Confidences]) -> None:
+    """Refuse, as ValueError, what cannot be the mean probabilities of cases."""
+    if not all(0 < mean <= 1 for organs in cases for mean in organs.values()):
+        raise ValueError("mean probabilities")
 
 
 def open_round(rounds: Path, number: int) -> StoredRound:
@@ -181,7 +195,16 @@ def open_round(rounds: Path, number: int) -> StoredRound:
     if record.round != number:
         raise InputError(f"{path}: says that it is round {record.round}; {_REMEDY}")
     this = Round(record.round, record.gamma, record.scope, record.braking)
-    return StoredRound(folder, this, record.cases, record.slices, record.digests, record.weights, record.stopped)
+    return StoredRound(
+        folder,
+        this,
+        record.cases,
+        record.slices,
+        record.digests,
+        record.weights,
+        record.stopped,
+        record.confidences,
+    )
 
 
 def existing_rounds(rounds: Path) -> list[int]:

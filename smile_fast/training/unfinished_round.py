@@ -41,6 +41,7 @@ from smile_fast.training.round_plan import (
 )
 from smile_fast.training.rounds import (
     DROPPED,
+    Confidences,
     OrganCounts,
     Round,
     StoredRound,
@@ -139,6 +140,7 @@ class UnfinishedRound:
         case: str,
         overlay: NDArray[np.uint8] | None,  # [D, H, W]
         counts: OrganCounts,
+        confidences: Confidences | None = None,
     ) -> None:
         """Write the pseudo-labels of a case, None for a case without a missing organ, and then its record."""
         with _writing(self._target):
@@ -147,7 +149,7 @@ class UnfinishedRound:
             if overlay is not None:
                 digest = write_array(self._folder / ROUND, case, overlay)
                 slices = gather_counts(_count(overlay, len(self._plan.organs)), self._plan.organs)
-            done = DoneCase(SCHEMA, self._plan.digest, counts, slices, digest)
+            done = DoneCase(SCHEMA, self._plan.digest, counts, slices, digest, confidences or {})
             write_record(self._record_path(case), msgspec.to_builtins(done))
             self._written.add(case)
 
@@ -177,6 +179,7 @@ class UnfinishedRound:
             digests,
             self._plan.weights,
             stopped,
+            {case: done[case].confidences for case in digests if done[case].confidences},
         )
         with _writing(self._target):
             named = {made / array_name(case, digest) for case, digest in digests.items()}
@@ -200,7 +203,8 @@ class UnfinishedRound:
             organ: {**numbers, "selected": 0, "kept": 0} if organ in gone else numbers
             for organ, numbers in record.organs.items()
         }
-        self.add(case, overlay, counts)
+        confidences = {organ: mean for organ, mean in record.confidences.items() if organ not in gone}
+        self.add(case, overlay, counts, confidences)
         return read_record(self._record_path(case), DoneCase, SCHEMA, _REMEDY)
 
     def _replace(self, made: Path) -> None:

@@ -77,7 +77,7 @@ def test_an_organ_that_grows_beyond_annotated_cases_is_said_loudly(run, tmp_path
     assert page.count(grown) == 2  # at the top and beside the rounds
     assert "finds more than any annotated case (2) has" in page
     assert "The line ends above the band: the network finds more liver than annotated patients have." in page
-    assert "Certain background" in page
+    assert "<th>Background</th>" in page
     with (tmp_path / "page.review.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [(line["round"], line["case"], line["organ"]) for line in lines] == [("2", "train_1", "liver")]
@@ -114,8 +114,9 @@ def test_relabel_names_what_to_review_without_a_look_at_hidden_truth(tmp_path, c
         (pair(ml=105.0, before=70_000), "1.5 times as much as the 70.0 ml of the round before"),
         (pair(kept=50), "50% of the selected voxels went to another organ"),
         (pair(second_piece=0.4), "the second has 40% of the largest's voxels"),
+        (pair(confidence=0.61), "low mean confidence: the network gives its pseudo-labels a probability of 0.61"),
     ],
-    ids=["more", "less", "none", "grown", "dropped", "pieces"],
+    ids=["more", "less", "none", "grown", "dropped", "pieces", "unsure"],
 )
 def test_every_reason_has_a_sentence(found, why):
     (finding,) = review_first([found], {"liver": RANGE})
@@ -124,7 +125,10 @@ def test_every_reason_has_a_sentence(found, why):
 
 
 def test_what_is_as_expected_is_not_named():
-    assert review_first([pair(), pair(before=79_000), pair(before=20_000), pair(ml=130.0)], {"liver": RANGE}) == []
+    assert (
+        review_first([pair(confidence=0.8), pair(before=79_000), pair(before=20_000), pair(ml=130.0)], {"liver": RANGE})
+        == []
+    )
     lacking = AnnotatedRange(cases=4, empty=1, low_ml=60.0, high_ml=110.0)
     assert review_first([pair(ml=0.0)], {"liver": lacking}) == []  # one annotated patient has none, either
     unknown = AnnotatedRange(0, 0, 0.0, 0.0)

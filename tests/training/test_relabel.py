@@ -14,6 +14,7 @@ from smile_fast.pipeline import Here
 from smile_fast.training import relabel as module
 from smile_fast.training import unfinished_round
 from smile_fast.training.inference import predict_logits
+from smile_fast.training.mean_confidence import mean_confidences
 from smile_fast.training.relabel import relabel
 from smile_fast.training.rounds import Round, existing_rounds, open_round
 from smile_fast.training.view import TrainingView
@@ -37,6 +38,25 @@ def test_the_highest_scores_of_the_exact_number_of_candidates(tmp_path, state, g
     np.testing.assert_array_equal(overlays["a"], expected)
     counts = {"candidates": candidates, "selected": selected, "kept": selected}
     assert record == {"round": 1, "gamma": gamma, "scope": "volume", "cases": {"a": {"pancreas": counts}}}
+
+
+def test_a_round_says_how_sure_the_network_is_of_its_pseudo_labels(tmp_path):
+    scores = distinct() / 1000
+    stored = relabel(answering(-1.0, scores), one_case(tmp_path, (M, M)), tmp_path / "rounds", Round(1, 0.3, "volume"))
+    chosen = scores[stored.pseudo_labels("a") == PSEUDO_BIT | 2]
+    mean = torch.as_tensor(chosen).float().sigmoid().mean().item()
+    assert open_round(tmp_path / "rounds", 1).confidences == {"a": {"pancreas": pytest.approx(mean)}}
+
+
+def test_the_mean_probability_is_that_of_the_low_pixels_under_the_pseudo_labels():
+    stride, depth, height, width = 4, 5, 30, 26  # low pixels that are cut at the border
+    logits = 3 * torch.randn(depth, 3, 8, 7, generator=torch.Generator().manual_seed(0))
+    overlay = torch.zeros((depth, height, width), dtype=torch.uint8)
+    overlay[1:4, 5:20, 1:9] = PSEUDO_BIT | 2
+    overlay[2, :, 20:] = PSEUDO_BIT | 3
+    wide = logits.double().sigmoid().repeat_interleave(stride, 2).repeat_interleave(stride, 3)[:, :, :height, :width]
+    expected = {organ: wide[:, organ][overlay == PSEUDO_BIT | organ + 1].mean().item() for organ in (1, 2)}
+    assert mean_confidences(logits, overlay, [0, 1, 2], stride) == pytest.approx(expected)
 
 
 def test_one_half_is_no_positive(tmp_path):

@@ -161,6 +161,14 @@ def test_counts_of_another_volume_are_refused(stored, counts):
         open_round(stored, 1).counts("a", SHAPE[0], ORGANS)
 
 
+@pytest.mark.parametrize("confidences", [{"c": {"liver": 0.9}}, {"a": {"liver": 1.1}}], ids=["case", "size"])
+def test_damaged_mean_probabilities_are_named(stored, confidences):
+    assert open_round(stored, 1).confidences == {}  # a round without them is whole
+    edit_record(stored, lambda record: record.update(confidences=confidences))
+    with pytest.raises(InputError, match=r"round\.json: damaged \(.*; restore it from a copy"):
+        open_round(stored, 1)
+
+
 def test_an_overlay_that_is_gone_is_one_sentence(stored):
     file = overlay_of(stored, "a")
     file.unlink()

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smile_fast.ops import label_map_upsampled
+from smile_fast.training.low_pixels import voxels_in_low_pixels
 
 _FINER = 2  # cells of the grid that edges are found on, to a low pixel and axis
 
@@ -48,11 +49,7 @@ def _finer(low: Tensor) -> Tensor:
 
 def _in_cells(free: Tensor, stride: int) -> Tensor:
     """How many voxels of a mask [D, H, W] each cell has, float64 [D, h', w']: a share of those of its low pixel."""
-    depth, height, width = free.shape
-    rows, columns = -(-height // stride), -(-width // stride)
-    padded = F.pad(free, (0, columns * stride - width, 0, rows * stride - height))
-    blocks = padded.view(depth, rows, stride, columns, stride)
-    voxels = blocks.sum(dim=4, dtype=torch.int32).sum(dim=2).double() / _FINER**2
+    voxels = voxels_in_low_pixels(free, stride).double() / _FINER**2
     return voxels.repeat_interleave(_FINER, dim=1).repeat_interleave(_FINER, dim=2)
 
 
