@@ -237,17 +237,17 @@ def table(record: Mapping[str, Any]) -> str:
     for title, compared in record["compared"].items():
         organs = list(dict.fromkeys(row["organ"] for row in compared))
         lines += [
-            f"| {title} | {' | '.join(organs)} | never drawn: volume / truth |",
+            f"| {title} | {' | '.join(organs)} | volume / truth where the source never drew it, by seed |",
             "|---|" + "---|" * (len(organs) + 1),
         ]
         for method in COMPARED:
             cells = [_cell(row) for row in compared if row["method"] == method]
-            ratios = [
-                f"{row['organ']} {row['never_drawn']['volume_ratio']:.2f}"
-                for row in record["rows"]
-                if row["cohort"] == title and row["method"] == method and row["never_drawn"]
-            ]
-            lines.append(f"| `{method}` | {' | '.join(cells)} | {', '.join(sorted(ratios))} |")
+            ratios: dict[str, list[str]] = defaultdict(list)
+            for row in record["rows"]:
+                if row["cohort"] == title and row["method"] == method and row["never_drawn"]:
+                    ratios[row["organ"]].append(f"{row['never_drawn']['volume_ratio']:.2f}")
+            volumes_of = "; ".join(f"{organ} {', '.join(each)}" for organ, each in ratios.items())
+            lines.append(f"| `{method}` | {' | '.join(cells)} | {volumes_of} |")
         lines.append("")
     said = "Dice; in brackets the difference to `smile-long` in points with its 95% interval, over all held-out cases."
     return "\n".join([*lines, f"{said} {record['cpu']}, commit {record['commit']}.", ""])
