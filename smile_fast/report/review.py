@@ -69,7 +69,7 @@ def review_first(pairs: Sequence[PairRow], ranges: Mapping[str, OrganRange]) -> 
 
 
 def growth_sentences(rows: Sequence[RoundRow], ranges: Mapping[str, OrganRange], growth: float) -> list[str]:
-    """Say, as `train` did, which organs' candidates grow from round to round or are larger than annotated cases have them.
+    """Say, as `train` did, which organs' candidates grow from round to round or exceed those of annotated cases.
 
     Args:
         rows: the rounds of one run.
