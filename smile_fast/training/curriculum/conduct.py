@@ -1,6 +1,6 @@
 """What the settings of the brakes come to in a round: the same in every process, from the index and earlier rounds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,15 +9,13 @@ from smile_fast.training.config import TrainConfig
 from smile_fast.training.curriculum.braking import Braking
 from smile_fast.training.curriculum.fit import digest_of, fits
 from smile_fast.training.curriculum.growth import Candidates, Means, growth_warnings, mean_candidates, runaway_organs
-from smile_fast.training.curriculum.limits import Limits
+from smile_fast.training.curriculum.limits import Limits, whole_voxels
 from smile_fast.training.curriculum.ranges import annotated_ranges, voxel_ml
 from smile_fast.training.rounds import Round, existing_rounds, open_round
+from smile_fast.training.unfinished_round import Judge
 
 if TYPE_CHECKING:
     from smile_fast.training.view import TrainingView
-
-Judge = Callable[[Candidates], tuple[str, ...]]
-"""What the cases of a round found, to the organs that get no pseudo-labels."""
 
 
 def round_of(
@@ -79,7 +77,7 @@ def rooms_of(braking: Braking, view: "TrainingView", case: str, organs: Sequence
     if not braking.room_ml:
         return None
     volumes = [braking.room_ml.get(view.organs[organ]) for organ in organs]
-    return [None if ml is None else max(1, int(ml / voxel_ml(view.store.cases[case]))) for ml in volumes]
+    return [None if ml is None else whole_voxels(ml, voxel_ml(view.store.cases[case])) for ml in volumes]
 
 
 def judge_of(view: "TrainingView", rounds: Path, this: Round) -> Judge:

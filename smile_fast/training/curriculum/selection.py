@@ -86,7 +86,7 @@ def braked_pseudo_labels(
     for number, organ in enumerate(organs):
         counts[number, 2] = (overlay == (PSEUDO_BIT | (organ + 1))).sum()
     if rooms is not None:
-        outside = beyond_rooms(logits if upper is None else upper, labels, organs, rooms, stride)
+        outside = beyond_rooms(logits, labels, organs, rooms, stride)
         overlay.masked_fill_(outside & (overlay == 0), PSEUDO_BACKGROUND)
     if likeliest is not None:
         overlay.masked_fill_(select(-likeliest, free & ~found & (likeliest < 0), negatives), PSEUDO_BACKGROUND)
