@@ -84,9 +84,9 @@ def test_the_edge_is_the_first_cell_that_does_not_fit_whatever_a_sample_says(ste
 
 
 def test_a_logit_that_is_no_number_is_below_every_edge():
-    logits, labels = bumps(), torch.zeros((6, 48, 48), dtype=torch.uint8)
+    logits, labels = large_bumps(), torch.zeros((12, 120, 116), dtype=torch.uint8)
     wanted = beyond_rooms(logits, labels, [0], [2000], 4)
-    logits[5, 0, 11, 11] = torch.nan
+    logits[11, 0, 20:, 20:] = torch.nan
     assert torch.equal(beyond_rooms(logits, labels, [0], [2000], 4), wanted)
 
 
