@@ -11,6 +11,7 @@ from torch import Tensor
 
 from smile_fast.ops import pseudo_labels_upsampled
 from smile_fast.training.cuda_graph import Replay, capture
+from smile_fast.training.curriculum.rooms import background_beyond_rooms
 
 Results = tuple[Tensor, Tensor]
 """Overlay [D, H, W] uint8 and counts [n, 3] int64."""
@@ -29,12 +30,11 @@ class Captured:
     replay: Replay
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Results:
-        """Return the results on the host; a copy also on the CPU, since the next call overwrites them."""
+        """Return the results where they are; the next call of any sequence overwrites them."""
         self.logits.copy_(logits)
         self.labels.copy_(labels)
         self.replay()
-        overlay, counts = self.results
-        return overlay.to("cpu", copy=True), counts.to("cpu", copy=True)
+        return self.results
 
 
 class PseudoLabeller:
@@ -74,8 +74,13 @@ class PseudoLabeller:
         gamma: float,
         stride: int,
         scope: str,
+        rooms: Sequence[int | None] | None = None,
     ) -> Results:
-        """Return overlay [D, H, W] uint8 and counts [n, 3] int64 on the host; see `pseudo_labels_upsampled`."""
+        """Return overlay [D, H, W] uint8 and counts [n, 3] int64 on the host; see `pseudo_labels_upsampled`.
+
+        With `rooms` the overlay has pseudo-background, too, see `background_beyond_rooms`; that is queued after the
+        sequence, on the same device: every case has rooms of its own.
+        """
 
         def work(logits: Tensor, labels: Tensor) -> Results:
             return pseudo_labels_upsampled(logits, labels, organs, gamma, stride, scope)
@@ -83,9 +88,15 @@ class PseudoLabeller:
         with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
             captured = self._sequence(logits, labels, work, (tuple(organs), gamma, stride, scope))
             if captured is not None:
-                return captured(logits, labels)
-            overlay, counts = work(logits, labels.to(logits.device))
-            return overlay.cpu(), counts.cpu()
+                overlay, counts = captured(logits, labels)
+                labels = captured.labels
+            else:
+                labels = labels.to(logits.device)
+                overlay, counts = work(logits, labels)
+            if rooms is not None:
+                background_beyond_rooms(overlay, logits, labels, organs, rooms, stride)
+            kept = captured is not None  # memory that the next call overwrites
+            return overlay.to("cpu", copy=kept), counts.to("cpu", copy=kept)
 
     def _sequence(
         self, logits: Tensor, labels: Tensor, work: Callable[[Tensor, Tensor], Results], arguments: tuple[object, ...]

@@ -16,7 +16,6 @@ from smile_fast.pipeline import in_order, worker_thread
 from smile_fast.supervision import State
 from smile_fast.training.curriculum.conduct import judge_of, limits_of, rooms_of
 from smile_fast.training.curriculum.confidence import Heads
-from smile_fast.training.curriculum.rooms import beyond_rooms
 from smile_fast.training.curriculum.scores import scored_logits
 from smile_fast.training.curriculum.selection import braked_pseudo_labels
 from smile_fast.training.inference import predict_logits
@@ -25,7 +24,6 @@ from smile_fast.training.pseudo_labels import PseudoLabeller
 from smile_fast.training.rounds import COUNTED, Confidences, OrganCounts, Round, StoredRound
 from smile_fast.training.unfinished_round import UnfinishedRound, share_round, write_round
 from smile_fast.training.view import TrainingView
-from smile_runtime.label_map import PSEUDO_BACKGROUND
 from smile_runtime.progress import progress
 from smile_runtime.sharding import WHOLE, Shard
 from smile_runtime.volume.preprocessing import BodyBox
@@ -214,11 +212,8 @@ def _selection(
 
     if this.braking is None or this.braking.only_rooms:
         logits = predict_logits(model, case.image, box=box, spacing=spacing)
-        overlay, numbers = labeller(logits, labels, case.organs, this.gamma, stride, this.scope)
         rooms = None if this.braking is None else rooms_of(this.braking, view, case.name, case.organs)
-        if rooms is not None:
-            outside = beyond_rooms(logits, labels.to(logits.device), case.organs, rooms, stride).cpu()
-            overlay = overlay.masked_fill(outside & (overlay == 0), PSEUDO_BACKGROUND)
+        overlay, numbers = labeller(logits, labels, case.organs, this.gamma, stride, this.scope, rooms)
         sure = mean_confidences(logits, overlay, case.organs, stride)
         return _Selection(case.organs, box, shape, overlay, numbers, sure)
     logits, ranks, upper = scored_logits(model, case.image, this.braking, view.organs, heads, box=box, spacing=spacing)

@@ -8,14 +8,12 @@ import pytest
 import torch
 
 from smile_fast.ops import pseudo_labels_upsampled
-from smile_fast.ops.reference import scores_by_stride
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.curriculum.agreement import PERTURBATIONS, agreeing_logits
 from smile_fast.training.curriculum.conduct import judge_of, round_of
 from smile_fast.training.curriculum.growth import growth_warnings, mean_candidates
 from smile_fast.training.curriculum.limits import Limits, limited
 from smile_fast.training.curriculum.ranges import OrganRange, annotated_ranges
-from smile_fast.training.curriculum.rooms import beyond_rooms
 from smile_fast.training.curriculum.selection import braked_pseudo_labels
 from smile_fast.training.curriculum.settings import Brakes
 from smile_fast.training.relabel import relabel, relabel_share, weights_digest
@@ -67,34 +65,6 @@ def test_the_surest_negatives_of_all_missing_organs_become_background(share):
     assert {place for place in np.ndindex(SIZE) if overlay[place] == PSEUDO_BACKGROUND} == wanted
     rest = np.where(overlay == PSEUDO_BACKGROUND, 0, overlay)
     np.testing.assert_array_equal(rest, braked(logits, labels)[0].numpy())
-
-
-def bumps(depth=6, size=12):
-    """Logits [D, 3, h, w] of three round organs, each most likely at a place of its own."""
-    z, y, x = np.meshgrid(np.arange(depth), np.arange(size), np.arange(size), indexing="ij")
-    places = ((2, 3, 4), (3, 8, 8), (4, 5, 9))
-    far = [np.sqrt((z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2) for at in places]
-    return torch.tensor(np.stack([3.0 - each for each in far], axis=1), dtype=torch.float32)
-
-
-def test_a_room_is_what_is_likeliest_and_as_much_as_there_is_room_for():
-    logits, room = bumps(), 2000
-    labels = torch.zeros((6, 48, 48), dtype=torch.uint8)
-    labels[:, :, :16] = 2  # a human drew something here
-    outside = beyond_rooms(logits, labels, [0], [room], 4)
-    free, scores = labels == 0, scores_by_stride(logits[:, 0], labels.shape, 4)
-    inside = free & ~outside
-    assert scores[inside].min() > scores[outside].max()
-    assert 0.9 * room < int(inside.sum()) < 1.1 * room
-    assert not outside[labels > 0].any()
-    assert not beyond_rooms(logits, labels, [0], [labels.numel()], 4).any()
-
-
-def test_what_any_missing_organ_has_room_for_is_no_background_and_an_undrawn_one_keeps_its_candidates():
-    logits, labels = bumps(), torch.zeros((6, 48, 48), dtype=torch.uint8)
-    alone = [beyond_rooms(logits, labels, [organ], [room], 4) for organ, room in ((0, 700), (2, None))]
-    assert torch.equal(alone[1], scores_by_stride(logits[:, 2], labels.shape, 4) <= 0)
-    assert torch.equal(beyond_rooms(logits, labels, [0, 2], [700, None], 4), alone[0] & alone[1])
 
 
 def test_the_margin_adds_background_to_what_a_round_selects_without_it(tmp_path):

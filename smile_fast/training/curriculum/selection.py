@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 from smile_fast.ops import select_top_fraction
 from smile_fast.ops.reference import scores_by_stride
 from smile_fast.training.curriculum.limits import Limits, limited
-from smile_fast.training.curriculum.rooms import beyond_rooms
+from smile_fast.training.curriculum.rooms import background_beyond_rooms
 from smile_runtime.label_map import PSEUDO_BACKGROUND, PSEUDO_BIT
 
 
@@ -33,7 +33,8 @@ def braked_pseudo_labels(
     """Select pseudo-labels as `pseudo_labels_upsampled` does, among the candidates that the limits leave.
 
     Where every missing organ has p < 0.5 and no human label lies, the surest share of the voxels becomes
-    pseudo-background: those whose largest logit of a missing organ is lowest. So does what lies `beyond_rooms`.
+    pseudo-background: those whose largest logit of a missing organ is lowest. So does what lies beyond the rooms, see
+    `background_beyond_rooms`.
 
     Args:
         logits: low resolution.
@@ -45,7 +46,7 @@ def braked_pseudo_labels(
         limits: of each missing organ; None for one that gets no pseudo-labels.
         positions: where the slices lie in the volume.
         negatives: share of the negatives.
-        rooms: see `beyond_rooms`; None for no limit of any organ.
+        rooms: see `background_beyond_rooms`; None for no limit of any organ.
         ranks: log-odds that the candidates are ranked by; None for `logits`.
         upper: logits that the negatives are judged by, where doubt speaks for an organ; None for `logits`.
 
@@ -86,8 +87,7 @@ def braked_pseudo_labels(
     for number, organ in enumerate(organs):
         counts[number, 2] = (overlay == (PSEUDO_BIT | (organ + 1))).sum()
     if rooms is not None:
-        outside = beyond_rooms(logits, labels, organs, rooms, stride)
-        overlay.masked_fill_(outside & (overlay == 0), PSEUDO_BACKGROUND)
+        background_beyond_rooms(overlay, logits, labels, organs, rooms, stride)
     if likeliest is not None:
         overlay.masked_fill_(select(-likeliest, free & ~found & (likeliest < 0), negatives), PSEUDO_BACKGROUND)
     return overlay, counts
