@@ -86,7 +86,8 @@ def table(record: Mapping[str, Any]) -> str:
         whole = f"{mean['mean']:.3f} ({mean['low']:.3f} to {mean['high']:.3f})"
         cells = [f"`{name}`", method["line"], f"{method['steps']:,}", *dice, whole, _gain(method["gain"].get(MEAN))]
         lines.append(f"| {' | '.join(cells)} |")
-    cohort = f"Dice at a share of {record['alpha']:g} missing annotations, {record['folds']} random split{'' if record['folds'] == 1 else 's'}"
+    splits = "one random split" if record["folds"] == 1 else f"{record['folds']} random splits"
+    cohort = f"Dice at a share of {record['alpha']:g} missing annotations, {splits}"
     said = f"{cohort}; differences and Wilcoxon's p over held-out cases. {record['cpu']}, commit {record['commit']}."
     return "\n".join([*lines, "", said, ""])
 

@@ -57,7 +57,7 @@ def test_the_record_and_the_readme_have_every_method(tmp_path: Path, capsys: pyt
     assert text.endswith(f"\n{END}after\n")
     assert "an older table" not in text
     rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
-    assert rows["smile-long"].endswith("| 2,200 | 0.725 | 0.625 | 0.675 (0.666 to 0.684) |  |")
+    assert rows["smile-long"].endswith("| 2,200 | 0.725 | 0.625 | 0.675 (0.665 to 0.685) |  |")
     assert "| 0.825 | 0.725 | 0.775 (" in rows["smiler"]
     assert rows["smiler"].endswith("| +10.0 (+10.0 to +10.0), p < 0.001 |")
     assert rows["channel-drop-long"].endswith("| -5.0 (-5.0 to -5.0), p < 0.001 |")
