@@ -154,7 +154,8 @@ def _print(run: "Run", written: "StoredRound") -> None:
 def _print_review(run: "Run", written: "StoredRound") -> None:
     """Say what to look at first; of the truth that is hidden from training nothing is read."""
     from smile_fast.report.review import review_first
-    from smile_fast.report.rounds import annotated_ranges, read_pairs
+    from smile_fast.training.curriculum.findings import read_pairs
+    from smile_fast.training.curriculum.ranges import annotated_ranges
     from smile_fast.training.rounds import existing_rounds, open_round
 
     number, view = written.round.number, run.view("train")

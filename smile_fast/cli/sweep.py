@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="first_seed",
         type=int,
         default=0,
-        help="of splits, of what is hidden, of trainings",
+        help="of splits, of what is hidden, of trainings (default: 0)",
     )
     parser.add_argument("--splits", type=Path, metavar="FILE", help="which cases are held out, or their patients")
     parser.add_argument(

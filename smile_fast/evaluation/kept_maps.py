@@ -102,6 +102,7 @@ class KeptMaps:
         Raises:
             InputError: some are not there, or the folder cannot be renamed.
         """
+        self._there = self._refuse_foreign()  # somebody else may have let it appear
         if self.finished():
             return
         if missing := [case for case in self._cases if not self.has(case)]:

@@ -9,8 +9,9 @@ from typing import Any
 from smile_fast.data.annotations import Declarations
 from smile_fast.data.store import CASES, INDEX
 from smile_fast.evaluation import SPLITS, Evaluation, read_evaluations, score_file
-from smile_fast.report.rounds import AnnotatedRange, PairRow, RoundRow, annotated_ranges, read_pairs, round_rows
 from smile_fast.supervision import State
+from smile_fast.training.curriculum.findings import PairRow, RoundRow, read_pairs, round_rows
+from smile_fast.training.curriculum.ranges import OrganRange, annotated_ranges
 from smile_fast.training.metrics import read_metrics
 from smile_fast.training.rounds import StoredRound, existing_rounds, open_round
 from smile_fast.training.run import Run, opened
@@ -78,7 +79,7 @@ class RunRecord:
     stored: dict[int, StoredRound]
     rounds: tuple[RoundRow, ...]
     pairs: tuple[PairRow, ...]
-    ranges: dict[str, AnnotatedRange]
+    ranges: dict[str, OrganRange]
     evaluations: dict[str, Evaluation]
     evaluation: Evaluation | None
     environment: Environment | None

@@ -16,9 +16,10 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullL
 from smile_fast.evaluation import Evaluation, PairScore
 from smile_fast.report.collect import Curve, Curves
 from smile_fast.report.palette import INK, MUTED
-from smile_fast.report.rounds import AnnotatedRange, RoundRow
 from smile_fast.report.sweep_curves import Estimates
 from smile_fast.sweep.statistics import Row
+from smile_fast.training.curriculum.findings import RoundRow
+from smile_fast.training.curriculum.ranges import OrganRange
 
 WIDTH = 11.2  # inches at 100 dots: the page's column
 SMALL = (3.7, 2.6)  # inches of a chart that shares its row with two others, and has a phone's width for itself
@@ -108,7 +109,7 @@ def training_chart(curves: Curves, organs: Sequence[str], colours: Mapping[str, 
         return _svg(figure)
 
 
-def volume_chart(rows: Sequence[RoundRow], annotated: AnnotatedRange, colour: str) -> str:
+def volume_chart(rows: Sequence[RoundRow], annotated: OrganRange, colour: str) -> str:
     """Draw how much the rounds of a run found of one organ: a dot a case, their median as a line.
 
     Args:

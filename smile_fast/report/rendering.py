@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from smile_fast.evaluation import format_alarms, format_number, format_spread
 from smile_fast.report.audit_text import audit_sentence
-from smile_fast.report.rounds import millilitres
+from smile_fast.report.volumes import millilitres, range_words
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
@@ -29,6 +29,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         count=format_count,
         hu=format_hu,
         millilitres=millilitres,
+        range_words=range_words,
     )
     return environment.get_template(template).render(context)
 

@@ -10,7 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smile_fast.report.rounds import AnnotatedRange, PairRow, RoundRow, millilitres
+import numpy as np
+
+from smile_fast.report.volumes import millilitres, range_words
+from smile_fast.training.curriculum.findings import PairRow, RoundRow
+from smile_fast.training.curriculum.growth import growth_warnings
+from smile_fast.training.curriculum.ranges import OrganRange
 from smile_runtime.io.files import atomic_path
 
 HEADER = ("run", "round", "case", "organ", "weight", "found_ml", "annotated_low_ml", "annotated_high_ml", "why")
@@ -34,7 +39,7 @@ class Finding:
     """
 
     pair: PairRow
-    annotated: AnnotatedRange
+    annotated: OrganRange
     reasons: tuple[tuple[float, str], ...]
 
     @property
@@ -48,7 +53,7 @@ class Finding:
         return "; ".join(sentence for _, sentence in self.reasons)
 
 
-def review_first(pairs: Sequence[PairRow], ranges: Mapping[str, AnnotatedRange]) -> list[Finding]:
+def review_first(pairs: Sequence[PairRow], ranges: Mapping[str, OrganRange]) -> list[Finding]:
     """Rank the pairs that there is a reason to look at, heaviest first; ties in the order of round, case and organ.
 
     Args:
@@ -63,34 +68,18 @@ def review_first(pairs: Sequence[PairRow], ranges: Mapping[str, AnnotatedRange])
     return sorted(findings, key=lambda f: (-f.weight, f.pair.number, f.pair.case, f.pair.organ))
 
 
-def growth_sentences(rows: Sequence[RoundRow], ranges: Mapping[str, AnnotatedRange]) -> list[str]:
-    """Say which organs' candidates grow from round to round, or are larger than annotated cases have them.
+def growth_sentences(rows: Sequence[RoundRow], ranges: Mapping[str, OrganRange], growth: float) -> list[str]:
+    """Say, as `train` did, which organs' candidates grow from round to round or exceed those of annotated cases.
 
     Args:
-        rows: the rounds of one run, in order.
+        rows: the rounds of one run.
         ranges: what annotated cases have, by organ.
+        growth: factor from which on candidates grow.
     """
-    sentences = []
-    for organ in dict.fromkeys(row.organ for row in rows):
-        own = [row for row in rows if row.organ == organ]
-        first, last, annotated = own[0], own[-1], ranges[organ]
-        have = f" (annotated cases have {annotated.words} ml)" if annotated.cases else ""
-        grew = len(own) > 1 and first.candidates and last.candidates > GROWN * first.candidates
-        if grew and (first.median_ml > annotated.low_ml or last.median_ml > annotated.high_ml):
-            # From below the range into it, growth is what rounds are for.
-            sentences.append(
-                f"{organ}: its candidates grew {last.candidates / first.candidates:.1f}-fold from round {first.number} "
-                f"to round {last.number}, to {millilitres(last.median_ml)} ml in the median case{have}; a network that "
-                "trains on its own mistakes finds more of them every round."
-            )
-        beyond = sum(volume > MARGIN * annotated.high_ml for volume in last.volumes_ml)
-        if annotated.cases and beyond:
-            sentences.append(
-                f"{organ}: in {beyond} of {last.cases} cases round {last.number} finds more than any "
-                f"annotated case ({annotated.cases}) has (up to {millilitres(max(last.volumes_ml))} ml, they have "
-                f"{annotated.words} ml)."
-            )
-    return sentences
+    rounds: dict[int, dict[str, float]] = {}
+    for row in rows:
+        rounds.setdefault(row.number, {})[row.organ] = float(np.mean(row.volumes_ml))
+    return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in growth_warnings(rounds, ranges, growth)]
 
 
 def review_csv(findings: Mapping[str, Sequence[Finding]]) -> str:
@@ -130,7 +119,7 @@ def write_review(path: Path, findings: Mapping[str, Sequence[Finding]]) -> None:
         target.write_text(review_csv(findings), encoding="utf-8")
 
 
-def _reasons(pair: PairRow, annotated: AnnotatedRange) -> Iterator[tuple[float, str]]:
+def _reasons(pair: PairRow, annotated: OrganRange) -> Iterator[tuple[float, str]]:
     yield from _volume_reason(pair, annotated)
     if pair.before and pair.candidates > GROWN * pair.before and _outgrows(pair, annotated):
         times = pair.candidates / pair.before
@@ -151,16 +140,16 @@ def _reasons(pair: PairRow, annotated: AnnotatedRange) -> Iterator[tuple[float, 
         yield pair.second_piece, f"in pieces: the second has {pair.second_piece:.0%} of the largest's voxels"
 
 
-def _outgrows(pair: PairRow, annotated: AnnotatedRange) -> bool:
+def _outgrows(pair: PairRow, annotated: OrganRange) -> bool:
     """Whether a pair grows although it was as large as annotated cases are, or beyond them."""
     return (pair.before_ml or 0.0) > annotated.low_ml or pair.candidates_ml > annotated.high_ml
 
 
-def _volume_reason(pair: PairRow, annotated: AnnotatedRange) -> Iterator[tuple[float, str]]:
+def _volume_reason(pair: PairRow, annotated: OrganRange) -> Iterator[tuple[float, str]]:
     """Outside of the range of annotated cases; an organ that some of them lack may be lacking."""
     if not annotated.cases:
         return
-    found, have = pair.candidates_ml, f"annotated cases have {annotated.words} ml"
+    found, have = pair.candidates_ml, f"annotated cases have {range_words(annotated)} ml"
     if not pair.candidates:
         if not annotated.empty:
             yield NOT_FOUND, f"nothing found; {have}"

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from smile_fast.report.collect import RunRecord
 from smile_fast.report.figures import volume_chart
 from smile_fast.report.review import Finding, growth_sentences, review_first
-from smile_fast.report.rounds import AnnotatedRange, RoundRow, millilitres
+from smile_fast.report.volumes import millilitres, range_words
+from smile_fast.training.curriculum.findings import RoundRow
+from smile_fast.training.curriculum.ranges import OrganRange
 from smile_fast.training.metrics import undone_rounds
 
 
@@ -42,7 +44,10 @@ def round_blocks(records: Sequence[RunRecord], colours: Mapping[str, str]) -> li
     return [
         RoundBlock(
             record=record,
-            warnings=[*growth_sentences(record.rounds, record.ranges), *_undone(record)],
+            warnings=[
+                *growth_sentences(record.rounds, record.ranges, record.run.config.brakes.growth),
+                *_undone(record),
+            ],
             charts=list(_charts(record, colours)),
             review=_by_round(record),
             background=any(row.background for row in record.rounds),
@@ -84,14 +89,14 @@ def _charts(record: RunRecord, colours: Mapping[str, str]) -> Iterator[VolumeCha
             )
 
 
-def _what_to_see(rows: Sequence[RoundRow], annotated: AnnotatedRange) -> str:
+def _what_to_see(rows: Sequence[RoundRow], annotated: OrganRange) -> str:
     """One chart in words: how much the rounds find, what annotated cases have, and what the difference means."""
     organ = rows[0].organ
     found = ", ".join(f"round {row.number} finds {millilitres(row.median_ml)} ml" for row in rows)
     sentence = f"{found[0].upper()}{found[1:]} of {organ} in the median case"
     if not annotated.cases:
         return f"{sentence}; no case with an annotated {organ} says how much there should be."
-    sentence += f"; annotated cases ({annotated.cases}) have {annotated.words} ml (the band)."
+    sentence += f"; annotated cases ({annotated.cases}) have {range_words(annotated)} ml (the band)."
     last = rows[-1].median_ml
     if last > annotated.high_ml:
         return f"{sentence} The line ends above the band: the network finds more {organ} than annotated patients have."

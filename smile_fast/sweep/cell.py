@@ -135,6 +135,6 @@ def begins_like(sweep: Sweep, cell: Cell) -> Cell | None:
     for method in (name for name, preset in sweep.presets.items() if preset.all_annotations == own.all_annotations):
         plain = sweep.config(other := replace(cell, method=method))
         alike = replace(config, **{name: getattr(plain, name) for name in ROUNDS_ONLY}) == plain
-        if alike and plain.method == "smile":
+        if alike and plain.method == "smile" and not sweep.presets[method].filled_by:
             return other
     return None

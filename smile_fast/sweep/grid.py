@@ -171,7 +171,7 @@ class Sweep:
     @cached_property
     def _of_cohort(self) -> "hashlib._Hash":
         """The begin of every plan, a JSON object: a cohort may be large, and each look at a cell asks for its plan."""
-        cases = {name: [case.arrays, case.states] for name, case in self.store.cases.items()}
+        cases = {name: asdict(case) for name, case in self.store.cases.items()}
         return hashlib.sha256(f'{{"cases": {_json(cases)}'.encode())
 
 

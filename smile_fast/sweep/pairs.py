@@ -4,19 +4,12 @@ An organ that is not predicted there has Dice 0. Where the truth is empty there 
 is counted apart, and a right empty prediction is not counted, whatever the method.
 """
 
-from typing import NamedTuple
-
+from smile_fast.evaluation.compared import Key
 from smile_fast.evaluation.scores import WITH_ORGAN, Outcome
 from smile_fast.sweep.cell import CellRecord
 
 MEAN = "mean"
-
-
-class Pair(NamedTuple):
-    """One organ of one case."""
-
-    case: str
-    organ: str
+Pair = Key  # of one fold
 
 
 def dice_of_pairs(record: CellRecord) -> dict[Pair, float]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from smile_fast.supervision import State
 from smile_fast.sweep.slice_panel import name_colours, show_slice
 from smile_fast.sweep.tables import write_csv
+from smile_fast.training.curriculum.findings import read_pairs, round_rows
 from smile_fast.training.inference import predict_labels
 from smile_fast.training.rounds import StoredRound, existing_rounds, open_round
 from smile_fast.training.run import Run
@@ -29,17 +30,10 @@ def added_labels(run: Run) -> list[tuple[object, ...]]:
     declarations, rows = run.declarations(), list[tuple[object, ...]]()
     for number in existing_rounds(run.rounds_path):
         stored = open_round(run.rounds_path, number)
-        counts = np.zeros((len(run.organs), 3), np.int64)  # added, right, truth
-        for case in stored.cases:
-            pseudo, truth = stored.pseudo_labels(case), run.store.read_labels(case)
-            for k, organ in enumerate(run.organs):
-                if declarations[case][organ] is State.HIDDEN:
-                    added, there = pseudo == (PSEUDO_BIT | (k + 1)), truth == k + 1
-                    counts[k] += added.sum(), (added & there).sum(), there.sum()
-        for organ, (added_voxels, right, drawn) in zip(run.organs, counts.tolist(), strict=True):
-            precision = right / added_voxels if added_voxels else ""
-            recall = right / drawn if drawn else ""
-            rows.append((number, stored.round.gamma, organ, added_voxels, right, drawn, precision, recall))
+        pairs, background = read_pairs(run.store, declarations, stored, None, look_at_hidden=True)
+        for row in round_rows(stored, pairs, background, run.organs):
+            shares = ("" if share is None else share for share in (row.precision, row.recall))
+            rows.append((number, row.gamma, row.organ, row.checked, row.correct, row.hidden, *shares))
     return rows
 
 

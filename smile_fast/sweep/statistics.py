@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from smile_fast.evaluation.compared import case_means
 from smile_fast.evaluation.comparison import paired_difference
 from smile_fast.sweep.cell import CellRecord
 from smile_fast.sweep.pairs import MEAN, Pair, dice_of_pairs, false_alarms
@@ -45,7 +46,7 @@ class Test:
     """Two methods on the held-out cases that both have scored, at one share of missing annotations.
 
     The unit is the case: pairs of one case are not independent. A case that several folds hold out counts once, by its
-    mean over them, and for `MEAN` by the mean of its organs.
+    mean over them. Cases weigh so that their mean is the mean of the organs' means for `MEAN`, see `case_means`.
 
     Attributes:
         cases: how many.
@@ -147,19 +148,19 @@ def _test(
     both: Sequence[tuple[int, Pair]],
 ) -> Test:
     keys = [key for key in both if organ in (MEAN, key[1].organ)]
-    a, b = _of_cases(one, keys), _of_cases(two, keys)
-    compared = paired_difference(list(a.values()), list(b.values()))
+    a, b = (case_means(_over_folds(each, keys)) for each in (one, two))
+    compared = paired_difference(a, b)
     if len(a) < 2:
         return Test(first, second, alpha, organ, len(a), compared.mean, None, None, 1.0)
     return Test(first, second, alpha, organ, len(a), compared.mean, compared.low, compared.high, compared.p)
 
 
-def _of_cases(scores: Mapping[tuple[int, Pair], float], keys: Sequence[tuple[int, Pair]]) -> dict[str, float]:
-    """Case -> mean over its folds of the mean of its organs; both methods have the same keys, so the same cases."""
-    folds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+def _over_folds(scores: Mapping[tuple[int, Pair], float], keys: Sequence[tuple[int, Pair]]) -> dict[Pair, float]:
+    """The mean of each pair over the folds that hold it out, sorted by pair."""
+    found: dict[Pair, list[float]] = defaultdict(list)
     for fold, pair in keys:
-        folds[pair.case][fold].append(scores[fold, pair])
-    return {case: float(np.mean([np.mean(dice) for dice in own.values()])) for case, own in sorted(folds.items())}
+        found[pair].append(scores[fold, pair])
+    return {pair: float(np.mean(dice)) for pair, dice in sorted(found.items())}
 
 
 def _organ_only(score: Mapping[Pair, float], organ: str) -> dict[Pair, float]:
@@ -175,12 +176,15 @@ def _mean_of_organs(pairs: Iterable[tuple[Pair, float]]) -> float | None:
 
 
 def _interval(folds: Sequence[Mapping[Pair, float]]) -> tuple[float, float]:
-    """95% of the means of folds whose cases are drawn again, with replacement and all of their organs."""
+    """95% of the means of folds whose cases are drawn again, with replacement, all of their organs and in all folds."""
     rng = np.random.default_rng(_SEED)
+    names = sorted({pair.case for score in folds for pair in score})
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _DRAWS).astype(float)  # [draw, name]
     means = np.zeros(_DRAWS)
     for score in folds:
+        own = sorted({pair.case for pair in score})
         table = _table(score)  # [case, organ], NaN where there is no pair
-        weights = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), _DRAWS).astype(float)  # [draw, case]
+        weights = drawn[:, [names.index(case) for case in own]]  # [draw, case]
         counts = weights @ ~np.isnan(table)  # [draw, organ]
         sums = weights @ np.nan_to_num(table)
         with np.errstate(invalid="ignore"):

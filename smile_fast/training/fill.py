@@ -50,6 +50,11 @@ def fill(run: Run, source: Path, device: torch.device | str = "cpu") -> None:
 
 
 def _from_run(run: Run, teacher: Run, device: torch.device | str) -> None:
+    if teacher.config.head == "softmax":
+        raise InputError(
+            f"{teacher.path}: is a run of {teacher.config.method}, which has no probability of each organ; give a run "
+            "of smile or smiler, or a folder of label maps"
+        )
     if teacher.organs != run.organs:
         raise InputError(
             f"{teacher.path}: knows {', '.join(teacher.organs)}, not {', '.join(run.organs)}; give a run of the same "

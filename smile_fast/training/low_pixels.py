@@ -21,4 +21,4 @@ def voxels_in_low_pixels(mask: Tensor, stride: int) -> Tensor:
     rows = ones[:, ::stride].clone()  # [D, h, w * stride]
     for row in range(1, stride):
         rows += ones[:, row::stride]
-    return rows.unflatten(2, (-1, stride)).sum(dim=3, dtype=torch.int32)
+    return rows.view(*rows.shape[:2], -1, stride).sum(dim=3, dtype=torch.int32)

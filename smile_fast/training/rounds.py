@@ -10,7 +10,7 @@ A round appears as a whole or not at all, and goes likewise. Human labels are ne
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +53,13 @@ class Round:
     gamma: float
     scope: str
     braking: Braking | None = None
+
+    @property
+    def asked(self) -> "Round":
+        """The round without what it learned from weights: two devices may learn it a little differently."""
+        if self.braking is None:
+            return self
+        return replace(self, braking=replace(self.braking, judged=(), temperatures={}))
 
 
 @dataclass(frozen=True)

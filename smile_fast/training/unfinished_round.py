@@ -58,6 +58,7 @@ PATIENCE = 10.0  # seconds that somebody else may take to begin a round anew; it
 _PAUSE = 0.05
 _REMEDY = "relabel again"
 Judge = Callable[[dict[str, OrganCounts]], tuple[str, ...]]
+"""What the cases of a round found, to the organs that get no pseudo-labels."""
 
 
 def _nobody(found: dict[str, OrganCounts]) -> tuple[str, ...]:
@@ -95,7 +96,7 @@ class UnfinishedRound:
                 if isinstance(error.__cause__, OSError):
                     raise  # the disk is to blame, and not the plan
                 return False
-            if found.round != self._plan.round:  # more likely a slip of the hand than a wish
+            if found.round.asked != self._plan.round.asked:  # more likely a slip of the hand than a wish
                 raise other_round(self._folder, found.round, self._plan.round)
             fits = found == self._plan
             if fits:  # it may be what was left when a round had just been finished
@@ -191,7 +192,10 @@ class UnfinishedRound:
         return replace(stored, folder=self._target)
 
     def _without(self, case: str, record: DoneCase, stopped: Sequence[str]) -> DoneCase:
-        """Drop the pseudo-labels of some organs from a case that is done; its candidates stay in the record."""
+        """Drop the pseudo-labels of some organs from a case that is done; its candidates stay in the record.
+
+        What another organ had lost to them stays unlabelled in this round: who else wanted a voxel is not kept.
+        """
         gone = [organ for organ in stopped if record.organs.get(organ, {}).get("selected")]
         if record.overlay is None or not gone:
             return record

@@ -38,7 +38,7 @@ def test_the_run_has_the_parts_of_the_file(store, tmp_path, capsys):
     assert run.cases("train") == training[1:]
     assert run.cases("test") == held
     assert train(store, tmp_path / "run", "--splits", file, "--resume") == 2
-    assert "leave --weights, --annotations and --splits out" in capsys.readouterr().err
+    assert "leave --weights, --annotations, --splits and --fill out" in capsys.readouterr().err
 
 
 def test_a_patient_in_two_parts_leaves_no_run(store, tmp_path, capsys):

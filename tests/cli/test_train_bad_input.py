@@ -166,12 +166,12 @@ BAD = [
     Bad(
         "resume with weights",
         "train store stopped --resume --weights w.safetensors",
-        "leave --weights, --annotations and --splits out",
+        "leave --weights, --annotations, --splits and --fill out",
     ),
     Bad(
         "resume with splits",
         "train store stopped --resume --splits splits.csv",
-        "leave --weights, --annotations and --splits out",
+        "leave --weights, --annotations, --splits and --fill out",
     ),
     Bad(
         "splits that are not there",
@@ -181,7 +181,7 @@ BAD = [
     Bad(
         "resume with annotations",
         "train store stopped --resume --annotations other.csv",
-        "leave --weights, --annotations and --splits out",
+        "leave --weights, --annotations, --splits and --fill out",
     ),
     Bad("resume with other settings", "train store stopped --resume --lr 1 --epochs 9", "leave --epochs, --lr out"),
     Bad(

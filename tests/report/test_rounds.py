@@ -9,13 +9,14 @@ import pytest
 from smile_fast.cli.main import main
 from smile_fast.report.collect import collect, open_runs
 from smile_fast.report.review import growth_sentences, review_first
-from smile_fast.report.rounds import AnnotatedRange, PairRow, RoundRow
 from smile_fast.supervision import State
+from smile_fast.training.curriculum.findings import PairRow, RoundRow
+from smile_fast.training.curriculum.ranges import OrganRange
 from smile_runtime.label_map import PSEUDO_BACKGROUND, PSEUDO_BIT
 from tests.runs import SHAPE, add_round, make_run, make_store, truth
 
 LIVER_ML = 4 * 16 * 16 * 8 / 1000  # voxels of 8 mm3
-RANGE = AnnotatedRange(cases=4, empty=0, low_ml=60.0, high_ml=110.0)
+RANGE = OrganRange(cases=4, empty=0, low_ml=60.0, high_ml=110.0)
 
 
 def pair(case="a", ml=80.0, **changes):
@@ -73,9 +74,8 @@ def test_an_organ_that_grows_beyond_annotated_cases_is_said_loudly(run, tmp_path
     target = tmp_path / "page.html"
     assert main(["report", str(run.path), "-o", str(target)]) == 0
     page = target.read_text()
-    grown = "liver: its candidates grew 3.0-fold from round 1 to round 2"
-    assert page.count(grown) == 2  # at the top and beside the rounds
-    assert "finds more than any annotated case (2) has" in page
+    assert page.count("Round 2: liver: its candidates grew from ") == 2  # at the top and beside the rounds
+    assert page.count("ml a case, annotated cases at most ") == 2
     assert "The line ends above the band: the network finds more liver than annotated patients have." in page
     assert "<th>Background</th>" in page
     with (tmp_path / "page.review.csv").open() as file:
@@ -129,9 +129,9 @@ def test_what_is_as_expected_is_not_named():
         review_first([pair(confidence=0.8), pair(before=79_000), pair(before=20_000), pair(ml=130.0)], {"liver": RANGE})
         == []
     )
-    lacking = AnnotatedRange(cases=4, empty=1, low_ml=60.0, high_ml=110.0)
+    lacking = OrganRange(cases=4, empty=1, low_ml=60.0, high_ml=110.0)
     assert review_first([pair(ml=0.0)], {"liver": lacking}) == []  # one annotated patient has none, either
-    unknown = AnnotatedRange(0, 0, 0.0, 0.0)
+    unknown = OrganRange(0, 0)
     assert review_first([pair(ml=500.0), pair(ml=0.0)], {"liver": unknown}) == []
 
 
@@ -142,9 +142,9 @@ def test_the_farthest_stands_first():
 
 
 def test_growth_towards_the_annotated_size_is_no_alarm():
-    assert growth_sentences([row(1, 20.0, 20.0), row(2, 50.0, 55.0)], {"liver": RANGE}) == []
-    assert growth_sentences([row(1, 20.0, 20.0), row(2, 90.0, 95.0)], {"liver": RANGE}) == []
-    (grown,) = growth_sentences([row(1, 65.0, 65.0), row(2, 130.0, 130.0)], {"liver": RANGE})
-    assert grown.startswith("liver: its candidates grew 2.0-fold")
-    (large,) = growth_sentences([row(1, 100.0, 300.0)], {"liver": RANGE})
-    assert "in 1 of 2 cases round 1 finds more" in large
+    assert growth_sentences([row(1, 20.0, 20.0), row(2, 50.0, 55.0)], {"liver": RANGE}, 1.5) == []
+    assert growth_sentences([row(1, 20.0, 20.0), row(2, 90.0, 95.0)], {"liver": RANGE}, 1.5) == []
+    (grown,) = growth_sentences([row(1, 65.0, 65.0), row(2, 105.0, 105.0)], {"liver": RANGE}, 1.5)
+    assert grown == "Round 2: liver: its candidates grew from 65 to 105 ml a case."
+    (large,) = growth_sentences([row(1, 100.0, 300.0)], {"liver": RANGE}, 1.5)
+    assert large == "Round 1: liver: its candidates are 200 ml a case, annotated cases at most 110 ml."

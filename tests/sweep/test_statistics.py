@@ -59,8 +59,14 @@ def test_a_case_of_several_folds_and_organs_counts_once() -> None:
     liver, pancreas, mean = method_tests([*ours, *theirs])
     assert (liver.cases, pancreas.cases, mean.cases) == (2, 1, 2)
     assert liver.difference == pytest.approx((0.2 + 0.2) / 2)
-    assert mean.difference == pytest.approx(((0.35 + 0.3) / 2 + 0.2) / 2)
+    assert mean.difference == pytest.approx((liver.difference + pancreas.difference) / 2)  # as the rows are
     assert (pancreas.low, pancreas.high, pancreas.p) == (None, None, 1.0)
+
+
+def test_a_case_in_several_folds_is_no_more_certain() -> None:
+    cases = [pair(f"case_{n}", "liver", n / 10) for n in range(10)]
+    once, thrice = (summary_rows([record("smile", fold, *cases) for fold in range(n)])[0] for n in (1, 3))
+    assert (once.low, once.high) == pytest.approx((thrice.low, thrice.high))
 
 
 def test_p_of_several_organs_is_corrected_for_their_number() -> None:

@@ -62,7 +62,7 @@ def test_a_plan_is_a_digest_of_one_object_and_the_cohort_is_digested_once(store:
         settings.pop(name)
     whole = {
         "cell": asdict(cell),
-        "cases": {name: [case.arrays, case.states] for name, case in store.cases.items()},
+        "cases": {name: asdict(case) for name, case in store.cases.items()},
         "split": sweep.split(cell).folds[0],
         "method": "baseline",
         "settings": settings,

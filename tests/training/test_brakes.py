@@ -11,7 +11,7 @@ from smile_fast.ops import pseudo_labels_upsampled
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.curriculum.agreement import PERTURBATIONS, agreeing_logits
 from smile_fast.training.curriculum.conduct import judge_of, round_of
-from smile_fast.training.curriculum.growth import growth_warnings
+from smile_fast.training.curriculum.growth import growth_warnings, mean_candidates
 from smile_fast.training.curriculum.limits import Limits, limited
 from smile_fast.training.curriculum.ranges import OrganRange, annotated_ranges
 from smile_fast.training.curriculum.selection import braked_pseudo_labels
@@ -93,7 +93,7 @@ def test_the_margin_adds_background_to_what_a_round_selects_without_it(tmp_path)
 
 def test_a_room_is_the_ball_of_the_mean_volume_with_a_larger_radius():
     ball = 4 / 3 * math.pi * 30**3 / 1000  # ml, of a radius of 30 mm
-    assert OrganRange(2 * ball, 90.0, ball).room_ml(15) == pytest.approx(4 / 3 * math.pi * 45**3 / 1000)
+    assert OrganRange(2, 0, ball, ball, ball).room_ml(15) == pytest.approx(4 / 3 * math.pi * 45**3 / 1000)
 
 
 def test_an_organ_that_is_barred_gets_nothing_and_is_still_counted():
@@ -167,21 +167,25 @@ def test_ranges_come_from_what_is_annotated_and_seen(tmp_path):
     labels[1:3, 0, 0], labels[0, 1, 1] = 1, 2
     view = one_case(tmp_path, (A, H), labels)
     sides = view.spacing("a")
-    (found,) = annotated_ranges(view).items()
-    assert found[0] == "liver"
-    assert found[1].ml == pytest.approx(2 * math.prod(sides) / 1000)
-    assert found[1].mm == pytest.approx(2 * sides[0])
+    found = annotated_ranges(view)
+    assert found["liver"].cases == 1
+    assert found["liver"].most_ml == pytest.approx(2 * math.prod(sides) / 1000)
+    assert found["liver"].mm == pytest.approx(2 * sides[0])
+    assert found["pancreas"] == OrganRange(0, 0)  # hidden
 
 
 def test_candidates_that_grow_or_are_too_large_are_said():
     def candidates(voxels):
         return {"a": {"liver": {"candidates": voxels, "selected": 0, "kept": 0}}}
 
-    ranges, rounds = {"liver": OrganRange(3.0, 1.0, 2.0)}, {1: candidates(10), 2: candidates(14), 3: candidates(40)}
-    assert growth_warnings(rounds, {"a": 0.1}, ranges, 1.5) == [
+    ranges, sizes = {"liver": OrganRange(1, 0, 1.2, 3.0, 2.0, 0.0, 1.0)}, {"a": 0.1}
+    rounds = {number: mean_candidates(candidates(n), sizes) for number, n in ((1, 10), (2, 14), (3, 40))}
+    assert growth_warnings(rounds, ranges, 1.5) == [
         "round 3: liver: its candidates grew from 1.4 to 4 ml a case and are 4 ml a case, annotated cases at most 3 ml"
     ]
-    assert growth_warnings(rounds, {"a": 0.1}, {}, 3.0) == []
+    assert growth_warnings(rounds, {}, 3.0) == []
+    assert growth_warnings({1: {"liver": 0.5}, 2: {"liver": 2.5}}, ranges, 1.5) == []  # into the range
+    assert len(growth_warnings({1: {"liver": 0.5}, 2: {"liver": 2.5}}, {}, 1.5)) == 1  # of which nothing is known
 
 
 def config(**brakes):

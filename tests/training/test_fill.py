@@ -85,6 +85,13 @@ def test_labels_of_a_run_are_those_that_it_predicts(store: Store, tmp_path: Path
     assert (overlay[human > 0] == 0).all()
 
 
+def test_a_softmax_cannot_fill(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(store.path), str(tmp_path / "teacher"), *TRAIN, "--method", "baseline"]) == 0
+    assert main(["train", str(store.path), str(tmp_path / "run"), "--fill", str(tmp_path / "teacher"), *TRAIN]) == 2
+    assert "which has no probability of each organ" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_interrupted_training_goes_on_with_the_same_labels(store: Store, tmp_path: Path) -> None:
     folder = write_maps(tmp_path / "maps", store, maps_of_a_tool())
     assert main(["train", str(store.path), str(tmp_path / "run"), "--fill", str(folder), *TRAIN]) == 0

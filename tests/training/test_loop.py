@@ -93,7 +93,7 @@ def test_rounds_are_recorded(smiler):
         folder = smiler.rounds_path / str(number)
         record = json.loads((folder / "round.json").read_text())
         head = ["schema", "round", "gamma", "scope", "braking", "stopped", "weights"]
-        assert list(record) == [*head, "cases", "slices", "digests", "sha256"]
+        assert list(record) == [*head, "cases", "slices", "digests", "confidences", "sha256"]
         assert (record["round"], record["gamma"], record["scope"]) == (number, pytest.approx(gamma), "volume")
         assert {case: list(organs) for case, organs in record["cases"].items()} == expected
         for case, organs in record["cases"].items():

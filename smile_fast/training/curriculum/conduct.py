@@ -1,6 +1,6 @@
 """What the settings of the brakes come to in a round: the same in every process, from the index and earlier rounds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 from smile_fast.training.config import TrainConfig
 from smile_fast.training.curriculum.braking import Braking
 from smile_fast.training.curriculum.fit import digest_of, fits
-from smile_fast.training.curriculum.growth import Candidates, growth_warnings, runaway_organs
-from smile_fast.training.curriculum.limits import Limits
+from smile_fast.training.curriculum.growth import Candidates, Means, growth_warnings, mean_candidates, runaway_organs
+from smile_fast.training.curriculum.limits import Limits, whole_voxels
 from smile_fast.training.curriculum.ranges import annotated_ranges, voxel_ml
 from smile_fast.training.rounds import Round, existing_rounds, open_round
+from smile_fast.training.unfinished_round import Judge
 
 if TYPE_CHECKING:
     from smile_fast.training.view import TrainingView
-
-Judge = Callable[[Candidates], tuple[str, ...]]
-"""What the cases of a round found, to the organs that get no pseudo-labels."""
 
 
 def round_of(
@@ -41,13 +39,13 @@ def round_of(
     ranked = brakes.score != "probability" or brakes.calibrate
     if not (limited or stop or brakes.one_component or brakes.negatives or ranked):
         return Round(number, gamma, scope)
-    ranges = annotated_ranges(view) if limited else {}
+    ranges = {name: own for name, own in annotated_ranges(view).items() if own.cases} if limited else {}
     barred = open_round(rounds, number - 1).stopped if stop and number - 1 in existing_rounds(rounds) else ()
     braking = Braking(
         negatives=min(1.0, number / config.rounds) * brakes.negatives,
         room_ml={organ: ranges[organ].room_ml(brakes.margin) for organ in organs if brakes.margin and organ in ranges},
         one_component=brakes.one_component,
-        most_ml={organ: ranges[organ].ml for organ in organs if brakes.limit_volume and organ in ranges},
+        most_ml={organ: ranges[organ].most_ml for organ in organs if brakes.limit_volume and organ in ranges},
         most_mm={organ: ranges[organ].mm for organ in organs if brakes.limit_slices and organ in ranges},
         barred=barred,
         growth=brakes.growth if stop else 0.0,
@@ -71,7 +69,7 @@ def limits_of(braking: Braking, view: "TrainingView", case: str, organ: int) -> 
     if name in braking.barred:
         return None
     mm, ml = braking.most_mm.get(name), braking.most_ml.get(name)
-    return Limits.of(braking.one_component, mm, ml, view.spacing(case)[0], voxel_ml(view, case))
+    return Limits.of(braking.one_component, mm, ml, view.spacing(case)[0], voxel_ml(view.store.cases[case]))
 
 
 def rooms_of(braking: Braking, view: "TrainingView", case: str, organs: Sequence[int]) -> list[int | None] | None:
@@ -79,7 +77,7 @@ def rooms_of(braking: Braking, view: "TrainingView", case: str, organs: Sequence
     if not braking.room_ml:
         return None
     volumes = [braking.room_ml.get(view.organs[organ]) for organ in organs]
-    return [None if ml is None else max(1, int(ml / voxel_ml(view, case))) for ml in volumes]
+    return [None if ml is None else whole_voxels(ml, voxel_ml(view.store.cases[case])) for ml in volumes]
 
 
 def judge_of(view: "TrainingView", rounds: Path, this: Round) -> Judge:
@@ -89,10 +87,8 @@ def judge_of(view: "TrainingView", rounds: Path, this: Round) -> Judge:
         braking = this.braking
         if braking is None or not braking.growth:
             return ()
-        known = _before(rounds, this.number)
-        earlier = [known[number] for number in sorted(known)]
-        sizes = {case: voxel_ml(view, case) for case in view.cases}
-        runaway = runaway_organs([*earlier, found], sizes, annotated_ranges(view), braking.growth)
+        means = _means(view, {**_before(rounds, this.number), this.number: found})
+        runaway = runaway_organs([means[number] for number in sorted(means)], annotated_ranges(view), braking.growth)
         return tuple(organ for organ in view.organs if organ in runaway or organ in braking.barred)
 
     return judge
@@ -100,10 +96,14 @@ def judge_of(view: "TrainingView", rounds: Path, this: Round) -> Judge:
 
 def warnings_of_round(view: "TrainingView", rounds: Path, number: int, growth: float) -> list[str]:
     """What is to be said about the candidates of a finished round, whatever the brakes did."""
-    found = {**_before(rounds, number), number: open_round(rounds, number).cases}
-    sizes = {case: voxel_ml(view, case) for case in view.cases}
-    sentences = growth_warnings(found, sizes, annotated_ranges(view), growth)
+    means = _means(view, {**_before(rounds, number), number: open_round(rounds, number).cases})
+    sentences = growth_warnings(means, annotated_ranges(view), growth)
     return [sentence for sentence in sentences if sentence.startswith(f"round {number}: ")]
+
+
+def _means(view: "TrainingView", rounds: Mapping[int, Candidates]) -> dict[int, Means]:
+    sizes = {case: voxel_ml(view.store.cases[case]) for case in view.cases}
+    return {number: mean_candidates(found, sizes) for number, found in rounds.items()}
 
 
 def _before(rounds: Path, number: int) -> dict[int, Candidates]:

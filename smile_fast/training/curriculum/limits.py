@@ -31,7 +31,12 @@ class Limits:
     def of(cls, one_component: bool, mm: float | None, ml: float | None, slice_mm: float, voxel_ml: float) -> "Limits":
         """The limits in slices and voxels of a case; at least one of each, so that no limit is a ban."""
         slices = None if mm is None else max(1, int(mm / slice_mm + _ROUNDING))
-        return cls(one_component, slices, None if ml is None else max(1, int(ml / voxel_ml + _ROUNDING)))
+        return cls(one_component, slices, None if ml is None else whole_voxels(ml, voxel_ml))
+
+
+def whole_voxels(ml: float, voxel_ml: float) -> int:
+    """How many voxels a volume has room for, at least one."""
+    return max(1, int(ml / voxel_ml + _ROUNDING))
 
 
 def limited(

@@ -87,7 +87,7 @@ def braked_pseudo_labels(
     for number, organ in enumerate(organs):
         counts[number, 2] = (overlay == (PSEUDO_BIT | (organ + 1))).sum()
     if rooms is not None:
-        background_beyond_rooms(overlay, logits if upper is None else upper, labels, organs, rooms, stride)
+        background_beyond_rooms(overlay, logits, labels, organs, rooms, stride)
     if likeliest is not None:
         overlay.masked_fill_(select(-likeliest, free & ~found & (likeliest < 0), negatives), PSEUDO_BACKGROUND)
     return overlay, counts

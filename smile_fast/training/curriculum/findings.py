@@ -1,4 +1,4 @@
-"""What relabelling rounds found, by case and organ, beside what annotated cases say of the organ."""
+"""What relabelling rounds found, by case and organ, and how right that is where the truth is hidden."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,35 +8,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from smile_fast.data.annotations import Declarations
-from smile_fast.data.case_info import CaseInfo
 from smile_fast.data.store import Store
 from smile_fast.supervision import State
+from smile_fast.training.curriculum.ranges import voxel_ml
 from smile_fast.training.rounds import StoredRound
-from smile_fast.training.view import TrainingView
 from smile_runtime.errors import InputError
 from smile_runtime.label_map import PSEUDO_BACKGROUND, PSEUDO_BIT
 from smile_runtime.progress import progress
-
-
-@dataclass(frozen=True)
-class AnnotatedRange:
-    """How large an organ is in the training cases in which it is annotated.
-
-    Attributes:
-        cases: number of them that show a voxel of it.
-        empty: number of them that show none.
-        low_ml, high_ml: its smallest and largest volume in those that show it, ml; 0 without any.
-    """
-
-    cases: int
-    empty: int
-    low_ml: float
-    high_ml: float
-
-    @property
-    def words(self) -> str:
-        """Its volumes in ml as a reader wants them."""
-        return f"{millilitres(self.low_ml)} to {millilitres(self.high_ml)}"
 
 
 @dataclass(frozen=True)
@@ -115,32 +93,6 @@ class RoundRow:
     def median_ml(self) -> float:
         """Median volume of the candidates of a case, ml."""
         return float(np.median(self.volumes_ml))
-
-
-def annotated_ranges(view: TrainingView) -> dict[str, AnnotatedRange]:
-    """Volumes of every organ in the cases in which it is annotated.
-
-    Args:
-        view: the training cases, human labels only.
-    """
-    volumes: dict[str, list[float]] = {organ: [] for organ in view.organs}
-    for case in view.cases:
-        voxels = view.counts[case].sum(axis=0)  # [K]
-        size = voxel_ml(view.store.cases[case])
-        for k, organ in enumerate(view.organs):
-            if view.states[case][k] is State.ANNOTATED:
-                volumes[organ].append(float(voxels[k]) * size)
-    return {organ: _range(found) for organ, found in volumes.items()}
-
-
-def millilitres(volume: float) -> str:
-    """Return a volume in ml without digits that say nothing: 1.2, 35.4, 1058."""
-    return f"{volume:.1f}" if volume < 100 else f"{volume:.0f}"
-
-
-def voxel_ml(info: CaseInfo) -> float:
-    """Volume of a voxel of a case by its affine, ml."""
-    return float(abs(np.linalg.det(np.array(info.affine)[:3, :3]))) / 1000
 
 
 def read_pairs(
@@ -252,13 +204,3 @@ def _second_piece(mask: NDArray[np.bool_]) -> float:
         return 0.0
     second, largest = np.sort(np.bincount(labels.ravel())[1:])[-2:]
     return float(second / largest)
-
-
-def _range(volumes: Sequence[float]) -> AnnotatedRange:
-    there = [volume for volume in volumes if volume]
-    return AnnotatedRange(
-        cases=len(there),
-        empty=len(volumes) - len(there),
-        low_ml=min(there, default=0.0),
-        high_ml=max(there, default=0.0),
-    )
