@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ _CPU = torch.device("cpu")
 
 Command = Callable[..., dict[str, float]]
 Times = dict[str, list[float]]
+Key = TypeVar("Key", int, str)
 
 
 def measure_costs(out: Path, run_command: Command) -> dict[str, dict[str, float]]:
@@ -64,11 +66,11 @@ def measure_costs(out: Path, run_command: Command) -> dict[str, dict[str, float]
     for count in COUNTS:
         first_organs(out / "whole", out / f"cohort-{count}", count)
     times: dict[int, Times] = {count: {} for count in COUNTS}
-    _in_turns({n: partial(_prepare, out, n) for n in COUNTS}, times)
+    in_turns({n: partial(_prepare, out, n) for n in COUNTS}, times)
     sizes = {n: {"store, bytes": _bytes(out / f"store-{n}")} for n in COUNTS}
-    runs = {n: _run(out / f"run-{n}", Store.open(out / f"store-{n}")) for n in COUNTS}
+    runs = {n: untrained_run(out / f"run-{n}", Store.open(out / f"store-{n}")) for n in COUNTS}
     for measured in (_steps, _losses, _relabel, _evaluate, _export):
-        _in_turns({n: measured(run) for n, run in runs.items()}, times)
+        in_turns({n: measured(run) for n, run in runs.items()}, times)
     for count, size in sizes.items():
         size["model, bytes"] = (runs[count].path / "model.onnx").stat().st_size
         trained = run_command("train", out / f"store-{count}", out / f"trained-{count}", *OPTIONS)
@@ -105,8 +107,8 @@ def first_organs(whole: Path, out: Path, count: int) -> None:
     write_annotations(out / "annotations.csv", declared, names, organs)
 
 
-def _in_turns(measured: Mapping[int, Callable[[], Mapping[str, float]]], times: Mapping[int, Times]) -> None:
-    """Once to warm up, then in turns."""
+def in_turns(measured: Mapping[Key, Callable[[], Mapping[str, float]]], times: Mapping[Key, Times]) -> None:
+    """Measure what is given, once to warm up and then in turns, and add it to times."""
     for repetition in range(REPETITIONS + 1):
         for count, take in measured.items():
             for name, seconds in take().items():
@@ -114,7 +116,8 @@ def _in_turns(measured: Mapping[int, Callable[[], Mapping[str, float]]], times: 
                     times[count].setdefault(name, []).append(seconds)
 
 
-def _cpu_seconds(work: Callable[[], object]) -> float:
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """CPU seconds of all threads of this process."""
     started = time.process_time()
     work()
     return time.process_time() - started
@@ -124,11 +127,11 @@ def _prepare(out: Path, count: int) -> dict[str, float]:
     store = out / f"store-{count}"
     shutil.rmtree(store, ignore_errors=True)
     dataset = RawDataset.open(out / f"cohort-{count}")
-    taken = _cpu_seconds(lambda: prepare(dataset, store, workers=1, report=str, note=str))
+    taken = cpu_seconds(lambda: prepare(dataset, store, workers=1, report=str, note=str))
     return {"prepare, s a case": taken / len(dataset.cases)}
 
 
-def _run(path: Path, store: Store) -> Run:
+def untrained_run(path: Path, store: Store) -> Run:
     """A run whose network has random weights, the same for any number of organs but for its last layer."""
     run = Run.create(path, TrainConfig.from_options(SETTINGS), store, store.declarations())
     torch.manual_seed(0)
@@ -144,7 +147,7 @@ def _run(path: Path, store: Store) -> Run:
 
 def _steps(run: Run) -> Callable[[], dict[str, float]]:
     step = steps_on_one_batch(run, _CPU)
-    return lambda: {"training step, s": _cpu_seconds(step)}
+    return lambda: {"training step, s": cpu_seconds(step)}
 
 
 def _losses(run: Run) -> Callable[[], dict[str, float]]:
@@ -160,7 +163,7 @@ def _losses(run: Run) -> Callable[[], dict[str, float]]:
     def gradient() -> Tensor:
         return torch.autograd.grad(masked_bce_upsampled(logits, labels, tables), logits)[0]
 
-    return lambda: {"loss, s": _cpu_seconds(lambda: [gradient() for _ in range(_LOSSES)]) / _LOSSES}
+    return lambda: {"loss, s": cpu_seconds(lambda: [gradient() for _ in range(_LOSSES)]) / _LOSSES}
 
 
 def _relabel(run: Run) -> Callable[[], dict[str, float]]:
@@ -169,7 +172,7 @@ def _relabel(run: Run) -> Callable[[], dict[str, float]]:
     def once() -> dict[str, float]:
         rounds = run.path / "measured"
         shutil.rmtree(rounds, ignore_errors=True)
-        taken = _cpu_seconds(lambda: relabel(model, view, rounds, Round(1, 0.5, "volume")))
+        taken = cpu_seconds(lambda: relabel(model, view, rounds, Round(1, 0.5, "volume")))
         return {"relabel, s a case": taken / len(view.cases)}
 
     return once
@@ -177,11 +180,11 @@ def _relabel(run: Run) -> Callable[[], dict[str, float]]:
 
 def _evaluate(run: Run) -> Callable[[], dict[str, float]]:
     cases = len(run.splits["test"])
-    return lambda: {"evaluate, s a case": _cpu_seconds(lambda: evaluate_run(run, workers=1)) / cases}
+    return lambda: {"evaluate, s a case": cpu_seconds(lambda: evaluate_run(run, workers=1)) / cases}
 
 
 def _export(run: Run) -> Callable[[], dict[str, float]]:
-    return lambda: {"export, s": _cpu_seconds(lambda: export_run(run, Targets(run.path / "model.onnx")))}
+    return lambda: {"export, s": cpu_seconds(lambda: export_run(run, Targets(run.path / "model.onnx")))}
 
 
 def _bytes(folder: Path) -> float:

@@ -14,7 +14,9 @@ from smile_fast.ops import (
     reference,
     select_top_fraction,
 )
+from smile_fast.training.curriculum.rooms import background_beyond_rooms
 from smile_fast.training.pseudo_labels import PseudoLabeller
+from smile_runtime.label_map import PSEUDO_BACKGROUND
 from tests.gpu.calls import DEVICE, implementations, no_host_synchronisation, on_device
 from tests.ops.problems import Problem, exact, problem
 from tests.ops.test_masked_bce_upsampled import exact_upsampled
@@ -201,3 +203,18 @@ def test_captured_relabelling() -> None:
         assert torch.equal(found[1], expected[1])
     if DEVICE == "cuda":
         assert labeller.captured == 2
+
+
+def test_captured_relabelling_with_rooms() -> None:
+    """Nothing of the background is read on the host, and every case has rooms of its own."""
+    logits = (torch.randn(9, 3, 40, 38, generator=torch.Generator().manual_seed(0)) * 3).to(DEVICE)
+    labels = (torch.rand(9, 313, 300, generator=torch.Generator().manual_seed(1)) < 0.2).byte()
+    labeller, on_device = PseudoLabeller(), labels.to(DEVICE)
+    for rooms in ([20_000, None], [300_000, 10], [20_000, None]):
+        expected = pseudo_labels_upsampled(logits, on_device, [0, 2], 0.5, 8)[0]
+        arguments = (expected, logits, on_device, [0, 2], rooms, 8)
+        background_beyond_rooms(*arguments)  # loads the kernels; a second time changes nothing
+        with no_host_synchronisation():
+            background_beyond_rooms(*arguments)
+        assert torch.equal(labeller(logits, labels, [0, 2], 0.5, 8, "volume", rooms)[0], expected.cpu())
+        assert (expected == PSEUDO_BACKGROUND).any()

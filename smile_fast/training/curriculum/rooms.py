@@ -34,7 +34,7 @@ def background_beyond_rooms(
     Args:
         overlay: uint8 pseudo-labels; where there is one, it stays.
         logits: low resolution, on the same device as all others. NaN is below everything.
-        labels: uint8, human labels, contiguous.
+        labels: uint8, human labels.
         organs: those that are missing.
         rooms: how many voxels may be each of them; None for its candidates, the voxels with p > 0.5.
         stride: pixels of a low pixel.
@@ -53,7 +53,8 @@ def background_beyond_rooms(
 def _moved(logits: Tensor, labels: Tensor, organs: Sequence[int], rooms: Sequence[int | None], stride: int) -> Tensor:
     """Logits [D, n, h, w] float32 of some organs, each less its edge."""
     voxels = _in_cells(labels, stride)
-    moved = logits[:, list(organs)].float().contiguous().nan_to_num_(nan=torch.finfo(torch.float32).min)
+    moved = torch.stack([logits[:, organ] for organ in organs], dim=1)  # a list of indices would be sent from the host
+    moved = moved.float().nan_to_num_(nan=torch.finfo(torch.float32).min)
     for number, room in enumerate(rooms):
         if room is not None:
             moved[:, number] -= _edge(_finer(moved[:, number]).flatten(), voxels, room * _FINER**2)
