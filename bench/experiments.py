@@ -10,7 +10,7 @@ three seeds of each; SMILEr is compared with SMILE trained for as many steps. `b
 curriculum alone, and some together, on the first cohort of three sources and where 90% of the annotations are hidden at
 random; it needs the stores of the other two. All go on where they were stopped.
 Everything is a small network with bfloat16 where the processor has it, and rounds of 360 steps. Before them are 600
-steps, by source 1,200: after 600, three seeds differed by more than the methods.
+steps, by source 1,200: after 600, the rounds came too early for one of the cohorts and cost it Dice.
 """
 
 import argparse

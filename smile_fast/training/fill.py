@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from smile_fast.data.label_folder import FolderLabelMap, label_files
-from smile_fast.supervision import State
 from smile_fast.training.curriculum.braking import Braking
 from smile_fast.training.relabel import relabel
 from smile_fast.training.rounds import COUNTED, OrganCounts, Round
@@ -65,7 +64,7 @@ def _from_run(run: Run, teacher: Run, device: torch.device | str) -> None:
 
 def _from_folder(run: Run, folder: Path) -> None:
     view = run.view("train")
-    missing = {case: _missing(view, case) for case in view.cases}
+    missing = {case: view.missing(case) for case in view.cases}
     files = label_files([case for case in view.cases if missing[case]], folder)
     if gone := [case for case, path in files.items() if not path.exists()]:
         raise InputError(
@@ -81,10 +80,6 @@ def _from_folder(run: Run, folder: Path) -> None:
             labels = FolderLabelMap(files[case], run.store.cases[case], len(run.organs))()
             unfinished.add(case, *_overlay(view, case, labels, missing[case]))
         unfinished.finish(view.cases)
-
-
-def _missing(view: TrainingView, case: str) -> list[int]:
-    return [k for k, state in enumerate(view.states[case]) if state in (State.MISSING, State.HIDDEN)]
 
 
 def _overlay(

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from smile_fast.models import Segmenter
 from smile_fast.pipeline import in_order, worker_thread
-from smile_fast.supervision import State
 from smile_fast.training.curriculum.conduct import judge_of, limits_of, rooms_of
 from smile_fast.training.curriculum.confidence import Heads
 from smile_fast.training.curriculum.scores import scored_logits
@@ -160,7 +159,7 @@ def _add_cases(
         print(f"round {this.number}: {done} of {len(cases)} cases had been finished before", file=sys.stderr)
 
     def read(case: str) -> _Case | None:
-        organs = [k for k, state in enumerate(view.states[case]) if state in (State.MISSING, State.HIDDEN)]
+        organs = view.missing(case)
         return _Case(case, organs, view.visible_labels(case), view.image(case), view.box(case)) if organs else None
 
     def write(of_case: tuple[str, _Selection | None]) -> None:

@@ -55,6 +55,10 @@ class TrainingView:
         """Whether the overlay is what missing organs were filled with: then it says of a voxel what it is not, too."""
         return self.overlay is not None and self.overlay.round.number == 0
 
+    def missing(self, case: str) -> list[int]:
+        """The organs of a case that nobody drew, as training sees it: missing or hidden ones."""
+        return [k for k, state in enumerate(self.states[case]) if state in (State.MISSING, State.HIDDEN)]
+
     def image(self, case: str, slices: slice | Sequence[int] = slice(None)) -> NDArray[np.int16]:
         """HU of some axial slices, [n, H, W]."""
         return self.store.read_image(case, slices)
